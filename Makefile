@@ -1,0 +1,49 @@
+# Bare `make` lists the targets. `.venv` is built once, by its stamp file.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test thorough check docs bench figures clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[mri,dev,docs,bench]'
+	touch $@
+
+demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject, evaluate, draw
+	$(BIN)/python -m mri_example demo
+
+test: $(STAMP) ## run the tests (hypothesis profile "ci")
+	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+thorough: $(STAMP) ## run the tests with many more drawn examples
+	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(STAMP) ## lint, format, types, floors, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+docs: $(STAMP) ## build the documentation site into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/results/
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.time
+
+figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results/
+	$(BIN)/python -m benchmarks.figures
+
+clean: ## remove everything that can be made again
+	rm -rf $(VENV) site runs dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
