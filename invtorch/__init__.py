@@ -1,0 +1,18 @@
+"""Invertible PyTorch modules, and networks of any depth in the memory of one layer."""
+
+from invtorch.base import InvertibleModule
+from invtorch.conditioners import GatedResidualBlock
+from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
+from invtorch.layers import AdditiveCoupling, Householder1x1, OrthogonalCoupling
+
+__all__ = [
+    "AdditiveCoupling",
+    "Conjugation",
+    "GatedResidualBlock",
+    "Householder1x1",
+    "InvertibleModule",
+    "InvertibleSequential",
+    "OrthogonalCoupling",
+    "WithoutContext",
+]
+__version__ = "0.1.0"

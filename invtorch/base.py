@@ -1,0 +1,184 @@
+"""The contract every invertible module keeps, and the hook by which an engine sees it.
+
+A module states its map in both directions. When a container records a pass, each
+call of a direction is handed to the recorder of the running thread instead of being
+evaluated at once; without a recorder a module is an ordinary `nn.Module`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+State = Tensor | tuple[Tensor, ...]
+
+DIRECTIONS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
+
+
+class Recorder(Protocol):
+    """What receives the calls of invertible modules while a pass is recorded."""
+
+    def record(
+        self,
+        module: InvertibleModule,
+        direction: Callable[..., Any],
+        state: State,
+        context: tuple[Any, ...],
+    ) -> Any:
+        """Evaluate one call and remember what is needed to evaluate it again."""
+
+
+class _Running(threading.local):
+    recorder: Recorder | None = None
+
+
+_running = _Running()
+
+
+def current_recorder() -> Recorder | None:
+    """Return the recorder of this thread, if a pass is being recorded."""
+    return _running.recorder
+
+
+@contextmanager
+def recording(recorder: Recorder | None) -> Iterator[None]:
+    """Hand the calls of invertible modules to `recorder`; `None` evaluates them."""
+    previous, _running.recorder = _running.recorder, recorder
+    try:
+        yield
+    finally:
+        _running.recorder = previous
+
+
+def _recorded(direction: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(direction)
+    def call(self: InvertibleModule, state: State, *context: Any) -> Any:
+        recorder = _running.recorder
+        if recorder is None:
+            return direction(self, state, *context)
+        return recorder.record(self, direction, state, context)
+
+    return call
+
+
+class InvertibleModule(nn.Module):
+    r"""A map $y = f(x; c)$ with an inverse, the building block of every container.
+
+    A subclass writes `forward` and `inverse`, nothing else, and memory-saving training
+    works. The state $x$ is one tensor or a tuple of tensors (batch first, channels
+    second); the context $c$ rides along unchanged, is never inverted and may need
+    gradients.
+
+    Two optional refinements:
+
+    * **Replay.** A layer that can invert and differentiate with one evaluation of its
+      inner network also writes `replay(y, *context)` for `forward` and
+      `replay_inverse(x, *context)` for `inverse` (with the suffix `_and_log_det` for
+      the other two). Given the output of that direction, it returns the rebuilt input
+      as a leaf that requires a gradient, and the output attached to it.
+    * **Composites.** A class whose methods only call other invertible modules is
+      declared with `class Stack(InvertibleModule, composite=True)`; a container then
+      looks inside and inverts the parts one by one.
+
+    Example:
+        >>> class Shift(InvertibleModule):
+        ...     def forward(self, x):
+        ...         return x + 1
+        ...     def inverse(self, y):
+        ...         return y - 1
+        >>> shift = Shift()
+        >>> x = torch.zeros(1, 2)
+        >>> torch.equal(shift.inverse(shift(x)), x)
+        True
+    """
+
+    def __init_subclass__(cls, *, composite: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in () if composite else DIRECTIONS:
+            if name in cls.__dict__:
+                setattr(cls, name, _recorded(cls.__dict__[name]))
+
+    def forward(self, x: Any, *context: Any) -> Any:
+        """Map the state `x` to `y`, a state of as many tensors."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def inverse(self, y: Any, *context: Any) -> Any:
+        """Map the state `y` back to `x`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define inverse")
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        r"""Return `y` and $\log\lvert\det \partial y/\partial x\rvert$, `(batch,)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no log-determinant")
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        r"""Return `x` and $\log\lvert\det \partial x/\partial y\rvert$, `(batch,)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no log-determinant")
+
+    @property
+    def inv(self) -> InvertibleModule:
+        """This module with its two directions swapped; parameters are shared."""
+        return Inverse(self)
+
+    @property
+    def layers(self) -> int:
+        """How many calls of elementary layers one pass makes (1 if elementary)."""
+        return 1
+
+
+class VolumePreserving(InvertibleModule, composite=True):
+    r"""An invertible module with $\lvert\det \partial y/\partial x\rvert = 1$."""
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Return `forward(x)` and zeros."""
+        return self.forward(x, *context), no_log_det(x)
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Return `inverse(y)` and zeros."""
+        return self.inverse(y, *context), no_log_det(y)
+
+
+class Inverse(InvertibleModule, composite=True):
+    """A module with its two directions swapped, as `module.inv` returns it."""
+
+    def __init__(self, module: InvertibleModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Any, *context: Any) -> Any:
+        """Apply the inverse of the module."""
+        return self.module.inverse(x, *context)
+
+    def inverse(self, y: Any, *context: Any) -> Any:
+        """Apply the module."""
+        return self.module(y, *context)
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Apply the inverse of the module, with its log-determinant."""
+        return self.module.inverse_and_log_det(x, *context)
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Apply the module, with its log-determinant."""
+        return self.module.forward_and_log_det(y, *context)
+
+    @property
+    def inv(self) -> InvertibleModule:
+        """The module itself."""
+        return self.module
+
+    @property
+    def layers(self) -> int:
+        """As many as the module has."""
+        return self.module.layers
+
+
+def no_log_det(state: State) -> Tensor:
+    """Return the log-determinant of a volume-preserving map: a real zero a sample."""
+    tensor = state[0] if isinstance(state, tuple) else state
+    dtype = tensor.real.dtype if tensor.is_complex() else tensor.dtype
+    return torch.zeros(len(tensor), dtype=dtype, device=tensor.device)

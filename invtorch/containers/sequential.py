@@ -1,0 +1,199 @@
+"""The container that trains a chain of any depth in the memory of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from invtorch.base import InvertibleModule
+from invtorch.engine import MEMORY, run
+
+
+class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
+    r"""Apply invertible modules one after another, and train them in constant memory.
+
+    $$ y = (f_L \circ \cdots \circ f_2 \circ f_1)(x; c) $$
+
+    In the backward pass the input of each layer is rebuilt from its output by inversion,
+    so that activations take the memory of one layer, whatever the depth $L$. The
+    gradients are those of plain autograd, at the price of evaluating each layer once
+    more. It is an `nn.Sequential` in every other habit: index, slice, append, insert,
+    iterate; the keys of its `state_dict` are "0.…" whatever the strategy.
+
+    Args:
+        modules: The invertible modules, or one ordered dictionary of them.
+        memory: `"invert"` rebuilds activations by inversion, `"checkpoint"` keeps the
+            state between any two layers and rebuilds the activations inside a layer,
+            `"store"` leaves everything to autograd. Inside another container, that
+            container's strategy holds.
+        anchors: States kept exactly, against the rounding that inversion accumulates: how
+            many, spread evenly (0 for pure inversion), or the indices of the layers
+            whose inputs they are. Layers are counted with nested containers flattened.
+
+    Shape:
+        That of the chain; `context` is offered to every member.
+
+    Raises:
+        TypeError: If a module is not an `InvertibleModule`.
+        ValueError: If a module does not define its inverse, or an option is unknown.
+
+    Example:
+        >>> from torch import nn
+        >>> def conditioner():
+        ...     return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.SiLU())
+        >>> net = InvertibleSequential(
+        ...     *[OrthogonalCoupling(conditioner(), channels=8) for _ in range(50)]
+        ... )
+        >>> x = torch.randn(1, 8, 16, 16)
+        >>> net(x).square().mean().backward()
+        >>> torch.allclose(net.inverse(net(x)), x, atol=1e-3)
+        True
+
+    References:
+        Gomez et al., *The reversible residual network*, 2017. arXiv:1707.04585
+
+        Putzky and Welling, *Invert to learn to invert*, 2019. arXiv:1911.10914
+    """
+
+    def __init__(
+        self,
+        *modules: Any,
+        memory: str = "invert",
+        anchors: int | Sequence[int] = 8,
+    ) -> None:
+        super().__init__(*modules)
+        self.memory = memory
+        self.anchors = anchors
+
+    @property
+    def memory(self) -> str:
+        """The strategy: `"invert"`, `"checkpoint"` or `"store"`."""
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: str) -> None:
+        if memory not in MEMORY:
+            raise ValueError(f"memory is {memory!r}, but can only be one of {MEMORY}")
+        self._memory = memory
+
+    @property
+    def anchors(self) -> int | Sequence[int]:
+        """How many states are kept exactly, or which ones."""
+        return self._anchors
+
+    @anchors.setter
+    def anchors(self, anchors: int | Sequence[int]) -> None:
+        if min([anchors] if isinstance(anchors, int) else anchors, default=0) < 0:
+            raise ValueError(f"anchors is {anchors!r}, but must not be negative")
+        self._anchors = anchors
+
+    def forward(self, x: Any, *context: Any) -> Any:
+        """Apply the members from first to last."""
+        return self._run(lambda: _chain(self, x, context))
+
+    def inverse(self, y: Any, *context: Any) -> Any:
+        """Invert the members from last to first, saving memory as `forward` does."""
+        return self._run(
+            lambda: _chain((m.inverse for m in self._backwards()), y, context)
+        )
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Do as `forward` and sum the log-determinants."""
+        steps = (m.forward_and_log_det for m in self)
+        return self._run(lambda: _chain_log_det(steps, x, context))  # type: ignore[no-any-return]
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Do as `inverse` and sum the log-determinants."""
+        steps = (m.inverse_and_log_det for m in self._backwards())
+        return self._run(lambda: _chain_log_det(steps, y, context))  # type: ignore[no-any-return]
+
+    @property
+    def layers(self) -> int:
+        """The elementary layers of all members."""
+        return sum(member.layers for member in self)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a member; `append` and `extend` come here too."""
+        super().add_module(name, invertible(module))
+
+    def insert(self, index: int, module: nn.Module) -> Self:
+        """Insert a member before `index`."""
+        return super().insert(index, invertible(module))
+
+    def __setitem__(self, index: int, module: nn.Module) -> None:
+        super().__setitem__(index, invertible(module))
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = super().__getitem__(index)
+        return self._like(chosen) if isinstance(index, slice) else chosen
+
+    def __add__(self, other: Iterable[nn.Module]) -> InvertibleSequential:
+        return self._like([*self, *other])
+
+    def __mul__(self, times: int) -> InvertibleSequential:
+        return self._like([*self] * times)
+
+    def __rmul__(self, times: int) -> InvertibleSequential:
+        return self * times
+
+    def extra_repr(self) -> str:
+        """Show the strategy."""
+        return f"memory={self.memory!r}, anchors={self.anchors!r}"
+
+    def _like(self, members: Iterable[nn.Module]) -> InvertibleSequential:
+        return InvertibleSequential(*members, memory=self.memory, anchors=self.anchors)
+
+    def _backwards(self) -> Iterator[Any]:
+        return reversed(list(self))
+
+    def _run(self, body: Callable[[], Any]) -> Any:
+        return run(self.memory, _anchor_test(self.anchors, self.layers), body)
+
+
+def invertible(module: nn.Module | None) -> InvertibleModule:
+    """Return `module` if it can be a member of an invertible container.
+
+    Raises:
+        TypeError: If it is not an `InvertibleModule`.
+        ValueError: If it does not define its inverse.
+    """
+    name = type(module).__name__
+    if not isinstance(module, InvertibleModule):
+        raise TypeError(
+            f"{name} is not an InvertibleModule, so its input cannot be rebuilt from its "
+            f"output: use it as the conditioner of a coupling, or write its inverse in a "
+            f"subclass of InvertibleModule"
+        )
+    for direction in ("forward", "inverse"):
+        if getattr(type(module), direction) is getattr(InvertibleModule, direction):
+            raise ValueError(
+                f"{name} does not define `{direction}`: write it in the class"
+            )
+    return module
+
+
+def _chain(
+    steps: Iterable[Callable[..., Any]], x: Any, context: tuple[Any, ...]
+) -> Any:
+    for step in steps:
+        x = step(x, *context)
+    return x
+
+
+def _chain_log_det(
+    steps: Iterable[Callable[..., Any]], x: Any, context: tuple[Any, ...]
+) -> tuple[Any, Tensor]:
+    total = 0
+    for step in steps:
+        x, log_det = step(x, *context)
+        total = total + log_det
+    return x, total
+
+
+def _anchor_test(anchors: int | Sequence[int], layers: int) -> Callable[[int], bool]:
+    if isinstance(anchors, int):
+        parts = min(anchors, layers - 1) + 1
+        anchors = [i * layers // parts for i in range(1, parts)]
+    return frozenset(anchors).__contains__

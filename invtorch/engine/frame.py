@@ -1,0 +1,206 @@
+"""One recorded call of a layer, and the ways to evaluate it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from invtorch.base import InvertibleModule, State, recording
+from invtorch.engine.environment import Environment, version
+from invtorch.engine.graph import foreign_leaf
+
+Tensors: TypeAlias = tuple[Tensor, ...]
+
+INVERSES = {
+    "forward": "inverse",
+    "inverse": "forward",
+    "forward_and_log_det": "inverse",
+    "inverse_and_log_det": "forward",
+}
+REPLAYS = {
+    "forward": "replay",
+    "inverse": "replay_inverse",
+    "forward_and_log_det": "replay_and_log_det",
+    "inverse_and_log_det": "replay_inverse_and_log_det",
+}
+
+
+class Replayed(NamedTuple):
+    """A call evaluated again: its outputs, attached to the inputs of its node."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+
+class Frame:
+    """One call of one direction of a layer, as the tape remembers it.
+
+    It holds the layer, the context and the surroundings of the call, but neither the
+    state nor the tape.
+
+    Args:
+        index: Position on the tape.
+        module: The layer.
+        direction: The method that was called, as its class defines it.
+        state: The input of the call.
+        context: The tensors that ride along.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        module: InvertibleModule,
+        direction: Callable[..., Any],
+        state: State,
+        context: tuple[Any, ...],
+    ) -> None:
+        self.label = f"layer {index} ({type(module).__name__})"
+        self.module = module
+        self.direction = direction
+        self.single = isinstance(state, Tensor)
+        self.context = context
+        self.versions = [version(c) for c in context if isinstance(c, Tensor)]
+        first, *others = as_tensors(state)
+        self.arity = 1 + len(others)
+        self.environment = Environment(module, first.device)
+        parameters = (slot.tensor for slot in self.environment.parameters)
+        contexts = (c for c in context if isinstance(c, Tensor))
+        needed = (t for t in (*contexts, *parameters) if t.requires_grad)
+        self.companions: Tensors = tuple(dict.fromkeys(needed))
+
+    def run(self, state: Tensors) -> Tensors:
+        """Evaluate the call for the first time."""
+        with self.environment.observed(), recording(None):
+            outputs = self._flat(
+                self.direction(self.module, self._as(state), *self.context)
+            )
+        self._check_outputs(state, outputs)
+        return outputs
+
+    def invert(self, output: Tensors) -> Tensors:
+        """Rebuild the input state from the output state, without a graph."""
+        self._check_unmodified()
+        inverse = getattr(self.module, INVERSES[self.direction.__name__])
+        with torch.no_grad(), self.environment.restored({}), recording(None):
+            return as_tensors(inverse(self._as(output), *self.context))
+
+    def rerun(self, state: Tensors) -> Replayed:
+        """Evaluate the call again from its input, detached from the graph around it."""
+        leaves = tuple(t.detach().requires_grad_() for t in state)
+        return self._again(
+            lambda *context: (leaves, self._direct(leaves, context)), _leaf
+        )
+
+    def replay(self, output: Tensors) -> Replayed:
+        """Evaluate the call again from its output, inverting on the way."""
+        short_cut = getattr(self.module, REPLAYS[self.direction.__name__], None)
+        if short_cut is None:
+            return self.rerun(self.invert(output))
+
+        def evaluate(*context: Any) -> tuple[Tensors, Tensors]:
+            state, outputs = short_cut(self._as(output), *context)
+            return as_tensors(state), self._flat(outputs)
+
+        return self._again(evaluate, _leaf)
+
+    def reconnect(self, state: Tensors) -> Replayed:
+        """Evaluate the call again from its input, attached to the graph around it."""
+        aliases = tuple(t.view_as(t) for t in state)
+        return self._again(
+            lambda *context: (aliases, self._direct(aliases, context)), _alias
+        )
+
+    def _again(
+        self,
+        evaluate: Callable[..., tuple[Tensors, Tensors]],
+        stand_in: Callable[[Tensor], Tensor],
+    ) -> Replayed:
+        self._check_unmodified()
+        with torch.enable_grad():
+            stand_ins = {t: stand_in(t) for t in self.companions}
+            context = [
+                stand_ins.get(c, c) if isinstance(c, Tensor) else c
+                for c in self.context
+            ]
+            with self.environment.restored(stand_ins), recording(None):
+                state, outputs = evaluate(*context)
+        inputs = (*state, *stand_ins.values())
+        self._check_closed(inputs, outputs)
+        return Replayed(inputs, outputs)
+
+    def returned(self, outputs: Tensors) -> Any:
+        """Give the outputs the form in which the caller expects them."""
+        state = self._as(outputs)
+        return (state, outputs[-1]) if len(outputs) > self.arity else state
+
+    def _direct(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
+        return self._flat(self.direction(self.module, self._as(state), *context))
+
+    def _as(self, state: Tensors) -> State:
+        return state[0] if self.single else state[: self.arity]
+
+    def _flat(self, output: Any) -> Tensors:
+        if not self.direction.__name__.endswith("log_det"):
+            return as_tensors(output)
+        state, log_det = output
+        return (*as_tensors(state), log_det)
+
+    def _check_outputs(self, state: Tensors, outputs: Tensors) -> None:
+        expected = self.arity + self.direction.__name__.endswith("log_det")
+        if len(outputs) != expected:
+            raise RuntimeError(
+                f"{self.label} returned {len(outputs)} tensors for a state of "
+                f"{self.arity}: a state keeps its number of tensors"
+            )
+        for before, after in zip(state, outputs, strict=False):
+            if before.dtype != after.dtype:
+                raise RuntimeError(
+                    f"{self.label} changed the dtype of the state from {before.dtype} to "
+                    f"{after.dtype}, so its input cannot be rebuilt: return "
+                    f"`y.to(x.dtype)`, or convert outside of the container"
+                )
+
+    def _check_unmodified(self) -> None:
+        tensors = [c for c in self.context if isinstance(c, Tensor)]
+        changed = [
+            t for t, v in zip(tensors, self.versions, strict=True) if version(t) != v
+        ]
+        name = "its context" if changed else self.environment.modified()
+        if name is not None:
+            raise RuntimeError(
+                f"{name} of {self.label} was modified in place between the forward and "
+                f"the backward pass: step the optimizer after backward, or change a copy"
+            )
+
+    def _check_closed(self, inputs: Tensors, outputs: Tensors) -> None:
+        own = (slot.tensor for slot in self.environment.parameters)
+        foreign = foreign_leaf(outputs, (*inputs, *own))
+        if foreign is not None:
+            raise RuntimeError(
+                f"{self.label} reads a tensor of shape {tuple(foreign.shape)} that needs "
+                f"a gradient but is neither a parameter of the layer nor its context, "
+                f"so its gradient would be lost: register it as a parameter, or pass it "
+                f"as context"
+            )
+
+
+def as_tensors(state: Any) -> Tensors:
+    """Return a state as a tuple of tensors."""
+    if isinstance(state, Tensor):
+        return (state,)
+    if isinstance(state, tuple) and state and all(isinstance(t, Tensor) for t in state):
+        return state
+    raise TypeError(
+        f"a state is a tensor or a tuple of tensors, not {type(state).__name__}"
+    )
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_leaf else tensor.detach().requires_grad_()
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    return tensor.view_as(tensor)

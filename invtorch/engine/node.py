@@ -1,0 +1,64 @@
+"""The autograd function of one recorded call: it saves a promise instead of a state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtorch.engine.frame import Frame, Replayed, Tensors
+
+
+class ReplayNode(torch.autograd.Function):
+    """Evaluate a call without a graph, and again with one when its gradient is due.
+
+    The node saves its input state through hooks that put a handle in its place, so that
+    PyTorch's own rules hold for it: a second backward needs `retain_graph`, and what a
+    stored activation would free is freed. Context and parameters are inputs of the node
+    like any other, which is why `autograd.grad`, gradient hooks and bucketed gradient
+    exchange see them layer by layer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frame: Frame, handle: Any, *tensors: Tensor) -> Tensors:
+        """Run the call; `handle` is a weak reference to its place on the tape."""
+        state = tensors[: frame.arity]
+        ctx.frame, ctx.handle = frame, handle
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*state)
+        return frame.run(state)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Rebuild the input, evaluate the call again, and differentiate it."""
+        handle = ctx.handle()
+        if handle is None or torch.is_grad_enabled():
+            replayed = ctx.frame.reconnect(ctx.saved_tensors)
+        else:
+            replayed = handle.replay()
+        return None, None, *_pull_back(replayed, grads, ctx.needs_input_grad[2:])
+
+
+def _pull_back(
+    replayed: Replayed, grads: tuple[Tensor | None, ...], needed: tuple[bool, ...]
+) -> list[Tensor | None]:
+    reached = [
+        (output, grad)
+        for output, grad in zip(replayed.outputs, grads, strict=True)
+        if grad is not None and output.requires_grad
+    ]
+    wanted = [t for t, need in zip(replayed.inputs, needed, strict=True) if need]
+    if not reached or not wanted:
+        return [None] * len(needed)
+    outputs, cotangents = zip(*reached, strict=True)
+    found = iter(
+        torch.autograd.grad(
+            outputs,
+            wanted,
+            cotangents,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+    )
+    return [next(found) if need else None for need in needed]

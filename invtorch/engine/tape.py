@@ -1,0 +1,175 @@
+"""The tape of one pass: the calls in order, and the few states that are kept.
+
+State `i` is the input of call `i` and the output of call `i - 1`. Of all states only the
+last one and the anchors are kept; any other is rebuilt from the nearest kept state
+above it, one inversion a call. A backward pass asks for the states from the top down,
+so it makes each of those steps once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from invtorch.base import InvertibleModule, State
+from invtorch.engine.frame import Frame, Replayed, Tensors, as_tensors
+from invtorch.engine.node import ReplayNode
+from invtorch.engine.snapshot import Snapshot
+
+
+class Handle:
+    """What a node saves in place of its input state. Without handles the tape dies."""
+
+    def __init__(self, tape: Tape, index: int) -> None:
+        self.tape, self.index = tape, index
+
+    def replay(self) -> Replayed:
+        """Evaluate the call again, detached from the graph around it."""
+        return self.tape.replay(self.index)
+
+    def __del__(self) -> None:
+        self.tape.release(self.index)
+
+
+class Tape:
+    """Records the calls of one pass and rebuilds their input states.
+
+    Args:
+        keep: Tells of an index whether that state is kept exactly, as an anchor.
+    """
+
+    def __init__(self, keep: Callable[[int], bool]) -> None:
+        self.keep = keep
+        self.frames: list[Frame] = []
+        self.wanted: list[bool] = []
+        self.top = -1
+        self.states: dict[int, Snapshot] = {}
+        self.order: list[int] = []
+        self.rebuilt: int | None = None
+        self.lock = threading.RLock()
+
+    def record(
+        self,
+        module: InvertibleModule,
+        direction: Callable[..., Any],
+        state: State,
+        context: tuple[Any, ...],
+    ) -> Any:
+        """Evaluate one call as a node of the graph and remember it."""
+        tensors = as_tensors(state)
+        frame = Frame(len(self.frames), module, direction, state, context)
+        self._check_unbroken(frame, tensors)
+        inputs = (*tensors, *frame.companions)
+        differentiable = any(t.requires_grad for t in inputs)
+        if differentiable:
+            with self._promising(len(self.frames)) as handle:
+                outputs = ReplayNode.apply(frame, handle, *inputs)
+        else:
+            outputs = frame.run(tensors)
+        self._append(frame, differentiable, tensors, outputs[: frame.arity])
+        return frame.returned(outputs)
+
+    def replay(self, index: int) -> Replayed:
+        """Evaluate call `index` again, from its input if kept, else from its output."""
+        frame = self.frames[index]
+        with self.lock:
+            if index in self.states:
+                return frame.rerun(self._read(index))
+            replayed = frame.replay(self._state(index + 1))
+            self._move(index, replayed.inputs[: frame.arity])
+            return replayed
+
+    def rebuild(self, index: int) -> Tensors:
+        """Return state `index`: kept, or rebuilt from the nearest kept one above."""
+        with self.lock:
+            return self._state(index)
+
+    def release(self, index: int) -> None:
+        """Drop what is out of reach once state `index` will not be asked for again.
+
+        The highest state still wanted is rebuilt from the first one kept at or above
+        it, so whatever lies higher is of no use any more.
+        """
+        with self.lock:
+            self.wanted[index] = False
+            while self.top >= 0 and not self.wanted[self.top]:
+                self.top -= 1
+            while len(self.order) > 1 and self.order[-2] >= self.top:
+                del self.states[self.order.pop()]
+
+    def _state(self, index: int) -> Tensors:
+        nearest = self.order[bisect_left(self.order, index)]
+        for i in range(nearest - 1, index - 1, -1):
+            self._move(i, self.frames[i].invert(self._read(i + 1)))
+        return self._read(index)
+
+    def _move(self, index: int, state: Tensors) -> None:
+        """Let the one rebuilt state be `state`."""
+        if self.rebuilt in self.states:
+            self._drop(self.rebuilt)
+        self._put(index, state)
+        self.rebuilt = index
+
+    def _read(self, index: int) -> Tensors:
+        snapshot = self.states[index]
+        if not snapshot.unchanged():
+            what = f"output of {self.frames[index - 1].label}" if index else "input"
+            raise RuntimeError(
+                f"the {what} was modified in place after the forward pass, and the states "
+                f"before it can no longer be rebuilt: change a copy of it, for instance "
+                f"`y = y + 1` in place of `y += 1`"
+            )
+        return snapshot.tensors
+
+    def _append(
+        self, frame: Frame, differentiable: bool, state: Tensors, output: Tensors
+    ) -> None:
+        index = len(self.frames)
+        self.frames.append(frame)
+        anchor = differentiable and self.keep(index)
+        if index in self.states and not anchor:
+            self._drop(index)
+        if anchor and index not in self.states:
+            self._put(index, state)
+        self._put(index + 1, output)
+
+    def _put(self, index: int, state: Tensors) -> None:
+        self.states[index] = Snapshot.of(state)
+        insort(self.order, index)
+
+    def _drop(self, index: int) -> None:
+        del self.states[index]
+        self.order.remove(index)
+
+    @contextmanager
+    def _promising(self, index: int) -> Iterator[weakref.ref[Handle]]:
+        """Let what is saved inside be a handle of state `index` instead of tensors."""
+        self.wanted.extend([False] * (index + 1 - len(self.wanted)))
+        self.wanted[index], self.top = True, index
+        handle = Handle(self, index)
+        place = itertools.count()
+        with saved_tensors_hooks(lambda _: (handle, next(place)), _kept_promise):
+            yield weakref.ref(handle)
+
+    def _check_unbroken(self, frame: Frame, state: Tensors) -> None:
+        index = len(self.frames)
+        if index and not self.states[index].is_of(state):
+            raise RuntimeError(
+                f"the input of {frame.label} is not the output of "
+                f"{self.frames[-1].label}: a hook or an in-place operation changed the "
+                f"state between two layers, which inversion cannot undo; make the change "
+                f"an invertible module of its own"
+            )
+
+
+def _kept_promise(promise: tuple[Handle, int]) -> Tensor:
+    handle, place = promise
+    return handle.tape.rebuild(handle.index)[place]

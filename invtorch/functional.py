@@ -1,0 +1,66 @@
+"""The linear algebra of channels: orthogonal matrices and 1×1 mixing."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def householder_product(vectors: Tensor) -> Tensor:
+    r"""Return the orthogonal matrix $U = H_1 H_2 \cdots H_R$.
+
+    $$ H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
+
+    Args:
+        vectors: The $v_r$ as rows, shape `(reflections, channels)`.
+
+    Returns:
+        The matrix, shape `(channels, channels)`.
+    """
+    matrix = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+    for v in vectors:
+        matrix = matrix - torch.outer(matrix @ v, v * (2 / v.dot(v)))
+    return matrix
+
+
+def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
+    """Multiply the channels at every position: `y[b, :, p] = matrix @ x[b, :, p]`.
+
+    Args:
+        matrix: Shape `(out, channels)`.
+        x: Shape `(batch, channels, *space)`.
+
+    Returns:
+        Shape `(batch, out, *space)`, in the dtype of `x` also under autocast.
+    """
+    with no_autocast(x):
+        mixed = matrix.to(x.dtype) @ x.flatten(2) if x.ndim > 2 else x @ matrix.to(x).T
+    return mixed.reshape(len(x), len(matrix), *x.shape[2:])
+
+
+def correlate_channels(a: Tensor, b: Tensor) -> Tensor:
+    """Sum `a[n, i, p] * conj(b[n, j, p])` over samples and positions.
+
+    This is the gradient of `mix_channels` with respect to its matrix.
+
+    Args:
+        a: Shape `(batch, rows, *space)`.
+        b: Shape `(batch, columns, *space)`.
+
+    Returns:
+        Shape `(rows, columns)`.
+    """
+    with no_autocast(a):
+        if a.ndim == 2:
+            return a.T @ b.conj()
+        return (a.flatten(2) @ b.flatten(2).mH).sum(0)
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Compute in the dtype of the operands, whatever autocast says."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -1,0 +1,73 @@
+"""A learned orthogonal mixing of channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invtorch.base import VolumePreserving
+from invtorch.functional import householder_product, mix_channels
+
+
+class Householder1x1(VolumePreserving):
+    r"""Mix the channels at every position with one learned orthogonal matrix.
+
+    $$ U = H_1 H_2 \cdots H_R, \qquad H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
+
+    $U^\top U = I$ whatever the parameters $v_r$ are, so the inverse is exact, costs as
+    much as the forward pass, and gradients neither grow nor shrink on their way through.
+
+    Args:
+        channels: Number of channels $C$.
+        reflections: Number of reflections $R$, between 1 and $C$.
+
+    Shape:
+        `(batch, channels, *space)`, any number of spatial axes; the output has the same
+        shape.
+
+    Raises:
+        ValueError: If `reflections` is not between 1 and `channels`.
+
+    Example:
+        >>> mix = Householder1x1(channels=4, reflections=2)
+        >>> x = torch.randn(1, 4, 8, 8)
+        >>> torch.allclose(mix.inverse(mix(x)), x, atol=1e-6)
+        True
+
+    References:
+        Tomczak and Welling, *Improving variational auto-encoders using Householder
+        flow*, 2016. arXiv:1611.09630
+    """
+
+    def __init__(self, channels: int, reflections: int = 3) -> None:
+        super().__init__()
+        self.vectors = householder_vectors(channels, reflections)
+
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
+        """Return $Ux$ at every position."""
+        return mix_channels(householder_product(self.vectors), x)
+
+    def inverse(self, y: Tensor, *_: Any) -> Tensor:
+        r"""Return $U^\top y$ at every position."""
+        return mix_channels(householder_product(self.vectors).T, y)
+
+    def extra_repr(self) -> str:
+        """Show the size of the matrix."""
+        reflections, channels = self.vectors.shape
+        return f"channels={channels}, reflections={reflections}"
+
+
+def householder_vectors(channels: int, reflections: int) -> nn.Parameter:
+    """Draw the normals of `reflections` hyperplanes in `channels` dimensions.
+
+    Raises:
+        ValueError: If `reflections` is not between 1 and `channels`.
+    """
+    if not 1 <= reflections <= channels:
+        raise ValueError(
+            f"reflections is {reflections}, but must be between 1 and channels "
+            f"({channels}): more reflections than channels add nothing"
+        )
+    return nn.Parameter(torch.randn(reflections, channels))

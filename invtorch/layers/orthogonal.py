@@ -1,0 +1,164 @@
+"""The layer of the i-RIM paper, in its algebraic form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invtorch.base import VolumePreserving
+from invtorch.functional import correlate_channels, householder_product, mix_channels
+from invtorch.layers.householder import householder_vectors
+
+
+class OrthogonalCoupling(VolumePreserving):
+    r"""Couple two halves of the channels of a learned orthogonal basis.
+
+    The paper changes the basis, couples additively, and changes back (eq. 12 to 15):
+    $x' = Ux$, $y_1' = x_1'$, $y_2' = x_2' + G(x_1'; c)$, $y = U^\top y'$. With $U_1$ the
+    first $\lfloor C/2 \rfloor$ rows of $U$ and $U_2$ the others, the same map is
+
+    $$ y = x + U_2^\top G(U_1 x; c), \qquad U_1 y = U_1 x,
+       \qquad x = y - U_2^\top G(U_1 y; c). $$
+
+    The state never leaves its basis, which halves the mixing and saves its rounding.
+
+    Args:
+        conditioner: The network $G$, from $\lfloor C/2 \rfloor$ to $C - \lfloor C/2
+            \rfloor$ channels. It takes $U_1 x$ and the context.
+        channels: Number of channels $C$, at least 2.
+        reflections: Number of Householder reflections in $U$; the paper has 3.
+
+    Shape:
+        `(batch, channels, *space)`, any number of spatial axes; the output has the same
+        shape.
+
+    Raises:
+        ValueError: If there are fewer than 2 channels, `reflections` is not between 1 and
+            `channels`, the state has another number of channels, or the conditioner
+            returns another shape than it should.
+
+    Example:
+        >>> from torch import nn
+        >>> layer = OrthogonalCoupling(nn.Conv2d(2, 2, 3, padding=1), channels=4)
+        >>> x = torch.randn(1, 4, 8, 8)
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-5)
+        True
+
+    References:
+        Putzky and Welling, *Invert to learn to invert*, 2019, section 2.2.
+        arXiv:1911.10914
+    """
+
+    def __init__(
+        self, conditioner: nn.Module, *, channels: int, reflections: int = 3
+    ) -> None:
+        super().__init__()
+        if channels < 2:
+            raise ValueError(f"channels is {channels}, but a coupling needs at least 2")
+        self.conditioner = conditioner
+        self.vectors = householder_vectors(channels, reflections)
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        r"""Return $x + U_2^\top G(U_1 x)$."""
+        U1, U2 = self._rows(x)
+        return x + mix_channels(U2.T, self._shift(mix_channels(U1, x), context))
+
+    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+        r"""Return $y - U_2^\top G(U_1 y)$."""
+        U1, U2 = self._rows(y)
+        return y - mix_channels(U2.T, self._shift(mix_channels(U1, y), context))
+
+    def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        """Rebuild `x` and attach `y` to it with one evaluation of the conditioner."""
+        return self._replay(y, context, sign=1)
+
+    def replay_inverse(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        """Rebuild `y` and attach `x` to it with one evaluation of the conditioner."""
+        return self._replay(x, context, sign=-1)
+
+    def extra_repr(self) -> str:
+        """Show the size of the orthogonal matrix."""
+        reflections, channels = self.vectors.shape
+        return f"channels={channels}, reflections={reflections}"
+
+    def _replay(
+        self, output: Tensor, context: tuple[Any, ...], sign: int
+    ) -> tuple[Tensor, Tensor]:
+        U1, U2 = self._rows(output)
+        state = torch.empty_like(output).requires_grad_()
+        shift = self._shift(_Projected.apply(output, state, U1), context)
+        with torch.no_grad():
+            torch.sub(output, mix_channels(U2.T, shift), alpha=sign, out=state.data)
+        return state, _Moved.apply(output, state, shift, U2, sign)
+
+    def _rows(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        channels = self.vectors.shape[1]
+        if state.ndim < 2 or state.shape[1] != channels:
+            raise ValueError(
+                f"a state of shape {tuple(state.shape)} does not have the {channels} "
+                f"channels of this OrthogonalCoupling on its second axis"
+            )
+        first, second = householder_product(self.vectors).tensor_split((channels // 2,))
+        return first, second
+
+    def _shift(self, projected: Tensor, context: tuple[Any, ...]) -> Tensor:
+        shift: Tensor = self.conditioner(projected, *context)
+        channels = self.vectors.shape[1]
+        wanted = (len(projected), channels - channels // 2, *projected.shape[2:])
+        if shift.shape != wanted:
+            raise ValueError(
+                f"the conditioner {type(self.conditioner).__name__} returned shape "
+                f"{tuple(shift.shape)}, but the other half of the channels has {wanted}"
+            )
+        return shift.to(projected.dtype)
+
+
+class _Projected(torch.autograd.Function):
+    r"""The value $U_1 y$, with the derivative of $U_1 x$.
+
+    Both have the same value, so $G$ can be evaluated before $x$ is known, but the
+    gradient of $U_1$ is that at $x$. The memory of `state` is filled with $x$ between the
+    evaluation of $G$ and the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, state: Tensor, U1: Tensor) -> Tensor:
+        ctx.state, ctx.U1 = state, U1
+        return mix_channels(U1, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        state, U1 = ctx.state.detach(), ctx.U1
+        _, x_needed, matrix_needed = ctx.needs_input_grad
+        return (
+            None,
+            mix_channels(U1.T, grad) if x_needed else None,
+            correlate_channels(grad, state) if matrix_needed else None,
+        )
+
+
+class _Moved(torch.autograd.Function):
+    r"""The known output, with the derivative of $x \pm U_2^\top s$."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, state: Tensor, shift: Tensor, U2: Tensor, sign: int
+    ) -> Tensor:
+        ctx.sign = sign
+        ctx.save_for_backward(shift, U2)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        shift, U2 = ctx.saved_tensors
+        signed = grad if ctx.sign > 0 else -grad
+        _, _, shift_needed, matrix_needed, _ = ctx.needs_input_grad
+        return (
+            None,
+            grad,
+            mix_channels(U2, signed) if shift_needed else None,
+            correlate_channels(shift, signed) if matrix_needed else None,
+            None,
+        )
