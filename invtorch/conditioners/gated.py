@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
 
 
 class GatedResidualBlock(nn.Module):
@@ -18,9 +23,10 @@ class GatedResidualBlock(nn.Module):
     $$ G(x) = a \odot \sigma(b), \qquad (a, b) = W_3^\top *_s \operatorname{relu}\bigl(
        W_2 * \operatorname{relu}(W_1 *_s x)\bigr) $$
 
-    $W_1$ gathers patches of `stride` positions into `hidden` channels, $W_2$ looks around,
-    and $W_3$ spreads the result over the patches again, without a bias. All weights are
-    weight-normalized. The gate makes training stable without a special initialization.
+    $W_1$ gathers patches of `stride` positions into `hidden` channels, $W_2$ looks
+    around, and $W_3$ spreads the result over the patches again, without a bias. All
+    weights are weight-normalized. The gate makes training stable without a special
+    initialization.
 
     Args:
         in_channels: Channels of the input.
@@ -31,12 +37,12 @@ class GatedResidualBlock(nn.Module):
         dims: Number of spatial axes, 1 to 3.
 
     Shape:
-        From `(batch, in_channels, *space)` to `(batch, out_channels, *space)`. Sizes that
-        `stride` does not divide are padded with zeros and cropped again.
+        From `(batch, in_channels, *space)` to `(batch, out_channels, *space)`. Sizes
+        that `stride` does not divide are padded with zeros and cropped again.
 
     Raises:
-        ValueError: If `dims` is not 1, 2 or 3, `kernel_size` is even, or `stride` does not
-            have one positive entry per axis.
+        ValueError: If `dims` is not 1, 2 or 3, `kernel_size` is even, or `stride` does
+            not have one positive entry per axis.
 
     Example:
         >>> block = GatedResidualBlock(2, 3, hidden=8, stride=(2, 4))

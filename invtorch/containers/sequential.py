@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, TypeAlias
 
 from torch import Tensor, nn
 
 from invtorch.base import InvertibleModule
 from invtorch.engine import MEMORY, run
+
+Step: TypeAlias = Callable[..., Any]
+Chain: TypeAlias = Callable[[Sequence[Step], Any, tuple[Any, ...]], Any]
 
 
 class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
@@ -16,11 +19,11 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
 
     $$ y = (f_L \circ \cdots \circ f_2 \circ f_1)(x; c) $$
 
-    In the backward pass the input of each layer is rebuilt from its output by inversion,
-    so that activations take the memory of one layer, whatever the depth $L$. The
-    gradients are those of plain autograd, at the price of evaluating each layer once
-    more. It is an `nn.Sequential` in every other habit: index, slice, append, insert,
-    iterate; the keys of its `state_dict` are "0.…" whatever the strategy.
+    In the backward pass the input of each layer is rebuilt from its output by
+    inversion, so that activations take the memory of one layer, whatever the depth $L$.
+    The gradients are those of plain autograd, at the price of evaluating each layer
+    once more. It is an `nn.Sequential` in every other habit: index, slice, append,
+    insert, iterate; the keys of its `state_dict` are "0.…" whatever the strategy.
 
     Args:
         modules: The invertible modules, or one ordered dictionary of them.
@@ -28,8 +31,8 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
             state between any two layers and rebuilds the activations inside a layer,
             `"store"` leaves everything to autograd. Inside another container, that
             container's strategy holds.
-        anchors: States kept exactly, against the rounding that inversion accumulates: how
-            many, spread evenly (0 for pure inversion), or the indices of the layers
+        anchors: States kept exactly, against the rounding that inversion accumulates:
+            how many, spread evenly (0 for pure inversion), or the indices of the layers
             whose inputs they are. Layers are counted with nested containers flattened.
 
     Shape:
@@ -91,28 +94,27 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
 
     def forward(self, x: Any, *context: Any) -> Any:
         """Apply the members from first to last."""
-        return self._run(lambda: _chain(self, x, context))
+        return self._run(_chain, self._members, x, context)
 
     def inverse(self, y: Any, *context: Any) -> Any:
         """Invert the members from last to first, saving memory as `forward` does."""
-        return self._run(
-            lambda: _chain((m.inverse for m in self._backwards()), y, context)
-        )
+        steps = [member.inverse for member in reversed(self._members)]
+        return self._run(_chain, steps, y, context)
 
     def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
         """Do as `forward` and sum the log-determinants."""
-        steps = (m.forward_and_log_det for m in self)
-        return self._run(lambda: _chain_log_det(steps, x, context))  # type: ignore[no-any-return]
+        steps = [member.forward_and_log_det for member in self._members]
+        return self._run(_chain_log_det, steps, x, context)  # type: ignore[no-any-return]
 
     def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
         """Do as `inverse` and sum the log-determinants."""
-        steps = (m.inverse_and_log_det for m in self._backwards())
-        return self._run(lambda: _chain_log_det(steps, y, context))  # type: ignore[no-any-return]
+        steps = [member.inverse_and_log_det for member in reversed(self._members)]
+        return self._run(_chain_log_det, steps, y, context)  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> int:
         """The elementary layers of all members."""
-        return sum(member.layers for member in self)
+        return sum(member.layers for member in self._members)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a member; `append` and `extend` come here too."""
@@ -126,14 +128,15 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
         super().__setitem__(index, invertible(module))
 
     def __getitem__(self, index: Any) -> Any:
-        chosen = super().__getitem__(index)
-        return self._like(chosen) if isinstance(index, slice) else chosen
+        if isinstance(index, slice):
+            return self._like(self._members[index])
+        return super().__getitem__(index)
 
     def __add__(self, other: Iterable[nn.Module]) -> InvertibleSequential:
-        return self._like([*self, *other])
+        return self._like([*self._members, *other])
 
     def __mul__(self, times: int) -> InvertibleSequential:
-        return self._like([*self] * times)
+        return self._like(self._members * times)
 
     def __rmul__(self, times: int) -> InvertibleSequential:
         return self * times
@@ -145,11 +148,13 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
     def _like(self, members: Iterable[nn.Module]) -> InvertibleSequential:
         return InvertibleSequential(*members, memory=self.memory, anchors=self.anchors)
 
-    def _backwards(self) -> Iterator[Any]:
-        return reversed(list(self))
+    @property
+    def _members(self) -> list[InvertibleModule]:
+        return list(self._modules.values())  # type: ignore[arg-type]
 
-    def _run(self, body: Callable[[], Any]) -> Any:
-        return run(self.memory, _anchor_test(self.anchors, self.layers), body)
+    def _run(self, chain: Chain, steps: Sequence[Step], x: Any, context: Any) -> Any:
+        anchor = _anchor_test(self.anchors, self.layers)
+        return run(self.memory, anchor, lambda: chain(steps, x, context))
 
 
 def invertible(module: nn.Module | None) -> InvertibleModule:
@@ -162,9 +167,9 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
     name = type(module).__name__
     if not isinstance(module, InvertibleModule):
         raise TypeError(
-            f"{name} is not an InvertibleModule, so its input cannot be rebuilt from its "
-            f"output: use it as the conditioner of a coupling, or write its inverse in a "
-            f"subclass of InvertibleModule"
+            f"{name} is not an InvertibleModule, so its input cannot be rebuilt from "
+            f"its output: use it as the conditioner of a coupling, or write its "
+            f"inverse in a subclass of InvertibleModule"
         )
     for direction in ("forward", "inverse"):
         if getattr(type(module), direction) is getattr(InvertibleModule, direction):
@@ -174,18 +179,16 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
     return module
 
 
-def _chain(
-    steps: Iterable[Callable[..., Any]], x: Any, context: tuple[Any, ...]
-) -> Any:
+def _chain(steps: Sequence[Step], x: Any, context: tuple[Any, ...]) -> Any:
     for step in steps:
         x = step(x, *context)
     return x
 
 
 def _chain_log_det(
-    steps: Iterable[Callable[..., Any]], x: Any, context: tuple[Any, ...]
-) -> tuple[Any, Tensor]:
-    total = 0
+    steps: Sequence[Step], x: Any, context: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    total: Any = 0
     for step in steps:
         x, log_det = step(x, *context)
         total = total + log_det

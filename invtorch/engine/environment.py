@@ -52,7 +52,7 @@ class Environment:
         """Keep the random state and the buffers that the call inside changes."""
         states = random_states(self.device)
         copies = [slot.tensor.clone() for slot in self.buffers]
-        with weight_caches_off(self.device):
+        with weight_caches_off():
             yield
         self.drawn_from = moved(states)
         self.buffers = [
@@ -74,7 +74,7 @@ class Environment:
                 stack.enter_context(rewound(self.drawn_from))
             if _autocast(self.device) != self.autocast:
                 stack.enter_context(torch.autocast(self.device.type, **self.autocast))
-            stack.enter_context(weight_caches_off(self.device))
+            stack.enter_context(weight_caches_off())
             stack.enter_context(_swapped(self._changes(stand_ins)))
             stack.enter_context(_in_modes(self.modes))
             yield
@@ -124,8 +124,8 @@ def _autocast(device: torch.device) -> dict[str, Any]:
 @contextmanager
 def _swapped(changes: list[tuple[Slot, Tensor]]) -> Iterator[None]:
     present = [slot.holder.get(slot.name) for slot, _ in changes]
-    for slot, tensor in changes:
-        slot.holder[slot.name] = tensor
+    for slot, stand_in in changes:
+        slot.holder[slot.name] = stand_in
     try:
         yield
     finally:
@@ -146,7 +146,7 @@ def _in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
 
 
 @contextmanager
-def weight_caches_off(device: torch.device) -> Iterator[None]:
+def weight_caches_off() -> Iterator[None]:
     """Let no weight that was computed without a graph be found in a cache later."""
     autocast = torch.is_autocast_cache_enabled()
     parametrizations = parametrize._cache_enabled

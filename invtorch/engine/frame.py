@@ -158,8 +158,8 @@ class Frame:
         for before, after in zip(state, outputs, strict=False):
             if before.dtype != after.dtype:
                 raise RuntimeError(
-                    f"{self.label} changed the dtype of the state from {before.dtype} to "
-                    f"{after.dtype}, so its input cannot be rebuilt: return "
+                    f"{self.label} changed the dtype of the state from {before.dtype} "
+                    f"to {after.dtype}, so its input cannot be rebuilt: return "
                     f"`y.to(x.dtype)`, or convert outside of the container"
                 )
 
@@ -172,7 +172,8 @@ class Frame:
         if name is not None:
             raise RuntimeError(
                 f"{name} of {self.label} was modified in place between the forward and "
-                f"the backward pass: step the optimizer after backward, or change a copy"
+                f"the backward pass: step the optimizer after backward, or change a "
+                f"copy"
             )
 
     def _check_closed(self, inputs: Tensors, outputs: Tensors) -> None:
@@ -180,10 +181,10 @@ class Frame:
         foreign = foreign_leaf(outputs, (*inputs, *own))
         if foreign is not None:
             raise RuntimeError(
-                f"{self.label} reads a tensor of shape {tuple(foreign.shape)} that needs "
-                f"a gradient but is neither a parameter of the layer nor its context, "
-                f"so its gradient would be lost: register it as a parameter, or pass it "
-                f"as context"
+                f"{self.label} reads a tensor of shape {tuple(foreign.shape)} that "
+                f"needs a gradient but is neither a parameter of the layer nor its "
+                f"context, so its gradient would be lost: register it as a parameter, "
+                f"or pass it as context"
             )
 
 

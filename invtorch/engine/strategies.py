@@ -57,11 +57,11 @@ def _record(recorder: Store | Tape, body: Pass) -> Any:
 
 
 def _is_plain() -> bool:
-    """Tell whether autograd's own way is the right one: no tape is then needed or safe."""
+    """Tell whether the pass is autograd's alone: no tape is then needed, or safe."""
     return (
         not torch.is_grad_enabled()
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
     )

@@ -1,7 +1,7 @@
 """The tape of one pass: the calls in order, and the few states that are kept.
 
-State `i` is the input of call `i` and the output of call `i - 1`. Of all states only the
-last one and the anchors are kept; any other is rebuilt from the nearest kept state
+State `i` is the input of call `i` and the output of call `i - 1`. Of all states only
+the last one and the anchors are kept; any other is rebuilt from the nearest kept state
 above it, one inversion a call. A backward pass asks for the states from the top down,
 so it makes each of those steps once.
 """
@@ -123,9 +123,9 @@ class Tape:
         if not snapshot.unchanged():
             what = f"output of {self.frames[index - 1].label}" if index else "input"
             raise RuntimeError(
-                f"the {what} was modified in place after the forward pass, and the states "
-                f"before it can no longer be rebuilt: change a copy of it, for instance "
-                f"`y = y + 1` in place of `y += 1`"
+                f"the {what} was modified in place after the forward pass, and the "
+                f"states before it can no longer be rebuilt: change a copy of it, for "
+                f"instance `y = y + 1` in place of `y += 1`"
             )
         return snapshot.tensors
 
@@ -165,8 +165,8 @@ class Tape:
             raise RuntimeError(
                 f"the input of {frame.label} is not the output of "
                 f"{self.frames[-1].label}: a hook or an in-place operation changed the "
-                f"state between two layers, which inversion cannot undo; make the change "
-                f"an invertible module of its own"
+                f"state between two layers, which inversion cannot undo; make the "
+                f"change an invertible module of its own"
             )
 
 

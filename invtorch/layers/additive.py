@@ -19,8 +19,8 @@ class AdditiveCoupling(VolumePreserving):
     network, and is evaluated once in either direction.
 
     Args:
-        conditioner: The network $G$. It takes $x_1$ and the context, and returns a tensor
-            of the shape of $x_2$.
+        conditioner: The network $G$. It takes $x_1$ and the context, and returns a
+            tensor of the shape of $x_2$.
         split: Number of channels in $x_1$; half of them, rounded down, by default.
         dim: The axis that is split.
 
@@ -107,7 +107,7 @@ class AdditiveCoupling(VolumePreserving):
 
 
 class _Moved(torch.autograd.Function):
-    """The known output, with the derivative of `state + sign * shift` on the second part.
+    """The known output, with the derivative of adding `sign * shift` to `state`.
 
     The output of the layer is at hand when it is inverted: computing it again for the
     sake of its graph would cost two passes over the state.

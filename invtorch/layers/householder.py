@@ -17,7 +17,7 @@ class Householder1x1(VolumePreserving):
     $$ U = H_1 H_2 \cdots H_R, \qquad H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
 
     $U^\top U = I$ whatever the parameters $v_r$ are, so the inverse is exact, costs as
-    much as the forward pass, and gradients neither grow nor shrink on their way through.
+    much as the forward pass, and gradients neither grow nor shrink on their way.
 
     Args:
         channels: Number of channels $C$.

@@ -16,8 +16,8 @@ class OrthogonalCoupling(VolumePreserving):
     r"""Couple two halves of the channels of a learned orthogonal basis.
 
     The paper changes the basis, couples additively, and changes back (eq. 12 to 15):
-    $x' = Ux$, $y_1' = x_1'$, $y_2' = x_2' + G(x_1'; c)$, $y = U^\top y'$. With $U_1$ the
-    first $\lfloor C/2 \rfloor$ rows of $U$ and $U_2$ the others, the same map is
+    $x' = Ux$, $y_1' = x_1'$, $y_2' = x_2' + G(x_1'; c)$, $y = U^\top y'$. With $U_1$
+    the first $\lfloor C/2 \rfloor$ rows of $U$ and $U_2$ the others, the same map is
 
     $$ y = x + U_2^\top G(U_1 x; c), \qquad U_1 y = U_1 x,
        \qquad x = y - U_2^\top G(U_1 y; c). $$
@@ -35,8 +35,8 @@ class OrthogonalCoupling(VolumePreserving):
         shape.
 
     Raises:
-        ValueError: If there are fewer than 2 channels, `reflections` is not between 1 and
-            `channels`, the state has another number of channels, or the conditioner
+        ValueError: If there are fewer than 2 channels, `reflections` is not between 1
+            and `channels`, the state has another number of channels, or the conditioner
             returns another shape than it should.
 
     Example:
@@ -119,8 +119,8 @@ class _Projected(torch.autograd.Function):
     r"""The value $U_1 y$, with the derivative of $U_1 x$.
 
     Both have the same value, so $G$ can be evaluated before $x$ is known, but the
-    gradient of $U_1$ is that at $x$. The memory of `state` is filled with $x$ between the
-    evaluation of $G$ and the backward pass.
+    gradient of $U_1$ is that at $x$. The memory of `state` is filled with $x$ between
+    the evaluation of $G$ and the backward pass.
     """
 
     @staticmethod

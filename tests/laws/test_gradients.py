@@ -1,0 +1,74 @@
+"""Memory-saving gradients are those of plain autograd, whatever the stack."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import grad, gradcheck, gradgradcheck
+
+from invtorch import InvertibleSequential
+from tests.registry import MAKERS
+from tests.strategies import Example, anchors, directions, names, stacks, weighed
+from tests.tolerances import assert_all_equal
+
+memories = st.sampled_from(["invert", "checkpoint"])
+
+
+@given(stacks(), memories, directions)
+def test_gradients_equal_plain_autograd(example: Example, memory, direction) -> None:
+    expected = example.gradients("store", direction)
+    assert_all_equal(example.gradients(memory, direction), expected)
+
+
+@given(names, anchors, memories, directions, st.integers(0, 2**31))
+def test_deep_stacks_of_one_kind(name, anchors, memory, direction, seed) -> None:
+    torch.manual_seed(seed)
+    stack = [MAKERS[name](3, 1).double() for _ in range(12)]
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(2, 1, 5, dtype=torch.float64, requires_grad=True)
+    example = Example(InvertibleSequential(*stack, anchors=anchors), x, (context,))
+    expected = example.gradients("store", direction)
+    assert_all_equal(example.gradients(memory, direction), expected)
+
+
+@given(stacks(max_layers=3), memories)
+def test_backward_fills_grad_as_plain_autograd_does(example: Example, memory) -> None:
+    expected = example.gradients("store")
+    example.module.memory = memory
+    weighed(example.module(example.x, *example.context)).backward()
+    assert_all_equal([t.grad for t in example.inputs], expected)
+
+
+@given(stacks(max_layers=3), memories, directions)
+def test_log_det_gradients_equal_plain_autograd(example, memory, direction) -> None:
+    def gradients(strategy):
+        example.module.memory = strategy
+        call = getattr(example.module, f"{direction}_and_log_det")
+        y, log_det = call(example.x, *example.context)
+        loss = weighed(y) + (log_det * log_det).sum()
+        return torch.autograd.grad(loss, example.inputs, allow_unused=True)
+
+    assert_all_equal(gradients(memory), gradients("store"))
+
+
+@given(stacks(max_layers=3), memories)
+def test_second_order_gradients_equal_plain_autograd(example, memory) -> None:
+    def second_order(strategy):
+        inputs = example.inputs
+        example.module.memory = strategy
+        y = example.module(example.x, *example.context)
+        first = grad(weighed(y), inputs, create_graph=True, materialize_grads=True)
+        penalty = sum((g * g).sum() for g in first) + 0 * weighed(y)
+        return grad(penalty, inputs, materialize_grads=True)
+
+    assert_all_equal(second_order(memory), second_order("store"))
+
+
+@given(names, anchors, st.integers(0, 2**31))
+def test_gradcheck_and_gradgradcheck(name, anchors, seed) -> None:
+    torch.manual_seed(seed)
+    stack = [MAKERS[name](3, 1).double() for _ in range(5)]
+    net = InvertibleSequential(*stack, anchors=anchors)
+    x = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(1, 1, 4, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(net, (x, context), fast_mode=True, nondet_tol=1e-12)
+    assert gradgradcheck(net, (x, context), fast_mode=True, nondet_tol=1e-12)

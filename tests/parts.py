@@ -1,0 +1,70 @@
+"""Networks and modules that the tests build their stacks from."""
+
+import torch
+from torch import Tensor, nn
+
+from invtorch import InvertibleModule
+
+CONVOLUTIONS = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class Conditioner(nn.Module):
+    """A smooth conditioner that reads its context and counts its evaluations."""
+
+    def __init__(self, inputs: int, outputs: int, dims: int = 2, dropout: float = 0.0):
+        super().__init__()
+        hidden, conv = 4, CONVOLUTIONS[dims]
+        size = {"kernel_size": 3, "padding": 1} if dims else {}
+        self.first = conv(inputs, hidden, **size)
+        self.second = conv(hidden, outputs, **size)
+        self.dropout = nn.Dropout(dropout)
+        self.evaluations = 0
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        self.evaluations += 1
+        h = torch.tanh(self.first(x))
+        for c in context:
+            h = h * (1 + c / 2)
+        return self.second(self.dropout(h))
+
+
+class Scale(InvertibleModule):
+    """What a newcomer writes: `forward`, `inverse`, nothing else."""
+
+    def __init__(self, channels: int, dims: int = 2):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.linspace(-0.3, 0.2, channels))
+        self.shape = (channels, *(1,) * dims)
+
+    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+        return x * self.log_scale.view(self.shape).exp()
+
+    def inverse(self, y: Tensor, *_: Tensor) -> Tensor:
+        return y * (-self.log_scale).view(self.shape).exp()
+
+    def forward_and_log_det(self, x: Tensor, *_: Tensor):
+        positions = x[0, 0].numel()
+        return self.forward(x), (self.log_scale.sum() * positions).expand(len(x))
+
+    def inverse_and_log_det(self, y: Tensor, *_: Tensor):
+        positions = y[0, 0].numel()
+        return self.inverse(y), -(self.log_scale.sum() * positions).expand(len(y))
+
+
+class Leapfrog(InvertibleModule):
+    """A layer whose state is a tuple: position and momentum."""
+
+    def __init__(self, channels: int, dims: int = 2):
+        super().__init__()
+        self.force = Conditioner(channels, channels, dims)
+        self.drift = Conditioner(channels, channels, dims)
+
+    def forward(self, state, *context: Tensor):
+        q, p = state
+        p = p + self.force(q, *context)
+        return q + self.drift(p, *context), p
+
+    def inverse(self, state, *context: Tensor):
+        q, p = state
+        q = q - self.drift(p, *context)
+        return q, p - self.force(q, *context)

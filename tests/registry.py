@@ -1,0 +1,85 @@
+"""A maker for every invertible module that the package ships.
+
+Every law of `tests/laws/` is stated for all of them. A maker takes the channels of the
+state and its number of spatial axes.
+"""
+
+from collections.abc import Callable
+
+from invtorch import (
+    AdditiveCoupling,
+    Conjugation,
+    GatedResidualBlock,
+    Householder1x1,
+    InvertibleModule,
+    InvertibleSequential,
+    OrthogonalCoupling,
+    WithoutContext,
+)
+from tests.parts import Conditioner, Scale
+
+Maker = Callable[[int, int], InvertibleModule]
+
+
+def additive(channels: int, dims: int) -> InvertibleModule:
+    return AdditiveCoupling(Conditioner(channels // 2, -(-channels // 2), dims))
+
+
+def uneven(channels: int, dims: int) -> InvertibleModule:
+    return AdditiveCoupling(Conditioner(1, channels - 1, dims), split=1)
+
+
+def orthogonal(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels // 2, -(-channels // 2), dims)
+    return OrthogonalCoupling(
+        conditioner, channels=channels, reflections=min(3, channels)
+    )
+
+
+def gated(channels: int, dims: int) -> InvertibleModule:
+    block = GatedResidualBlock(
+        channels // 2, -(-channels // 2), hidden=3, stride=2, dims=dims
+    )
+    coupling = OrthogonalCoupling(block, channels=channels, reflections=1)
+    return WithoutContext(coupling)
+
+
+def householder(channels: int, dims: int) -> InvertibleModule:  # noqa: ARG001
+    return Householder1x1(channels, reflections=2)
+
+
+def conjugation(channels: int, dims: int) -> InvertibleModule:
+    return Conjugation(householder(channels, dims), additive(channels, dims))
+
+
+def sequential(channels: int, dims: int) -> InvertibleModule:
+    return InvertibleSequential(additive(channels, dims), orthogonal(channels, dims))
+
+
+def inverse(channels: int, dims: int) -> InvertibleModule:
+    return orthogonal(channels, dims).inv
+
+
+def newcomer(channels: int, dims: int) -> InvertibleModule:
+    return Scale(channels, dims)
+
+
+MAKERS: dict[str, Maker] = {
+    "AdditiveCoupling": additive,
+    "AdditiveCoupling(split=1)": uneven,
+    "OrthogonalCoupling": orthogonal,
+    "OrthogonalCoupling(GatedResidualBlock)": gated,
+    "Householder1x1": householder,
+    "Conjugation": conjugation,
+    "InvertibleSequential": sequential,
+    "Inverse": inverse,
+    "a module with forward and inverse": newcomer,
+}
+SHIPPED = {
+    AdditiveCoupling: "AdditiveCoupling",
+    Conjugation: "Conjugation",
+    Householder1x1: "Householder1x1",
+    InvertibleSequential: "InvertibleSequential",
+    OrthogonalCoupling: "OrthogonalCoupling",
+    WithoutContext: "OrthogonalCoupling(GatedResidualBlock)",
+}
