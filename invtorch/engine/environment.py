@@ -56,9 +56,7 @@ class Environment:
             yield
         self.drawn_from = moved(states)
         self.buffers = [
-            slot
-            if version(slot.tensor) == slot.version
-            else slot._replace(tensor=copy, version=version(copy))
+            slot if _untouched(slot, copy) else slot._replace(tensor=copy, version=0)
             for slot, copy in zip(self.buffers, copies, strict=True)
         ]
 
@@ -97,6 +95,18 @@ class Environment:
 def version(tensor: Tensor) -> int:
     """Return how often `tensor` was changed in place (never, under inference mode)."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _untouched(slot: Slot, copy: Tensor) -> bool:
+    """Tell whether a buffer is surely what it was.
+
+    Batch normalization moves its statistics without counting that as a change. To look
+    at the values costs nothing on the CPU; elsewhere it would wait for the device, and
+    the copy is kept.
+    """
+    if version(slot.tensor) != slot.version:
+        return False
+    return copy.device.type == "cpu" and torch.equal(copy, slot.tensor)
 
 
 def _slots(holder: dict[str, Any]) -> list[Slot]:

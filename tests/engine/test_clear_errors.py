@@ -1,0 +1,160 @@
+"""Where the engine cannot be right it raises, and names the layer and the way out."""
+
+import pytest
+import torch
+from torch import nn
+
+from invtorch import (
+    AdditiveCoupling,
+    InvertibleModule,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
+from tests.parts import Conditioner, Scale
+
+
+@pytest.fixture(params=[0, 2])
+def net(request):
+    layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(6)]
+    return InvertibleSequential(*layers, anchors=request.param)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(1, 4, 3, 3, requires_grad=True)
+
+
+def test_a_hook_that_changes_the_state(net, x) -> None:
+    net[2].register_forward_hook(lambda _, __, output: output * 2)
+    with pytest.raises(RuntimeError, match=r"layer 3 \(AdditiveCoupling\).*a hook or"):
+        net(x)
+
+
+def test_a_hook_that_changes_the_state_in_place(net, x) -> None:
+    def double(_, arguments) -> None:
+        arguments[0].detach().mul_(2)
+
+    net[3].register_forward_pre_hook(double)
+    with pytest.raises(RuntimeError, match=r"layer 3 \(AdditiveCoupling\).*in-place"):
+        net(x)
+
+
+def test_the_output_changed_in_place(net, x) -> None:
+    y = net(x)
+    y += 1
+    with pytest.raises(RuntimeError, match=r"output of layer 5 .*y = y \+ 1"):
+        y.sum().backward()
+
+
+def test_a_parameter_changed_in_place(net, x) -> None:
+    loss = net(x).sum()
+    with torch.no_grad():
+        net[1].conditioner.first.weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"weight of layer 1 .*step the optimizer"):
+        loss.backward()
+
+
+def test_a_context_changed_in_place(net, x) -> None:
+    context = torch.ones(1, 1, 3, 3)
+    loss = net(x, context).sum()
+    context.zero_()
+    with pytest.raises(RuntimeError, match=r"context of layer 5 .*modified in place"):
+        loss.backward()
+
+
+def test_a_tensor_captured_by_closure(x) -> None:
+    captured = torch.ones(1, requires_grad=True)
+
+    class Captures(Conditioner):
+        def forward(self, x):
+            return super().forward(x) * captured
+
+    net = InvertibleSequential(AdditiveCoupling(Captures(2, 2)))
+    with pytest.raises(RuntimeError, match=r"layer 0 .*shape \(1,\).*pass it as context"):
+        net(x).sum().backward()
+
+
+def test_a_layer_that_changes_the_dtype(x) -> None:
+    class Rounds(Scale):
+        def forward(self, x):
+            return super().forward(x).half()
+
+    with pytest.raises(RuntimeError, match=r"layer 1 \(Rounds\) changed the dtype"):
+        InvertibleSequential(Scale(4), Rounds(4))(x)
+
+
+def test_a_layer_that_changes_the_number_of_tensors(x) -> None:
+    class Splits(Scale):
+        def forward(self, x):
+            return tuple(x.chunk(2, 1))
+
+    with pytest.raises(RuntimeError, match=r"layer 0 \(Splits\) returned 2 tensors"):
+        InvertibleSequential(Splits(4))(x)
+
+
+def test_a_state_that_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match=r"a tensor or a tuple of tensors, not list"):
+        InvertibleSequential(Scale(4))([torch.ones(1, 4, 2, 2, requires_grad=True)])
+
+
+def test_a_module_without_inverse() -> None:
+    class Forward(InvertibleModule):
+        def forward(self, x):
+            return x
+
+    for add in (InvertibleSequential, InvertibleSequential().append):
+        with pytest.raises(ValueError, match="Forward does not define `inverse`"):
+            add(Forward())
+
+
+@pytest.mark.parametrize("add", ["append", "insert", "assign", "extend"])
+def test_an_ordinary_module_in_a_container(add) -> None:
+    net = InvertibleSequential(Scale(2))
+    with pytest.raises(TypeError, match="Conv2d is not an InvertibleModule"):
+        {
+            "append": lambda m: net.append(m),
+            "insert": lambda m: net.insert(0, m),
+            "assign": lambda m: net.__setitem__(0, m),
+            "extend": lambda m: net.extend([m]),
+        }[add](nn.Conv2d(2, 2, 1))
+    assert len(net) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("memory", "magic", "memory is 'magic'"),
+        ("anchors", -1, "anchors is -1"),
+        ("anchors", [3, -2], "anchors is"),
+    ],
+)
+def test_unknown_options(option, value, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        InvertibleSequential(Scale(2), **{option: value})
+    with pytest.raises(ValueError, match=message):
+        setattr(InvertibleSequential(Scale(2)), option, value)
+
+
+def test_channels_that_do_not_fit_the_conditioner(x) -> None:
+    with pytest.raises(ValueError, match="returned shape .* it shifts has shape"):
+        AdditiveCoupling(Conditioner(2, 3))(x)
+    with pytest.raises(ValueError, match="returned shape .* other half"):
+        OrthogonalCoupling(Conditioner(2, 3), channels=4)(x)
+    with pytest.raises(ValueError, match="does not have the 6 channels"):
+        OrthogonalCoupling(Conditioner(3, 3), channels=6)(x)
+
+
+def test_states_that_cannot_be_split(x) -> None:
+    with pytest.raises(ValueError, match="4 entries along dim 1 cannot be split at 4"):
+        AdditiveCoupling(Conditioner(4, 1), split=4)(x)
+    with pytest.raises(ValueError, match="1 entries along dim 1"):
+        AdditiveCoupling(Conditioner(1, 1))(x[:, :1])
+    with pytest.raises(ValueError, match="split is 0"):
+        AdditiveCoupling(Conditioner(1, 1), split=0)
+
+
+def test_an_impossible_orthogonal_coupling() -> None:
+    with pytest.raises(ValueError, match="channels is 1"):
+        OrthogonalCoupling(Conditioner(1, 1), channels=1)
+    with pytest.raises(ValueError, match="reflections is 5, but must be between 1 and"):
+        OrthogonalCoupling(Conditioner(2, 2), channels=4, reflections=5)

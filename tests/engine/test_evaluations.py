@@ -1,0 +1,55 @@
+"""One evaluation of the inner network in backward, for every layer we ship."""
+
+import pytest
+import torch
+
+from invtorch import InvertibleSequential
+from tests.parts import Conditioner, Scale
+from tests.registry import MAKERS
+
+WITH_CONDITIONER = [
+    name
+    for name, make in MAKERS.items()
+    if any(isinstance(m, Conditioner) for m in make(4, 2).modules())
+]
+
+
+def evaluations(net) -> int:
+    conditioners = (m for m in net.modules() if isinstance(m, Conditioner))
+    return sum(m.evaluations for m in conditioners)
+
+
+@pytest.mark.parametrize("name", WITH_CONDITIONER)
+@pytest.mark.parametrize("anchors", [0, 2])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("suffix", ["", "_and_log_det"])
+def test_a_step_evaluates_every_conditioner_twice(
+    name, anchors, direction, suffix
+) -> None:
+    net = InvertibleSequential(*[MAKERS[name](4, 2) for _ in range(6)], anchors=anchors)
+    conditioners = sum(isinstance(m, Conditioner) for m in net.modules())
+    output = getattr(net, direction + suffix)(torch.randn(1, 4, 5, 5))
+    assert evaluations(net) == conditioners
+    (output[0] if suffix else output).sum().backward()
+    assert evaluations(net) == 2 * conditioners
+
+
+def test_the_registry_has_layers_with_a_conditioner() -> None:
+    assert len(WITH_CONDITIONER) >= 5
+
+
+def test_a_layer_without_a_short_cut_is_inverted_and_evaluated_again() -> None:
+    calls = []
+
+    class Traced(Scale):
+        def forward(self, x):
+            calls.append("forward")
+            return super().forward(x)
+
+        def inverse(self, y):
+            calls.append("inverse")
+            return super().inverse(y)
+
+    net = InvertibleSequential(Traced(4), Traced(4), anchors=0)
+    net(torch.randn(1, 4, 3, 3)).sum().backward()
+    assert calls == ["forward"] * 2 + ["inverse", "forward"] * 2
