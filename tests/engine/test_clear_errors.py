@@ -70,7 +70,9 @@ def test_a_tensor_captured_by_closure(x) -> None:
             return super().forward(x) * captured
 
     net = InvertibleSequential(AdditiveCoupling(Captures(2, 2)))
-    with pytest.raises(RuntimeError, match=r"layer 0 .*shape \(1,\).*pass it as context"):
+    with pytest.raises(
+        RuntimeError, match=r"layer 0 .*shape \(1,\).*pass it as context"
+    ):
         net(x).sum().backward()
 
 

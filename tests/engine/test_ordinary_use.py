@@ -60,7 +60,9 @@ def test_dropout_repeats_its_mask(anchors) -> None:
 
     def two_forwards_before_one_backward():
         first, second = net(x), net(x)
-        return torch.autograd.grad(weighed(first) + weighed(second * 2), parameters(net))
+        return torch.autograd.grad(
+            weighed(first) + weighed(second * 2), parameters(net)
+        )
 
     assert_all_equal(*both(net, two_forwards_before_one_backward))
 
