@@ -1,6 +1,6 @@
 """Invertible PyTorch modules, and networks of any depth in the memory of one layer."""
 
-from invtorch.base import InvertibleModule
+from invtorch.base import InvertibleModule, VolumePreserving
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
 from invtorch.layers import AdditiveCoupling, Householder1x1, OrthogonalCoupling
@@ -13,6 +13,7 @@ __all__ = [
     "InvertibleModule",
     "InvertibleSequential",
     "OrthogonalCoupling",
+    "VolumePreserving",
     "WithoutContext",
 ]
 __version__ = "0.1.0"

@@ -1,8 +1,6 @@
 """Hypothesis profiles and what every test starts from."""
 
 import os
-import tempfile
-import warnings
 
 import pytest
 import torch

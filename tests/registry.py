@@ -44,7 +44,7 @@ def gated(channels: int, dims: int) -> InvertibleModule:
     return WithoutContext(coupling)
 
 
-def householder(channels: int, dims: int) -> InvertibleModule:  # noqa: ARG001
+def householder(channels: int, dims: int) -> InvertibleModule:
     return Householder1x1(channels, reflections=2)
 
 

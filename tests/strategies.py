@@ -1,4 +1,4 @@
-"""What hypothesis draws: the structure of a stack and a seed; a generator draws values."""
+"""What hypothesis draws: the structure of a stack, and a seed for its values."""
 
 from dataclasses import dataclass
 

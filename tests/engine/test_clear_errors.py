@@ -138,9 +138,9 @@ def test_unknown_options(option, value, message) -> None:
 
 
 def test_channels_that_do_not_fit_the_conditioner(x) -> None:
-    with pytest.raises(ValueError, match="returned shape .* it shifts has shape"):
+    with pytest.raises(ValueError, match=r"returned shape .* it shifts has shape"):
         AdditiveCoupling(Conditioner(2, 3))(x)
-    with pytest.raises(ValueError, match="returned shape .* other half"):
+    with pytest.raises(ValueError, match=r"returned shape .* other half"):
         OrthogonalCoupling(Conditioner(2, 3), channels=4)(x)
     with pytest.raises(ValueError, match="does not have the 6 channels"):
         OrthogonalCoupling(Conditioner(3, 3), channels=6)(x)

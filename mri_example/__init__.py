@@ -1,0 +1,1 @@
+"""The i-RIM and the fastMRI pipeline around it, built on invtorch."""

@@ -1,0 +1,221 @@
+"""The i-RIM: invertible, generic, and that of the authors with their weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
+from mri_example.model import IRIM, IRIMReconstructor, SubsampledNMSE
+from mri_example.model.gradient_update import GradientUpdate
+from mri_example.physics import LikelihoodGradient
+from tests.tolerances import assert_all_equal, assert_equal
+
+REFERENCE = Path(__file__).parents[1] / "data/reference_irim_small.npz"
+
+
+def small(steps: int = 3, **options) -> IRIM:
+    networks = [
+        InvertibleSequential(
+            *[
+                OrthogonalCoupling(
+                    GatedResidualBlock(3, 3, hidden=4, stride=s), channels=6
+                )
+                for s in (1, 2)
+            ]
+        )
+        for _ in range(steps)
+    ]
+    return IRIM(networks, LikelihoodGradient(), **options).double()
+
+
+def problem(channels: int = 6):
+    state = torch.randn(2, channels, 7, 8, dtype=torch.float64)
+    zero_filled = torch.randn(2, 1, 7, 8, dtype=torch.complex128)
+    mask = (torch.rand(2, 1, 1, 8) < 0.5).double()
+    return state, zero_filled, mask
+
+
+@pytest.mark.parametrize("anchors", [0, 3])
+def test_the_inverse_is_right_with_different_weights_per_step(anchors) -> None:
+    irim, (state, *data) = small(anchors=anchors), problem()
+    assert_equal(irim.inverse(irim(state, *data), *data), state)
+    assert_equal(irim(irim.inverse(state, *data), *data), state)
+
+
+@pytest.mark.parametrize("anchors", [0, 3])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_gradients_equal_plain_autograd(anchors, direction) -> None:
+    irim, (state, zero_filled, mask) = small(anchors=anchors), problem()
+    state.requires_grad_()
+    zero_filled.requires_grad_()
+    inputs = [state, zero_filled, *irim.parameters()]
+
+    def gradients(memory):
+        irim.steps.memory = memory
+        out = getattr(irim, direction)(state, zero_filled, mask)
+        return torch.autograd.grad(out.sin().sum(), inputs)
+
+    assert_all_equal(gradients("invert"), gradients("store"))
+
+
+def test_the_gradient_is_evaluated_once_more_in_backward() -> None:
+    calls = []
+
+    def gradient(estimate, measured):
+        calls.append(1)
+        return estimate - measured
+
+    networks = [OrthogonalCoupling(nn.Conv1d(4, 4, 1), channels=8) for _ in range(5)]
+    irim = IRIM(networks, gradient, anchors=0)
+    loss = irim(torch.randn(1, 8, 6), torch.randn(1, 2, 6)).sum()
+    assert len(calls) == 5
+    loss.backward()
+    assert len(calls) == 10
+
+
+def test_the_update_writes_the_gradient_into_the_memory() -> None:
+    update = GradientUpdate(lambda estimate, d: estimate - d, 2)
+    state = torch.randn(1, 7, 3)
+    out = update(state, torch.ones(1, 2, 3))
+    assert torch.equal(out[:, :2], state[:, :2])
+    assert torch.equal(out[:, 2:4], state[:, 2:4] + state[:, :2] - 1)
+    assert torch.equal(out[:, 4:], state[:, 4:])
+    _, log_det = update.forward_and_log_det(state, torch.ones(1, 2, 3))
+    assert log_det.tolist() == [0.0]
+
+
+def test_the_log_determinant_of_an_irim_is_zero() -> None:
+    irim, (state, *data) = small(), problem()
+    out, log_det = irim.forward_and_log_det(state, *data)
+    assert_equal(out, irim(state, *data))
+    back, other = irim.inverse_and_log_det(out, *data)
+    assert_equal(back, state)
+    assert log_det.tolist() == other.tolist() == [0.0, 0.0]
+
+
+def test_the_weights_of_the_authors_give_their_output_and_gradient() -> None:
+    reference = np.load(REFERENCE)
+    channels, steps, *_ = reference["a/cfg"].tolist()
+    fan = list(zip(reference["a/ks"].tolist(), reference["a/st"].tolist(), strict=True))
+    networks = [
+        InvertibleSequential(
+            *[
+                OrthogonalCoupling(
+                    GatedResidualBlock(4, 4, hidden=k, stride=s), channels=channels
+                )
+                for k, s in fan
+            ]
+        )
+        for _ in range(steps)
+    ]
+    irim = IRIM(networks, LikelihoodGradient(), anchors=0).double()
+    names = {}
+    for name in reference.files:
+        if name.startswith("a/p/"):
+            names[name[4:]] = own_name(name[4:])
+    weights = {own: torch.tensor(reference[f"a/p/{n}"]) for n, own in names.items()}
+    weights = {n: w.squeeze(-1) if "vectors" in n else w for n, w in weights.items()}
+    irim.load_state_dict(weights)
+    state, zero_filled, mask, out, cotangent, expected = (
+        torch.tensor(reference[f"a/{key}"]) for key in ("x", "y", "m", "o", "w", "gx")
+    )
+    state.requires_grad_()
+    found = irim(state, zero_filled, mask)
+    compared = cotangent.abs().sum((0, 2, 3)) > 0
+    assert compared.sum() == 6
+    assert (found - out)[:, compared].abs().max() < 1e-9
+    (found * cotangent).sum().backward()
+    assert (state.grad - expected).abs().max() < 1e-9
+    own = dict(irim.named_parameters())
+    for name, own_key in names.items():
+        gradient = torch.tensor(reference[f"a/g/{name}"]).reshape(own[own_key].shape)
+        assert (own[own_key].grad - gradient).abs().max() < 1e-9
+
+
+def own_name(name: str) -> str:
+    """Return our name of one of the authors' parameters."""
+    _, step, kind, i, *rest = name.split(".")
+    layer = f"steps.{2 * int(step) + 1}.module.{i}"
+    if kind == "embeddings":
+        return f"{layer}.vectors"
+    block = {"l1": "gather", "l2": "look", "l3": "spread"}[rest[1]]
+    tensor = {
+        "weight_g": "parametrizations.weight.original0",
+        "weight_v": "parametrizations.weight.original1",
+        "bias": "bias",
+    }[rest[2]]
+    return f"{layer}.conditioner.{block}.{tensor}"
+
+
+@pytest.mark.parametrize("read_out", ["estimate", "parametric"])
+@pytest.mark.parametrize("multiplicity", [1, 2])
+def test_the_reconstructor_scales_with_its_input(read_out, multiplicity) -> None:
+    model = IRIMReconstructor(
+        8, 2, (4, 4), (1, 2), multiplicity=multiplicity, read_out=read_out
+    ).double()
+    image = torch.randn(2, 9, 8, dtype=torch.complex128)
+    mask = (torch.rand(2, 1, 8) < 0.5).double()
+    out = model(image, mask)
+    assert out.shape == image.shape
+    assert_equal(model(1e-6 * image, mask), 1e-6 * out)
+
+
+def test_an_empty_slice_stays_finite() -> None:
+    model = IRIMReconstructor(8, 1, (4,), (1,))
+    out = model(torch.zeros(1, 8, 8, dtype=torch.complex64), torch.ones(1, 1, 8))
+    assert torch.isfinite(torch.view_as_real(out)).all()
+
+
+@pytest.mark.parametrize("channels", [64, 96])
+def test_the_read_out_has_the_size_of_the_authors(channels) -> None:
+    model = IRIMReconstructor(channels, 1, (4,), (1,), read_out="parametric")
+    count = sum(p.numel() for p in model.read_out.parameters())
+    assert count == {64: 41_408, 96: 92_832}[channels]
+
+
+def test_the_loss_is_the_nmse_and_unbiased() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(3, 20, 20, dtype=torch.complex128)
+    estimate = target + 0.3 * torch.randn_like(target)
+    nmse = [
+        ((e - t).abs().square().sum() / t.abs().square().sum()).item()
+        for e, t in zip(estimate, target, strict=True)
+    ]
+    expected = sum(nmse) / 3
+    assert SubsampledNMSE(1.0)(estimate, target).item() == pytest.approx(expected)
+    loss = SubsampledNMSE(0.1)
+    draws = [loss(estimate, target, generator).item() for _ in range(400)]
+    assert sum(draws) / 400 == pytest.approx(expected, rel=0.02)
+    assert len(set(draws)) > 300
+
+
+def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
+    target = torch.randn(1, 8, 8, dtype=torch.complex128)
+    loss = SubsampledNMSE(1.0, magnitude=True)
+    assert loss(target * 1j, target).item() < 1e-20
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IRIM([], None), "step_networks is empty"),
+        (lambda: IRIMReconstructor(8, 1, (4, 4), (1,)), "hidden has 2 entries"),
+        (lambda: IRIMReconstructor(3, 1, (4,), (1,)), "need at least 4"),
+        (lambda: IRIMReconstructor(8, 1, (4,), (1,), read_out="x"), "read_out is 'x'"),
+        (lambda: SubsampledNMSE(0.0), "fraction is 0.0"),
+        (
+            lambda: SubsampledNMSE()(torch.ones(1, 2), torch.ones(1, 3)),
+            "crop both to the same size",
+        ),
+        (
+            lambda: GradientUpdate(None, 2)(torch.ones(1, 3, 4)),
+            "the state has 3 channels",
+        ),
+    ],
+)
+def test_impossible_arguments(make, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,82 @@
+"""Metrics are those of the fastMRI package."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mri_example.errors import InputError
+from mri_example.metrics import Scores, mse, nmse, psnr, score, ssim, summarize
+
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / "data/golden_fastmri.json").read_text()
+)
+
+
+@pytest.mark.parametrize("case", GOLDEN["metrics"], ids=["scale 1", "scale 1e-4"])
+def test_golden_values(case) -> None:
+    random = np.random.RandomState(case["seed"])
+    scale = case["scale"]
+    target = (random.rand(5, 64, 64) * scale).astype(np.float32)
+    noise = 0.1 * scale * random.randn(5, 64, 64)
+    estimate = (target + noise).astype(np.float32).astype(np.float64)
+    target = target.astype(np.float64)
+    assert mse(target, estimate) == pytest.approx(case["mse"], rel=1e-6)
+    assert nmse(target, estimate) == pytest.approx(case["nmse"], rel=1e-6)
+    assert psnr(target, estimate) == pytest.approx(case["psnr"], rel=1e-6)
+    assert ssim(target, estimate) == pytest.approx(case["ssim"], rel=1e-6)
+    doubled = ssim(target, estimate, 2 * target.max())
+    assert doubled == pytest.approx(case["ssim_maxval_x2"], rel=1e-6)
+    assert score(target, estimate) == Scores(
+        nmse(target, estimate), psnr(target, estimate), ssim(target, estimate)
+    )
+
+
+@given(st.integers(0, 2**31), st.floats(1e-6, 1e3))
+def test_scores_do_not_depend_on_the_unit(seed, unit) -> None:
+    random = np.random.RandomState(seed)
+    target, estimate = random.rand(2, 9, 9), random.rand(2, 9, 9)
+    a, b = score(target, estimate), score(unit * target, unit * estimate)
+    assert (a.nmse, a.psnr, a.ssim) == pytest.approx((b.nmse, b.psnr, b.ssim), rel=1e-9)
+
+
+def test_a_perfect_reconstruction() -> None:
+    target = np.random.RandomState(0).rand(2, 9, 9)
+    assert score(target, target) == Scores(0.0, float("inf"), 1.0)
+
+
+def test_both_are_cropped_to_the_width_of_the_target() -> None:
+    random = np.random.RandomState(0)
+    target, estimate = random.rand(2, 12, 8), random.rand(2, 14, 10)
+    expected = score(target[:, 2:10], estimate[:, 3:11, 1:9])
+    assert score(target, estimate) == expected
+
+
+def test_summaries() -> None:
+    scores = [Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.7)]
+    summary = summarize(scores)
+    assert summary.mean.psnr == pytest.approx(21)
+    assert summary.spread.psnr == pytest.approx(2 * np.sqrt(2))
+    assert summarize(scores[:1]).spread == Scores(0, 0, 0)
+    with pytest.raises(InputError, match="no volume to summarize"):
+        summarize([])
+
+
+@pytest.mark.parametrize(
+    ("target", "estimate", "message"),
+    [
+        (np.ones((9, 9)), np.ones((9, 9)), "must be \\(slices, rows, columns\\)"),
+        (np.ones((2, 9, 9)), np.ones((3, 9, 9)), "as many slices"),
+        (np.ones((0, 9, 9)), np.ones((0, 9, 9)), "empty"),
+        (np.ones((1, 9, 9)), np.full((1, 9, 9), np.nan), "not finite"),
+        (np.ones((1, 5, 5)), np.ones((1, 5, 5)), "SSIM needs at least 7"),
+        (np.ones((1, 9, 9)), np.ones((1, 8, 9)), "does not fit"),
+        (np.zeros((1, 9, 9)), np.ones((1, 9, 9)), "zero everywhere"),
+    ],
+)
+def test_volumes_that_cannot_be_compared(target, estimate, message) -> None:
+    with pytest.raises(InputError, match=message):
+        score(target, estimate)

@@ -1,0 +1,65 @@
+"""The forward model has an adjoint, and its gradient is that of the likelihood."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+
+from mri_example.physics import LikelihoodGradient, SingleCoil, undersample
+from mri_example.signal import channels_to_complex, complex_to_channels
+from tests.tolerances import assert_equal
+
+sizes = st.integers(2, 9)
+
+
+def draw(rows: int, cols: int, copies: int = 1):
+    image = torch.randn(2, copies, rows, cols, dtype=torch.complex128)
+    mask = (torch.rand(2, 1, 1, cols) < 0.5).float()
+    return image, mask
+
+
+@given(sizes, sizes)
+def test_the_adjoint_is_the_adjoint(rows, cols) -> None:
+    x, mask = draw(rows, cols)
+    k, _ = draw(rows, cols)
+    model = SingleCoil(mask)
+    left = torch.vdot(k.flatten(), model.forward(x).flatten())
+    right = torch.vdot(model.adjoint(k).flatten(), x.flatten())
+    assert abs(left - right) < 1e-10
+
+
+@given(sizes, sizes)
+def test_measuring_what_is_measured_changes_nothing(rows, cols) -> None:
+    x, mask = draw(rows, cols)
+    model = SingleCoil(mask)
+    d = model.forward(x)
+    assert_equal(model.forward(model.adjoint(d)), d)
+
+
+@given(sizes, sizes, st.integers(1, 3))
+def test_the_gradient_is_that_of_the_squared_residual(rows, cols, copies) -> None:
+    x, mask = draw(rows, cols, copies)
+    truth, _ = draw(rows, cols)
+    model = SingleCoil(mask)
+    d = model.forward(truth)
+    estimate = complex_to_channels(x).requires_grad_()
+    residual = model.forward(channels_to_complex(estimate)) - d
+    likelihood = residual.abs().square().sum() / 2
+    (expected,) = torch.autograd.grad(likelihood, estimate)
+    found = LikelihoodGradient()(estimate, model.adjoint(d), mask)
+    assert_equal(found, expected)
+
+
+def test_the_gradient_is_differentiable_twice() -> None:
+    x, mask = draw(3, 4)
+    zero_filled, _ = draw(3, 4)
+    estimate = complex_to_channels(x).requires_grad_()
+    arguments = (estimate, zero_filled.requires_grad_(), mask)
+    assert gradcheck(LikelihoodGradient(), arguments)
+    assert gradgradcheck(LikelihoodGradient(), arguments)
+
+
+def test_what_is_not_measured_is_positive_zero() -> None:
+    kspace = torch.full((2, 4), -1 - 1j)
+    masked = torch.view_as_real(undersample(kspace, torch.zeros(4)))
+    assert not masked.signbit().any()

@@ -1,0 +1,65 @@
+"""The Fourier transform is unitary, crops are centered, channels are a bijection."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mri_example.signal import (
+    center_crop,
+    channels_to_complex,
+    complex_to_channels,
+    fft2c,
+    ifft2c,
+)
+from tests.tolerances import assert_equal
+
+sizes = st.integers(1, 9)
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.complex128)
+
+
+@given(sizes, sizes)
+def test_the_transform_is_unitary_with_the_given_inverse(rows, cols) -> None:
+    x, k = images(2, rows, cols), images(2, rows, cols)
+    assert_equal(ifft2c(fft2c(x)), x)
+    assert_equal(fft2c(ifft2c(k)), k)
+    assert_equal(
+        torch.vdot(k.flatten(), fft2c(x).flatten()),
+        torch.vdot(ifft2c(k).flatten(), x.flatten()),
+    )
+    assert_equal(fft2c(x).norm(), x.norm())
+
+
+@given(sizes, sizes)
+def test_the_origin_is_in_the_middle(rows, cols) -> None:
+    flat = torch.ones(rows, cols, dtype=torch.complex128)
+    impulse = torch.zeros(rows, cols, dtype=torch.complex128)
+    impulse[rows // 2, cols // 2] = (rows * cols) ** 0.5
+    assert_equal(fft2c(flat), impulse)
+
+
+@given(sizes, sizes, st.data())
+def test_crops_are_centered(rows, cols, data) -> None:
+    shape = data.draw(st.tuples(st.integers(1, rows), st.integers(1, cols)))
+    x = images(2, rows, cols)
+    top, left = (rows - shape[0]) // 2, (cols - shape[1]) // 2
+    expected = x[:, top : top + shape[0], left : left + shape[1]]
+    assert torch.equal(center_crop(x, shape), expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (0, 1)])
+def test_crops_lie_within_the_image(shape) -> None:
+    with pytest.raises(ValueError, match="must lie within it"):
+        center_crop(torch.zeros(4, 4), shape)
+
+
+@given(sizes, sizes)
+def test_channels_hold_real_parts_first(copies, cols) -> None:
+    x = images(2, copies, 3, cols)
+    channels = complex_to_channels(x)
+    assert torch.equal(channels[:, :copies], x.real)
+    assert torch.equal(channels[:, copies:], x.imag)
+    assert torch.equal(channels_to_complex(channels), x)
