@@ -35,8 +35,11 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
     Returns:
         Shape `(batch, out, *space)`, in the dtype of `x` also under autocast.
     """
+    matrix = matrix.to(x.dtype)
     with no_autocast(x):
-        mixed = matrix.to(x.dtype) @ x.flatten(2) if x.ndim > 2 else x @ matrix.to(x).T
+        if x.ndim == 2:
+            return x @ matrix.T
+        mixed = torch.bmm(matrix.expand(len(x), *matrix.shape), x.flatten(2))
     return mixed.reshape(len(x), len(matrix), *x.shape[2:])
 
 
@@ -55,7 +58,7 @@ def correlate_channels(a: Tensor, b: Tensor) -> Tensor:
     with no_autocast(a):
         if a.ndim == 2:
             return a.T @ b.conj()
-        return (a.flatten(2) @ b.flatten(2).mH).sum(0)
+        return torch.bmm(a.flatten(2), b.flatten(2).mH).sum(0)
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:

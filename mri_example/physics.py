@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from mri_example.sampling import undersample
 from mri_example.signal import (
     channels_to_complex,
     complex_to_channels,
     fft2c,
     ifft2c,
 )
-
-
-def undersample(kspace: Tensor, mask: Tensor) -> Tensor:
-    """Keep the measured columns of k-space; the others are +0.0.
-
-    Args:
-        kspace: Complex, `(..., rows, cols)`.
-        mask: 1 where measured, 0 elsewhere; it broadcasts against `kspace`.
-    """
-    return torch.where(mask.bool(), kspace, torch.zeros((), dtype=kspace.dtype))
 
 
 class SingleCoil:

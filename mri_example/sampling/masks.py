@@ -101,16 +101,19 @@ class MaskFunction:
             )
 
 
-def mask_function(
-    pattern: str, center_fractions: Sequence[float], accelerations: Sequence[float]
-) -> MaskFunction:
-    """Return the mask function of a pattern; see `MaskFunction`."""
-    return MaskFunction(pattern, center_fractions, accelerations)
-
-
 def volume_seed(name: str) -> tuple[int, ...]:
     """Return the seed of a volume, from its file name, for example `"file1.h5"`."""
     return tuple(map(ord, name))
+
+
+def undersample(kspace: Tensor, mask: Tensor) -> Tensor:
+    """Keep the measured columns of k-space; the others are +0.0.
+
+    Args:
+        kspace: Complex, `(..., rows, cols)`.
+        mask: 1 where measured, 0 elsewhere; it broadcasts against `kspace`.
+    """
+    return torch.where(mask.bool(), kspace, torch.zeros((), dtype=kspace.dtype))
 
 
 def _check(fraction: float, acceleration: float) -> None:

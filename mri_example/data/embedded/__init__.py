@@ -1,0 +1,1 @@
+"""The anatomy that ships with the repository; NOTICE names its sources."""

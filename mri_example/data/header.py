@@ -1,0 +1,96 @@
+"""The part of an ISMRMRD header that the pipeline reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from mri_example.errors import InputError
+
+NAMESPACE = "http://www.ismrm.org/ISMRMRD"
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Header:
+    """Sizes of a scan.
+
+    Attributes:
+        encoded: Matrix of the encoded space: readout, phase encoding, slices.
+        recon: Matrix of the reconstructed space, in the same order.
+        center: Index of the central phase-encoding step.
+        maximum: Highest index of the phase-encoding steps.
+    """
+
+    encoded: Size
+    recon: Size
+    center: int
+    maximum: int
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Columns from the first to before the second were measured at all."""
+        left = self.encoded[1] // 2 - self.center
+        return left, left + self.maximum + 1
+
+    @classmethod
+    def parse(cls, xml: bytes) -> Header:
+        """Read a header.
+
+        Raises:
+            InputError: If it is not XML, or a field is missing.
+        """
+        try:
+            encoding = ElementTree.fromstring(xml).find(_path("encoding"))
+            step = _path("encodingLimits", "kspace_encoding_step_1")
+            return cls(
+                encoded=_size(encoding, "encodedSpace"),
+                recon=_size(encoding, "reconSpace"),
+                center=_number(encoding, f"{step}/{_path('center')}"),
+                maximum=_number(encoding, f"{step}/{_path('maximum')}"),
+            )
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
+            raise InputError(
+                f"the ISMRMRD header cannot be read ({error}); remove the data set "
+                f"'ismrmrd_header' to have the sizes taken from the k-space"
+            ) from error
+
+    def xml(self) -> bytes:
+        """Write the header."""
+        ElementTree.register_namespace("", NAMESPACE)
+        root = ElementTree.Element(_path("ismrmrdHeader"))
+        encoding = ElementTree.SubElement(root, _path("encoding"))
+        for name, size in (("encodedSpace", self.encoded), ("reconSpace", self.recon)):
+            matrix = _nested(encoding, name, "matrixSize")
+            for axis, value in zip("xyz", size, strict=True):
+                _nested(matrix, axis).text = str(value)
+        limits = _nested(encoding, "encodingLimits", "kspace_encoding_step_1")
+        for name, value in (
+            ("minimum", 0),
+            ("maximum", self.maximum),
+            ("center", self.center),
+        ):
+            _nested(limits, name).text = str(value)
+        return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _path(*names: str) -> str:
+    return "/".join(f"{{{NAMESPACE}}}{name}" for name in names)
+
+
+def _nested(parent: ElementTree.Element, *names: str) -> ElementTree.Element:
+    for name in names:
+        parent = ElementTree.SubElement(parent, _path(name))
+    return parent
+
+
+def _number(element: ElementTree.Element | None, path: str) -> int:
+    text = element.findtext(path) if element is not None else None
+    if text is None:
+        raise LookupError(f"it lacks {path.replace(f'{{{NAMESPACE}}}', '')}")
+    return int(text)
+
+
+def _size(encoding: ElementTree.Element | None, space: str) -> Size:
+    x, y, z = (_number(encoding, _path(space, "matrixSize", axis)) for axis in "xyz")
+    return x, y, z

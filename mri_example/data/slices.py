@@ -1,0 +1,156 @@
+"""A data set of slices: what a model is given, and what it should return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mri_example.data.files import KSpaceFile, volume_paths
+from mri_example.errors import InputError
+from mri_example.sampling import MaskFunction, undersample, volume_seed
+from mri_example.signal import center_crop, fft2c, ifft2c
+
+Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Sample(NamedTuple):
+    """One slice.
+
+    Attributes:
+        zero_filled: Image of the measured k-space, complex `(rows, cols)`.
+        mask: 1 where columns were measured, `(1, cols)`.
+        image: Image of the full k-space, complex `(rows, cols)`; equal to `zero_filled`
+            where the file itself is undersampled.
+        name: Name of the file.
+        slice_index: Slice of the volume.
+    """
+
+    zero_filled: Tensor
+    mask: Tensor
+    image: Tensor
+    name: str
+    slice_index: int
+
+
+class SliceDataset(Dataset[Sample]):
+    """All slices of the single-coil files of a folder.
+
+    The readout oversampling is removed first: rows are cropped to those of the target,
+    which is exact because the mask runs along the columns only.
+
+    A file that brings its own mask keeps it. Otherwise masks are seeded by the name of
+    the file, the same for all slices of a volume; or, with an `epoch`, drawn afresh for
+    every slice. All randomness of a slice is a function of seed, epoch and index alone,
+    so it does not depend on workers, ranks or interruptions.
+
+    Args:
+        folder: A folder such as `singlecoil_train`.
+        mask_function: Draws the masks.
+        epoch: Number of the training epoch; `None` outside of training.
+        seed: Seed of the training randomness.
+        crop: Rows and columns of what a model is trained on, for batches of slices of
+            different sizes; larger images are cropped, smaller ones padded with zeros.
+        augment: Changes the fully sampled image in training.
+
+    Raises:
+        InputError: If the folder has no usable files, or one has several coils.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        mask_function: MaskFunction,
+        *,
+        epoch: int | None = None,
+        seed: int = 0,
+        crop: tuple[int, int] | None = None,
+        augment: Augmentation | None = None,
+    ) -> None:
+        self.files = [KSpaceFile.inspect(path) for path in volume_paths(folder)]
+        for file in self.files:
+            if len(file.shape) != 3:
+                raise InputError(
+                    f"{file.path} has {file.shape[1]} coils, but this model takes "
+                    f"single-coil data of shape (slices, rows, cols)"
+                )
+        self.mask_function = mask_function
+        self.epoch, self.seed = epoch, seed
+        self.crop, self.augment = crop, augment
+        self.items = [(f, i) for f in self.files for i in range(f.slices)]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, item: int) -> Sample:
+        file, index = self.items[item]
+        image = self._image(file, index)
+        if self.epoch is not None:
+            image = self._prepared(image, item)
+        kspace = fft2c(image)
+        mask = self._mask(file, kspace, item)
+        zero_filled = ifft2c(undersample(kspace, mask))
+        return Sample(zero_filled, mask, image, file.path.name, index)
+
+    def _image(self, file: KSpaceFile, index: int) -> Tensor:
+        image = ifft2c(torch.from_numpy(file.kspace(index)))
+        rows = min(file.crop[0], image.shape[0])
+        return center_crop(image, (rows, image.shape[1]))
+
+    def _prepared(self, image: Tensor, item: int) -> Tensor:
+        if self.augment is not None:
+            image = self.augment(image, self._generator(item))
+        return image if self.crop is None else fitted(image, self.crop)
+
+    def _mask(self, file: KSpaceFile, kspace: Tensor, item: int) -> Tensor:
+        if file.mask is not None and len(file.mask) == kspace.shape[-1]:
+            return torch.from_numpy(file.mask).unsqueeze(0)
+        fresh = self.epoch is not None
+        seed = self._seed(item) if fresh else volume_seed(file.path.name)
+        mask, _ = self.mask_function(kspace.shape, seed=seed)
+        return mask if fresh else _measured(mask, file.padding)
+
+    def _seed(self, item: int) -> Sequence[int]:
+        return (self.seed, self.epoch or 0, item)
+
+    def _generator(self, item: int) -> torch.Generator:
+        seed = hash(self._seed(item)) % 2**63
+        return torch.Generator().manual_seed(seed)
+
+
+def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Crop or zero-pad the last two axes to `shape`, around the center."""
+    smaller = [min(n, s) for n, s in zip(image.shape[-2:], shape, strict=True)]
+    image = center_crop(image, (smaller[0], smaller[1]))
+    missing = [s - n for n, s in zip(smaller, shape, strict=True)]
+    top, left = missing[0] // 2, missing[1] // 2
+    sides = (left, missing[1] - left, top, missing[0] - top)
+    return torch.nn.functional.pad(image, sides)
+
+
+def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip either axis, exchange the axes of a square, and turn the phase, by chance.
+
+    Args:
+        image: Complex, `(rows, cols)`.
+        generator: What chance follows from.
+    """
+    chance = torch.rand(4, generator=generator)
+    axes = [axis for axis in (0, 1) if chance[axis] < 0.5]
+    image = image.flip(axes)
+    if chance[2] < 0.5 and image.shape[0] == image.shape[1]:
+        image = image.T
+    return image * torch.polar(torch.ones(()), 2 * torch.pi * chance[3])
+
+
+def _measured(mask: Tensor, padding: tuple[int, int] | None) -> Tensor:
+    if padding is None:
+        return mask
+    left, right = max(padding[0], 0), padding[1]
+    mask[..., :left] = 0
+    mask[..., right:] = 0
+    return mask
