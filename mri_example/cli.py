@@ -1,0 +1,147 @@
+"""The command line: `python -m mri_example demo | simulate | fit | ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli, set_parsing_settings
+
+from mri_example.data import Simulation, simulate_demo, simulate_volumes
+from mri_example.data.anatomy import nifti_volumes
+from mri_example.demo import demo
+from mri_example.errors import InputError
+from mri_example.evaluation import evaluate as evaluate_folders
+from mri_example.reconstruction import reconstruct as reconstruct_folder
+from mri_example.reconstruction import zero_filled
+from mri_example.training import (
+    MaskConfig,
+    ModelConfig,
+    TrainingConfig,
+    fit,
+    load_model,
+)
+
+
+def simulate(
+    output: Path, source: Path | None = None, simulation: Simulation | None = None
+) -> None:
+    """Simulate single-coil k-space in the fastMRI layout.
+
+    Without a source, the embedded heads are written as a data root with the folders
+    singlecoil_train, singlecoil_val and singlecoil_test, split by subject. Simulated
+    k-space is not raw data: scores on it do not compare with the leaderboard.
+
+    Args:
+        output: A data root; with a source, the folder for its files.
+        source: A NIfTI file or a folder of them, magnitudes.
+        simulation: Size, noise, phase and seed.
+    """
+    simulation = simulation or Simulation()
+    if source is None:
+        written = simulate_demo(output, simulation)
+    else:
+        written = simulate_volumes(nifti_volumes(source), output, simulation)
+    _say(f"{len(written)} files written to {output}; those already there were kept")
+
+
+def train(
+    data: Path,
+    output: Path,
+    model: ModelConfig | None = None,
+    masks: MaskConfig | None = None,
+    training: TrainingConfig | None = None,
+) -> None:
+    """Train an i-RIM on single-coil files in the fastMRI layout.
+
+    Run again with the same options it goes on where it was interrupted.
+
+    Args:
+        data: Folder with singlecoil_train and singlecoil_val.
+        output: Folder for best.ckpt, last.ckpt and log/.
+        model: The model.
+        masks: How k-space is undersampled.
+        training: How the model is trained.
+    """
+    best = fit(data, output, model, masks, training)
+    _say(f"best checkpoint: {best}")
+
+
+def reconstruct(
+    data: Path,
+    output: Path,
+    checkpoint: Path | None = None,
+    masks: MaskConfig | None = None,
+    device: str = "",
+    batch_size: int = 8,
+) -> None:
+    """Reconstruct every file of a folder, as the leaderboard takes it.
+
+    Args:
+        data: Folder of single-coil files; those that bring a mask keep it.
+        output: Folder for files of the same names, data set reconstruction.
+        checkpoint: A trained model; without one the zero-filled images are written.
+        masks: How files without a mask are undersampled.
+        device: For example cpu or cuda; a GPU is used if there is one.
+        batch_size: Slices that are reconstructed at once.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    method = zero_filled if checkpoint is None else load_model(checkpoint, device)
+    functions = (masks or MaskConfig()).build()
+    written = reconstruct_folder(
+        method, data, output, functions, device=device, batch_size=batch_size
+    )
+    _say(f"{len(written)} reconstructions written to {output}")
+
+
+def evaluate(
+    targets: Path,
+    reconstructions: Path,
+    acquisition: str | None = None,
+    output: Path | None = None,
+) -> None:
+    """Compare reconstructions with targets: NMSE, PSNR and SSIM per volume.
+
+    Args:
+        targets: Folder of files with targets.
+        reconstructions: Folder of reconstructions with the same names.
+        acquisition: Count only the volumes of this acquisition.
+        output: A JSON file for the numbers.
+    """
+    evaluation = evaluate_folders(targets, reconstructions, acquisition)
+    _say(str(evaluation))
+    if output is not None:
+        evaluation.write(output)
+
+
+COMMANDS = {
+    "demo": demo,
+    "simulate": simulate,
+    "fit": train,
+    "reconstruct": reconstruct,
+    "evaluate": evaluate,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 if it succeeded, 2 if the input was at fault.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    try:
+        auto_cli(COMMANDS, args=arguments, as_positional=False, prog="mri_example")
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again to go on\n")
+        return 130
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")

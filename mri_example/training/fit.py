@@ -1,0 +1,106 @@
+"""A training run: from a data root to checkpoints and a log."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from mri_example.training.checkpoints import WholeCheckpointIO, check_same
+from mri_example.training.configuration import (
+    MaskConfig,
+    ModelConfig,
+    TrainingConfig,
+    plain,
+)
+from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
+
+QUIET = (
+    ".*does not have many workers.*",
+    ".*The number of training batches.*",
+    ".*Checkpoint directory.*exists and is not empty.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+)
+
+
+def fit(
+    data: Path,
+    output: Path,
+    model: ModelConfig | None = None,
+    masks: MaskConfig | None = None,
+    training: TrainingConfig | None = None,
+) -> Path:
+    """Train an i-RIM on single-coil files in the fastMRI layout.
+
+    A run that was interrupted goes on from the end of its last whole epoch, and on a CPU
+    ends with the very weights it would have had.
+
+    Args:
+        data: Folder with `singlecoil_train` and `singlecoil_val`.
+        output: Folder for `best.ckpt` (highest SSIM in validation), `last.ckpt` and
+            `log/`.
+        model: The model.
+        masks: How k-space is undersampled.
+        training: How the model is trained.
+
+    Returns:
+        The path of the best checkpoint.
+
+    Raises:
+        InputError: If data, configuration or a checkpoint in `output` cannot be used.
+    """
+    model, masks = model or ModelConfig(), masks or MaskConfig()
+    training = training or TrainingConfig()
+    configuration = plain(model, masks, training)
+    last = output / "last.ckpt"
+    if last.exists():
+        check_same(last, configuration)
+    slices = SliceData(data, masks.build(), training)
+    files = {file.path.name: file for file in slices.validation.files}
+    torch.manual_seed(training.seed)
+    task = ReconstructionTask(model.build(), training, files, configuration)
+    with warnings.catch_warnings():
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        trainer = _trainer(output, training)
+        trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
+    return output / "best.ckpt"
+
+
+def _trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        precision=training.precision,  # type: ignore[arg-type]
+        max_epochs=training.epochs,
+        max_time=timedelta(minutes=training.minutes) if training.minutes else None,
+        gradient_clip_val=training.clip,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        logger=CSVLogger(output, name="log"),
+        plugins=[WholeCheckpointIO()],
+        callbacks=[
+            ModelCheckpoint(
+                dirpath=output,
+                filename="best",
+                monitor="validation_ssim",
+                mode="max",
+                enable_version_counter=False,
+            ),
+            ModelCheckpoint(
+                dirpath=output,
+                filename="last",
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            ),
+        ],
+    )

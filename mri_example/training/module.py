@@ -1,0 +1,115 @@
+"""One training step, one validation step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from mri_example.data import Sample
+from mri_example.data.files import KSpaceFile
+from mri_example.metrics import METRICS, score, summarize
+from mri_example.model import IRIMReconstructor, SubsampledNMSE
+from mri_example.signal import center_crop
+from mri_example.training.checkpoints import CONFIGURATION
+from mri_example.training.configuration import TrainingConfig
+
+WARM_UP = 0.05
+
+
+class ReconstructionTask(lightning.LightningModule):
+    """Learn to reconstruct complex images from undersampled k-space.
+
+    Validation reports NMSE, PSNR and SSIM per volume, the numbers of the command
+    `evaluate`.
+
+    Args:
+        model: The model.
+        config: How it is trained.
+        files: The validation files by name, for their targets.
+        configuration: What a checkpoint is checked against, plain values.
+    """
+
+    def __init__(
+        self,
+        model: IRIMReconstructor,
+        config: TrainingConfig,
+        files: dict[str, KSpaceFile],
+        configuration: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = SubsampledNMSE(config.fraction, magnitude=config.magnitude)
+        self.config = config
+        self.files = files
+        self.configuration = configuration
+        self.outputs: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
+
+    def on_train_epoch_start(self) -> None:
+        """Let the random numbers of an epoch follow from its number alone."""
+        seeds = np.random.SeedSequence(
+            [self.config.seed, self.current_epoch, self.global_rank]
+        )
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
+
+    def training_step(self, batch: Sample) -> Tensor:
+        """Return the loss of a batch."""
+        loss: Tensor = self.loss(self.model(batch.zero_filled, batch.mask), batch.image)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Sample) -> None:
+        """Reconstruct a slice and keep its magnitude for the end of the epoch."""
+        image = self.model(batch.zero_filled, batch.mask)
+        for i, name in enumerate(batch.name):
+            crop = self.files[name].crop
+            magnitude = center_crop(image[i].abs(), crop).float().cpu().numpy()
+            self.outputs[name, int(batch.slice_index[i])] = magnitude
+
+    def on_validation_epoch_end(self) -> None:
+        """Score whole volumes."""
+        slices = self._gathered()
+        self.outputs = {}
+        if self.trainer.sanity_checking:
+            return
+        scores = []
+        for name, file in self.files.items():
+            volume = np.stack([slices[name, i] for i in range(file.slices)])
+            scores.append(score(file.target_volume(), volume))
+        mean = summarize(scores).mean
+        for metric in METRICS:
+            value = getattr(mean, metric)
+            self.log(f"validation_{metric}", value, prog_bar=True, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam, with a warm-up and a cosine over the whole run."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+
+        def factor(step: int) -> float:
+            done = min(1.0, step / total)
+            return min(1.0, (step + 1) / (WARM_UP * total)) * (
+                0.5 + 0.5 * math.cos(math.pi * done)
+            )
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the configuration into the checkpoint."""
+        checkpoint[CONFIGURATION] = self.configuration
+
+    def _gathered(self) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
+        """Return the slices of all ranks, each once."""
+        if self.trainer.world_size == 1:
+            return self.outputs
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, self.outputs)
+        return {key: value for part in parts for key, value in part.items()}
