@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
@@ -116,7 +116,7 @@ def evaluate(
         evaluation.write(output)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Any] = {
     "demo": demo,
     "simulate": simulate,
     "fit": train,
@@ -125,7 +125,7 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:

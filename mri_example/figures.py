@@ -20,7 +20,7 @@ NAMES = {
     "checkpoint": "checkpoint every layer",
     "store": "plain autograd",
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

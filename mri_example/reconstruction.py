@@ -38,15 +38,15 @@ def reconstruct(
 ) -> list[Path]:
     """Reconstruct every file of a folder.
 
-    Files that bring a mask keep it; the others are undersampled by `mask_function`, seeded
-    by the name of the file.
+    Files that bring a mask keep it; the others are undersampled by `mask_function`,
+    seeded by the name of the file.
 
     Args:
         method: Takes zero-filled images `(batch, rows, cols)` and masks
             `(batch, 1, cols)`, and returns images.
         data: Folder of single-coil files in the fastMRI layout.
-        output: Folder for the reconstructions, one file for each input, of the same name:
-            data set `reconstruction`, float32 magnitudes `(slices, H, W)`.
+        output: Folder for the reconstructions, one file for each input, of the same
+            name: data set `reconstruction`, float32 magnitudes `(slices, H, W)`.
         mask_function: Draws the masks.
         device: Where to compute, for example `cuda`.
         batch_size: Slices that are reconstructed at once.

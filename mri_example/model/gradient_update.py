@@ -20,8 +20,8 @@ class GradientUpdate(VolumePreserving):
     whose shift has fewer channels than what it shifts (eq. 10 and 19).
 
     Args:
-        gradient: A function of the estimate $\eta$ and the data $d$ that returns a tensor
-            of the shape of the estimate.
+        gradient: A function of the estimate $\eta$ and the data $d$ that returns a
+            tensor of the shape of the estimate.
         estimate_channels: Number of channels in $\eta$.
 
     Shape:

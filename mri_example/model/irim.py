@@ -28,7 +28,8 @@ class IRIM(InvertibleModule, composite=True):
             module may appear more than once.
         gradient: A function of the estimate and the data, or a module, that returns the
             gradient of the data term, of the shape of the estimate.
-        estimate_channels: Channels of the state that hold the estimate; they come first.
+        estimate_channels: Channels of the state that hold the estimate; they come
+            first.
         memory: Memory strategy of the container; see `invtorch.InvertibleSequential`.
         anchors: States that are kept exactly; see `invtorch.InvertibleSequential`.
 

@@ -18,9 +18,9 @@ class IRIMReconstructor(nn.Module):
     r"""Reconstruct slices from undersampled single-coil k-space.
 
     The zero-filled image, divided by its standard deviation, is the first estimate; the
-    memory starts from zero. Each step is a fan of `OrthogonalCoupling`s that look at the
-    image on grids of different coarseness. The image is read from the final state and
-    multiplied by the scale again.
+    memory starts from zero. Each step is a fan of `OrthogonalCoupling`s that look at
+    the image on grids of different coarseness. The image is read from the final state
+    and multiplied by the scale again.
 
     Args:
         channels: Channels of the machine state.
@@ -38,11 +38,12 @@ class IRIMReconstructor(nn.Module):
         reconstruction is complex `(batch, H, W)`.
 
     Raises:
-        ValueError: If `hidden` and `strides` differ in length, the state is too small for
-            the copies of the estimate and their gradients, or `read_out` is unknown.
+        ValueError: If `hidden` and `strides` differ in length, the state is too small
+            for the copies of the estimate and their gradients, or `read_out` is
+            unknown.
 
     Example:
-        >>> model = IRIMReconstructor(channels=8, steps=2, hidden=(8, 8), strides=(1, 2))
+        >>> model = IRIMReconstructor(8, steps=2, hidden=(8, 8), strides=(1, 2))
         >>> image = torch.randn(1, 16, 16, dtype=torch.complex64)
         >>> model(image, torch.ones(1, 1, 16)).shape
         torch.Size([1, 16, 16])

@@ -25,7 +25,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self,
         checkpoint: dict[str, Any],
         path: Any,
-        storage_options: Any = None,
+        storage_options: Any = None,  # noqa: ARG002 (the signature is Lightning's)
     ) -> None:
         """Write a checkpoint and rename it into place."""
         with whole_file(Path(path)) as partial:
@@ -40,7 +40,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     """Load a checkpoint.
 
     Raises:
-        InputError: If the file is missing, damaged, or not a checkpoint of this package.
+        InputError: If the file is missing, damaged, or not a checkpoint of this
+            package.
     """
     if not path.is_file():
         raise InputError(f"the checkpoint {path} does not exist: check the path")

@@ -38,11 +38,11 @@ class SliceData(lightning.LightningDataModule):
         self.validation = SliceDataset(root / "singlecoil_val", mask_function)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Return the loader of the present epoch, whose order and masks follow from it."""
+        """Return the loader of the present epoch; order and masks follow from it."""
         trainer = self.trainer
         assert trainer is not None
         dataset = self._training(trainer.current_epoch)
-        sampler = DistributedSampler(
+        sampler: DistributedSampler[Sample] = DistributedSampler(
             dataset,
             num_replicas=trainer.world_size,
             rank=trainer.global_rank,

@@ -38,8 +38,8 @@ def fit(
 ) -> Path:
     """Train an i-RIM on single-coil files in the fastMRI layout.
 
-    A run that was interrupted goes on from the end of its last whole epoch, and on a CPU
-    ends with the very weights it would have had.
+    A run that was interrupted goes on from the end of its last whole epoch, and on a
+    CPU ends with the very weights it would have had.
 
     Args:
         data: Folder with `singlecoil_train` and `singlecoil_val`.

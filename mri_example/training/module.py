@@ -68,7 +68,7 @@ class ReconstructionTask(lightning.LightningModule):
         for i, name in enumerate(batch.name):
             crop = self.files[name].crop
             magnitude = center_crop(image[i].abs(), crop).float().cpu().numpy()
-            self.outputs[name, int(batch.slice_index[i])] = magnitude
+            self.outputs[name, int(torch.as_tensor(batch.slice_index)[i])] = magnitude
 
     def on_validation_epoch_end(self) -> None:
         """Score whole volumes."""
