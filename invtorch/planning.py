@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
@@ -39,6 +40,7 @@ def measure_memory(call: Callable[[], object]) -> Memory:
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
         Memory(peak=1024, live=1024)
     """
+    gc.collect()  # what is already dead must not be freed in between
     if torch.cuda.is_available():
         return _measure_cuda(call)
     with profile(profile_memory=True) as record:

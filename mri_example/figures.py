@@ -20,6 +20,7 @@ NAMES = {
     "checkpoint": "checkpoint every layer",
     "store": "plain autograd",
 }
+SMOOTH = 30  # steps of training that are averaged for the eye
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -53,7 +54,7 @@ def compare(
         figsize=(2.6 * (len(images) + 1), 5.6), layout="constrained", dpi=120
     )
     axes = figure.subplots(2, len(images) + 1)
-    limit = float(target.max())
+    limit = float(np.quantile(target, 0.998))
     for column, (name, image) in enumerate({**images, "target": target}.items()):
         axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=limit)
         axes[0, column].set_title(name, fontsize=10)
@@ -65,10 +66,8 @@ def compare(
             axes[1, column].set_title(f"error × {amplify}", fontsize=9)
     for axis in axes.flat:
         axis.axis("off")
-    bar = figure.colorbar(
-        shown, ax=axes[1, -1], location="left", fraction=0.9, aspect=14
-    )
-    bar.set_label("|error|", fontsize=8)
+    bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes((0.05, 0.1, 0.07, 0.8)))
+    bar.set_label("absolute error", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -132,8 +131,14 @@ def _logged(log: Path) -> list[dict[str, str]]:
 
 
 def _curve(axis: Any, rows: Sequence[Mapping[str, str]], key: str, label: str) -> None:
-    points = {int(r["epoch"]) + 1: float(r[key]) for r in rows if r.get(key)}
-    axis.plot(list(points), list(points.values()), "o-", color=COLORS["invert"], ms=3)
-    axis.set_xlabel("epoch")
+    points = {int(r["step"]) + 1: float(r[key]) for r in rows if r.get(key)}
+    steps, values = np.array(list(points)), np.array(list(points.values()))
+    if len(values) > SMOOTH:
+        axis.plot(steps, values, color=COLORS["invert"], alpha=0.25, lw=0.8)
+        window = np.ones(SMOOTH) / SMOOTH
+        steps, values = steps[SMOOTH - 1 :], np.convolve(values, window, "valid")
+        axis.plot(steps, values, color=COLORS["invert"], lw=2)
+    else:
+        axis.plot(steps, values, "o-", color=COLORS["invert"])
+    axis.set_xlabel("step")
     axis.set_title(label, fontsize=10)
-    axis.xaxis.get_major_locator().set_params(integer=True)

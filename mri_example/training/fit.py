@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -65,6 +66,7 @@ def fit(
     files = {file.path.name: file for file in slices.validation.files}
     torch.manual_seed(training.seed)
     task = ReconstructionTask(model.build(), training, files, configuration)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message)

@@ -59,7 +59,7 @@ class ReconstructionTask(lightning.LightningModule):
     def training_step(self, batch: Sample) -> Tensor:
         """Return the loss of a batch."""
         loss: Tensor = self.loss(self.model(batch.zero_filled, batch.mask), batch.image)
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.image))
         return loss
 
     def validation_step(self, batch: Sample) -> None:
@@ -83,7 +83,7 @@ class ReconstructionTask(lightning.LightningModule):
         mean = summarize(scores).mean
         for metric in METRICS:
             value = getattr(mean, metric)
-            self.log(f"validation_{metric}", value, prog_bar=True, rank_zero_only=True)
+            self.log(f"validation_{metric}", value, prog_bar=metric == "ssim")
 
     def configure_optimizers(self) -> Any:
         """Return Adam, with a warm-up and a cosine over the whole run."""
