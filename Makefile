@@ -39,8 +39,8 @@ docs: $(STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/results/
-	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.time
+	MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000 $(BIN)/python -m benchmarks.memory
+	MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000 $(BIN)/python -m benchmarks.time
 
 figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results/
 	$(BIN)/python -m benchmarks.figures

@@ -1,0 +1,100 @@
+"""Time of a training step: `python -m benchmarks.time`.
+
+Contenders take turns, so that whatever else the machine does hits all alike; medians
+and the spread between quartiles are recorded. Threads are fixed; set MALLOC_TRIM_THRESHOLD_
+and MALLOC_MMAP_THRESHOLD_ as the Makefile does, or the allocator is what is measured.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.networks import (
+    CONTENDERS,
+    additive,
+    algebraic,
+    clear,
+    conjugated,
+    plain,
+    step,
+)
+from benchmarks.record import write
+from invtorch import InvertibleSequential
+
+Maker = Callable[[int, int, int], InvertibleSequential]
+# name: network, channels, hidden, size, depth, repetitions
+CASES: dict[str, tuple[Maker, int, int, int, int, int]] = {
+    "paper's layer, 64x64": (algebraic, 64, 64, 64, 32, 9),
+    "paper's layer, 128x128": (algebraic, 64, 64, 128, 8, 9),
+    "paper's layer, tiny": (algebraic, 16, 16, 16, 32, 21),
+    "additive coupling, 64x64": (additive, 64, 64, 64, 16, 9),
+    "additive coupling, tiny": (additive, 16, 16, 16, 32, 21),
+}
+REFERENCE = "plain autograd"
+
+
+def seconds(action: Callable[[], None]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(
+    actions: dict[str, Callable[[], None]], repetitions: int
+) -> dict[str, list[float]]:
+    """Time actions in turn, after one turn to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(repetitions + 1):
+        for name, action in actions.items():
+            elapsed = seconds(action)
+            if turn:
+                times[name].append(elapsed)
+    return times
+
+
+def actions_of(
+    maker: Maker, channels: int, hidden: int, depth: int, x: Tensor
+) -> dict[str, Callable[[], None]]:
+    """Return a training step for each contender, on networks of equal size."""
+    net = maker(channels, hidden, depth).to(x.device)
+    clear(net)
+    actions = {
+        name: lambda c=contender: step(net, x, c)
+        for name, contender in CONTENDERS.items()
+    }
+    if maker is algebraic:
+        other = conjugated(channels, hidden, depth).to(x.device)
+        clear(other)
+        actions["plain autograd, paper's form"] = lambda: step(other, x, plain)
+    return actions
+
+
+def main() -> None:
+    """Measure all cases."""
+    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for case, (maker, channels, hidden, size, depth, repetitions) in CASES.items():
+        torch.manual_seed(0)
+        x = torch.randn(1, channels, size, size, device=device)
+        times = measure(actions_of(maker, channels, hidden, depth, x), repetitions)
+        reference = statistics.median(times[REFERENCE])
+        for name, values in times.items():
+            low, median, high = statistics.quantiles(values, n=4)
+            row = {"case": case, "contender": name, "depth": depth}
+            row |= {"median_s": median, "quartiles_s": [low, high]}
+            rows.append({**row, "ratio": median / reference})
+            print(f"{case:26} {name:30} {median / reference:6.2f}", flush=True)
+    malloc = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")}
+    write("time", {"threads": 1, "malloc": malloc, "reference": REFERENCE}, rows)
+
+
+if __name__ == "__main__":
+    main()
