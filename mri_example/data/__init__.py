@@ -1,16 +1,25 @@
-"""Files in the fastMRI layout: reading, writing, simulating, and slices for training."""
+"""Files in the fastMRI layout: read, written, simulated, and cut into slices."""
 
-from mri_example.data.files import KSpaceFile, volume_paths, write_reconstruction
-from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
-from mri_example.data.slices import Sample, SliceDataset
+from mri_example.data.anatomy import embedded_anatomy, nifti_volumes
+from mri_example.data.files import KSpaceFile, read_reconstruction, volume_paths
+from mri_example.data.simulate import Simulation
+from mri_example.data.slices import Sample, SliceDataset, flip_and_turn
+from mri_example.data.volumes import simulate_demo, simulate_volumes
+from mri_example.data.writing import whole_file, write_kspace, write_reconstruction
 
 __all__ = [
     "KSpaceFile",
     "Sample",
     "Simulation",
     "SliceDataset",
+    "embedded_anatomy",
+    "flip_and_turn",
+    "nifti_volumes",
+    "read_reconstruction",
     "simulate_demo",
     "simulate_volumes",
     "volume_paths",
+    "whole_file",
+    "write_kspace",
     "write_reconstruction",
 ]

@@ -1,12 +1,19 @@
-"""Magnitude volumes to simulate from: the embedded ones, or NIfTI files."""
+"""Magnitude volumes to simulate from: the embedded heads, or NIfTI files."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel import orientations
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mri_example.errors import InputError
@@ -15,6 +22,7 @@ Volume = NDArray[np.float32]
 
 EMBEDDED = Path(__file__).parent / "embedded" / "anatomy.npz"
 SHA256 = "f6ff5cdc5c3c24e279b9042c0ff34e116c605db3d1a5e831195f3282b393c232"
+UPRIGHT = ("I", "P", "L")  # downwards, backwards, leftwards: how slices are looked at
 
 
 def embedded_anatomy() -> dict[str, Volume]:
@@ -27,46 +35,73 @@ def embedded_anatomy() -> dict[str, Volume]:
     Raises:
         InputError: If the file is not the one that was shipped.
     """
-    if hashlib.sha256(EMBEDDED.read_bytes()).hexdigest() != SHA256:
+    content = EMBEDDED.read_bytes() if EMBEDDED.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != SHA256:
         raise InputError(f"{EMBEDDED} is damaged: check it out of the repository again")
-    with np.load(EMBEDDED) as archive:
+    with np.load(io.BytesIO(content)) as archive:
         return {name: archive[name].astype(np.float32) for name in archive}
 
 
-def nifti_volumes(path: Path) -> dict[str, Volume]:
+def nifti_volumes(path: Path) -> Iterator[tuple[str, Volume]]:
     """Read magnitudes from one NIfTI file, or from every one in a folder.
 
     Args:
-        path: A `.nii` or `.nii.gz` file, or a folder of them. Of a series of volumes the
-            first is taken.
+        path: A `.nii` or `.nii.gz` file, or a folder of them. Of a series of volumes
+            the first is taken.
 
-    Returns:
-        Volumes by file name, sliced along their third axis, first axis last.
+    Yields:
+        The name of a file without its ending, and its volume: slices along the third
+        axis of the file, each upright as the header has it: the top of the head, or the
+        nose, upwards; the patient's left, or the back of the head, to the right.
 
     Raises:
         InputError: If there is no such file, or it holds no usable magnitudes.
     """
-    paths = sorted(path.glob("*.nii*")) if path.is_dir() else [path]
-    if not paths or not all(p.is_file() for p in paths):
-        raise InputError(f"{path} is neither a NIfTI file nor a folder of them")
-    return {p.name.split(".nii")[0]: _read(p) for p in paths}
+    found = sorted(path.glob("*.nii*")) if path.is_dir() else [path]
+    paths = {p.name.split(".nii")[0]: p for p in found if p.is_file()}
+    if not found or len(paths) < len(found):
+        raise InputError(
+            f"{path} is neither a NIfTI file nor a folder of them, each with another "
+            f"name: check the path"
+        )
+    for name, file in paths.items():
+        yield name, _upright(file)
 
 
-def _read(path: Path) -> Volume:
-    try:
-        voxels = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as NIfTI ({error})") from error
+def _upright(path: Path) -> Volume:
+    image, voxels = _read(path)
     if voxels.ndim == 4:
         voxels = voxels[..., 0]
     if voxels.ndim != 3 or voxels.dtype.kind not in "uif":
         raise InputError(
-            f"{path} holds {voxels.dtype} of shape {voxels.shape}, but a volume of real "
-            f"magnitudes is needed"
+            f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a "
+            f"volume of real magnitudes: convert it"
         )
     if not np.isfinite(voxels).all() or voxels.min() < 0 or voxels.max() <= 0:
         raise InputError(
             f"{path} holds values that are not magnitudes (negative, not finite, or "
             f"zero everywhere): take the magnitude image of the scan"
         )
-    return np.ascontiguousarray(voxels[:, ::-1].transpose(2, 1, 0), dtype=np.float32)
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(image.affine), orientations.axcodes2ornt(UPRIGHT)
+    )
+    turned = orientations.apply_orientation(voxels, turn)
+    slices = np.moveaxis(turned, int(turn[2, 0]), 0)
+    return np.ascontiguousarray(slices, dtype=np.float32)
+
+
+def _read(path: Path) -> tuple[Any, NDArray[Any]]:
+    try:
+        image: Any = nibabel.load(path)
+        return image, np.asanyarray(image.dataobj)
+    except (
+        ImageFileError,
+        HeaderDataError,
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+    ) as error:
+        raise InputError(
+            f"{path} cannot be read as NIfTI ({error}): copy it again"
+        ) from error

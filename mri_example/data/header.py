@@ -15,6 +15,8 @@ Size = tuple[int, int, int]
 class Header:
     """Sizes of a scan.
 
+    An ISMRMRD header says much more; what is written here is what the pipeline reads.
+
     Attributes:
         encoded: Matrix of the encoded space: readout, phase encoding, slices.
         recon: Matrix of the reconstructed space, in the same order.
@@ -29,7 +31,10 @@ class Header:
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Columns from the first to before the second were measured at all."""
+        """Columns from the first to before the second were measured at all.
+
+        The first is `encoded y // 2 - center`; there are `maximum + 1` of them.
+        """
         left = self.encoded[1] // 2 - self.center
         return left, left + self.maximum + 1
 
@@ -38,7 +43,7 @@ class Header:
         """Read a header.
 
         Raises:
-            InputError: If it is not XML, or a field is missing.
+            InputError: If it is not XML, or a field is missing or not a size.
         """
         try:
             encoding = ElementTree.fromstring(xml).find(_path("encoding"))
@@ -49,9 +54,9 @@ class Header:
                 center=_number(encoding, f"{step}/{_path('center')}"),
                 maximum=_number(encoding, f"{step}/{_path('maximum')}"),
             )
-        except (ElementTree.ParseError, LookupError, ValueError) as error:
+        except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
             raise InputError(
-                f"the ISMRMRD header cannot be read ({error}); remove the data set "
+                f"the ISMRMRD header cannot be read ({error}): remove the data set "
                 f"'ismrmrd_header' to have the sizes taken from the k-space"
             ) from error
 
@@ -65,13 +70,11 @@ class Header:
             for axis, value in zip("xyz", size, strict=True):
                 _nested(matrix, axis).text = str(value)
         limits = _nested(encoding, "encodingLimits", "kspace_encoding_step_1")
-        for name, value in (
-            ("minimum", 0),
-            ("maximum", self.maximum),
-            ("center", self.center),
-        ):
+        steps = {"minimum": 0, "maximum": self.maximum, "center": self.center}
+        for name, value in steps.items():
             _nested(limits, name).text = str(value)
-        return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+        xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+        return xml
 
 
 def _path(*names: str) -> str:
@@ -88,9 +91,13 @@ def _number(element: ElementTree.Element | None, path: str) -> int:
     text = element.findtext(path) if element is not None else None
     if text is None:
         raise LookupError(f"it lacks {path.replace(f'{{{NAMESPACE}}}', '')}")
+    if not text.strip().isdecimal():
+        raise ValueError(f"{text!r} is not a number of voxels or steps")
     return int(text)
 
 
 def _size(encoding: ElementTree.Element | None, space: str) -> Size:
     x, y, z = (_number(encoding, _path(space, "matrixSize", axis)) for axis in "xyz")
+    if not x * y * z:
+        raise ValueError(f"the matrix of the {space} is {x} x {y} x {z}")
     return x, y, z

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -58,7 +59,8 @@ class SliceDataset(Dataset[Sample]):
         augment: Changes the fully sampled image in training.
 
     Raises:
-        InputError: If the folder has no usable files, or one has several coils.
+        InputError: If the folder has no usable files, one has several coils, or one
+            for training is undersampled.
     """
 
     def __init__(
@@ -73,11 +75,7 @@ class SliceDataset(Dataset[Sample]):
     ) -> None:
         self.files = [KSpaceFile.inspect(path) for path in volume_paths(folder)]
         for file in self.files:
-            if len(file.shape) != 3:
-                raise InputError(
-                    f"{file.path} has {file.shape[1]} coils, but this model takes "
-                    f"single-coil data of shape (slices, rows, cols)"
-                )
+            _check(file, training=epoch is not None)
         self.mask_function = mask_function
         self.epoch, self.seed = epoch, seed
         self.crop, self.augment = crop, augment
@@ -88,38 +86,37 @@ class SliceDataset(Dataset[Sample]):
 
     def __getitem__(self, item: int) -> Sample:
         file, index = self.items[item]
-        image = self._image(file, index)
+        image = _image(file, index)
         if self.epoch is not None:
             image = self._prepared(image, item)
-        kspace = fft2c(image)
-        mask = self._mask(file, kspace, item)
-        zero_filled = ifft2c(undersample(kspace, mask))
+        mask = self._mask(file, image.shape, item)
+        zero_filled = ifft2c(undersample(fft2c(image), mask))
         return Sample(zero_filled, mask, image, file.path.name, index)
-
-    def _image(self, file: KSpaceFile, index: int) -> Tensor:
-        image = ifft2c(torch.from_numpy(file.kspace(index)))
-        rows = min(file.crop[0], image.shape[0])
-        return center_crop(image, (rows, image.shape[1]))
 
     def _prepared(self, image: Tensor, item: int) -> Tensor:
         if self.augment is not None:
             image = self.augment(image, self._generator(item))
         return image if self.crop is None else fitted(image, self.crop)
 
-    def _mask(self, file: KSpaceFile, kspace: Tensor, item: int) -> Tensor:
-        if file.mask is not None and len(file.mask) == kspace.shape[-1]:
+    def _mask(self, file: KSpaceFile, shape: Sequence[int], item: int) -> Tensor:
+        if file.mask is not None:
             return torch.from_numpy(file.mask).unsqueeze(0)
-        fresh = self.epoch is not None
-        seed = self._seed(item) if fresh else volume_seed(file.path.name)
-        mask, _ = self.mask_function(kspace.shape, seed=seed)
-        return mask if fresh else _measured(mask, file.padding)
+        training = self.epoch is not None
+        seed = self._seed(item) if training else volume_seed(file.path.name)
+        mask, _ = self.mask_function(shape, seed=seed)
+        return mask if shape[-1] != file.shape[-1] else _padded(mask, file.padding)
 
-    def _seed(self, item: int) -> Sequence[int]:
-        return (self.seed, self.epoch or 0, item)
+    def _seed(self, item: int) -> tuple[int, int, int]:
+        return self.seed, self.epoch or 0, item
 
     def _generator(self, item: int) -> torch.Generator:
-        seed = hash(self._seed(item)) % 2**63
-        return torch.Generator().manual_seed(seed)
+        (seed,) = np.random.SeedSequence(self._seed(item)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(seed))
+
+
+def _image(file: KSpaceFile, index: int) -> Tensor:
+    image = ifft2c(torch.from_numpy(file.kspace(index)))
+    return center_crop(image, (file.crop[0], image.shape[1]))
 
 
 def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -147,10 +144,20 @@ def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
     return image * torch.polar(torch.ones(()), 2 * torch.pi * chance[3])
 
 
-def _measured(mask: Tensor, padding: tuple[int, int] | None) -> Tensor:
-    if padding is None:
-        return mask
-    left, right = max(padding[0], 0), padding[1]
-    mask[..., :left] = 0
-    mask[..., right:] = 0
-    return mask
+def _padded(mask: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Take out the columns that were not measured at all."""
+    columns = torch.arange(mask.shape[-1])
+    return mask * ((columns >= padding[0]) & (columns < padding[1]))
+
+
+def _check(file: KSpaceFile, training: bool) -> None:
+    if len(file.shape) != 3:
+        raise InputError(
+            f"{file.path} has {file.shape[1]} coils, but multi-coil data cannot be "
+            f"reconstructed yet: combine the coils to k-space (slices, rows, cols)"
+        )
+    if training and file.mask is not None:
+        raise InputError(
+            f"{file.path} brings a mask, so its k-space is undersampled and no model "
+            f"can learn from it: train on fully sampled files"
+        )

@@ -1,11 +1,19 @@
-"""Files appear whole or not at all."""
+"""Writing HDF5 files, which appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mri_example.data.header import Header
+from mri_example.errors import InputError
 
 
 @contextmanager
@@ -16,11 +24,56 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to be written; its folder is made.
+
+    Raises:
+        InputError: If nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error}): choose another folder or make room"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
+
+
+def write_kspace(
+    path: Path,
+    kspace: NDArray[np.complex64],
+    target: NDArray[np.float32],
+    header: Header,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write a single-coil file in the layout of the fastMRI data set.
+
+    Args:
+        path: The file.
+        kspace: `(slices, rows, cols)`.
+        target: Magnitudes, `(slices, H, W)`; the attributes `max` and `norm` are its
+            maximum and its Euclidean norm.
+        header: Sizes of the scan.
+        attributes: Further attributes.
+    """
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        file["kspace"] = kspace
+        file["reconstruction_esc"] = target
+        file["ismrmrd_header"] = header.xml()
+        file.attrs["max"] = float(target.max())
+        file.attrs["norm"] = float(np.linalg.norm(target))
+        file.attrs.update(attributes)
+
+
+def write_reconstruction(path: Path, volume: NDArray[np.float32]) -> None:
+    """Write a reconstruction as the leaderboard takes it.
+
+    Args:
+        path: The file; its name should be that of the input.
+        volume: Magnitudes, `(slices, H, W)`.
+    """
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        file["reconstruction"] = volume.astype(np.float32)

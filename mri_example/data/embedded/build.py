@@ -3,9 +3,9 @@
     python -m mri_example.data.embedded.build UNPACKED NIBABEL
 
 UNPACKED is the folder into which the three Debian packages were unpacked
-(`apt-get download NAME`, `dpkg -x FILE UNPACKED`), NIBABEL the installed package's folder.
-Every source is checked against its SHA-256. The result does not depend on the machine's
-clock, and is renamed into place when it is whole.
+(`apt-get download NAME`, `dpkg -x FILE UNPACKED`), NIBABEL the installed package's
+folder. Every source is checked against its SHA-256. The result does not depend on the
+machine's clock, and is renamed into place when it is whole.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
+
+from mri_example.data.writing import whole_file
+from mri_example.errors import InputError
 
 Volume = NDArray[np.uint8]
 DEN_HEADER = 62
@@ -84,20 +87,18 @@ def build(unpacked: Path, nibabel_folder: Path, output: Path) -> str:
         The SHA-256 of the file.
 
     Raises:
-        ValueError: If a source is not the one that NOTICE names.
+        InputError: If a source is not the one that NOTICE names.
     """
-    partial = output.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as archive:
+    with whole_file(output) as partial, zipfile.ZipFile(partial, "w") as archive:
         for name, (read, relative, digest) in SOURCES.items():
             path = (nibabel_folder if name == "epi" else unpacked) / relative
             if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-                raise ValueError(f"{path} is not the file that NOTICE names")
+                raise InputError(f"{path} is not the file that NOTICE names")
             member = io.BytesIO()
             np.save(member, np.ascontiguousarray(read(path)))
             archive.writestr(
                 zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_LZMA
             )
-    partial.rename(output)
     return hashlib.sha256(output.read_bytes()).hexdigest()
 
 
@@ -105,9 +106,10 @@ def _voxels(path: Path) -> NDArray[Any]:
     return np.asanyarray(nibabel.load(path).dataobj)
 
 
-def _axial(voxels: Volume) -> Volume:
+def _axial(voxels: Any) -> Volume:
     """Turn axes (left-right, anterior, superior) into upright axial slices."""
-    return voxels[:, ::-1].transpose(2, 1, 0)
+    upright: Volume = voxels[:, ::-1].transpose(2, 1, 0)
+    return upright
 
 
 if __name__ == "__main__":

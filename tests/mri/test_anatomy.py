@@ -1,0 +1,133 @@
+"""The heads to simulate from: embedded, and from NIfTI files."""
+
+import hashlib
+import itertools
+
+import nibabel
+import numpy as np
+import pytest
+
+from mri_example.data import anatomy, embedded_anatomy, nifti_volumes
+from mri_example.data.anatomy import EMBEDDED, SHA256
+from mri_example.errors import InputError
+
+SHAPES = {
+    "sagittal": (84, 128, 128),
+    "coronal": (62, 128, 128),
+    "epi": (24, 96, 128),
+    "average": (107, 128, 107),
+}
+PAIRS = ("IS", "PA", "LR")  # each axis of an upright head, and its opposite
+
+
+def save(path, voxels, affine=None):
+    nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine).to_filename(
+        path
+    )
+
+
+def test_the_embedded_heads_are_those_that_were_looked_at():
+    heads = embedded_anatomy()
+    assert {name: head.shape for name, head in heads.items()} == SHAPES
+    for head in heads.values():
+        assert head.dtype == np.float32
+        assert head.min() == 0
+        assert 200 <= head.max() <= 255
+        assert 0.15 < (head > 0.1 * head.max()).mean() < 0.6
+
+
+def test_the_embedded_file_is_small_and_has_a_notice():
+    assert EMBEDDED.stat().st_size < 2e6
+    notice = (EMBEDDED.parent / "NOTICE").read_text()
+    assert all(f'"{name}"' in notice for name in SHAPES)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"other"])
+def test_a_damaged_embedded_file_is_named(tmp_path, monkeypatch, content):
+    path = tmp_path / "anatomy.npz"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(anatomy, "EMBEDDED", path)
+    with pytest.raises(InputError, match=r"anatomy\.npz is damaged: check it out"):
+        embedded_anatomy()
+
+
+def test_the_hash_is_that_of_the_shipped_file():
+    assert hashlib.sha256(EMBEDDED.read_bytes()).hexdigest() == SHA256
+
+
+def stored_as(head, codes):
+    """Store a head (axes down, back, left) along other axes; return voxels, affine."""
+    axes = [next(i for i, pair in enumerate(PAIRS) if code in pair) for code in codes]
+    flips = [
+        code != pair[0]
+        for axis, code in zip(axes, codes, strict=True)
+        for pair in [PAIRS[axis]]
+    ]
+    voxels = head.transpose(axes)[
+        tuple(slice(None, None, -1 if f else 1) for f in flips)
+    ]
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for column, code in enumerate(codes):
+        row = next(i for i, pair in enumerate(("RL", "AP", "SI")) if code in pair)
+        affine[row, column] = 1 if code in "RAS" else -1
+    return voxels, affine
+
+
+@pytest.mark.parametrize(("third", "pair"), list(enumerate(PAIRS)))
+def test_slices_are_upright_however_the_voxels_are_stored(tmp_path, third, pair):
+    head = np.arange(1, 2 * 3 * 4 + 1, dtype=np.int16).reshape(2, 3, 4)
+    others = [other for other in PAIRS if other != pair]
+    for codes in itertools.product(*others, pair):
+        save(tmp_path / "a.nii", *stored_as(head, codes))
+        ((name, volume),) = nifti_volumes(tmp_path / "a.nii")
+        assert name == "a"
+        assert volume.dtype == np.float32
+        np.testing.assert_array_equal(volume, np.moveaxis(head, third, 0))
+
+
+def test_of_a_series_the_first_volume_is_taken(tmp_path):
+    series = np.random.default_rng(0).random((4, 5, 6, 3)).astype(np.float32)
+    save(tmp_path / "series.nii.gz", series)
+    save(tmp_path / "first.nii", series[..., 0])
+    volumes = dict(nifti_volumes(tmp_path))
+    assert list(volumes) == ["first", "series"]
+    np.testing.assert_array_equal(volumes["series"], volumes["first"])
+
+
+UNUSABLE = {
+    "negative": (-np.ones((4, 4, 4), np.float32), "not magnitudes"),
+    "NaN": (np.full((4, 4, 4), np.nan, np.float32), "not magnitudes"),
+    "zero": (np.zeros((4, 4, 4), np.float32), "not magnitudes"),
+    "complex": (np.ones((4, 4, 4), np.complex64), "complex64 of shape"),
+    "one slice": (np.ones((4, 4), np.float32), r"shape \(4, 4\)"),
+}
+
+
+@pytest.mark.parametrize(("voxels", "message"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_voxels_that_are_no_magnitudes_are_refused(tmp_path, voxels, message):
+    save(tmp_path / "a.nii", voxels)
+    with pytest.raises(InputError, match=rf"a\.nii holds .*{message}"):
+        list(nifti_volumes(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_file_is_named(tmp_path, name, share):
+    path = tmp_path / name
+    save(path, np.random.default_rng(0).random((9, 9, 9)).astype(np.float32))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=rf"{name} cannot be read as NIfTI"):
+        list(nifti_volumes(path))
+
+
+def test_what_is_not_there_or_ambiguous_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.nii"):
+        with pytest.raises(InputError, match="neither a NIfTI file nor a folder"):
+            list(nifti_volumes(path))
+    for name in ("a.nii", "a.nii.gz"):
+        save(tmp_path / name, np.ones((4, 4, 4), np.float32))
+    with pytest.raises(InputError, match="each with another name"):
+        list(nifti_volumes(tmp_path))

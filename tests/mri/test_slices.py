@@ -1,0 +1,191 @@
+"""The data set of slices: what a sample holds, and what its randomness depends on."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from mri_example.data import SliceDataset, flip_and_turn, write_kspace
+from mri_example.data.header import Header
+from mri_example.data.slices import fitted
+from mri_example.errors import InputError
+from mri_example.sampling import MaskFunction, undersample, volume_seed
+from mri_example.signal import center_crop, fft2c, ifft2c
+from tests.tolerances import EQUAL
+
+MASKS = MaskFunction("random", [0.1], [4])
+RANDOM = {"epoch": 0, "augment": flip_and_turn}
+SIZES = {"a.h5": (3, 48, 24), "b.h5": (2, 48, 24)}
+
+
+def close(value, reference):
+    return torch.allclose(value, reference, atol=EQUAL[torch.float32])
+
+
+def write(folder, name, shape, padding=0):
+    rng = np.random.default_rng(len(name))
+    rows, cols = shape[1:]
+    kspace = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+    images = ifft2c(torch.from_numpy(kspace)).abs()
+    target = center_crop(images, (rows // 2, cols)).numpy()
+    header = Header(
+        (rows, cols, 1),
+        (rows // 2, cols, 1),
+        cols // 2 - padding,
+        cols - 2 * padding - 1,
+    )
+    write_kspace(folder / name, kspace, target, header, {})
+    return torch.from_numpy(kspace)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """Return a folder of two volumes and their k-space by name."""
+    folder = tmp_path_factory.mktemp("volumes")
+    return folder, {name: write(folder, name, shape) for name, shape in SIZES.items()}
+
+
+def test_every_slice_comes_once_in_order(volumes):
+    samples = list(SliceDataset(volumes[0], MASKS))
+    names = [(s.name, s.slice_index) for s in samples]
+    assert names == [(n, i) for n, shape in SIZES.items() for i in range(shape[0])]
+
+
+def test_cropping_rows_before_or_after_undersampling_is_the_same(volumes):
+    folder, kspaces = volumes
+    for sample in SliceDataset(folder, MASKS):
+        kspace = kspaces[sample.name][sample.slice_index]
+        measured = ifft2c(undersample(kspace, sample.mask))
+        assert sample.zero_filled.shape == (24, 24)
+        assert close(sample.zero_filled, center_crop(measured, (24, 24)))
+        assert close(sample.image, center_crop(ifft2c(kspace), (24, 24)))
+
+
+def test_the_target_is_the_magnitude_of_the_image(volumes):
+    dataset = SliceDataset(volumes[0], MASKS)
+    targets = np.concatenate([file.target_volume() for file in dataset.files])
+    for sample, target in zip(dataset, targets, strict=True):
+        assert close(sample.image.abs(), torch.from_numpy(target))
+
+
+def test_evaluation_masks_follow_from_the_name_of_the_volume(volumes):
+    for sample in SliceDataset(volumes[0], MASKS):
+        mask, _ = MASKS((24, 24), seed=volume_seed(sample.name))
+        assert torch.equal(sample.mask, mask)
+        assert sample.mask.dtype == torch.float32
+        assert sample.mask.shape == (1, 24)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**4), item=st.integers(0, 4)
+)
+def test_a_training_slice_follows_from_seed_epoch_and_item_alone(
+    volumes, seed, epoch, item
+):
+    options = {"epoch": epoch, "seed": seed, "augment": flip_and_turn}
+    first, second = (SliceDataset(volumes[0], MASKS, **options) for _ in range(2))
+    for other in range(item):
+        second[other]
+    torch.rand(1)
+    assert all(map(same, first[item], second[item]))
+
+
+def same(a, b):
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_other_seeds_epochs_and_items_draw_other_masks(volumes):
+    many = MaskFunction("random", [0.04], [2])
+    masks = [
+        SliceDataset(volumes[0], many, epoch=epoch, seed=seed)[item].mask
+        for epoch, seed, item in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    assert len(torch.unique(torch.stack(masks), dim=0)) == len(masks)
+
+
+def test_workers_do_not_change_the_samples(volumes):
+    dataset = SliceDataset(volumes[0], MASKS, **RANDOM)
+    alone, shared = (
+        list(DataLoader(dataset, batch_size=2, num_workers=n)) for n in (0, 2)
+    )
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one.zero_filled, other.zero_filled)
+        assert torch.equal(one.mask, other.mask)
+        assert one.name == other.name
+
+
+def test_a_training_sample_is_measured_from_its_own_image(volumes):
+    for sample in SliceDataset(volumes[0], MASKS, crop=(20, 16), **RANDOM):
+        assert sample.image.shape == (20, 16)
+        measured = undersample(fft2c(sample.image), sample.mask)
+        assert close(sample.zero_filled, ifft2c(measured))
+
+
+def test_a_crop_makes_batches_of_volumes_of_different_sizes(tmp_path):
+    write(tmp_path, "a.h5", (2, 48, 24))
+    write(tmp_path, "b.h5", (2, 40, 30))
+    dataset = SliceDataset(tmp_path, MASKS, crop=(24, 26), epoch=0)
+    (batch,) = DataLoader(dataset, batch_size=4)
+    assert batch.image.shape == (4, 24, 26)
+    assert {s.image.shape for s in SliceDataset(tmp_path, MASKS)} == {
+        (24, 24),
+        (20, 30),
+    }
+
+
+@pytest.mark.parametrize("epoch", [None, 0])
+def test_columns_outside_of_the_encoded_ones_are_not_sampled(tmp_path, epoch):
+    write(tmp_path, "a.h5", (4, 48, 24), padding=5)
+    everything = MaskFunction("random", [1.0], [1])
+    for sample in SliceDataset(tmp_path, everything, epoch=epoch):
+        columns = torch.arange(24)
+        inside = ((columns >= 5) & (columns < 19)).float()
+        assert torch.equal(sample.mask[0], inside)
+
+
+def test_a_file_keeps_its_own_mask(tmp_path):
+    kspace = write(tmp_path, "a.h5", (2, 48, 24))
+    mask = torch.arange(24) % 3 == 0
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["kspace"][...] = undersample(kspace, mask).numpy()
+        file["mask"] = mask.numpy()
+    for sample in SliceDataset(tmp_path, MASKS):
+        assert torch.equal(sample.mask[0], mask.float())
+        assert close(sample.zero_filled, sample.image)
+    with pytest.raises(InputError, match=r"a\.h5 brings a mask.*fully sampled"):
+        SliceDataset(tmp_path, MASKS, epoch=0)
+
+
+def test_several_coils_are_refused_with_a_way_out(tmp_path):
+    write(tmp_path, "a.h5", (2, 48, 24))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["kspace"]
+        file["kspace"] = np.ones((2, 4, 48, 24), np.complex64)
+    with pytest.raises(InputError, match=r"a\.h5 has 4 coils.*combine the coils"):
+        SliceDataset(tmp_path, MASKS)
+
+
+@given(st.tuples(*[st.integers(1, 12)] * 4), st.integers(0, 99))
+def test_fitting_keeps_the_center(sizes, seed):
+    rows, cols, height, width = sizes
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(rows, cols, generator=generator)
+    result = fitted(image, (height, width))
+    common = (min(rows, height), min(cols, width))
+    assert result.shape == (height, width)
+    assert torch.equal(center_crop(result, common), center_crop(image, common))
+    assert result.count_nonzero() == common[0] * common[1]
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_augmentation_moves_pixels_and_turns_all_phases_alike(rows, cols, seed):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(rows, cols, dtype=torch.complex64, generator=generator)
+    turned = flip_and_turn(image, generator)
+    before, after = (x.abs().flatten().sort().values for x in (image, turned))
+    assert turned.shape == image.shape
+    assert close(after, before)
+    assert close(turned.sum().abs(), image.sum().abs())
