@@ -1,8 +1,9 @@
 """Time of a training step: `python -m benchmarks.time`.
 
 Contenders take turns, so that whatever else the machine does hits all alike; medians
-and the spread between quartiles are recorded. Threads are fixed; set MALLOC_TRIM_THRESHOLD_
-and MALLOC_MMAP_THRESHOLD_ as the Makefile does, or the allocator is what is measured.
+and the spread between quartiles are recorded. Threads are fixed; set
+MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ as the Makefile does, or the allocator
+is what is measured.
 """
 
 import os

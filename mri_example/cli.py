@@ -26,7 +26,7 @@ from mri_example.training import (
 
 
 def simulate(
-    output: Path, source: Path | None = None, simulation: Simulation | None = None
+    output: Path, source: Path | None = None, simulation: Simulation = Simulation()
 ) -> None:
     """Simulate single-coil k-space in the fastMRI layout.
 
@@ -39,7 +39,6 @@ def simulate(
         source: A NIfTI file or a folder of them, magnitudes.
         simulation: Size, noise, phase and seed.
     """
-    simulation = simulation or Simulation()
     if source is None:
         written = simulate_demo(output, simulation)
     else:
@@ -50,9 +49,9 @@ def simulate(
 def train(
     data: Path,
     output: Path,
-    model: ModelConfig | None = None,
-    masks: MaskConfig | None = None,
-    training: TrainingConfig | None = None,
+    model: ModelConfig = ModelConfig(),
+    masks: MaskConfig = MaskConfig(),
+    training: TrainingConfig = TrainingConfig(),
 ) -> None:
     """Train an i-RIM on single-coil files in the fastMRI layout.
 
@@ -73,7 +72,7 @@ def reconstruct(
     data: Path,
     output: Path,
     checkpoint: Path | None = None,
-    masks: MaskConfig | None = None,
+    masks: MaskConfig = MaskConfig(),
     device: str = "",
     batch_size: int = 8,
 ) -> None:
@@ -89,7 +88,7 @@ def reconstruct(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     method = zero_filled if checkpoint is None else load_model(checkpoint, device)
-    functions = (masks or MaskConfig()).build()
+    functions = masks.build()
     written = reconstruct_folder(
         method, data, output, functions, device=device, batch_size=batch_size
     )

@@ -32,7 +32,7 @@ MODEL = ModelConfig(
     channels=32, steps=6, hidden=(32, 32, 64, 64, 32), strides=(1, 2, 4, 4, 2)
 )
 TRAINING = TrainingConfig(
-    epochs=3, batch_size=2, fraction=1.0, learning_rate=1e-3, minutes=5.5
+    epochs=3, batch_size=2, fraction=1.0, learning_rate=2e-3, minutes=5.5
 )
 MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,), (8,))}
 SHOWN_SLICE = 30

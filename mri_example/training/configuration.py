@@ -109,6 +109,8 @@ class TrainingConfig:
                 raise InputError(
                     f"{name} is {getattr(self, name)}, but must be positive"
                 )
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"fraction is {self.fraction}, but must be in (0, 1]")
 
 
 MACHINE = ("workers", "minutes", "accelerator", "devices")

@@ -14,6 +14,21 @@ from mri_example.sampling import MaskFunction
 from mri_example.training.configuration import TrainingConfig
 
 
+class EpochSampler(DistributedSampler[Sample]):
+    """Let the masks and the augmentation of a data set follow from the epoch too.
+
+    Lightning tells a sampler the epoch, after a resumption as well, before the workers
+    that load it are started.
+    """
+
+    dataset: SliceDataset
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take up an epoch."""
+        super().set_epoch(epoch)
+        self.dataset.epoch = epoch
+
+
 class SliceData(lightning.LightningDataModule):
     """Training and validation slices of a data root.
 
@@ -27,8 +42,16 @@ class SliceData(lightning.LightningDataModule):
         self, root: Path, mask_function: MaskFunction, config: TrainingConfig
     ) -> None:
         super().__init__()
-        self.root, self.mask_function, self.config = root, mask_function, config
-        sizes = {(f.crop[0], f.shape[-1]) for f in self._training(0).files}
+        self.config = config
+        self.training = SliceDataset(
+            root / "singlecoil_train",
+            mask_function,
+            epoch=0,
+            seed=config.seed,
+            crop=config.crop,
+            augment=flip_and_turn if config.augment else None,
+        )
+        sizes = {(f.crop[0], f.shape[-1]) for f in self.training.files}
         if len(sizes) > 1 and config.crop is None and config.batch_size > 1:
             raise InputError(
                 f"the training images have {len(sizes)} sizes, among them "
@@ -38,19 +61,17 @@ class SliceData(lightning.LightningDataModule):
         self.validation = SliceDataset(root / "singlecoil_val", mask_function)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Return the loader of the present epoch; order and masks follow from it."""
+        """Return the training slices of this rank, shuffled anew in every epoch."""
         trainer = self.trainer
         assert trainer is not None
-        dataset = self._training(trainer.current_epoch)
-        sampler: DistributedSampler[Sample] = DistributedSampler(
-            dataset,
+        sampler = EpochSampler(
+            self.training,
             num_replicas=trainer.world_size,
             rank=trainer.global_rank,
             seed=self.config.seed,
         )
-        sampler.set_epoch(trainer.current_epoch)
         return DataLoader(
-            dataset,
+            self.training,
             batch_size=self.config.batch_size,
             sampler=sampler,
             num_workers=self.config.workers,
@@ -60,14 +81,4 @@ class SliceData(lightning.LightningDataModule):
         """Return the validation slices, one at a time: volumes differ in size."""
         return DataLoader(
             self.validation, batch_size=1, num_workers=self.config.workers
-        )
-
-    def _training(self, epoch: int) -> SliceDataset:
-        return SliceDataset(
-            self.root / "singlecoil_train",
-            self.mask_function,
-            epoch=epoch,
-            seed=self.config.seed,
-            crop=self.config.crop,
-            augment=flip_and_turn if self.config.augment else None,
         )

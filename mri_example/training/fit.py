@@ -33,9 +33,9 @@ QUIET = (
 def fit(
     data: Path,
     output: Path,
-    model: ModelConfig | None = None,
-    masks: MaskConfig | None = None,
-    training: TrainingConfig | None = None,
+    model: ModelConfig = ModelConfig(),
+    masks: MaskConfig = MaskConfig(),
+    training: TrainingConfig = TrainingConfig(),
 ) -> Path:
     """Train an i-RIM on single-coil files in the fastMRI layout.
 
@@ -56,8 +56,6 @@ def fit(
     Raises:
         InputError: If data, configuration or a checkpoint in `output` cannot be used.
     """
-    model, masks = model or ModelConfig(), masks or MaskConfig()
-    training = training or TrainingConfig()
     configuration = plain(model, masks, training)
     last = output / "last.ckpt"
     if last.exists():
@@ -83,7 +81,6 @@ def _trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:
         max_epochs=training.epochs,
         max_time=timedelta(minutes=training.minutes) if training.minutes else None,
         gradient_clip_val=training.clip,
-        reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,

@@ -1,0 +1,299 @@
+"""The command line, from files to scores, and what it says of bad input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mri_example.cli import main
+
+ROOT = Path(__file__).parents[2]
+MODEL = {"channels": 8, "steps": 2, "hidden": [4, 4], "strides": [1, 2]}
+TRAINING = {"epochs": 2, "batch_size": 4, "fraction": 0.5, "accelerator": "cpu"}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def write_volume(path: Path, slices: int = 3, size: int = 16, **changes) -> Path:
+    """Write a small file in the layout, with some data sets replaced or left out."""
+    random = np.random.default_rng(len(path.name))
+    shape = (slices, 2 * size, size)
+    kspace = random.standard_normal(shape) + 1j * random.standard_normal(shape)
+    contents = {
+        "kspace": (1e-5 * kspace).astype(np.complex64),
+        "reconstruction_esc": random.random((slices, size, size), dtype=np.float32),
+    } | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, value in contents.items():
+            if value is not None:
+                file[name] = value
+        file.attrs["acquisition"] = "TEST"
+    return path
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for split, slices in {"train": 8, "val": 2, "test": 3}.items():
+        write_volume(tmp_path / f"data/singlecoil_{split}/file_{split}.h5", slices)
+    return tmp_path
+
+
+def configuration(root: Path, **changes) -> Path:
+    options = {
+        "data": str(root / "data"),
+        "output": str(root / "run"),
+        "model": MODEL,
+        "training": TRAINING,
+    }
+    path = root / "config.yaml"
+    path.write_text(yaml.safe_dump(options | changes))
+    return path
+
+
+def run(*arguments) -> int:
+    """Run a command; jsonargparse exits by itself where an option is wrong."""
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+def refused(capsys, *arguments) -> str:
+    """Run a command that must fail with code 2, and return its one sentence."""
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return re.sub(r"\s+", " ", err)
+
+
+def test_from_files_to_scores(root, capsys) -> None:
+    assert run("fit", "--config", configuration(root)) == 0
+    test, out = root / "data/singlecoil_test", root / "out"
+    checkpoint = root / "run/best.ckpt"
+    code = run(
+        *("reconstruct", "--data", test, "--output", out, "--checkpoint", checkpoint)
+    )
+    assert code == 0
+    with h5py.File(out / "file_test.h5") as file:
+        assert list(file) == ["reconstruction"]
+        assert file["reconstruction"].shape == (3, 16, 16)
+        assert file["reconstruction"].dtype == np.float32
+    scores = root / "scores.json"
+    code = run(
+        *("evaluate", "--targets", test, "--reconstructions", out, "--output", scores)
+    )
+    assert code == 0
+    assert "file_test.h5" in capsys.readouterr().out
+    assert set(json.loads(scores.read_text())["mean"]) == {"nmse", "psnr", "ssim"}
+    assert not list(root.rglob("*.partial"))
+
+
+def test_validation_reports_the_numbers_of_evaluate(root) -> None:
+    write_volume(root / "data/singlecoil_val/other.h5", 3, size=20)
+    assert run("fit", "--config", configuration(root)) == 0
+    log = (root / "run/log/version_0/metrics.csv").read_text().splitlines()
+    rows = [
+        dict(zip(log[0].split(","), row.split(","), strict=True)) for row in log[1:]
+    ]
+    logged = [row for row in rows if row["validation_psnr"]][-1]
+    val, out, scores = root / "data/singlecoil_val", root / "out", root / "s.json"
+    run(
+        "reconstruct",
+        "--data",
+        val,
+        "--output",
+        out,
+        "--checkpoint",
+        root / "run/last.ckpt",
+        "--batch_size",
+        2,
+    )
+    run("evaluate", "--targets", val, "--reconstructions", out, "--output", scores)
+    mean = json.loads(scores.read_text())["mean"]
+    for name, value in mean.items():
+        assert float(logged[f"validation_{name}"]) == pytest.approx(value, rel=1e-4)
+
+
+def test_zero_filled_files_with_and_without_header_and_with_a_mask(tmp_path) -> None:
+    folder = tmp_path / "data"
+    write_volume(folder / "target.h5")
+    write_volume(folder / "bare.h5", reconstruction_esc=None)
+    mask = (np.arange(16) % 3 == 0).astype(np.float32)
+    write_volume(folder / "masked.h5", reconstruction_esc=None, mask=mask)
+    assert run("reconstruct", "--data", folder, "--output", tmp_path / "out") == 0
+    for name in ("target", "bare", "masked"):
+        with h5py.File(tmp_path / f"out/{name}.h5") as file:
+            assert file["reconstruction"].shape == (3, 16, 16)
+
+
+def test_a_killed_run_ends_as_if_it_had_never_stopped(root, tmp_path) -> None:
+    def command(output: Path) -> list[str]:
+        options = {"epochs": 4, "batch_size": 1}
+        config = configuration(root, output=str(output), training=TRAINING | options)
+        named = config.rename(root / f"{output.name}.yaml")
+        return [sys.executable, "-m", "mri_example", "fit", "--config", str(named)]
+
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = {
+        "cwd": ROOT,
+        "env": environment,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
+    subprocess.run(command(whole), check=True, **options)
+    process = subprocess.Popen(command(killed), **options)
+    while not (killed / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = torch.load(killed / "last.ckpt", weights_only=True)["epoch"]
+    assert reached < 3
+    subprocess.run(command(killed), check=True, **options)
+    one, other = (
+        torch.load(folder / "last.ckpt", weights_only=True)
+        for folder in (whole, killed)
+    )
+    assert one["epoch"] == other["epoch"] == 3
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
+
+
+def test_a_checkpoint_of_another_configuration(root, capsys) -> None:
+    assert run("fit", "--config", configuration(root)) == 0
+    capsys.readouterr()
+    changed = configuration(root, model=MODEL | {"steps": 3})
+    message = refused(capsys, "fit", "--config", changed)
+    assert (
+        "last.ckpt was written with steps = 2, but the configuration says 3" in message
+    )
+
+
+def test_a_file_that_is_no_checkpoint(root, capsys) -> None:
+    data = root / "data/singlecoil_test"
+    bad = root / "bad.ckpt"
+    bad.write_bytes(b"not a checkpoint")
+    arguments = ("reconstruct", "--data", data, "--output", root / "out")
+    message = refused(capsys, *arguments, "--checkpoint", bad)
+    assert "bad.ckpt cannot be read as a checkpoint" in message
+    message = refused(capsys, *arguments, "--checkpoint", root / "none.ckpt")
+    assert "none.ckpt does not exist" in message
+    torch.save({"weights": torch.ones(1)}, bad)
+    message = refused(capsys, *arguments, "--checkpoint", bad)
+    assert "bad.ckpt is not a checkpoint of this package" in message
+    assert not (root / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"typo": 1}, "typo"),
+        ({"model": MODEL | {"chanels": 8}}, "chanels"),
+        ({"model": MODEL | {"channels": "many"}}, "many"),
+        ({"model": MODEL | {"read_out": "magic"}}, "magic"),
+        ({"model": MODEL | {"hidden": [4]}}, "hidden has 1 entries and strides 2"),
+        ({"model": MODEL | {"channels": 3}}, "channels is 3"),
+        ({"training": TRAINING | {"epochs": 0}}, "epochs is 0"),
+        ({"training": TRAINING | {"fraction": 2}}, "fraction is 2"),
+        ({"masks": {"pattern": "spiral"}}, "can only be one of random"),
+        (
+            {"masks": {"center_fractions": [0.08], "accelerations": [0.5]}},
+            "acceleration is 0.5",
+        ),
+        (
+            {"masks": {"center_fractions": [0.08], "accelerations": [64]}},
+            "at most 0.0156",
+        ),
+    ],
+)
+def test_configurations_that_cannot_be_used(root, capsys, changes, message) -> None:
+    assert message in refused(capsys, "fit", "--config", configuration(root, **changes))
+    assert not (root / "run").exists()
+
+
+def test_missing_data(root, capsys) -> None:
+    message = refused(capsys, "fit", "--config", configuration(root, data="nowhere"))
+    assert "nowhere/singlecoil_train does not exist" in message
+    (root / "empty/singlecoil_train").mkdir(parents=True)
+    empty = configuration(root, data=str(root / "empty"))
+    assert "holds no .h5 files" in refused(capsys, "fit", "--config", empty)
+
+
+def test_training_images_of_several_sizes(root, capsys) -> None:
+    write_volume(root / "data/singlecoil_train/other.h5", 3, size=20)
+    message = refused(capsys, "fit", "--config", configuration(root))
+    assert "2 sizes, among them (16, 16) and (20, 20): set `crop`" in message
+    cropped = configuration(root, training=TRAINING | {"crop": [12, 12]})
+    assert run("fit", "--config", cropped) == 0
+
+
+def test_a_file_that_cannot_be_used_names_itself(tmp_path, capsys) -> None:
+    complex_rows = np.ones((2, 16, 8), np.complex64)
+    broken = {
+        "truncated.h5": None,
+        "empty.h5": {"kspace": None},
+        "real.h5": {"kspace": np.ones((2, 16, 8), np.float32)},
+        "flat.h5": {"kspace": np.ones((16, 8), np.complex64)},
+        "nan.h5": {"kspace": complex_rows * np.nan, "reconstruction_esc": None},
+        "mask.h5": {"mask": np.ones(5, np.float32)},
+        "unmeasured.h5": {"mask": np.zeros(16, np.float32)},
+        "header.h5": {"ismrmrd_header": b"<broken"},
+        "coils.h5": {"kspace": np.ones((2, 4, 16, 8), np.complex64)},
+    }
+    for name, changes in broken.items():
+        folder = tmp_path / name
+        path = write_volume(folder / name, **(changes or {}))
+        if changes is None:
+            path.write_bytes(path.read_bytes()[:300])
+        out = tmp_path / "out"
+        message = refused(capsys, "reconstruct", "--data", folder, "--output", out)
+        assert name in message, message
+        assert not out.exists() or not list(out.iterdir())
+
+
+def test_scores_need_all_reconstructions_and_targets(root, capsys) -> None:
+    test, out = root / "data/singlecoil_test", root / "out"
+    arguments = ("evaluate", "--targets", test, "--reconstructions", out)
+    assert "lacks file_test.h5 (1 missing of 1)" in refused(capsys, *arguments)
+    run("reconstruct", "--data", test, "--output", out)
+    capsys.readouterr()
+    message = refused(capsys, *arguments, "--acquisition", "T2")
+    assert "acquisition is 'T2', but the files have TEST" in message
+    write_volume(test / "file_test.h5", reconstruction_esc=None)
+    assert "has no target" in refused(capsys, *arguments)
+
+
+def test_the_output_must_not_be_the_input(root, capsys) -> None:
+    test = root / "data/singlecoil_test"
+    message = refused(capsys, "reconstruct", "--data", test, "--output", test)
+    assert "choose another folder" in message
+
+
+def test_simulating_from_what_is_no_magnitude(tmp_path, capsys) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"nothing")
+    out = tmp_path / "out"
+    message = refused(capsys, "simulate", "--output", out, "--source", bad)
+    assert "bad.nii.gz" in message
+    missing = tmp_path / "missing.nii"
+    refused(capsys, "simulate", "--output", out, "--source", missing)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["", "fit", "simulate", "reconstruct", "evaluate"])
+def test_help_can_be_worked_from(command, capsys) -> None:
+    assert run(*command.split(), "--help") == 0
+    out = capsys.readouterr().out
+    assert "usage" in out
+    assert {"": "evaluate", "fit": "--training.learning_rate"}.get(command, "--") in out
