@@ -73,14 +73,8 @@ class Simulation:
         """
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         phase = _smooth(rng, (len(magnitudes), self.size, self.size), self.phase)
-        image = torch.polar(_square(magnitudes, self.size), torch.from_numpy(phase))
-        margin = (OVERSAMPLING - 1) * self.size
-        before, after = margin // 2, margin - margin // 2
-        kspace = fft2c(pad(image, (0, 0, before, after))).numpy()
-        real, imaginary = rng.standard_normal((2, *kspace.shape))
-        noise = self.noise / np.sqrt(2) * (real + 1j * imaginary)
-        simulated: NDArray[np.complex64] = (UNIT * (kspace + noise)).astype("complex64")
-        return simulated
+        images = torch.polar(_square(magnitudes, self.size), torch.from_numpy(phase))
+        return np.stack([self._measured(image, rng) for image in images])
 
     def write(self, path: Path, magnitudes: Volume, patient: str) -> None:
         """Simulate a volume and write its file.
@@ -109,6 +103,17 @@ class Simulation:
         }
         target = center_crop(images, (size, size)).numpy()
         write_kspace(path, kspace, target, header, attributes)
+
+    def _measured(
+        self, image: Tensor, rng: np.random.Generator
+    ) -> NDArray[np.complex64]:
+        margin = (OVERSAMPLING - 1) * self.size
+        before, after = margin // 2, margin - margin // 2
+        kspace = fft2c(pad(image, (0, 0, before, after))).numpy()
+        real, imaginary = rng.standard_normal((2, *kspace.shape))
+        noise = self.noise / np.sqrt(2) * (real + 1j * imaginary)
+        measured: NDArray[np.complex64] = (UNIT * (kspace + noise)).astype("complex64")
+        return measured
 
 
 def _square(magnitudes: Volume, size: int) -> Tensor:

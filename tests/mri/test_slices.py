@@ -106,6 +106,20 @@ def test_other_seeds_epochs_and_items_draw_other_masks(volumes):
     assert len(torch.unique(torch.stack(masks), dim=0)) == len(masks)
 
 
+def test_other_seeds_epochs_and_items_draw_other_augmentations(volumes):
+    phases = [
+        SliceDataset(volumes[0], MASKS, epoch=epoch, seed=seed, augment=draw)[
+            item
+        ].image
+        for epoch, seed, item in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    assert len(torch.unique(torch.stack([p[0, 0].real for p in phases]))) == 4
+
+
+def draw(image, generator):
+    return torch.full_like(image, torch.rand((), generator=generator).item())
+
+
 def test_workers_do_not_change_the_samples(volumes):
     dataset = SliceDataset(volumes[0], MASKS, **RANDOM)
     alone, shared = (
