@@ -1,7 +1,7 @@
 """What the fastMRI layout demands of the parts of a file.
 
-Each function reads one part, and raises an `InputError` that names the file when the part
-is not what it must be.
+Each function reads one part, and raises an `InputError` that names the file when the
+part is not what it must be.
 """
 
 from __future__ import annotations
