@@ -49,12 +49,11 @@ class ReconstructionTask(lightning.LightningModule):
         self.configuration = configuration
         self.outputs: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
 
-    def on_train_epoch_start(self) -> None:
-        """Let the random numbers of an epoch follow from its number alone."""
-        seeds = np.random.SeedSequence(
-            [self.config.seed, self.current_epoch, self.global_rank]
-        )
-        torch.manual_seed(int(seeds.generate_state(1)[0]))
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Let the random numbers of a step follow from its number alone."""
+        where = (self.config.seed, self.global_step, self.global_rank)
+        (seed,) = np.random.SeedSequence(where).generate_state(1)
+        torch.manual_seed(int(seed))
 
     def training_step(self, batch: Sample) -> Tensor:
         """Return the loss of a batch."""

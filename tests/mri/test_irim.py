@@ -70,7 +70,8 @@ def test_the_gradient_is_evaluated_once_more_in_backward() -> None:
 
     networks = [OrthogonalCoupling(nn.Conv1d(4, 4, 1), channels=8) for _ in range(5)]
     irim = IRIM(networks, gradient, anchors=0)
-    loss = irim(torch.randn(1, 8, 6), torch.randn(1, 2, 6)).sum()
+    state = torch.randn(1, 8, 6, requires_grad=True)
+    loss = irim(state, torch.randn(1, 2, 6)).sum()
     assert len(calls) == 5
     loss.backward()
     assert len(calls) == 10
@@ -81,7 +82,7 @@ def test_the_update_writes_the_gradient_into_the_memory() -> None:
     state = torch.randn(1, 7, 3)
     out = update(state, torch.ones(1, 2, 3))
     assert torch.equal(out[:, :2], state[:, :2])
-    assert torch.equal(out[:, 2:4], state[:, 2:4] + state[:, :2] - 1)
+    assert torch.equal(out[:, 2:4], state[:, 2:4] + (state[:, :2] - 1))
     assert torch.equal(out[:, 4:], state[:, 4:])
     _, log_det = update.forward_and_log_det(state, torch.ones(1, 2, 3))
     assert log_det.tolist() == [0.0]
