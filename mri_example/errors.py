@@ -4,6 +4,6 @@
 class InputError(ValueError):
     """A file, an argument or a configuration that cannot be used.
 
-    The message is one sentence that names it and the way out. The command line prints it
-    without a traceback and exits with code 2.
+    The message is one sentence that names it and the way out. The command line prints
+    it without a traceback and exits with code 2.
     """

@@ -1,4 +1,4 @@
-"""Fourier transforms, crops, and the two ways to write a complex image."""
+"""Images and k-space: the Fourier transform between them, and how they are laid out."""
 
 from __future__ import annotations
 
@@ -10,31 +10,44 @@ PLANE = (-2, -1)
 
 
 def fft2c(image: Tensor) -> Tensor:
-    r"""Transform images to k-space, $k = \mathrm{shift}(F(\mathrm{shift}^{-1}(x)))$.
+    r"""Transform images to k-space, with the origin of both in the middle.
 
-    The transform is unitary; the origin of both spaces is at index `n // 2`.
+    $$ k = \mathrm{shift}\, F\, \mathrm{shift}^{-1} x $$
+
+    $F$ is orthonormal, so energies agree and `ifft2c` is inverse and adjoint at once.
+    The middle of `n` samples is the one at index `n // 2`.
 
     Args:
         image: Complex, `(..., rows, cols)`.
 
     Returns:
         k-space of the same shape.
+
+    Example:
+        >>> image = torch.randn(3, 8, 7, dtype=torch.complex64)
+        >>> torch.allclose(fft2c(image).norm(), image.norm())
+        True
     """
-    shifted = torch.fft.ifftshift(image, dim=PLANE)
-    return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=PLANE)
+    return _shift(torch.fft.fft2(_unshift(image), norm="ortho"))
 
 
 def ifft2c(kspace: Tensor) -> Tensor:
-    """Transform k-space to images, the inverse and the adjoint of `fft2c`.
+    r"""Transform k-space to images, the inverse and the adjoint of `fft2c`.
+
+    $$ x = \mathrm{shift}\, F^{-1}\, \mathrm{shift}^{-1} k $$
 
     Args:
         kspace: Complex, `(..., rows, cols)`.
 
     Returns:
         Images of the same shape.
+
+    Example:
+        >>> image = torch.randn(3, 8, 7, dtype=torch.complex64)
+        >>> torch.allclose(ifft2c(fft2c(image)), image, atol=1e-6)
+        True
     """
-    shifted = torch.fft.ifftshift(kspace, dim=PLANE)
-    return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=PLANE)
+    return _shift(torch.fft.ifft2(_unshift(kspace), norm="ortho"))
 
 
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -44,18 +57,45 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
         image: `(..., rows, cols)`.
         shape: Rows and columns of the result.
 
+    Returns:
+        A view of the image, `(..., *shape)`.
+
     Raises:
-        ValueError: If `shape` is larger than the image.
+        ValueError: If `shape` does not lie within the image.
+
+    Example:
+        >>> center_crop(torch.arange(5).view(1, 5), (1, 2))
+        tensor([[1, 2]])
     """
     sizes = image.shape[-2:]
     if any(not 0 < crop <= size for crop, size in zip(shape, sizes, strict=True)):
         raise ValueError(
-            f"shape is {tuple(shape)}, but a crop of an image of {tuple(sizes)} must lie "
-            f"within it"
+            f"shape is {tuple(shape)}, but must lie within the image of "
+            f"{tuple(sizes)}: crop to at most that, or pad the image first"
         )
     for axis, crop in zip(PLANE, shape, strict=True):
         image = image.narrow(axis, (image.shape[axis] - crop) // 2, crop)
     return image
+
+
+def root_sum_of_squares(images: Tensor, dim: int) -> Tensor:
+    r"""Combine the images of several coils into one magnitude.
+
+    $$ m = \sqrt{\textstyle\sum_c |x_c|^2} $$
+
+    Args:
+        images: Real or complex, one image per coil along `dim`.
+        dim: The axis of the coils.
+
+    Returns:
+        Real, the shape of `images` without `dim`. The gradient is 0 where all are 0.
+
+    Example:
+        >>> root_sum_of_squares(torch.tensor([[3 + 0j], [4j]]), dim=0)
+        tensor([5.])
+    """
+    magnitude: Tensor = torch.linalg.vector_norm(images, dim=dim)
+    return magnitude
 
 
 def complex_to_channels(images: Tensor) -> Tensor:
@@ -66,9 +106,12 @@ def complex_to_channels(images: Tensor) -> Tensor:
 
     Returns:
         Real, `(batch, 2 * copies, *space)`.
+
+    Example:
+        >>> complex_to_channels(torch.tensor([[1 + 2j, 3 + 4j]]))
+        tensor([[1., 3., 2., 4.]])
     """
-    parts = torch.view_as_real(images)
-    return rearrange(parts, "batch copies ... part -> batch (part copies) ...")
+    return torch.cat([images.real, images.imag], dim=1)
 
 
 def channels_to_complex(channels: Tensor) -> Tensor:
@@ -79,8 +122,22 @@ def channels_to_complex(channels: Tensor) -> Tensor:
 
     Returns:
         Complex, `(batch, copies, *space)`.
+
+    Example:
+        >>> channels_to_complex(torch.tensor([[1.0, 3.0, 2.0, 4.0]]))
+        tensor([[1.+2.j, 3.+4.j]])
     """
-    parts = rearrange(
-        channels, "batch (part copies) ... -> batch copies ... part", part=2
+    real, imaginary = rearrange(
+        channels, "batch (part copies) ... -> part batch copies ...", part=2
     )
-    return torch.view_as_complex(parts.contiguous())
+    return torch.complex(real, imaginary)
+
+
+def _shift(x: Tensor) -> Tensor:
+    shifted: Tensor = torch.fft.fftshift(x, dim=PLANE)
+    return shifted
+
+
+def _unshift(x: Tensor) -> Tensor:
+    unshifted: Tensor = torch.fft.ifftshift(x, dim=PLANE)
+    return unshifted

@@ -1,92 +1,105 @@
-"""The ways to choose columns outside of the center, as the fastMRI challenge has them.
+"""The ways to choose columns around the center, as the fastMRI challenge has them.
 
-A pattern takes a random generator, the number of columns, of central columns, the
-acceleration and an offset (`None` draws one), and returns which columns are measured.
-Each is bit for bit that of the fastMRI package.
+Each pattern gives, bit by bit, the masks of the fastMRI package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
+from mri_example.errors import InputError
+
 Columns: TypeAlias = NDArray[np.bool_]
-Pattern: TypeAlias = Callable[[RandomState, int, int, float, int | None], Columns]
 
 
-def random(
-    rng: RandomState, cols: int, low: int, acceleration: float, offset: int | None
-) -> Columns:
+@dataclass(frozen=True)
+class Draw:
+    """What the columns of one mask follow from.
+
+    Args:
+        rng: Where random numbers come from.
+        cols: Number of columns.
+        low: Number of columns in the center.
+        acceleration: Columns per measured column.
+        offset: First column of a regular pattern; `None` draws one.
+    """
+
+    rng: RandomState
+    cols: int
+    low: int
+    acceleration: float
+    offset: int | None
+
+    def start(self, step: int) -> int:
+        """Return the offset, if need be one drawn below `step`."""
+        return self.rng.randint(0, step) if self.offset is None else self.offset
+
+
+def random(draw: Draw) -> Columns:
     """Draw every column with the chance that gives the acceleration on average."""
-    del offset
-    chance = (cols / acceleration - low) / (cols - low) if cols > low else 0.0
-    return rng.uniform(size=cols) < chance
+    outside = max(draw.cols - draw.low, 1)
+    chance = (draw.cols / draw.acceleration - draw.low) / outside
+    return draw.rng.uniform(size=draw.cols) < chance
 
 
-def equispaced(
-    rng: RandomState, cols: int, low: int, acceleration: float, offset: int | None
-) -> Columns:
+def equispaced(draw: Draw) -> Columns:
     """Take every n-th column, n being the acceleration; the center comes on top."""
-    del low
-    step = round(acceleration)
-    return _every(cols, step, rng.randint(0, step) if offset is None else offset)
+    step = round(draw.acceleration)
+    return _every(draw.cols, step, draw.start(step))
 
 
-def equispaced_fraction(
-    rng: RandomState, cols: int, low: int, acceleration: float, offset: int | None
-) -> Columns:
+def equispaced_fraction(draw: Draw) -> Columns:
     """Space the columns so that they and the center give the acceleration together."""
-    step = acceleration * (low - cols) / (low * acceleration - cols)
-    start = rng.randint(0, round(step)) if offset is None else offset
-    chosen = np.zeros(cols, dtype=bool)
-    chosen[np.around(np.arange(start, cols - 1, step)).astype(int)] = True
+    unspent = draw.cols - draw.low * draw.acceleration
+    if unspent <= 0:
+        raise InputError(
+            f"{draw.low} central columns of {draw.cols} leave none to space at an "
+            f"acceleration of {draw.acceleration}: it must be below "
+            f"{draw.cols / draw.low:.3g}, or the center fraction smaller"
+        )
+    step = draw.acceleration * (draw.cols - draw.low) / unspent
+    places = np.arange(draw.start(round(step)), draw.cols - 1, step)
+    chosen = np.zeros(draw.cols, dtype=bool)
+    chosen[np.around(places).astype(int)] = True
     return chosen
 
 
-def magic(
-    rng: RandomState, cols: int, low: int, acceleration: float, offset: int | None
-) -> Columns:
-    """Take every n-th column, shifted on one side so that mirror images fill gaps."""
-    del low
-    return _mirrored(rng, cols, round(acceleration), offset)
+def magic(draw: Draw) -> Columns:
+    """Take every n-th column, such that mirror images fall between those measured."""
+    return _mirrored(draw, round(draw.acceleration))
 
 
-def magic_fraction(
-    rng: RandomState, cols: int, low: int, acceleration: float, offset: int | None
-) -> Columns:
-    """Do as `magic`, spaced so that the center is counted in the acceleration."""
-    budget = round(cols / acceleration)
-    outside = budget - min(max(low, 1), budget)
-    step = round(cols / outside) if outside else 0
-    return _mirrored(rng, cols, step, offset)
+def magic_fraction(draw: Draw) -> Columns:
+    """Do as `magic`, spaced so that the center counts towards the acceleration."""
+    outside = round(draw.cols / draw.acceleration) - draw.low
+    if outside < 1:
+        return np.zeros(draw.cols, dtype=bool)
+    return _mirrored(draw, round(draw.cols / outside))
 
 
-def _every(cols: int, step: int, offset: int) -> Columns:
-    chosen = np.zeros(cols, dtype=bool)
-    chosen[offset::step] = True
-    return chosen
-
-
-def _mirrored(rng: RandomState, cols: int, step: int, offset: int | None) -> Columns:
-    if step < 1:
-        return np.zeros(cols, dtype=bool)
-    if offset is None:
-        offset = rng.randint(0, step)
-    positive, negative = (1, 2) if offset % 2 == 0 else (2, -1)
-    half = (cols + 1) // 2
-    above = _every(half, step, offset + positive)
-    below = _every(cols - half, step, offset + negative)
-    return np.fft.fftshift(np.concatenate([above, below[::-1]]))
-
-
+Pattern: TypeAlias = Callable[[Draw], Columns]
 PATTERNS: dict[str, Pattern] = {
-    "random": random,
-    "equispaced": equispaced,
-    "equispaced_fraction": equispaced_fraction,
-    "magic": magic,
-    "magic_fraction": magic_fraction,
+    pattern.__name__: pattern
+    for pattern in (random, equispaced, equispaced_fraction, magic, magic_fraction)
 }
+
+
+def _every(cols: int, step: int, first: int) -> Columns:
+    chosen = np.zeros(cols, dtype=bool)
+    chosen[first::step] = True
+    return chosen
+
+
+def _mirrored(draw: Draw, step: int) -> Columns:
+    offset = draw.start(step)
+    positive, negative = (1, 2) if offset % 2 == 0 else (2, -1)
+    half = (draw.cols + 1) // 2
+    above = _every(half, step, offset + positive)
+    below = _every(draw.cols - half, step, offset + negative)
+    return np.fft.fftshift(np.concatenate([above, below[::-1]]))
