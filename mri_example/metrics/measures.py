@@ -113,7 +113,7 @@ def _peak(target: Magnitudes, maxval: float | None) -> float:
     peak = float(target.max()) if maxval is None else maxval
     if not peak > 0:
         raise InputError(
-            f"maxval, the maximum of the target, is {peak}, but must be positive: leave "
-            f"out this volume or give its maxval"
+            f"maxval, the maximum of the target, is {peak}, but must be positive: "
+            f"leave out this volume or give its maxval"
         )
     return peak

@@ -16,9 +16,7 @@ Volume: TypeAlias = Tensor | ArrayLike
 Magnitudes: TypeAlias = NDArray[np.float64]
 
 
-def comparable(
-    target: Volume, reconstruction: Volume
-) -> tuple[Magnitudes, Magnitudes]:
+def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magnitudes]:
     """Check two volumes and cut the square of the target's width out of both.
 
     Args:

@@ -199,7 +199,7 @@ def test_a_file_that_is_no_checkpoint(root, capsys) -> None:
     ("changes", "message"),
     [
         ({"typo": 1}, "typo"),
-        ({"model": MODEL | {"chanels": 8}}, "chanels"),
+        ({"model": MODEL | {"channelz": 8}}, "channelz"),
         ({"model": MODEL | {"channels": "many"}}, "many"),
         ({"model": MODEL | {"read_out": "magic"}}, "magic"),
         ({"model": MODEL | {"hidden": [4]}}, "hidden has 1 entries and strides 2"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,17 @@ def test_scores_do_not_depend_on_the_unit(seed, unit) -> None:
 
 def test_a_perfect_reconstruction() -> None:
     target = np.random.RandomState(0).rand(2, 9, 9)
-    assert score(target, target) == Scores(0.0, float("inf"), 1.0)
+    perfect = score(target, target)
+    assert perfect == Scores(0.0, float("inf"), 1.0)
+    summary = summarize([perfect, perfect])  # without a warning
+    assert summary.mean == perfect
+    assert np.isnan(summary.spread.psnr)
+
+
+def test_tensors_are_as_good_as_arrays() -> None:
+    target, estimate = np.random.RandomState(0).rand(2, 2, 9, 9)
+    tensors = torch.from_numpy(target), torch.from_numpy(estimate).requires_grad_()
+    assert score(*tensors) == score(target, estimate)
 
 
 def test_both_are_cropped_to_the_width_of_the_target() -> None:
@@ -68,12 +79,12 @@ def test_summaries() -> None:
 @pytest.mark.parametrize(
     ("target", "estimate", "message"),
     [
-        (np.ones((9, 9)), np.ones((9, 9)), "must be \\(slices, rows, columns\\)"),
+        (np.ones((9, 9)), np.ones((9, 9)), "must be \\(slices, rows, cols\\)"),
         (np.ones((2, 9, 9)), np.ones((3, 9, 9)), "as many slices"),
-        (np.ones((0, 9, 9)), np.ones((0, 9, 9)), "empty"),
+        (np.ones((0, 9, 9)), np.ones((0, 9, 9)), "none of them 0"),
         (np.ones((1, 9, 9)), np.full((1, 9, 9), np.nan), "not finite"),
         (np.ones((1, 5, 5)), np.ones((1, 5, 5)), "SSIM needs at least 7"),
-        (np.ones((1, 9, 9)), np.ones((1, 8, 9)), "does not fit"),
+        (np.ones((1, 9, 9)), np.ones((1, 8, 9)), "must hold a square"),
         (np.zeros((1, 9, 9)), np.ones((1, 9, 9)), "zero everywhere"),
     ],
 )

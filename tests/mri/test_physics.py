@@ -1,5 +1,6 @@
 """The forward model has an adjoint, and its gradient is that of the likelihood."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,13 @@ def test_the_gradient_is_differentiable_twice() -> None:
     arguments = (estimate, zero_filled.requires_grad_(), mask)
     assert gradcheck(LikelihoodGradient(), arguments)
     assert gradgradcheck(LikelihoodGradient(), arguments)
+
+
+def test_data_of_another_size_do_not_widen_the_gradient() -> None:
+    image, mask = draw(3, 4)
+    estimate = complex_to_channels(image)
+    with pytest.raises(RuntimeError, match="expanded size"):
+        LikelihoodGradient()(estimate, torch.zeros(2, 5, 3, 4) * 1j, mask)
 
 
 def test_what_is_not_measured_is_positive_zero() -> None:

@@ -1,6 +1,7 @@
 """Masks are those of the fastMRI package, bit for bit."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,9 @@ def test_masks_broadcast_and_hold_the_center(pattern, cols, seed, acceleration) 
 @given(patterns)
 def test_a_seed_leaves_the_global_random_state_alone(pattern) -> None:
     np.random.seed(1)
-    before = np.random.get_state()[1].copy()
+    expected = np.random.RandomState(1).rand(3)
     MaskFunction(pattern, [0.08, 0.04], [4, 8])((9, 64), seed=3)
-    assert (before == np.random.get_state()[1]).all()
+    assert (expected == np.random.rand(3)).all()
 
 
 def test_fresh_masks_differ() -> None:
@@ -60,8 +61,10 @@ def test_fresh_masks_differ() -> None:
         ("random", [], [], "has 0 entries"),
         ("random", [0.0], [4], "center fraction is 0.0"),
         ("random", [1.5], [4], "center fraction is 1.5"),
-        ("random", [0.1], [0.5], "acceleration is 0.5, but must be at least 1"),
-        ("random", [0.5], [4], "it must be at most 0.25"),
+        ("random", [0.1], [0.5], "is 0.5, but must be finite and at least 1"),
+        ("random", [0.1], [math.nan], "is nan, but must be finite"),
+        ("random", [math.nan], [4], "center fraction is nan"),
+        ("random", [0.5], [4], "of 4 allows: at most 0.25"),
     ],
 )
 def test_impossible_masks(pattern, fractions, accelerations, message) -> None:
@@ -70,9 +73,20 @@ def test_impossible_masks(pattern, fractions, accelerations, message) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"),
-    [((0,), "no columns"), ((4, 0), "no columns"), ((9, 5), "leaves no columns")],
+    ("shape", "offset", "message"),
+    [
+        ((0,), None, "at least one column"),
+        ((4, 0), None, "at least one column"),
+        ((9, 5), None, "is 8, but 5 columns allow at most 5"),
+        ((9, 64), -1, "offset is -1, but must be a column"),
+    ],
 )
-def test_shapes_without_room_for_the_acceleration(shape, message) -> None:
+def test_calls_that_have_no_mask(shape, offset, message) -> None:
     with pytest.raises(InputError, match=message):
-        MaskFunction("random", [0.08], [8])(shape, seed=0)
+        MaskFunction("equispaced", [0.08], [8])(shape, offset, seed=0)
+
+
+def test_a_center_that_leaves_no_columns_to_space() -> None:
+    function = MaskFunction("equispaced_fraction", [0.125], [8])
+    with pytest.raises(InputError, match="8 central columns of 64 leave none"):
+        function((9, 64), seed=0)

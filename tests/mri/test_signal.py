@@ -11,6 +11,7 @@ from mri_example.signal import (
     complex_to_channels,
     fft2c,
     ifft2c,
+    root_sum_of_squares,
 )
 from tests.tolerances import assert_equal
 
@@ -52,7 +53,7 @@ def test_crops_are_centered(rows, cols, data) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 4), (4, 5), (0, 1)])
 def test_crops_lie_within_the_image(shape) -> None:
-    with pytest.raises(ValueError, match="must lie within it"):
+    with pytest.raises(ValueError, match="must lie within the image of"):
         center_crop(torch.zeros(4, 4), shape)
 
 
@@ -63,3 +64,9 @@ def test_channels_hold_real_parts_first(copies, cols) -> None:
     assert torch.equal(channels[:, :copies], x.real)
     assert torch.equal(channels[:, copies:], x.imag)
     assert torch.equal(channels_to_complex(channels), x)
+
+
+@given(sizes, sizes)
+def test_the_root_sum_of_squares_is_the_norm_over_coils(coils, cols) -> None:
+    x = images(coils, 2, cols)
+    assert_equal(root_sum_of_squares(x, dim=0), x.abs().square().sum(0).sqrt())
