@@ -132,7 +132,19 @@ class InvertibleModule(nn.Module):
 
 
 class VolumePreserving(InvertibleModule, composite=True):
-    r"""An invertible module with $\lvert\det \partial y/\partial x\rvert = 1$."""
+    r"""An invertible module with $\lvert\det \partial y/\partial x\rvert = 1$.
+
+    Derive from it instead of `InvertibleModule`, and the log-determinants are zeros.
+
+    Example:
+        >>> class Reverse(VolumePreserving):
+        ...     def forward(self, x):
+        ...         return x.flip(1)
+        ...     def inverse(self, y):
+        ...         return y.flip(1)
+        >>> Reverse().forward_and_log_det(torch.zeros(2, 3))[1]
+        tensor([0., 0.])
+    """
 
     def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
         """Return `forward(x)` and zeros."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mri_example.data.augmentation import Augmentation
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 from mri_example.sampling import MaskFunction, undersample, volume_seed
 from mri_example.signal import center_crop, fft2c, ifft2c
 
-Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+LOG = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
@@ -76,6 +78,7 @@ class SliceDataset(Dataset[Sample]):
         self.files = [KSpaceFile.inspect(path) for path in volume_paths(folder)]
         for file in self.files:
             _check(file, training=epoch is not None)
+        _log_what_was_assumed(self.files)
         self.mask_function = mask_function
         self.epoch, self.seed = epoch, seed
         self.crop, self.augment = crop, augment
@@ -129,25 +132,18 @@ def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return torch.nn.functional.pad(image, sides)
 
 
-def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip either axis, exchange the axes of a square, and turn the phase, by chance.
-
-    Args:
-        image: Complex, `(rows, cols)`.
-        generator: What chance follows from.
-    """
-    chance = torch.rand(4, generator=generator)
-    axes = [axis for axis in (0, 1) if chance[axis] < 0.5]
-    image = image.flip(axes)
-    if chance[2] < 0.5 and image.shape[0] == image.shape[1]:
-        image = image.T
-    return image * torch.polar(torch.ones(()), 2 * torch.pi * chance[3])
-
-
 def _padded(mask: Tensor, padding: tuple[int, int]) -> Tensor:
     """Take out the columns that were not measured at all."""
     columns = torch.arange(mask.shape[-1])
     return mask * ((columns >= padding[0]) & (columns < padding[1]))
+
+
+def _log_what_was_assumed(files: Sequence[KSpaceFile]) -> None:
+    assumed = [file for file in files if file.assumed]
+    if assumed:
+        first, more = assumed[0], len(assumed) - 1
+        others = f" and {more} more" if more else ""
+        LOG.warning("%s%s: %s", first.path, others, first.assumed)
 
 
 def _check(file: KSpaceFile, training: bool) -> None:

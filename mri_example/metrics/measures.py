@@ -60,8 +60,8 @@ def psnr(target: Volume, reconstruction: Volume, maxval: float | None = None) ->
         InputError: If the peak is not positive.
 
     Example:
-        >>> psnr(np.ones((1, 2, 2)), np.full((1, 2, 2), 0.9))
-        20.0
+        >>> psnr(np.full((1, 2, 2), 4.0), np.full((1, 2, 2), 3.5))  # 20 log10(8)
+        18.06...
     """
     t, p = comparable(target, reconstruction)
     peak, error = _peak(t, maxval), mse(t, p)

@@ -8,7 +8,7 @@ import lightning
 from torch.utils.data import DataLoader, DistributedSampler
 
 from mri_example.data import Sample, SliceDataset
-from mri_example.data.slices import flip_and_turn
+from mri_example.data.augmentation import flip_and_turn
 from mri_example.errors import InputError
 from mri_example.sampling import MaskFunction
 from mri_example.training.configuration import TrainingConfig

@@ -1,0 +1,46 @@
+"""What the pages show runs: every Python block, and the options of every command."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mri_example.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = "python -m mri_example "
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+def commands() -> list[str]:
+    text = "".join(block for page in PAGES for block in blocks(page, "bash"))
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith(COMMAND)]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=str)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page) -> None:
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_the_options_of_a_command_exist(command, capsys) -> None:
+    arguments = shlex.split(command.removeprefix(COMMAND), comments=True)
+    with pytest.raises(SystemExit) as end:
+        main([arguments[0], "--print_config", *arguments[1:]])
+    assert end.value.code == 0, capsys.readouterr().err
+
+
+def test_there_are_commands_and_links_lead_somewhere() -> None:
+    assert len(commands()) >= 4
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"

@@ -1,0 +1,64 @@
+"""The demo, whole, on smaller heads: what it writes, says, and keeps."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from mri_example import demo as demonstration
+from mri_example.cli import main
+from mri_example.data import volumes
+from mri_example.data.anatomy import embedded_anatomy
+from mri_example.training import ModelConfig, TrainingConfig
+
+PICTURES = (
+    "reconstruction_4x.png",
+    "reconstruction_8x.png",
+    "learning_curve.png",
+    "memory_against_depth.png",
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let the demo use an eighth of the slices and a model of two layers."""
+    heads = {name: head[::8, ::2, ::2] for name, head in embedded_anatomy().items()}
+    heads["epi"] = embedded_anatomy()["epi"]
+    monkeypatch.setattr(volumes, "embedded_anatomy", lambda: heads)
+    monkeypatch.setattr(demonstration, "MODEL", ModelConfig(8, 1, (8, 8), (1, 2)))
+    training = TrainingConfig(epochs=1, batch_size=4, fraction=1.0, learning_rate=1e-3)
+    monkeypatch.setattr(demonstration, "TRAINING", training)
+    monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)
+    monkeypatch.setattr(demonstration, "COUPLINGS", (5, 10))
+
+
+def test_the_demo_writes_what_it_says_and_goes_on(small, tmp_path, capsys) -> None:
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "SIMULATED" in said
+    assert "memory='invert'" in said
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["method"], row["acceleration"]) for row in rows] == [
+        ("zero-filled", 4),
+        ("i-RIM", 4),
+        ("zero-filled", 8),
+        ("i-RIM", 8),
+    ]
+    for row in rows:
+        assert f"{row['psnr']:.2f}" in said
+    for picture in PICTURES:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+        assert picture in said
+    with h5py.File(next((tmp_path / "data/singlecoil_test").glob("*.h5"))) as file:
+        assert "simulated" in file.attrs
+    weights = (tmp_path / "training/last.ckpt").read_bytes()
+
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "data: 0 files simulated" in said
+    assert "training: done before" in said
+    assert (tmp_path / "training/last.ckpt").read_bytes() == weights
+    again = json.loads((tmp_path / "results.json").read_text())
+    for first, second in zip(rows, again, strict=True):
+        assert np.allclose(first["psnr"], second["psnr"])
