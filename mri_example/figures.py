@@ -59,15 +59,15 @@ def compare(
         axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=limit)
         axes[0, column].set_title(name, fontsize=10)
         if name != "target":
-            error = np.abs(image - target)
+            error = 100 * np.abs(image - target) / limit
             shown = axes[1, column].imshow(
-                error, cmap="magma", vmin=0, vmax=limit / amplify
+                error, cmap="magma", vmin=0, vmax=100 / amplify
             )
             axes[1, column].set_title(f"error × {amplify}", fontsize=9)
     for axis in axes.flat:
         axis.axis("off")
     bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes((0.05, 0.1, 0.07, 0.8)))
-    bar.set_label("absolute error", fontsize=8)
+    bar.set_label("absolute error, % of white", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=11)
     return figure
