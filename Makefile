@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
@@ -39,8 +40,8 @@ docs: $(STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/results/
-	MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000 $(BIN)/python -m benchmarks.memory
-	MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000 $(BIN)/python -m benchmarks.time
+	$(STEADY) $(BIN)/python -m benchmarks.memory
+	$(STEADY) $(BIN)/python -m benchmarks.time
 
 figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results/
 	$(BIN)/python -m benchmarks.figures

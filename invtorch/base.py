@@ -86,7 +86,7 @@ class InvertibleModule(nn.Module):
       declared with `class Stack(InvertibleModule, composite=True)`; a container then
       looks inside and inverts the parts one by one.
 
-    Example:
+    Examples:
         >>> class Shift(InvertibleModule):
         ...     def forward(self, x):
         ...         return x + 1
@@ -136,7 +136,7 @@ class VolumePreserving(InvertibleModule, composite=True):
 
     Derive from it instead of `InvertibleModule`, and the log-determinants are zeros.
 
-    Example:
+    Examples:
         >>> class Reverse(VolumePreserving):
         ...     def forward(self, x):
         ...         return x.flip(1)

@@ -36,7 +36,7 @@ def measure_memory(call: Callable[[], object]) -> Memory:
     Returns:
         The peak during the call and what was live at its end.
 
-    Example:
+    Examples:
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
         Memory(peak=1024, live=1024)
     """

@@ -29,7 +29,7 @@ class SingleCoil:
     Shape:
         Images and k-space: complex `(..., rows, cols)`.
 
-    Example:
+    Examples:
         >>> model = SingleCoil(mask=torch.tensor([0.0, 1.0, 1.0, 0.0]))
         >>> image = torch.randn(4, 4, dtype=torch.complex64)
         >>> zero_filled = model.adjoint(model.forward(image))
@@ -73,7 +73,7 @@ class LikelihoodGradient(nn.Module):
         - Mask: `(batch, 1, 1, W)`.
         - Gradient: as the estimate.
 
-    Example:
+    Examples:
         >>> estimate, mask = torch.randn(2, 6, 8, 8), torch.ones(2, 1, 1, 8)
         >>> zero_filled = torch.randn(2, 1, 8, 8, dtype=torch.complex64)
         >>> LikelihoodGradient()(estimate, zero_filled, mask).shape

@@ -23,7 +23,7 @@ def fft2c(image: Tensor) -> Tensor:
     Returns:
         k-space of the same shape.
 
-    Example:
+    Examples:
         >>> image = torch.randn(3, 8, 7, dtype=torch.complex64)
         >>> torch.allclose(fft2c(image).norm(), image.norm())
         True
@@ -42,7 +42,7 @@ def ifft2c(kspace: Tensor) -> Tensor:
     Returns:
         Images of the same shape.
 
-    Example:
+    Examples:
         >>> image = torch.randn(3, 8, 7, dtype=torch.complex64)
         >>> torch.allclose(ifft2c(fft2c(image)), image, atol=1e-6)
         True
@@ -63,7 +63,7 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: If `shape` does not lie within the image.
 
-    Example:
+    Examples:
         >>> center_crop(torch.arange(5).view(1, 5), (1, 2))
         tensor([[1, 2]])
     """
@@ -90,7 +90,7 @@ def root_sum_of_squares(images: Tensor, dim: int) -> Tensor:
     Returns:
         Real, the shape of `images` without `dim`. The gradient is 0 where all are 0.
 
-    Example:
+    Examples:
         >>> root_sum_of_squares(torch.tensor([[3 + 0j], [4j]]), dim=0)
         tensor([5.])
     """
@@ -107,7 +107,7 @@ def complex_to_channels(images: Tensor) -> Tensor:
     Returns:
         Real, `(batch, 2 * copies, *space)`.
 
-    Example:
+    Examples:
         >>> complex_to_channels(torch.tensor([[1 + 2j, 3 + 4j]]))
         tensor([[1., 3., 2., 4.]])
     """
@@ -123,7 +123,7 @@ def channels_to_complex(channels: Tensor) -> Tensor:
     Returns:
         Complex, `(batch, copies, *space)`.
 
-    Example:
+    Examples:
         >>> channels_to_complex(torch.tensor([[1.0, 3.0, 2.0, 4.0]]))
         tensor([[1.+2.j, 3.+4.j]])
     """

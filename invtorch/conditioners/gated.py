@@ -44,7 +44,7 @@ class GatedResidualBlock(nn.Module):
         ValueError: If `dims` is not 1, 2 or 3, `kernel_size` is even, or `stride` does
             not have one positive entry per axis.
 
-    Example:
+    Examples:
         >>> block = GatedResidualBlock(2, 3, hidden=8, stride=(2, 4))
         >>> block(torch.randn(1, 2, 9, 15)).shape
         torch.Size([1, 3, 9, 15])

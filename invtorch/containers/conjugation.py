@@ -25,7 +25,7 @@ class Conjugation(InvertibleModule, composite=True):
     Shape:
         That of `module`, between the two applications of `basis`.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> layer = Conjugation(Householder1x1(4), AdditiveCoupling(nn.Linear(2, 2)))
         >>> x = torch.randn(3, 4)

@@ -21,7 +21,7 @@ class WithoutContext(InvertibleModule, composite=True):
     Shape:
         That of the module.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> plain = AdditiveCoupling(nn.Linear(2, 2))
         >>> net = InvertibleSequential(WithoutContext(plain))

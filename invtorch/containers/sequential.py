@@ -42,7 +42,7 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
         TypeError: If a module is not an `InvertibleModule`.
         ValueError: If a module does not define its inverse, or an option is unknown.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> def conditioner():
         ...     return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.SiLU())

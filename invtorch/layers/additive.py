@@ -31,7 +31,7 @@ class AdditiveCoupling(VolumePreserving):
         ValueError: If `split` leaves nothing on one side, or the shift does not have
             the shape of $x_2$.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> layer = AdditiveCoupling(nn.Conv2d(2, 2, 3, padding=1))
         >>> x = torch.randn(1, 4, 8, 8)

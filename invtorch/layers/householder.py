@@ -30,7 +30,7 @@ class Householder1x1(VolumePreserving):
     Raises:
         ValueError: If `reflections` is not between 1 and `channels`.
 
-    Example:
+    Examples:
         >>> mix = Householder1x1(channels=4, reflections=2)
         >>> x = torch.randn(1, 4, 8, 8)
         >>> torch.allclose(mix.inverse(mix(x)), x, atol=1e-6)

@@ -39,7 +39,7 @@ class OrthogonalCoupling(VolumePreserving):
             and `channels`, the state has another number of channels, or the conditioner
             returns another shape than it should.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> layer = OrthogonalCoupling(nn.Conv2d(2, 2, 3, padding=1), channels=4)
         >>> x = torch.randn(1, 4, 8, 8)

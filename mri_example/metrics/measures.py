@@ -18,7 +18,7 @@ WINDOW = 7
 def mse(target: Volume, reconstruction: Volume) -> float:
     r"""Return the mean squared error, $\operatorname{mean}((t - p)^2)$.
 
-    Example:
+    Examples:
         >>> mse(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
         1.0
     """
@@ -32,7 +32,7 @@ def nmse(target: Volume, reconstruction: Volume) -> float:
     Raises:
         InputError: If the target is zero everywhere.
 
-    Example:
+    Examples:
         >>> nmse(np.full((1, 2, 2), 2.0), np.ones((1, 2, 2)))
         0.25
     """
@@ -59,7 +59,7 @@ def psnr(target: Volume, reconstruction: Volume, maxval: float | None = None) ->
     Raises:
         InputError: If the peak is not positive.
 
-    Example:
+    Examples:
         >>> psnr(np.full((1, 2, 2), 4.0), np.full((1, 2, 2), 3.5))  # 20 log10(8)
         18.06...
     """
@@ -85,7 +85,7 @@ def ssim(target: Volume, reconstruction: Volume, maxval: float | None = None) ->
     Raises:
         InputError: If a slice is smaller than the window, or the range not positive.
 
-    Example:
+    Examples:
         >>> ssim(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
         1.0
 

@@ -46,7 +46,7 @@ def score(target: Volume, reconstruction: Volume) -> Scores:
     Raises:
         InputError: If the two cannot be compared.
 
-    Example:
+    Examples:
         >>> score(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
         Scores(nmse=0.0, psnr=inf, ssim=1.0)
     """
@@ -70,7 +70,7 @@ def summarize(scores: Iterable[Scores]) -> Summary:
     Raises:
         InputError: If there is no volume.
 
-    Example:
+    Examples:
         >>> summarize([Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)]).mean.psnr
         21.0
     """

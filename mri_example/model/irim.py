@@ -40,7 +40,7 @@ class IRIM(InvertibleModule, composite=True):
     Raises:
         ValueError: If there is no step network.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from invtorch import OrthogonalCoupling
         >>> def gradient(estimate, measured):  # of 1/2 |estimate - measured|^2

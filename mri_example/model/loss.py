@@ -26,7 +26,7 @@ class SubsampledNMSE(nn.Module):
     Raises:
         ValueError: If `fraction` is not in (0, 1], or the shapes differ.
 
-    Example:
+    Examples:
         >>> loss = SubsampledNMSE(fraction=0.5)
         >>> target = torch.ones(2, 8, 8, dtype=torch.complex64)
         >>> float(loss(1.5 * target, target))

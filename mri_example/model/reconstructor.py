@@ -42,7 +42,7 @@ class IRIMReconstructor(nn.Module):
             for the copies of the estimate and their gradients, or `read_out` is
             unknown.
 
-    Example:
+    Examples:
         >>> model = IRIMReconstructor(8, steps=2, hidden=(8, 8), strides=(1, 2))
         >>> image = torch.randn(1, 16, 16, dtype=torch.complex64)
         >>> model(image, torch.ones(1, 1, 16)).shape

@@ -31,7 +31,7 @@ class MaskFunction:
             fraction is not in (0, 1], an acceleration is not finite or below 1, or a
             center alone exceeds what its acceleration allows.
 
-    Example:
+    Examples:
         >>> mask_function = MaskFunction("equispaced", [0.08], [4])
         >>> mask, low = mask_function((1, 640, 368), seed=1)
         >>> mask.shape, low
@@ -112,7 +112,7 @@ class MaskFunction:
 def volume_seed(name: str) -> tuple[int, ...]:
     """Return the seed of a volume, which follows from its file name.
 
-    Example:
+    Examples:
         >>> volume_seed("a.h5")
         (97, 46, 104, 53)
     """

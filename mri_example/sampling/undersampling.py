@@ -19,7 +19,7 @@ def undersample(kspace: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Masked k-space.
 
-    Example:
+    Examples:
         >>> undersample(torch.tensor([-1.0, -2.0]), mask=torch.tensor([0.0, 1.0]))
         tensor([ 0., -2.])
     """
