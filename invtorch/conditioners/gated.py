@@ -41,8 +41,8 @@ class GatedResidualBlock(nn.Module):
         that `stride` does not divide are padded with zeros and cropped again.
 
     Raises:
-        ValueError: If `dims` is not 1, 2 or 3, `kernel_size` is even, or `stride` does
-            not have one positive entry per axis.
+        ValueError: If `dims` is not 1, 2 or 3, `kernel_size` is even, `stride` does not
+            have one positive entry per axis, or an input has another rank.
 
     Examples:
         >>> block = GatedResidualBlock(2, 3, hidden=8, stride=(2, 4))
@@ -65,6 +65,7 @@ class GatedResidualBlock(nn.Module):
         dims: int = 2,
     ) -> None:
         super().__init__()
+        self.in_channels, self.out_channels, self.dims = in_channels, out_channels, dims
         s = self.stride = _per_axis(stride, dims)
         if kernel_size % 2 == 0:
             raise ValueError(
@@ -81,6 +82,12 @@ class GatedResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated output, of the spatial size of `x`."""
+        if x.ndim != self.dims + 2:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but this {type(self).__name__} has "
+                f"dims={self.dims}: give it (batch, channels, {self.dims} spatial "
+                f"axes), or build it with other dims"
+            )
         size = x.shape[2:]
         h = F.relu(self.gather(self._padded(x)))
         h = F.relu(self.look(h))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.base import VolumePreserving
+from invtorch.layers.fitting import check_conditioner
 
 
 class AdditiveCoupling(VolumePreserving):
@@ -49,6 +50,8 @@ class AdditiveCoupling(VolumePreserving):
         super().__init__()
         if split is not None and split < 1:
             raise ValueError(f"split is {split}, but x1 must have at least 1 channel")
+        if dim == 1:
+            check_conditioner(conditioner, split, None)
         self.conditioner = conditioner
         self.split = split
         self.dim = dim

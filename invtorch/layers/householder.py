@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from invtorch.base import VolumePreserving
 from invtorch.functional import householder_product, mix_channels
+from invtorch.layers.fitting import check_channels
 
 
 class Householder1x1(VolumePreserving):
@@ -47,16 +48,20 @@ class Householder1x1(VolumePreserving):
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Return $Ux$ at every position."""
-        return mix_channels(householder_product(self.vectors), x)
+        return mix_channels(self._matrix(x), x)
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         r"""Return $U^\top y$ at every position."""
-        return mix_channels(householder_product(self.vectors).T, y)
+        return mix_channels(self._matrix(y).T, y)
 
     def extra_repr(self) -> str:
         """Show the size of the matrix."""
         reflections, channels = self.vectors.shape
         return f"channels={channels}, reflections={reflections}"
+
+    def _matrix(self, state: Tensor) -> Tensor:
+        check_channels(state, self.vectors.shape[1], self)
+        return householder_product(self.vectors)
 
 
 def householder_vectors(channels: int, reflections: int) -> nn.Parameter:

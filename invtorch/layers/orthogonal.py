@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from invtorch.base import VolumePreserving
 from invtorch.functional import correlate_channels, householder_product, mix_channels
+from invtorch.layers.fitting import check_channels, check_conditioner
 from invtorch.layers.householder import householder_vectors
 
 
@@ -57,6 +58,7 @@ class OrthogonalCoupling(VolumePreserving):
         super().__init__()
         if channels < 2:
             raise ValueError(f"channels is {channels}, but a coupling needs at least 2")
+        check_conditioner(conditioner, channels // 2, channels - channels // 2)
         self.conditioner = conditioner
         self.vectors = householder_vectors(channels, reflections)
 
@@ -95,11 +97,7 @@ class OrthogonalCoupling(VolumePreserving):
 
     def _rows(self, state: Tensor) -> tuple[Tensor, Tensor]:
         channels = self.vectors.shape[1]
-        if state.ndim < 2 or state.shape[1] != channels:
-            raise ValueError(
-                f"a state of shape {tuple(state.shape)} does not have the {channels} "
-                f"channels of this OrthogonalCoupling on its second axis"
-            )
+        check_channels(state, channels, self)
         first, second = householder_product(self.vectors).tensor_split((channels // 2,))
         return first, second
 

@@ -6,6 +6,8 @@ from torch import nn
 
 from invtorch import (
     AdditiveCoupling,
+    GatedResidualBlock,
+    Householder1x1,
     InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
@@ -135,6 +137,25 @@ def test_unknown_options(option, value, message) -> None:
         InvertibleSequential(Scale(2), **{option: value})
     with pytest.raises(ValueError, match=message):
         setattr(InvertibleSequential(Scale(2)), option, value)
+
+
+def test_channels_that_do_not_fit_the_conditioner_when_it_is_built() -> None:
+    block = GatedResidualBlock(3, 2, hidden=4)
+    with pytest.raises(ValueError, match="takes 3 channels, but is given 4"):
+        OrthogonalCoupling(block, channels=8)
+    with pytest.raises(ValueError, match=r"returns 2 channels, but .* has 3"):
+        OrthogonalCoupling(block, channels=6)
+    with pytest.raises(ValueError, match="takes 2 channels, but is given 4"):
+        AdditiveCoupling(nn.Conv2d(2, 4, 1), split=4)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3), (2, 4, 3), (2, 4, 3, 3, 3)])
+def test_states_of_another_rank(shape) -> None:
+    net = InvertibleSequential(AdditiveCoupling(GatedResidualBlock(2, 2, hidden=3)))
+    with pytest.raises(ValueError, match=r"dims=2: give it \(batch, channels, 2"):
+        net(torch.zeros(shape))
+    with pytest.raises(ValueError, match="does not have the 4 channels"):
+        Householder1x1(4)(torch.zeros(4))
 
 
 def test_channels_that_do_not_fit_the_conditioner(x) -> None:

@@ -1,0 +1,50 @@
+"""Does it fit? What layers ask of their conditioner and of their state."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def check_conditioner(
+    conditioner: nn.Module, inputs: int | None, outputs: int | None
+) -> None:
+    """Compare the channels that a conditioner declares with those it will see.
+
+    Convolutions, and whatever else has attributes `in_channels` and `out_channels`,
+    are checked when the layer is built; others when they are first called. More input
+    channels than the state gives are left alone: they may be those of the context.
+
+    Args:
+        conditioner: The network.
+        inputs: Channels that it is given, if known.
+        outputs: Channels that it should return, if known.
+
+    Raises:
+        ValueError: If a number of channels cannot be right.
+    """
+    name = type(conditioner).__name__
+    takes = getattr(conditioner, "in_channels", None)
+    returns = getattr(conditioner, "out_channels", None)
+    if isinstance(takes, int) and inputs is not None and takes < inputs:
+        raise ValueError(
+            f"the conditioner {name} takes {takes} channels, but is given {inputs}: "
+            f"build it for {inputs}"
+        )
+    if isinstance(returns, int) and outputs is not None and returns != outputs:
+        raise ValueError(
+            f"the conditioner {name} returns {returns} channels, but the other part "
+            f"of the state has {outputs}: build it for {outputs}"
+        )
+
+
+def check_channels(state: Tensor, channels: int, layer: nn.Module) -> None:
+    """Check that a state has its channels where a layer expects them.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if state.ndim < 2 or state.shape[1] != channels:
+        raise ValueError(
+            f"a state of shape {tuple(state.shape)} does not have the {channels} "
+            f"channels of this {type(layer).__name__} on its second axis"
+        )
