@@ -1,0 +1,106 @@
+"""Every form of state and context that a container takes."""
+
+import pytest
+import torch
+
+from invtorch import AdditiveCoupling, InvertibleSequential
+from tests.parts import Conditioner, Leapfrog
+from tests.stacks import both, parameters, sample, stack
+from tests.strategies import weighed
+from tests.tolerances import assert_all_equal
+
+
+def test_context_that_needs_gradients(anchors) -> None:
+    net, x, raw = stack(anchors), sample(requires_grad=True), sample(1)
+    raw.requires_grad_()
+
+    def gradients():
+        context = torch.tanh(raw)
+        y = net(x, context, context.square())
+        return torch.autograd.grad(weighed(y), [x, raw, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_the_state_itself_as_context(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+
+    def gradients():
+        h = x.sin()
+        y = net(h, h[:, :1])
+        return torch.autograd.grad(weighed(y), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_a_parameter_as_context(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+    shared = net[0].conditioner.second.bias
+
+    def gradients():
+        context = shared.view(1, 2, 1, 1)[:, :1]
+        return torch.autograd.grad(weighed(net(x, context)), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_second_order_with_related_contexts(anchors) -> None:
+    net, x, raw = stack(anchors), sample(requires_grad=True), sample(1)
+    raw.requires_grad_()
+
+    def second_order():
+        context = raw.sin()
+        y = net(x * raw, context, context * raw)
+        inputs = [x, raw, *parameters(net)]
+        first = torch.autograd.grad(weighed(y), inputs, create_graph=True)
+        return torch.autograd.grad(sum((g * g).sum() for g in first), inputs)
+
+    assert_all_equal(*both(net, second_order))
+
+
+def test_tuple_states(anchors) -> None:
+    net = InvertibleSequential(*[Leapfrog(2) for _ in range(10)], anchors=anchors)
+    net.double()
+    q, p = sample(2, requires_grad=True), sample(2, requires_grad=True)
+    context = sample(1, requires_grad=True)
+
+    def gradients(both_used: bool):
+        a, b = net((q, p), context)
+        loss = weighed(a) + (weighed(b * a) if both_used else 0)
+        inputs = [q, p, context, *parameters(net)]
+        return torch.autograd.grad(loss, inputs, allow_unused=True)
+
+    for both_used in (True, False):
+        assert_all_equal(*both(net, lambda used=both_used: gradients(used)))
+
+
+def test_empty_batches(anchors) -> None:
+    net, x = stack(anchors), sample(batch=0, requires_grad=True)
+
+    def gradients():
+        return torch.autograd.grad(net(x).sum(), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_complex_states(anchors) -> None:
+    layers = [AdditiveCoupling(Conditioner(2, 2, dims=0)) for _ in range(10)]
+    net = InvertibleSequential(*layers, anchors=anchors).to(torch.complex128)
+    x = torch.randn(3, 4, dtype=torch.complex128, requires_grad=True)
+
+    def gradients():
+        return torch.autograd.grad(net(x).abs().square().sum(), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_channels_last_and_strided_inputs(anchors) -> None:
+    net = stack(anchors)
+    wide = sample(6).to(memory_format=torch.channels_last).requires_grad_()
+
+    def gradients():
+        y = net(wide[:, ::2].repeat_interleave(2, 1)[:, 1:5])
+        return torch.autograd.grad(weighed(y), [wide, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))

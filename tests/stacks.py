@@ -1,0 +1,36 @@
+"""A stack deeper than its anchors, and its comparison with plain autograd."""
+
+import torch
+
+from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
+from tests.parts import Conditioner
+
+
+def stack(anchors: int, dropout: float = 0.0, depth: int = 10):
+    layers = []
+    for i in range(depth):
+        conditioner = Conditioner(2, 2, dropout=dropout)
+        layers.append(
+            OrthogonalCoupling(conditioner, channels=4)
+            if i % 2
+            else AdditiveCoupling(conditioner)
+        )
+    return InvertibleSequential(*layers, anchors=anchors).double()
+
+
+def sample(channels: int = 4, batch: int = 2, **options):
+    return torch.randn(batch, channels, 5, 4, dtype=torch.float64, **options)
+
+
+def both(net, function):
+    """Return what `function` gives with memory saving and with plain autograd."""
+    results = []
+    for net.memory in ("invert", "store"):
+        torch.manual_seed(3)
+        net.zero_grad()
+        results.append(function())
+    return results
+
+
+def parameters(net):
+    return list(net.parameters())
