@@ -66,6 +66,7 @@ class Frame:
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
         self.environment = Environment(module, first.device)
+        self._check_sharding()
         parameters = (slot.tensor for slot in self.environment.parameters)
         contexts = (c for c in context if isinstance(c, Tensor))
         needed = (t for t in (*contexts, *parameters) if t.requires_grad)
@@ -161,6 +162,15 @@ class Frame:
                     f"{self.label} changed the dtype of the state from {before.dtype} "
                     f"to {after.dtype}, so its input cannot be rebuilt: return "
                     f"`y.to(x.dtype)`, or convert outside of the container"
+                )
+
+    def _check_sharding(self) -> None:
+        for part, _ in self.environment.modes[1:]:
+            if hasattr(type(part), "_get_fsdp_state"):
+                raise RuntimeError(
+                    f"{self.label} has a part of its own ({type(part).__name__}) that "
+                    f"`fully_shard` was applied to, which a replay would gather at the "
+                    f"wrong time: apply `fully_shard` to the layer or to the container"
                 )
 
     def _check_unmodified(self) -> None:

@@ -1,4 +1,4 @@
-"""Every test of the engine that takes `anchors` runs with inversion and with anchors."""
+"""A test that takes `anchors` runs with pure inversion and with anchors."""
 
 import pytest
 

@@ -1,0 +1,231 @@
+"""What two processes do with one network; each returns gradients and their oracle."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import GradBucket
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
+from tests.parts import Conditioner
+from tests.strategies import weighed
+
+Outcome = tuple[list[Tensor], list[Tensor]]
+DEPTH = 10
+
+
+def network(anchors: int, shared: bool = False) -> InvertibleSequential:
+    torch.manual_seed(0)
+    layers = []
+    for i in range(DEPTH):
+        conditioner = Conditioner(2, 2)
+        layers.append(
+            OrthogonalCoupling(conditioner, channels=4)
+            if i % 2
+            else AdditiveCoupling(conditioner)
+        )
+    if shared:
+        layers += [layers[2], layers[5], layers[2]]
+    return InvertibleSequential(*layers, anchors=anchors).double()
+
+
+def data(rank: int, turn: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(10 * turn + rank)
+    return torch.randn(2, 4, 5, 4, generator=generator, dtype=torch.float64)
+
+
+def expected(
+    net: InvertibleSequential, turns: int = 1, world: int = 2
+) -> list[Tensor | None]:
+    """Return the mean gradient over the ranks, by plain autograd in one process."""
+    net.zero_grad()
+    net.memory = "store"
+    for turn in range(turns):
+        for rank in range(world):
+            (weighed(net(data(rank, turn))) / world).backward()
+    gradients = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    net.memory = "invert"
+    return gradients
+
+
+def gradients(net: nn.Module) -> list[Tensor | None]:
+    return [p.grad for p in net.parameters()]
+
+
+def shared_block(rank: int, anchors: int) -> Outcome:
+    net = network(anchors, shared=True)
+    oracle = expected(net)
+    wrapped = DistributedDataParallel(net)
+    weighed(wrapped(data(rank))).backward()
+    return gradients(net), oracle
+
+
+def find_unused_parameters(rank: int, anchors: int) -> Outcome:
+    net = network(anchors)
+    for layer in net:
+        layer.conditioner.idle = nn.Linear(3, 3).double()
+    oracle = expected(net)
+    wrapped = DistributedDataParallel(net, find_unused_parameters=True)
+    weighed(wrapped(data(rank))).backward()
+    found = gradients(net)
+    assert sum(g is None or not g.any() for g in found) >= 2 * DEPTH
+    pairs = [(f, o) for f, o in zip(found, oracle, strict=True) if o is not None]
+    return [f for f, _ in pairs], [o for _, o in pairs]
+
+
+def static_graph(rank: int, anchors: int) -> Outcome:
+    net = network(anchors, shared=True)
+    oracle = expected(net)
+    wrapped = DistributedDataParallel(net, static_graph=True)
+    for _ in range(3):
+        net.zero_grad()
+        weighed(wrapped(data(rank))).backward()
+    return gradients(net), oracle
+
+
+def no_sync(rank: int, anchors: int) -> Outcome:
+    net = network(anchors)
+    oracle = expected(net, turns=2)
+    wrapped = DistributedDataParallel(net)
+    with wrapped.no_sync():
+        weighed(wrapped(data(rank, 0))).backward()
+    weighed(wrapped(data(rank, 1))).backward()
+    return gradients(net), oracle
+
+
+def buckets(rank: int, anchors: int) -> tuple[list[str], int]:
+    """Return the order of replays and bucket exchanges in one backward pass."""
+    net, events = network(anchors), []
+    for i, layer in enumerate(net):
+        layer.conditioner.register_forward_hook(
+            lambda *_, i=i: events.append(f"layer {i}")
+        )
+    wrapped = DistributedDataParallel(net, bucket_cap_mb=1e-3)
+
+    def exchange(_: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        events.append("bucket")
+        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    wrapped.register_comm_hook(None, exchange)
+    for _ in range(2):  # buckets follow the order of the first backward
+        events.clear()
+        loss = weighed(wrapped(data(rank)))
+        events.clear()
+        loss.backward()
+    return events, DEPTH
+
+
+def _mesh() -> Any:
+    return init_device_mesh("cpu", (2,))
+
+
+def _whole(net: nn.Module) -> list[Tensor]:
+    return [p.grad.full_tensor() for p in net.parameters()]
+
+
+def _sharded(anchors: int, shared: bool, **options: Any) -> InvertibleSequential:
+    net = network(anchors, shared)
+    for layer in dict.fromkeys(net):
+        fully_shard(layer, mesh=_mesh(), **options)
+    return fully_shard(net, mesh=_mesh(), **options)
+
+
+def shard_each_layer(rank: int, anchors: int) -> Outcome:
+    oracle = expected(network(anchors))
+    net = _sharded(anchors, shared=False)
+    for _ in range(2):
+        net.zero_grad()
+        weighed(net(data(rank))).backward()
+    return _whole(net), oracle
+
+
+def shard_each_layer_with_a_shared_block(rank: int, anchors: int) -> Outcome:
+    oracle = expected(network(anchors, shared=True))
+    net = _sharded(anchors, shared=True)
+    weighed(net(data(rank))).backward()
+    return _whole(net), oracle
+
+
+def shard_the_container(rank: int, anchors: int) -> Outcome:
+    oracle = expected(network(anchors))
+    net = fully_shard(network(anchors), mesh=_mesh())
+    weighed(net(data(rank))).backward()
+    return _whole(net), oracle
+
+
+def shard_inside_a_larger_model(rank: int, anchors: int) -> Outcome:
+    """Reshard the container after forward, because it is not the root."""
+
+    def model() -> nn.Sequential:
+        net = network(anchors)
+        return nn.Sequential(nn.Conv2d(4, 4, 1).double(), net, nn.Tanh())
+
+    whole = model()
+    net = whole[1]
+    oracle = []
+    for p in whole.parameters():
+        p.grad = None
+    net.memory = "store"
+    for r in range(2):
+        (weighed(whole(data(r))) / 2).backward()
+    oracle = [p.grad for p in whole.parameters()]
+    torch.manual_seed(0)
+    sharded = model()
+    sharded.load_state_dict(whole.state_dict())
+    fully_shard(sharded[1], mesh=_mesh(), reshard_after_forward=True)
+    fully_shard(sharded, mesh=_mesh())
+    weighed(sharded(data(rank))).backward()
+    return _whole(sharded), oracle
+
+
+def mixed_precision_policy(rank: int, anchors: int) -> Outcome:
+    """Compare with `memory="store"` under the same policy."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float64)
+    results = []
+    for memory in ("invert", "store"):
+        net = _sharded(anchors, shared=False, mp_policy=policy)
+        net.memory = memory
+        y = net(data(rank))
+        assert y.dtype == torch.float32
+        weighed(y).backward()
+        results.append([gradient.float() for gradient in _whole(net)])
+    return results[0], results[1]
+
+
+def shard_a_conditioner(rank: int, anchors: int) -> str:
+    """Return the error that sharding inside of a layer raises."""
+    net = network(anchors)
+    fully_shard(net[3].conditioner, mesh=_mesh())
+    fully_shard(net, mesh=_mesh())
+    try:
+        weighed(net(data(rank))).backward()
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        shared_block,
+        find_unused_parameters,
+        static_graph,
+        no_sync,
+        shard_each_layer,
+        shard_each_layer_with_a_shared_block,
+        shard_the_container,
+        shard_inside_a_larger_model,
+        mixed_precision_policy,
+    )
+}
+OTHERS: dict[str, Callable[[int, int], Any]] = {
+    "buckets": buckets,
+    "shard_a_conditioner": shard_a_conditioner,
+}
