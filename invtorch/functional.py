@@ -64,6 +64,11 @@ def correlate_channels(a: Tensor, b: Tensor) -> Tensor:
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Compute in the dtype of the operands, whatever autocast says."""
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
+
+
+def autocast_enabled(device: str) -> bool:
+    """Tell whether autocast is on for a type of device; some do not know it."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
+from invtorch.functional import autocast_enabled
 
 
 class Slot(NamedTuple):
@@ -124,7 +125,7 @@ def _sharded(slot: Slot, tensor: Tensor) -> bool:
 
 
 def _autocast(device: torch.device) -> dict[str, Any]:
-    enabled = torch.is_autocast_enabled(device.type)
+    enabled = autocast_enabled(device.type)
     return {
         "enabled": enabled,
         "dtype": torch.get_autocast_dtype(device.type) if enabled else None,

@@ -2,15 +2,19 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from invtorch import AdditiveCoupling, InvertibleSequential
 from tests.parts import Conditioner
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed
-from tests.tolerances import assert_all_equal
+from tests.tolerances import assert_all_equal, assert_equal
 
 
 def test_checkpoint_around_and_inside(anchors) -> None:
@@ -48,5 +52,110 @@ def test_backward_hooks_of_a_layer_see_it_once(anchors) -> None:
         weighed(net(x)).backward()
         (pair,) = seen
         return pair
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_checkpoint_around_a_part_and_selective_recomputation(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+
+    def gradients():
+        h = checkpoint(lambda t: net(torch.sin(t)) * 2, x, use_reentrant=False)
+        return torch.autograd.grad(weighed(h), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_saved_tensors_on_the_cpu(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+
+    def gradients():
+        with torch.autograd.graph.save_on_cpu():
+            y = net(torch.sin(x))
+        return torch.autograd.grad(weighed(y), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_safetensors(anchors, tmp_path) -> None:
+    net, x = stack(anchors), sample()
+    save_model(net, tmp_path / "net.safetensors")
+    other = stack(anchors)
+    load_model(other, tmp_path / "net.safetensors")
+    assert torch.equal(net(x), other(x))
+
+
+def test_weights_of_one_strategy_load_into_another(anchors) -> None:
+    net, x = stack(anchors), sample()
+    for memory in ("store", "checkpoint", "invert"):
+        other = stack(0)
+        other.memory = memory
+        other.load_state_dict(net.state_dict())
+        assert_equal(other(x), net(x))
+
+
+def test_the_meta_device(anchors) -> None:
+    with torch.device("meta"):
+        net = stack(anchors)
+        y = net(torch.empty(2, 4, 5, 4, dtype=torch.float64))
+    assert y.shape == (2, 4, 5, 4)
+    y.sum().backward()
+    assert all(p.grad.is_meta for p in net.parameters())
+    net.to_empty(device="cpu").load_state_dict(stack(anchors).state_dict())
+    assert net(sample()).isfinite().all()
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_export(direction) -> None:
+    class Exported(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = stack(3, depth=4)
+
+        def forward(self, x):
+            return getattr(self.net, direction)(x)
+
+    model, x = Exported(), sample()
+    program = torch.export.export(model, (x,))
+    assert_equal(program.module()(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
+def test_anomaly_mode(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+
+    def gradients():
+        with torch.autograd.detect_anomaly():
+            return torch.autograd.grad(weighed(net(x)), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_training_threads_that_share_a_network(anchors) -> None:
+    net = stack(anchors, dropout=0.0)
+    inputs = [sample() for _ in range(4)]
+
+    def gradients(x):
+        return torch.autograd.grad(weighed(net(x)), parameters(net))
+
+    net.memory = "store"
+    expected = [gradients(x) for x in inputs]
+    net.memory = "invert"
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            for found, reference in zip(
+                pool.map(gradients, inputs), expected, strict=True
+            ):
+                assert_all_equal(found, reference)
+
+
+def test_backward_in_another_thread(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+
+    def gradients():
+        loss = weighed(net(x))
+        with ThreadPoolExecutor(1) as pool:
+            inputs = [x, *parameters(net)]
+            return pool.submit(torch.autograd.grad, loss, inputs).result()
 
     assert_all_equal(*both(net, gradients))
