@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 State = Tensor | tuple[Tensor, ...]
+
+MEMORY = ("invert", "offload", "checkpoint", "store")  # from what keeps least
 
 DIRECTIONS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
 
@@ -32,6 +34,9 @@ class Recorder(Protocol):
         context: tuple[Any, ...],
     ) -> Any:
         """Evaluate one call and remember what is needed to evaluate it again."""
+
+    def keeping(self, memory: str) -> AbstractContextManager[object]:
+        """Let the calls inside keep at least what the strategy `memory` keeps."""
 
 
 class _Running(threading.local):
@@ -67,6 +72,18 @@ def _recorded(direction: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _nested(direction: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(direction)
+    def call(self: InvertibleModule, state: State, *context: Any) -> Any:
+        recorder = _running.recorder
+        if recorder is None or self.memory is None:
+            return direction(self, state, *context)
+        with recorder.keeping(self.memory):
+            return direction(self, state, *context)
+
+    return call
+
+
 class InvertibleModule(nn.Module):
     r"""A map $y = f(x; c)$ with an inverse, the building block of every container.
 
@@ -86,6 +103,9 @@ class InvertibleModule(nn.Module):
       declared with `class Stack(InvertibleModule, composite=True)`; a container then
       looks inside and inverts the parts one by one.
 
+    A single module of a container can be made to keep more than the others:
+    `net[3].memory = "store"`.
+
     Examples:
         >>> class Shift(InvertibleModule):
         ...     def forward(self, x):
@@ -98,11 +118,29 @@ class InvertibleModule(nn.Module):
         True
     """
 
+    _memory: str | None = None
+
     def __init_subclass__(cls, *, composite: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in () if composite else DIRECTIONS:
+        wrapped = _nested if composite else _recorded
+        for name in DIRECTIONS:
             if name in cls.__dict__:
-                setattr(cls, name, _recorded(cls.__dict__[name]))
+                setattr(cls, name, wrapped(cls.__dict__[name]))
+
+    @property
+    def memory(self) -> str | None:
+        """What a container keeps of this module: at least what this strategy keeps.
+
+        `None`, the default, leaves it to the container. The strategies are, from the
+        one that keeps least, `"invert"`, `"offload"`, `"checkpoint"` and `"store"`.
+        """
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: str | None) -> None:
+        if memory is not None and memory not in MEMORY:
+            raise ValueError(f"memory is {memory!r}, but can only be one of {MEMORY}")
+        self._memory = memory
 
     def forward(self, x: Any, *context: Any) -> Any:
         """Map the state `x` to `y`, a state of as many tensors."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential
+from invtorch.base import MEMORY
 from tests.registry import MAKERS
 
 names = st.sampled_from(sorted(MAKERS))
@@ -66,12 +67,13 @@ def modules(draw: st.DrawFn) -> Example:
 
 @st.composite
 def stacks(draw: st.DrawFn, max_layers: int = 6) -> Example:
-    """Draw a mixed, nested stack with shared and frozen blocks, inverted on demand."""
+    """Draw a mixed, nested stack with shared, frozen and differently kept blocks."""
     x, context, dims = draw(states())
     count = draw(st.integers(1, max_layers))
     members = [MAKERS[draw(names)](x.shape[1], dims).double() for _ in range(count)]
     for module in members:
         module.requires_grad_(draw(st.integers(0, 3)) > 0)
+        module.memory = draw(st.sampled_from([None, None, *MEMORY]))
     if draw(st.booleans()):
         members.append(members[0])
     if draw(st.booleans()):

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeAlias
 from torch import Tensor, nn
 
 from invtorch.base import InvertibleModule
-from invtorch.engine import MEMORY, run
+from invtorch.engine import run
 
 Step: TypeAlias = Callable[..., Any]
 Chain: TypeAlias = Callable[[Sequence[Step], Any, tuple[Any, ...]], Any]
@@ -27,10 +27,12 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
 
     Args:
         modules: The invertible modules, or one ordered dictionary of them.
-        memory: `"invert"` rebuilds activations by inversion, `"checkpoint"` keeps the
-            state between any two layers and rebuilds the activations inside a layer,
-            `"store"` leaves everything to autograd. Inside another container, that
-            container's strategy holds.
+        memory: What is kept for the backward pass. `"invert"` rebuilds activations by
+            inversion; `"checkpoint"` keeps the state between any two layers and
+            rebuilds the activations inside of a layer; `"offload"` does so too, but
+            keeps the states in the memory of the host; `"store"` leaves everything to
+            autograd. Of a member's own `memory` and its container's, the one that keeps
+            more holds.
         anchors: States kept exactly, against the rounding that inversion accumulates:
             how many, spread evenly (0 for pure inversion), or the indices of the layers
             whose inputs they are. Layers are counted with nested containers flattened.
@@ -63,23 +65,12 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
     def __init__(
         self,
         *modules: Any,
-        memory: str = "invert",
+        memory: str | None = "invert",
         anchors: int | Sequence[int] = 8,
     ) -> None:
         super().__init__(*modules)
         self.memory = memory
         self.anchors = anchors
-
-    @property
-    def memory(self) -> str:
-        """The strategy: `"invert"`, `"checkpoint"` or `"store"`."""
-        return self._memory
-
-    @memory.setter
-    def memory(self, memory: str) -> None:
-        if memory not in MEMORY:
-            raise ValueError(f"memory is {memory!r}, but can only be one of {MEMORY}")
-        self._memory = memory
 
     @property
     def anchors(self) -> int | Sequence[int]:
@@ -154,7 +145,7 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
 
     def _run(self, chain: Chain, steps: Sequence[Step], x: Any, context: Any) -> Any:
         anchor = _anchor_test(self.anchors, self.layers)
-        return run(self.memory, anchor, lambda: chain(steps, x, context))
+        return run(self.memory or "invert", anchor, lambda: chain(steps, x, context))
 
 
 def invertible(module: nn.Module | None) -> InvertibleModule:

@@ -6,6 +6,6 @@ read besides its arguments, and `node` is the autograd function that ties a call
 PyTorch's graph.
 """
 
-from invtorch.engine.strategies import MEMORY, run
+from invtorch.engine.strategies import run
 
-__all__ = ["MEMORY", "run"]
+__all__ = ["run"]

@@ -81,6 +81,13 @@ class Frame:
         self._check_outputs(state, outputs)
         return outputs
 
+    def store(self, state: State) -> Tensors:
+        """Evaluate the call and leave it to autograd."""
+        with recording(None):
+            outputs = self._flat(self.direction(self.module, state, *self.context))
+        self._check_outputs(as_tensors(state), outputs)
+        return outputs
+
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
         self._check_unmodified()

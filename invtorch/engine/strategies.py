@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,8 +11,6 @@ from torch.autograd import forward_ad
 
 from invtorch.base import InvertibleModule, State, current_recorder, recording
 from invtorch.engine.tape import Tape
-
-MEMORY = ("invert", "checkpoint", "store")
 
 Pass = Callable[[], Any]
 
@@ -30,14 +29,19 @@ class Store:
         with recording(None):
             return direction(module, state, *context)
 
+    def keeping(self, memory: str) -> AbstractContextManager[object]:
+        """Go on keeping everything."""
+        del memory
+        return nullcontext()
+
 
 def run(memory: str, anchor: Callable[[int], bool], body: Pass) -> Any:
     """Run a pass under a memory strategy.
 
-    Inside another pass the strategy of that pass holds.
+    Inside of another pass this one becomes a part of it.
 
     Args:
-        memory: One of `MEMORY`.
+        memory: One of `invtorch.base.MEMORY`.
         anchor: Tells which states `"invert"` keeps, by index.
         body: The pass; it calls invertible modules one after another.
 
@@ -48,7 +52,7 @@ def run(memory: str, anchor: Callable[[int], bool], body: Pass) -> Any:
         return body()
     if memory == "store":
         return _record(Store(), body)
-    return _record(Tape(anchor if memory == "invert" else lambda _: True), body)
+    return _record(Tape(memory, anchor), body)
 
 
 def _record(recorder: Store | Tape, body: Pass) -> Any:

@@ -4,6 +4,9 @@ State `i` is the input of call `i` and the output of call `i - 1`. Of all states
 the last one and the anchors are kept; any other is rebuilt from the nearest kept state
 above it, one inversion a call. A backward pass asks for the states from the top down,
 so it makes each of those steps once.
+
+Calls that are left to autograd ("store") are never walked through: the input of the
+first of a row of them is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from invtorch.base import InvertibleModule, State
+from invtorch.base import MEMORY, InvertibleModule, State
 from invtorch.engine.frame import Frame, Replayed, Tensors, as_tensors
 from invtorch.engine.node import ReplayNode
 from invtorch.engine.snapshot import Snapshot
@@ -43,17 +46,20 @@ class Tape:
     """Records the calls of one pass and rebuilds their input states.
 
     Args:
-        keep: Tells of an index whether that state is kept exactly, as an anchor.
+        memory: What is kept of calls that do not ask for more, one of `MEMORY`.
+        anchor: Tells of an index whether that state is kept exactly in any case.
     """
 
-    def __init__(self, keep: Callable[[int], bool]) -> None:
-        self.keep = keep
+    def __init__(self, memory: str, anchor: Callable[[int], bool]) -> None:
+        self.memory = memory
+        self.anchor = anchor
         self.frames: list[Frame] = []
         self.wanted: list[bool] = []
         self.top = -1
         self.states: dict[int, Snapshot] = {}
         self.order: list[int] = []
         self.rebuilt: int | None = None
+        self.stored = False
         self.lock = threading.RLock()
 
     def record(
@@ -68,14 +74,28 @@ class Tape:
         frame = Frame(len(self.frames), module, direction, state, context)
         self._check_unbroken(frame, tensors)
         inputs = (*tensors, *frame.companions)
-        differentiable = any(t.requires_grad for t in inputs)
-        if differentiable:
+        memory = max(self.memory, module.memory or "invert", key=MEMORY.index)
+        if not any(t.requires_grad for t in inputs):
+            outputs, kept = frame.run(tensors), False
+        elif memory == "store":
+            outputs, kept = frame.store(state), not self.stored
+        else:
             with self._promising(len(self.frames)) as handle:
                 outputs = ReplayNode.apply(frame, handle, *inputs)
-        else:
-            outputs = frame.run(tensors)
-        self._append(frame, differentiable, tensors, outputs[: frame.arity])
+            kept = memory != "invert" or self.anchor(len(self.frames))
+        self.stored = memory == "store"
+        self._append(frame, tensors, outputs[: frame.arity], kept, memory)
         return frame.returned(outputs)
+
+    @contextmanager
+    def keeping(self, memory: str) -> Iterator[None]:
+        """Let the calls inside keep at least what the strategy `memory` keeps."""
+        outside = self.memory
+        self.memory = max(outside, memory, key=MEMORY.index)
+        try:
+            yield
+        finally:
+            self.memory = outside
 
     def replay(self, index: int) -> Replayed:
         """Evaluate call `index` again, from its input if kept, else from its output."""
@@ -130,15 +150,16 @@ class Tape:
         return snapshot.tensors
 
     def _append(
-        self, frame: Frame, differentiable: bool, state: Tensors, output: Tensors
+        self, frame: Frame, state: Tensors, output: Tensors, kept: bool, memory: str
     ) -> None:
         index = len(self.frames)
         self.frames.append(frame)
-        anchor = differentiable and self.keep(index)
-        if index in self.states and not anchor:
+        if index in self.states and not kept:
             self._drop(index)
-        if anchor and index not in self.states:
+        if kept and index not in self.states:
             self._put(index, state)
+        if kept and memory == "offload":
+            self.states[index] = self.states[index].on_host()
         self._put(index + 1, output)
 
     def _put(self, index: int, state: Tensors) -> None:

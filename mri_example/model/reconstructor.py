@@ -92,7 +92,7 @@ class IRIMReconstructor(nn.Module):
     @property
     def memory(self) -> str:
         """The memory strategy of the network."""
-        return self.irim.steps.memory
+        return self.irim.steps.memory or "invert"
 
     @memory.setter
     def memory(self, memory: str) -> None:
