@@ -1,18 +1,20 @@
 """Invertible PyTorch modules, and networks of any depth in the memory of one layer."""
 
-from invtorch.base import InvertibleModule, VolumePreserving
+from invtorch.base import Composite, InvertibleModule, Step, VolumePreserving
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
 from invtorch.layers import AdditiveCoupling, Householder1x1, OrthogonalCoupling
 
 __all__ = [
     "AdditiveCoupling",
+    "Composite",
     "Conjugation",
     "GatedResidualBlock",
     "Householder1x1",
     "InvertibleModule",
     "InvertibleSequential",
     "OrthogonalCoupling",
+    "Step",
     "VolumePreserving",
     "WithoutContext",
 ]

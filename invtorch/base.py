@@ -1,87 +1,20 @@
-"""The contract every invertible module keeps, and the hook by which an engine sees it.
-
-A module states its map in both directions. When a container records a pass, each
-call of a direction is handed to the recorder of the running thread instead of being
-evaluated at once; without a recorder a module is an ordinary `nn.Module`.
-"""
+"""The contract of invertible modules, and how they are made of one another."""
 
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-State = Tensor | tuple[Tensor, ...]
+from invtorch.recording import State, nested, recorded
 
 MEMORY = ("invert", "offload", "checkpoint", "store")  # from what keeps least
 
 DIRECTIONS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
-
-
-class Recorder(Protocol):
-    """What receives the calls of invertible modules while a pass is recorded."""
-
-    def record(
-        self,
-        module: InvertibleModule,
-        direction: Callable[..., Any],
-        state: State,
-        context: tuple[Any, ...],
-    ) -> Any:
-        """Evaluate one call and remember what is needed to evaluate it again."""
-
-    def keeping(self, memory: str) -> AbstractContextManager[object]:
-        """Let the calls inside keep at least what the strategy `memory` keeps."""
-
-
-class _Running(threading.local):
-    recorder: Recorder | None = None
-
-
-_running = _Running()
-
-
-def current_recorder() -> Recorder | None:
-    """Return the recorder of this thread, if a pass is being recorded."""
-    return _running.recorder
-
-
-@contextmanager
-def recording(recorder: Recorder | None) -> Iterator[None]:
-    """Hand the calls of invertible modules to `recorder`; `None` evaluates them."""
-    previous, _running.recorder = _running.recorder, recorder
-    try:
-        yield
-    finally:
-        _running.recorder = previous
-
-
-def _recorded(direction: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(direction)
-    def call(self: InvertibleModule, state: State, *context: Any) -> Any:
-        recorder = _running.recorder
-        if recorder is None:
-            return direction(self, state, *context)
-        return recorder.record(self, direction, state, context)
-
-    return call
-
-
-def _nested(direction: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(direction)
-    def call(self: InvertibleModule, state: State, *context: Any) -> Any:
-        recorder = _running.recorder
-        if recorder is None or self.memory is None:
-            return direction(self, state, *context)
-        with recorder.keeping(self.memory):
-            return direction(self, state, *context)
-
-    return call
+OPPOSITE = {"forward": "inverse", "inverse": "forward"}
 
 
 class InvertibleModule(nn.Module):
@@ -92,16 +25,11 @@ class InvertibleModule(nn.Module):
     second); the context $c$ rides along unchanged, is never inverted and may need
     gradients.
 
-    Two optional refinements:
-
-    * **Replay.** A layer that can invert and differentiate with one evaluation of its
-      inner network also writes `replay(y, *context)` for `forward` and
-      `replay_inverse(x, *context)` for `inverse` (with the suffix `_and_log_det` for
-      the other two). Given the output of that direction, it returns the rebuilt input
-      as a leaf that requires a gradient, and the output attached to it.
-    * **Composites.** A class whose methods only call other invertible modules is
-      declared with `class Stack(InvertibleModule, composite=True)`; a container then
-      looks inside and inverts the parts one by one.
+    A layer that can invert and differentiate with one evaluation of its inner network
+    also writes `replay(y, *context)` for `forward` and `replay_inverse(x, *context)`
+    for `inverse` (with the suffix `_and_log_det` for the other two). Given the output
+    of that direction, it returns the rebuilt input as a leaf that requires a gradient,
+    and the output attached to it.
 
     A single module of a container can be made to keep more than the others:
     `net[3].memory = "store"`.
@@ -120,12 +48,13 @@ class InvertibleModule(nn.Module):
 
     _memory: str | None = None
 
-    def __init_subclass__(cls, *, composite: bool = False, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        wrapped = _nested if composite else _recorded
+        wrapped = recorded if elementary else nested
         for name in DIRECTIONS:
             if name in cls.__dict__:
-                setattr(cls, name, wrapped(cls.__dict__[name]))
+                method = cls.__dict__[name]
+                setattr(cls, name, functools.wraps(method)(wrapped(method)))
 
     @property
     def memory(self) -> str | None:
@@ -169,7 +98,7 @@ class InvertibleModule(nn.Module):
         return 1
 
 
-class VolumePreserving(InvertibleModule, composite=True):
+class VolumePreserving(InvertibleModule, elementary=False):
     r"""An invertible module with $\lvert\det \partial y/\partial x\rvert = 1$.
 
     Derive from it instead of `InvertibleModule`, and the log-determinants are zeros.
@@ -193,38 +122,140 @@ class VolumePreserving(InvertibleModule, composite=True):
         return self.inverse(y, *context), no_log_det(y)
 
 
-class Inverse(InvertibleModule, composite=True):
+class Step(NamedTuple):
+    """One module of a chain, the direction it is called in, and if it sees the context.
+
+    Attributes:
+        module: The module.
+        direction: `"forward"` or `"inverse"`.
+        context: Whether the context of the chain is handed on to it.
+
+    Examples:
+        >>> there = Step(Householder1x1(4))
+        >>> x = torch.randn(2, 4)
+        >>> torch.allclose(there.inverse(there(x, ()), ()), x, atol=1e-5)
+        True
+    """
+
+    module: InvertibleModule
+    direction: str = "forward"
+    context: bool = True
+
+    @property
+    def inverse(self) -> Step:
+        """The step back."""
+        return self._replace(direction=OPPOSITE[self.direction])
+
+    def __call__(self, state: Any, context: tuple[Any, ...]) -> Any:
+        """Take the step."""
+        forward = self.direction == "forward"
+        function = self.module if forward else self.module.inverse
+        return function(state, *context) if self.context else function(state)
+
+    def and_log_det(self, state: Any, context: tuple[Any, ...]) -> tuple[Any, Tensor]:
+        """Take the step and return its log-determinant."""
+        function = getattr(self.module, f"{self.direction}_and_log_det")
+        found: tuple[Any, Tensor] = function(state, *(context if self.context else ()))
+        return found
+
+
+class Composite(InvertibleModule, elementary=False):
+    r"""A module that applies others one after another, $y = f_L(\cdots f_1(x))$.
+
+    A subclass says which ones by writing `chain`, nothing else. A container looks
+    inside and inverts the parts one by one.
+
+    Examples:
+        >>> class Twice(Composite):
+        ...     def __init__(self, module):
+        ...         super().__init__()
+        ...         self.module = module
+        ...     def chain(self):
+        ...         return [Step(self.module), Step(self.module)]
+        >>> mix = Householder1x1(4)
+        >>> x = torch.randn(2, 4)
+        >>> torch.equal(Twice(mix)(x), mix(mix(x)))
+        True
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(elementary=False, **kwargs)
+
+    def chain(self) -> Sequence[Step]:
+        """Return the steps of the forward direction; the inverse takes them back."""
+        raise NotImplementedError(f"{type(self).__name__} does not define chain")
+
+    def _steps(self, direction: str) -> list[Step]:
+        """Return the steps of a direction, `"forward"` or `"inverse"`."""
+        steps = list(self.chain())
+        return steps if direction == "forward" else [s.inverse for s in steps[::-1]]
+
+    def forward(self, x: Any, *context: Any) -> Any:
+        """Take the steps from first to last."""
+        return self._run(Pass(self._steps("forward")), x, context)
+
+    def inverse(self, y: Any, *context: Any) -> Any:
+        """Take the steps back, from last to first."""
+        return self._run(Pass(self._steps("inverse")), y, context)
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Do as `forward` and sum the log-determinants."""
+        return self._run(PassWithLogDet(self._steps("forward")), x, context)  # type: ignore[no-any-return]
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Do as `inverse` and sum the log-determinants."""
+        return self._run(PassWithLogDet(self._steps("inverse")), y, context)  # type: ignore[no-any-return]
+
+    def _run(self, walk: Pass, state: Any, context: tuple[Any, ...]) -> Any:
+        """Take all steps; a container does more here."""
+        return walk(state, context)
+
+    @property
+    def layers(self) -> int:
+        """The elementary layers of all steps."""
+        return sum(step.module.layers for step in self.chain())
+
+
+class Pass:
+    """All steps of a chain in one direction."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = steps
+
+    def __call__(self, state: Any, context: tuple[Any, ...]) -> Any:
+        """Take the steps."""
+        for step in self.steps:
+            state = step(state, context)
+        return state
+
+
+class PassWithLogDet(Pass):
+    """All steps of a chain in one direction, summing their log-determinants."""
+
+    def __call__(self, state: Any, context: tuple[Any, ...]) -> Any:
+        """Take the steps and return the sum beside the state."""
+        total = None
+        for step in self.steps:
+            state, log_det = step.and_log_det(state, context)
+            total = log_det if total is None else total + log_det
+        return state, no_log_det(state) if total is None else total
+
+
+class Inverse(Composite):
     """A module with its two directions swapped, as `module.inv` returns it."""
 
     def __init__(self, module: InvertibleModule) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, x: Any, *context: Any) -> Any:
-        """Apply the inverse of the module."""
-        return self.module.inverse(x, *context)
-
-    def inverse(self, y: Any, *context: Any) -> Any:
-        """Apply the module."""
-        return self.module(y, *context)
-
-    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Apply the inverse of the module, with its log-determinant."""
-        return self.module.inverse_and_log_det(x, *context)
-
-    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Apply the module, with its log-determinant."""
-        return self.module.forward_and_log_det(y, *context)
+    def chain(self) -> Sequence[Step]:
+        """Return the one step back."""
+        return [Step(self.module, "inverse")]
 
     @property
     def inv(self) -> InvertibleModule:
         """The module itself."""
         return self.module
-
-    @property
-    def layers(self) -> int:
-        """As many as the module has."""
-        return self.module.layers
 
 
 def no_log_det(state: State) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from invtorch.base import InvertibleModule
+from invtorch.base import Composite, InvertibleModule, Step
 
 
-class Conjugation(InvertibleModule, composite=True):
+class Conjugation(Composite):
     r"""Apply a module in the basis that another one leads to.
 
     $$ y = T^{-1}\bigl(f(T(x))\bigr) $$
@@ -38,33 +36,6 @@ class Conjugation(InvertibleModule, composite=True):
         self.basis = basis
         self.module = module
 
-    def forward(self, x: Any, *context: Any) -> Any:
+    def chain(self) -> Sequence[Step]:
         """Change the basis, apply the module, change back."""
-        return self.basis.inverse(
-            self.module(self.basis(x, *context), *context), *context
-        )
-
-    def inverse(self, y: Any, *context: Any) -> Any:
-        """Change the basis, invert the module, change back."""
-        return self.basis.inverse(
-            self.module.inverse(self.basis(y, *context), *context), *context
-        )
-
-    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Do as `forward` and sum the three log-determinants."""
-        x, there = self.basis.forward_and_log_det(x, *context)
-        x, inside = self.module.forward_and_log_det(x, *context)
-        x, back = self.basis.inverse_and_log_det(x, *context)
-        return x, there + inside + back
-
-    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Do as `inverse` and sum the three log-determinants."""
-        y, there = self.basis.forward_and_log_det(y, *context)
-        y, inside = self.module.inverse_and_log_det(y, *context)
-        y, back = self.basis.inverse_and_log_det(y, *context)
-        return y, there + inside + back
-
-    @property
-    def layers(self) -> int:
-        """Those of the module, and twice those of the basis."""
-        return 2 * self.basis.layers + self.module.layers
+        return [Step(self.basis), Step(self.module), Step(self.basis, "inverse")]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from invtorch.base import InvertibleModule
+from invtorch.base import Composite, InvertibleModule, Step
 
 
-class WithoutContext(InvertibleModule, composite=True):
+class WithoutContext(Composite):
     """Keep the context from a module: the one way for a member to decline it.
 
     A container offers its context to all of its members. A coupling whose conditioner
@@ -34,23 +32,6 @@ class WithoutContext(InvertibleModule, composite=True):
         super().__init__()
         self.module = module
 
-    def forward(self, x: Any, *_: Any) -> Any:
+    def chain(self) -> Sequence[Step]:
         """Apply the module to the state alone."""
-        return self.module(x)
-
-    def inverse(self, y: Any, *_: Any) -> Any:
-        """Invert the module on the state alone."""
-        return self.module.inverse(y)
-
-    def forward_and_log_det(self, x: Any, *_: Any) -> tuple[Any, Tensor]:
-        """Apply the module to the state alone, with its log-determinant."""
-        return self.module.forward_and_log_det(x)
-
-    def inverse_and_log_det(self, y: Any, *_: Any) -> tuple[Any, Tensor]:
-        """Invert the module on the state alone, with its log-determinant."""
-        return self.module.inverse_and_log_det(y)
-
-    @property
-    def layers(self) -> int:
-        """As many as the module has."""
-        return self.module.layers
+        return [Step(self.module, context=False)]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 
-from invtorch.base import InvertibleModule
+from invtorch.base import OPPOSITE, Composite, InvertibleModule, Pass, Step
 from invtorch.engine import run
 
-Step: TypeAlias = Callable[..., Any]
-Chain: TypeAlias = Callable[[Sequence[Step], Any, tuple[Any, ...]], Any]
 
-
-class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
+class InvertibleSequential(Composite, nn.Sequential):
     r"""Apply invertible modules one after another, and train them in constant memory.
 
     $$ y = (f_L \circ \cdots \circ f_2 \circ f_1)(x; c) $$
@@ -83,29 +80,14 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
             raise ValueError(f"anchors is {anchors!r}, but must not be negative")
         self._anchors = anchors
 
-    def forward(self, x: Any, *context: Any) -> Any:
+    def chain(self) -> list[Step]:
         """Apply the members from first to last."""
-        return self._run(_chain, self._members, x, context)
+        return [Step(member) for member in self._members]
 
-    def inverse(self, y: Any, *context: Any) -> Any:
-        """Invert the members from last to first, saving memory as `forward` does."""
-        steps = [member.inverse for member in reversed(self._members)]
-        return self._run(_chain, steps, y, context)
-
-    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Do as `forward` and sum the log-determinants."""
-        steps = [member.forward_and_log_det for member in self._members]
-        return self._run(_chain_log_det, steps, x, context)  # type: ignore[no-any-return]
-
-    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Do as `inverse` and sum the log-determinants."""
-        steps = [member.inverse_and_log_det for member in reversed(self._members)]
-        return self._run(_chain_log_det, steps, y, context)  # type: ignore[no-any-return]
-
-    @property
-    def layers(self) -> int:
-        """The elementary layers of all members."""
-        return sum(member.layers for member in self._members)
+    def _run(self, walk: Pass, state: Any, context: tuple[Any, ...]) -> Any:
+        """Take all steps under the memory strategy."""
+        anchor = _anchor_test(self.anchors, self.layers)
+        return run(self.memory or "invert", anchor, walk, state, context)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a member; `append` and `extend` come here too."""
@@ -143,10 +125,6 @@ class InvertibleSequential(InvertibleModule, nn.Sequential, composite=True):
     def _members(self) -> list[InvertibleModule]:
         return list(self._modules.values())  # type: ignore[arg-type]
 
-    def _run(self, chain: Chain, steps: Sequence[Step], x: Any, context: Any) -> Any:
-        anchor = _anchor_test(self.anchors, self.layers)
-        return run(self.memory or "invert", anchor, lambda: chain(steps, x, context))
-
 
 def invertible(module: nn.Module | None) -> InvertibleModule:
     """Return `module` if it can be a member of an invertible container.
@@ -162,28 +140,12 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
             f"its output: use it as the conditioner of a coupling, or write its "
             f"inverse in a subclass of InvertibleModule"
         )
-    for direction in ("forward", "inverse"):
+    for direction in OPPOSITE:
         if getattr(type(module), direction) is getattr(InvertibleModule, direction):
             raise ValueError(
                 f"{name} does not define `{direction}`: write it in the class"
             )
     return module
-
-
-def _chain(steps: Sequence[Step], x: Any, context: tuple[Any, ...]) -> Any:
-    for step in steps:
-        x = step(x, *context)
-    return x
-
-
-def _chain_log_det(
-    steps: Sequence[Step], x: Any, context: tuple[Any, ...]
-) -> tuple[Any, Any]:
-    total: Any = 0
-    for step in steps:
-        x, log_det = step(x, *context)
-        total = total + log_det
-    return x, total
 
 
 def _anchor_test(anchors: int | Sequence[int], layers: int) -> Callable[[int], bool]:

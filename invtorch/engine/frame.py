@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from invtorch.base import InvertibleModule, State, recording
+from invtorch.base import InvertibleModule
 from invtorch.engine.environment import Environment, version
 from invtorch.engine.graph import foreign_leaf
+from invtorch.recording import State, recording
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 

@@ -22,10 +22,11 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from invtorch.base import MEMORY, InvertibleModule, State
+from invtorch.base import MEMORY, InvertibleModule
 from invtorch.engine.frame import Frame, Replayed, Tensors, as_tensors
 from invtorch.engine.node import ReplayNode
 from invtorch.engine.snapshot import Snapshot
+from invtorch.recording import State
 
 
 class Handle:

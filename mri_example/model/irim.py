@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from torch import Tensor
 
-from invtorch import InvertibleModule, InvertibleSequential, WithoutContext
+from invtorch import (
+    Composite,
+    InvertibleModule,
+    InvertibleSequential,
+    Step,
+    WithoutContext,
+)
 from mri_example.model.gradient_update import GradientUpdate
 
 
-class IRIM(InvertibleModule, composite=True):
+class IRIM(Composite):
     r"""Learn to invert a measurement $d = A(p) + n$ with an invertible network.
 
     The machine state holds the estimate $\eta$ and a memory $s$. Step $t$ writes the
@@ -76,25 +81,6 @@ class IRIM(InvertibleModule, composite=True):
             )
         self.steps = InvertibleSequential(*members, memory=memory, anchors=anchors)
 
-    def forward(self, state: Tensor, *data: Any) -> Tensor:
+    def chain(self) -> Sequence[Step]:
         """Run all steps."""
-        out: Tensor = self.steps(state, *data)
-        return out
-
-    def inverse(self, state: Tensor, *data: Any) -> Tensor:
-        """Undo all steps, the last one first."""
-        out: Tensor = self.steps.inverse(state, *data)
-        return out
-
-    def forward_and_log_det(self, state: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
-        """Run all steps, with the log-determinant."""
-        return self.steps.forward_and_log_det(state, *data)
-
-    def inverse_and_log_det(self, state: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
-        """Undo all steps, with the log-determinant."""
-        return self.steps.inverse_and_log_det(state, *data)
-
-    @property
-    def layers(self) -> int:
-        """Those of the steps."""
-        return self.steps.layers
+        return [Step(self.steps)]

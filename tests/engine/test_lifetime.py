@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from invtorch import InvertibleSequential
-from invtorch.base import current_recorder
 from invtorch.planning import measure_memory
+from invtorch.recording import current_recorder
 from tests.parts import Scale
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed

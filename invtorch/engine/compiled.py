@@ -1,0 +1,196 @@
+"""The engine under `torch.compile`: one autograd function over a whole pass.
+
+Dynamo cannot trace a tape, whose nodes find their states by looking back in Python.
+Here the pass is one function of tensors: it saves its output and the anchors, and its
+backward pass inverts and differentiates step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.stateless import _reparametrize_module
+
+from invtorch.base import Composite, Step
+from invtorch.engine.replayable import check_closed, check_replayable, check_round_trip
+from invtorch.recording import State
+
+Tensors = tuple[Tensor, ...]
+
+
+class Call(NamedTuple):
+    """One step, and where its tensors stand among those of the pass.
+
+    Attributes:
+        label: What errors call it.
+        step: The step.
+        names: Its parameters that need a gradient.
+        places: Where its context and these parameters stand.
+        single: Whether the state is one tensor, not a tuple.
+        anchor: Whether its input is kept.
+    """
+
+    label: str
+    step: Step
+    names: tuple[str, ...]
+    places: tuple[int, ...]
+    single: bool
+    anchor: bool
+
+    def companions(self, tensors: Sequence[Any]) -> list[Any]:
+        """Pick context and parameters among the tensors of the pass."""
+        return [tensors[i] for i in self.places]
+
+    def evaluate(self, state: Tensors, companions: Sequence[Any]) -> Tensors:
+        """Take the step with these tensors as context and parameters."""
+        riding = len(self.places) - len(self.names)
+        values = dict(zip(self.names, companions[riding:], strict=True))
+        with _reparametrize_module(self.step.module, values):
+            single = len(state) == 1
+            output = self.step(
+                state[0] if single else state, tuple(companions[:riding])
+            )
+        return as_tuple(output)
+
+    @property
+    def back(self) -> Call:
+        """The inverse of the step, on the same tensors."""
+        return self._replace(step=self.step.inverse)
+
+
+class Layout:
+    """The tensors of a pass, each once: Dynamo takes no tensor twice."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Any] = []
+
+    def place(self, tensor: Any) -> int:
+        """Return where a tensor stands, giving it a place if it has none."""
+        for i, known in enumerate(self.tensors):
+            if known is tensor:
+                return i
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+
+def run(
+    anchor: Callable[[int], bool],
+    steps: Sequence[Step],
+    state: State,
+    context: tuple[Any, ...],
+) -> State:
+    """Take the steps as one function that saves its output and the anchors.
+
+    Args:
+        anchor: Tells which states are kept, by index.
+        steps: The steps; those of composites among them are taken one by one.
+        state: The state to start from, one tensor or a tuple of several.
+        context: What rides along.
+
+    Returns:
+        The final state.
+
+    Raises:
+        RuntimeError: If a step cannot be replayed under `torch.compile`.
+    """
+    layout, calls, single = Layout(), [], isinstance(state, Tensor)
+    start = tuple(layout.place(t) for t in as_tuple(state))
+    riding = tuple(layout.place(c) for c in context)
+    for i, step in enumerate(elementary(steps)):
+        label = f"layer {i} ({type(step.module).__name__})"
+        check_replayable(label, step.module)
+        learned = [(n, p) for n, p in step.module.named_parameters() if p.requires_grad]
+        names = tuple(name for name, _ in learned)
+        places = tuple(layout.place(p) for _, p in learned)
+        places = (riding if step.context else ()) + places
+        calls.append(Call(label, step, names, places, single, anchor(i)))
+    outputs = CompiledPass.apply(calls, start, *layout.tensors)
+    return outputs[0] if single else outputs  # type: ignore[no-any-return]
+
+
+def elementary(steps: Sequence[Step]) -> list[Step]:
+    """Replace composites by their own steps."""
+    found: list[Step] = []
+    for step in steps:
+        if isinstance(step.module, Composite):
+            inside = elementary(step.module._steps(step.direction))
+            found += [s._replace(context=s.context and step.context) for s in inside]
+        else:
+            found.append(step)
+    return found
+
+
+class CompiledPass(torch.autograd.Function):
+    """All steps of a pass; saved are its output, anchors, context and parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, calls: list[Call], start: tuple[int, ...], *tensors: Any
+    ) -> Tensors:
+        """Take the steps."""
+        ctx.calls, ctx.start = calls, start
+        state: Tensors = tuple(tensors[i] for i in start)
+        anchors: Tensors = ()
+        for call in calls:
+            anchors += state if call.anchor else ()
+            companions = [detached(c) for c in call.companions(tensors)]
+            with torch.enable_grad():
+                state = call.evaluate(tuple(map(detached, state)), companions)
+            check_closed(call.label, state)
+        ctx.save_for_backward(*state, *anchors, *tensors)
+        return state
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        """Invert and differentiate the steps, the last one first."""
+        arity = len(ctx.start)
+        kept = arity * (1 + sum(call.anchor for call in ctx.calls))
+        state = after(grads, ctx.saved_tensors[:arity])
+        anchors, tensors = ctx.saved_tensors[arity:kept], ctx.saved_tensors[kept:]
+        found: list[Any] = [None] * len(tensors)
+
+        def collect(places: Sequence[int], values: Sequence[Any]) -> None:
+            for i, value in zip(places, values, strict=True):
+                found[i] = value if found[i] is None else found[i] + value
+
+        for call in reversed(ctx.calls):
+            companions, output = call.companions(tensors), state
+            if call.anchor:
+                state, anchors = after(grads, anchors[-arity:]), anchors[:-arity]
+            else:
+                with torch.no_grad():
+                    state = call.back.evaluate(output, companions)
+
+            def forward(*inputs: Tensor, call: Call = call) -> Tensors:
+                return call.evaluate(inputs[:arity], inputs[arity:])
+
+            again, pull = torch.func.vjp(forward, *state, *companions)  # type: ignore[misc]
+            check_round_trip(call.label, again, output)
+            pulled = pull(grads)
+            grads = pulled[:arity]
+            collect(call.places, pulled[arity:])
+        collect(ctx.start, grads)
+        return None, None, *found
+
+
+def after(grads: Sequence[Tensor], state: Tensors) -> Tensors:
+    """Return the state as values that depend on the gradient.
+
+    What does not depend on it could be computed in the forward pass already: the
+    partitioner would share it with the forward pass and keep activations after all.
+    """
+    first = grads[0].flatten()[:1].isnan().any()
+    return tuple(torch.where(first, t, t) for t in state)
+
+
+def detached(value: Any) -> Any:
+    """Return a tensor without its graph, and anything else as it is."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def as_tuple(state: Any) -> Tensors:
+    """Return a state as a tuple of tensors."""
+    return (state,) if isinstance(state, Tensor) else state

@@ -1,0 +1,75 @@
+"""Who is told of the calls of invertible modules: the recorder of this thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+State = Tensor | tuple[Tensor, ...]
+
+
+class Recorder(Protocol):
+    """What receives the calls of invertible modules while a pass is recorded."""
+
+    def record(
+        self,
+        module: Any,
+        direction: Callable[..., Any],
+        state: State,
+        context: tuple[Any, ...],
+    ) -> Any:
+        """Evaluate one call and remember what is needed to evaluate it again."""
+
+    def keeping(self, memory: str) -> AbstractContextManager[object]:
+        """Let the calls inside keep at least what the strategy `memory` keeps."""
+
+
+class _Running(threading.local):
+    recorder: Recorder | None = None
+
+
+_running = _Running()
+
+
+def current_recorder() -> Recorder | None:
+    """Return the recorder of this thread, if a pass is being recorded."""
+    return _running.recorder
+
+
+@contextmanager
+def recording(recorder: Recorder | None) -> Iterator[None]:
+    """Hand the calls of invertible modules to `recorder`; `None` evaluates them."""
+    previous, _running.recorder = _running.recorder, recorder
+    try:
+        yield
+    finally:
+        _running.recorder = previous
+
+
+def recorded(direction: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of an elementary module go through the recorder."""
+
+    def call(self: nn.Module, state: State, *context: Any) -> Any:
+        recorder = _running.recorder
+        if recorder is None:
+            return direction(self, state, *context)
+        return recorder.record(self, direction, state, context)
+
+    return call
+
+
+def nested(direction: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of a module made of others tell the recorder what to keep."""
+
+    def call(self: Any, state: State, *context: Any) -> Any:
+        recorder = _running.recorder
+        if recorder is None or self.memory is None:
+            return direction(self, state, *context)
+        with recorder.keeping(self.memory):
+            return direction(self, state, *context)
+
+    return call
