@@ -42,6 +42,7 @@ docs: $(STAMP) ## build the documentation site into site/
 bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
+	$(STEADY) $(BIN)/python -m benchmarks.overhead
 
 figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results/
 	$(BIN)/python -m benchmarks.figures
