@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -39,7 +40,7 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
     with no_autocast(x):
         if x.ndim == 2:
             return x @ matrix.T
-        mixed = torch.bmm(matrix.expand(len(x), *matrix.shape), x.flatten(2))
+        mixed = torch.bmm(matrix.expand(len(x), *matrix.shape), _flat(x))
     return mixed.reshape(len(x), len(matrix), *x.shape[2:])
 
 
@@ -58,7 +59,12 @@ def correlate_channels(a: Tensor, b: Tensor) -> Tensor:
     with no_autocast(a):
         if a.ndim == 2:
             return a.T @ b.conj()
-        return torch.bmm(a.flatten(2), b.flatten(2).mH).sum(0)
+        return torch.bmm(_flat(a), _flat(b).mH).sum(0)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Join the spatial axes; unlike `flatten` this knows `is_grads_batched`."""
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:

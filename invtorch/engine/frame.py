@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from invtorch.engine.graph import foreign_leaf
 from invtorch.recording import State, recording
 
 Tensors: TypeAlias = tuple[Tensor, ...]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 INVERSES = {
     "forward": "inverse",
@@ -34,6 +36,21 @@ class Replayed(NamedTuple):
 
     inputs: Tensors
     outputs: Tensors
+
+
+def naming_the_layer(method: Method) -> Method:
+    """Note on an error of a layer's own, such as a wrong shape, which layer it was."""
+
+    @functools.wraps(method)
+    def call(self: Frame, *arguments: Any) -> Any:
+        try:
+            return method(self, *arguments)
+        except Exception as error:
+            if self.label not in str(error):
+                error.add_note(f"in {self.label} of an invertible container")
+            raise
+
+    return call  # type: ignore[return-value]
 
 
 class Frame:
@@ -73,15 +90,24 @@ class Frame:
         needed = (t for t in (*contexts, *parameters) if t.requires_grad)
         self.companions: Tensors = tuple(dict.fromkeys(needed))
 
+    @naming_the_layer
     def run(self, state: Tensors) -> Tensors:
         """Evaluate the call for the first time."""
+        versions = [*map(version, state)]
         with self.environment.observed(), recording(None):
             outputs = self._flat(
                 self.direction(self.module, self._as(state), *self.context)
             )
         self._check_outputs(state, outputs)
+        if versions != [*map(version, state)]:
+            raise RuntimeError(
+                f"{self.label} modified its input in place, so it cannot be rebuilt: "
+                f"let it return a new tensor, and look for `inplace=True` in the first "
+                f"layers of a conditioner"
+            )
         return outputs
 
+    @naming_the_layer
     def store(self, state: State) -> Tensors:
         """Evaluate the call and leave it to autograd."""
         with recording(None):
@@ -89,6 +115,7 @@ class Frame:
         self._check_outputs(as_tensors(state), outputs)
         return outputs
 
+    @naming_the_layer
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
         self._check_unmodified()
@@ -122,6 +149,7 @@ class Frame:
             lambda *context: (aliases, self._direct(aliases, context)), _alias
         )
 
+    @naming_the_layer
     def _again(
         self,
         evaluate: Callable[..., tuple[Tensors, Tensors]],
@@ -218,7 +246,10 @@ def as_tensors(state: Any) -> Tensors:
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_leaf else tensor.detach().requires_grad_()
+    """Return a leaf to differentiate for, whose hooks wait for the node's gradient."""
+    if tensor.is_leaf and tensor.requires_grad and not tensor._backward_hooks:
+        return tensor
+    return tensor.detach().requires_grad_()
 
 
 def _alias(tensor: Tensor) -> Tensor:

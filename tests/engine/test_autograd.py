@@ -166,3 +166,46 @@ def test_no_grad_and_inference_mode(anchors, direction) -> None:
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             assert not getattr(net, direction)(x).requires_grad
+
+
+def test_hooks_on_parameters_and_contexts_fire_once(anchors) -> None:
+    net, x, context = stack(anchors), sample(), sample(1, requires_grad=True)
+    context.register_hook(lambda grad: grad * 3)
+    for parameter in net[2].parameters():
+        parameter.register_hook(lambda grad: grad * 3)
+
+    def gradients():
+        return torch.autograd.grad(
+            weighed(net(x, context)), [context, *net.parameters()]
+        )
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_freezing_between_forward_and_backward(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+
+    def gradients():
+        loss = weighed(net(x))
+        net[4].requires_grad_(False)
+        x.grad = None
+        loss.backward()
+        net[4].requires_grad_(True)
+        return [x.grad, *(p.grad for p in net.parameters())]
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_batched_gradients(anchors) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+    directions = sample()[None].repeat(3, 1, 1, 1, 1) * torch.arange(
+        3, dtype=torch.float64
+    ).view(3, 1, 1, 1, 1)
+
+    def gradients():
+        y = net(x)
+        return torch.autograd.grad(
+            y, [x, *net.parameters()], directions, is_grads_batched=True
+        )
+
+    assert_all_equal(*both(net, gradients))

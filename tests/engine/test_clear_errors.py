@@ -181,3 +181,29 @@ def test_an_impossible_orthogonal_coupling() -> None:
         OrthogonalCoupling(Conditioner(1, 1), channels=1)
     with pytest.raises(ValueError, match="reflections is 5, but must be between 1 and"):
         OrthogonalCoupling(Conditioner(2, 2), channels=4, reflections=5)
+
+
+def test_an_error_of_a_layer_is_noted_with_its_place(net, x) -> None:
+    net[4] = OrthogonalCoupling(nn.Identity(), channels=6)
+    with pytest.raises(ValueError, match="6 channels") as caught:
+        net(x)
+    assert caught.value.__notes__ == [
+        "in layer 4 (OrthogonalCoupling) of an invertible container"
+    ]
+
+
+def test_an_error_of_an_inverse_is_noted_with_its_place(x) -> None:
+    class OneWay(Scale):
+        def inverse(self, *_):
+            raise ArithmeticError("no way back")
+
+    net = InvertibleSequential(Scale(4), OneWay(4), Scale(4), anchors=0)
+    with pytest.raises(ArithmeticError, match="no way back") as caught:
+        net(x).sum().backward()
+    assert caught.value.__notes__ == ["in layer 1 (OneWay) of an invertible container"]
+
+
+def test_a_conditioner_that_works_in_place_on_its_input(net, x) -> None:
+    net[3].conditioner = nn.Sequential(nn.ReLU(inplace=True), Conditioner(2, 2))
+    with pytest.raises(RuntimeError, match=r"layer 3 .* its input in place.*inplace="):
+        net(x)
