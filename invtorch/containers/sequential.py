@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Self
 
 from torch import nn
 
 from invtorch.base import OPPOSITE, Composite, InvertibleModule, Pass, Step
-from invtorch.engine import run
+from invtorch.engine import GUARDS, Anchors, Strategy, Wanted, run
 
 
 class InvertibleSequential(Composite, nn.Sequential):
@@ -31,8 +31,15 @@ class InvertibleSequential(Composite, nn.Sequential):
             autograd. Of a member's own `memory` and its container's, the one that keeps
             more holds.
         anchors: States kept exactly, against the rounding that inversion accumulates:
-            how many, spread evenly (0 for pure inversion), or the indices of the layers
-            whose inputs they are. Layers are counted with nested containers flattened.
+            how many, spread evenly (0 for pure inversion); or the indices of the layers
+            whose inputs they are; or `"auto"`, which places them where rounding was
+            measured to grow in the backward passes before. Layers are counted with
+            nested containers flattened.
+        guard: What is done at the end of a backward pass in which a rebuilt state was
+            not that of the forward pass, or if a layer made NaN or Inf: `"raise"`;
+            `"warn"`; `"adapt"`, which adds anchors for the steps to come and warns; or
+            `None`, which does not look. Anchors and guard are those of the outermost
+            container.
 
     Shape:
         That of the chain; `context` is offered to every member.
@@ -63,22 +70,33 @@ class InvertibleSequential(Composite, nn.Sequential):
         self,
         *modules: Any,
         memory: str | None = "invert",
-        anchors: int | Sequence[int] = 8,
+        anchors: Wanted = 8,
+        guard: str | None = "raise",
     ) -> None:
         super().__init__(*modules)
         self.memory = memory
         self.anchors = anchors
+        self.guard = guard
 
     @property
-    def anchors(self) -> int | Sequence[int]:
-        """How many states are kept exactly, or which ones."""
-        return self._anchors
+    def anchors(self) -> Wanted:
+        """How many states are kept exactly, which ones, or `"auto"`."""
+        return self._anchors.wanted
 
     @anchors.setter
-    def anchors(self, anchors: int | Sequence[int]) -> None:
-        if min([anchors] if isinstance(anchors, int) else anchors, default=0) < 0:
-            raise ValueError(f"anchors is {anchors!r}, but must not be negative")
-        self._anchors = anchors
+    def anchors(self, anchors: Wanted) -> None:
+        self._anchors = Anchors(anchors)
+
+    @property
+    def guard(self) -> str | None:
+        """What is done when a rebuilt state is not that of the forward pass."""
+        return self._guard
+
+    @guard.setter
+    def guard(self, guard: str | None) -> None:
+        if guard not in GUARDS:
+            raise ValueError(f"guard is {guard!r}, but can only be one of {GUARDS}")
+        self._guard = guard
 
     def chain(self) -> list[Step]:
         """Apply the members from first to last."""
@@ -86,8 +104,10 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     def _run(self, walk: Pass, state: Any, context: tuple[Any, ...]) -> Any:
         """Take all steps under the memory strategy."""
-        anchor = _anchor_test(self.anchors, self.layers)
-        return run(self.memory or "invert", anchor, walk, state, context)
+        strategy = Strategy(
+            self.memory or "invert", self._anchors, self.guard, self.layers
+        )
+        return run(strategy, walk, state, context)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a member; `append` and `extend` come here too."""
@@ -116,10 +136,12 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     def extra_repr(self) -> str:
         """Show the strategy."""
-        return f"memory={self.memory!r}, anchors={self.anchors!r}"
+        return f"memory={self.memory!r}, anchors={self.anchors!r}, guard={self.guard!r}"
 
     def _like(self, members: Iterable[nn.Module]) -> InvertibleSequential:
-        return InvertibleSequential(*members, memory=self.memory, anchors=self.anchors)
+        return InvertibleSequential(
+            *members, memory=self.memory, anchors=self.anchors, guard=self.guard
+        )
 
     @property
     def _members(self) -> list[InvertibleModule]:
@@ -146,10 +168,3 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
                 f"{name} does not define `{direction}`: write it in the class"
             )
     return module
-
-
-def _anchor_test(anchors: int | Sequence[int], layers: int) -> Callable[[int], bool]:
-    if isinstance(anchors, int):
-        parts = min(anchors, layers - 1) + 1
-        anchors = [i * layers // parts for i in range(1, parts)]
-    return frozenset(anchors).__contains__

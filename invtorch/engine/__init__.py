@@ -3,9 +3,12 @@
 `strategies` chooses how a pass is run. `tape` remembers a pass and walks back through
 it, `frame` is one call on it, `environment` and `randomness` bring back what that call
 read besides its arguments, and `node` is the autograd function that ties a call into
-PyTorch's graph.
+PyTorch's graph. `guard` compares rebuilt states with those of the forward pass, by
+their `fingerprint`; `anchors` are the states that are kept exactly.
 """
 
-from invtorch.engine.strategies import run
+from invtorch.engine.anchors import Anchors, Wanted
+from invtorch.engine.guard import GUARDS
+from invtorch.engine.strategies import Strategy, run
 
-__all__ = ["run"]
+__all__ = ["GUARDS", "Anchors", "Strategy", "Wanted", "run"]

@@ -7,7 +7,7 @@ backward pass inverts and differentiates step by step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,7 +77,7 @@ class Layout:
 
 
 def run(
-    anchor: Callable[[int], bool],
+    anchors: frozenset[int],
     steps: Sequence[Step],
     state: State,
     context: tuple[Any, ...],
@@ -85,7 +85,7 @@ def run(
     """Take the steps as one function that saves its output and the anchors.
 
     Args:
-        anchor: Tells which states are kept, by index.
+        anchors: The indices of the states that are kept.
         steps: The steps; those of composites among them are taken one by one.
         state: The state to start from, one tensor or a tuple of several.
         context: What rides along.
@@ -106,7 +106,7 @@ def run(
         names = tuple(name for name, _ in learned)
         places = tuple(layout.place(p) for _, p in learned)
         places = (riding if step.context else ()) + places
-        calls.append(Call(label, step, names, places, single, anchor(i)))
+        calls.append(Call(label, step, names, places, single, i in anchors))
     outputs = CompiledPass.apply(calls, start, *layout.tensors)
     return outputs[0] if single else outputs  # type: ignore[no-any-return]
 

@@ -168,6 +168,12 @@ class Frame:
         self._check_closed(inputs, outputs)
         return Replayed(inputs, outputs)
 
+    def precisions(self) -> set[torch.dtype]:
+        """Return the floating dtypes of its parameters, and of autocast."""
+        dtypes = {slot.tensor.dtype for slot in self.environment.parameters}
+        dtypes.add(self.environment.autocast["dtype"] or torch.float64)
+        return {d for d in dtypes if d.is_floating_point or d.is_complex}
+
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""
         state = self._as(outputs)

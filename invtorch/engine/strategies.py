@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from invtorch.base import InvertibleModule, Pass, PassWithLogDet
 from invtorch.engine import compiled
+from invtorch.engine.anchors import Anchors
+from invtorch.engine.guard import Guard
 from invtorch.engine.tape import Tape
 from invtorch.recording import State, current_recorder, recording
 
@@ -35,20 +38,37 @@ class Store:
         return nullcontext()
 
 
-def run(
-    memory: str,
-    anchor: Callable[[int], bool],
-    walk: Pass,
-    state: Any,
-    context: tuple[Any, ...],
-) -> Any:
+class Strategy(NamedTuple):
+    """How the passes of a container are run.
+
+    Attributes:
+        memory: One of `invtorch.base.MEMORY`.
+        anchors: Which states `"invert"` keeps.
+        guard: One of `invtorch.engine.guard.GUARDS`.
+        layers: How many layers a pass has.
+    """
+
+    memory: str
+    anchors: Anchors
+    guard: str | None
+    layers: int
+
+    def recorder(self, state: Any) -> Store | Tape:
+        """Return what records one pass."""
+        if self.memory == "store":
+            return Store()
+        watched = self.guard is not None or self.anchors.wanted == "auto"
+        guard = Guard(self.guard, self.anchors) if watched and _real(state) else None
+        return Tape(self.memory, self.anchors.places(self.layers), guard)
+
+
+def run(strategy: Strategy, walk: Pass, state: Any, context: tuple[Any, ...]) -> Any:
     """Run a pass under a memory strategy.
 
     Inside of another pass this one becomes a part of it.
 
     Args:
-        memory: One of `invtorch.base.MEMORY`.
-        anchor: Tells which states `"invert"` keeps, by index.
+        strategy: What is kept, and what is watched.
         walk: The pass: invertible modules, one after another.
         state: The state it starts from.
         context: What rides along.
@@ -59,9 +79,8 @@ def run(
     if current_recorder() is not None or _is_plain():
         return walk(state, context)
     if torch.compiler.is_compiling():
-        return _run_compiled(memory, anchor, walk, state, context)
-    recorder = Store() if memory == "store" else Tape(memory, anchor)
-    return _record(recorder, walk, state, context)
+        return _run_compiled(strategy, walk, state, context)
+    return _record(strategy.recorder(state), walk, state, context)
 
 
 def _walk(recorder: Store | Tape, walk: Pass, state: Any, context: Any) -> Any:
@@ -75,12 +94,9 @@ _record = torch.compiler.disable(_walk)
 
 
 def _run_compiled(
-    memory: str,
-    anchor: Callable[[int], bool],
-    walk: Pass,
-    state: Any,
-    context: tuple[Any, ...],
+    strategy: Strategy, walk: Pass, state: Any, context: tuple[Any, ...]
 ) -> Any:
+    memory = strategy.memory
     if memory == "store":
         return walk(state, context)
     if memory != "invert" or isinstance(walk, PassWithLogDet):
@@ -89,7 +105,14 @@ def _run_compiled(
             f"{what} is not supported under torch.compile: call the container outside "
             f"of the compiled function, or set memory='store'"
         )
-    return compiled.run(anchor, walk.steps, state, context)
+    places = strategy.anchors.places(strategy.layers)
+    return compiled.run(places, walk.steps, state, context)
+
+
+def _real(state: Any) -> bool:
+    """Tell whether a state has values that can be compared; fakes have none."""
+    tensors = state if isinstance(state, tuple) else (state,)
+    return all(type(t) is Tensor and t.device.type != "meta" for t in tensors)
 
 
 def _is_plain() -> bool:

@@ -24,6 +24,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from invtorch.base import MEMORY, InvertibleModule
 from invtorch.engine.frame import Frame, Replayed, Tensors, as_tensors
+from invtorch.engine.guard import Guard
 from invtorch.engine.node import ReplayNode
 from invtorch.engine.snapshot import Snapshot
 from invtorch.recording import State
@@ -48,13 +49,17 @@ class Tape:
 
     Args:
         memory: What is kept of calls that do not ask for more, one of `MEMORY`.
-        anchor: Tells of an index whether that state is kept exactly in any case.
+        anchors: The indices of the states that are kept exactly in any case.
+        guard: What compares rebuilt states with those of the forward pass, if wanted.
     """
 
-    def __init__(self, memory: str, anchor: Callable[[int], bool]) -> None:
+    def __init__(
+        self, memory: str, anchors: frozenset[int], guard: Guard | None
+    ) -> None:
         self.memory = memory
-        self.anchor = anchor
-        self.frames: list[Frame] = []
+        self.anchors = anchors
+        self.guard = guard
+        self.frames: list[Frame] = guard.frames if guard else []
         self.wanted: list[bool] = []
         self.top = -1
         self.states: dict[int, Snapshot] = {}
@@ -83,7 +88,7 @@ class Tape:
         else:
             with self._promising(len(self.frames)) as handle:
                 outputs = ReplayNode.apply(frame, handle, *inputs)
-            kept = memory != "invert" or self.anchor(len(self.frames))
+            kept = memory != "invert" or len(self.frames) in self.anchors
         self.stored = memory == "store"
         self._append(frame, tensors, outputs[: frame.arity], kept, memory)
         return frame.returned(outputs)
@@ -103,7 +108,9 @@ class Tape:
         frame = self.frames[index]
         with self.lock:
             if index in self.states:
-                return frame.rerun(self._read(index))
+                replayed = frame.rerun(self._read(index))
+                self._compare(index, index + 1, replayed.outputs[: frame.arity])
+                return replayed
             replayed = frame.replay(self._state(index + 1))
             self._move(index, replayed.inputs[: frame.arity])
             return replayed
@@ -132,12 +139,17 @@ class Tape:
             self._move(i, self.frames[i].invert(self._read(i + 1)))
         return self._read(index)
 
+    def _compare(self, layer: int, index: int, state: Tensors) -> None:
+        if self.guard:
+            self.guard.compare(layer, index, tuple(t.detach() for t in state))
+
     def _move(self, index: int, state: Tensors) -> None:
         """Let the one rebuilt state be `state`."""
         if self.rebuilt in self.states:
             self._drop(self.rebuilt)
         self._put(index, state)
         self.rebuilt = index
+        self._compare(index, index, state)
 
     def _read(self, index: int) -> Tensors:
         snapshot = self.states[index]
@@ -155,6 +167,8 @@ class Tape:
     ) -> None:
         index = len(self.frames)
         self.frames.append(frame)
+        if self.guard and not index:
+            self.guard.take(tuple(t.detach() for t in state))
         if index in self.states and not kept:
             self._drop(index)
         if kept and index not in self.states:
@@ -162,6 +176,8 @@ class Tape:
         if kept and memory == "offload":
             self.states[index] = self.states[index].on_host()
         self._put(index + 1, output)
+        if self.guard:
+            self.guard.take(self.states[index + 1].kept)
 
     def _put(self, index: int, state: Tensors) -> None:
         self.states[index] = Snapshot.of(state)

@@ -37,6 +37,7 @@ class IRIM(Composite):
             first.
         memory: Memory strategy of the container; see `invtorch.InvertibleSequential`.
         anchors: States that are kept exactly; see `invtorch.InvertibleSequential`.
+        guard: What is done if rebuilt states drift; see the same.
 
     Shape:
         `(batch, channels, *space)`; the output has the same shape. What the data look
@@ -68,7 +69,8 @@ class IRIM(Composite):
         *,
         estimate_channels: int = 2,
         memory: str = "invert",
-        anchors: int | Sequence[int] = 8,
+        anchors: int | Sequence[int] | str = 8,
+        guard: str | None = "raise",
     ) -> None:
         super().__init__()
         members: list[InvertibleModule] = []
@@ -79,7 +81,9 @@ class IRIM(Composite):
             raise ValueError(
                 "step_networks is empty, but an i-RIM takes at least 1 step"
             )
-        self.steps = InvertibleSequential(*members, memory=memory, anchors=anchors)
+        self.steps = InvertibleSequential(
+            *members, memory=memory, anchors=anchors, guard=guard
+        )
 
     def chain(self) -> Sequence[Step]:
         """Run all steps."""

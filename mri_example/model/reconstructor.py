@@ -32,6 +32,7 @@ class IRIMReconstructor(nn.Module):
             correction that a small network reads from the whole state.
         memory: Memory strategy; see `invtorch.InvertibleSequential`.
         anchors: States kept exactly; see `invtorch.InvertibleSequential`.
+        guard: What is done if rebuilt states drift; see the same.
 
     Shape:
         A zero-filled image, complex `(batch, H, W)`, and a mask `(batch, 1, W)`; the
@@ -62,7 +63,8 @@ class IRIMReconstructor(nn.Module):
         multiplicity: int = 1,
         read_out: str = "estimate",
         memory: str = "invert",
-        anchors: int | Sequence[int] = 8,
+        anchors: int | Sequence[int] | str = 8,
+        guard: str | None = "raise",
     ) -> None:
         super().__init__()
         if len(hidden) != len(strides):
@@ -86,6 +88,7 @@ class IRIMReconstructor(nn.Module):
             estimate_channels=2 * multiplicity,
             memory=memory,
             anchors=anchors,
+            guard=guard,
         )
         self.read_out = ReadOut(channels) if read_out == "parametric" else None
 

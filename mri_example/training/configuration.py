@@ -23,7 +23,9 @@ class ModelConfig:
         read_out: How the image is read from the final state.
         memory: "invert" trains in the memory of one layer, "checkpoint" keeps the state
             between layers, "store" keeps everything.
-        anchors: Number of states that are kept exactly while inverting.
+        anchors: Number of states that are kept exactly while inverting, or "auto".
+        guard: What is done if rebuilt states drift: "raise", "warn", "adapt" (keep
+            more of them) or null.
     """
 
     channels: int = 64
@@ -33,7 +35,8 @@ class ModelConfig:
     multiplicity: int = 1
     read_out: Literal["estimate", "parametric"] = "estimate"
     memory: Literal["invert", "checkpoint", "store"] = "invert"
-    anchors: int = 8
+    anchors: int | Literal["auto"] = 8
+    guard: Literal["raise", "warn", "adapt"] | None = "raise"
 
     def build(self) -> IRIMReconstructor:
         """Make the model, with random weights.

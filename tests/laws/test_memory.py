@@ -61,6 +61,7 @@ def test_the_other_strategies_grow_with_depth(memory) -> None:
     assert live_states(64, memory=memory) >= 8 * live_states(8, memory=memory) - 8
 
 
+@pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.parametrize("kind", sorted(MAKERS))
 @pytest.mark.parametrize("anchors", [0, 4])
 def test_the_peak_of_a_step_is_flat(kind, anchors) -> None:

@@ -1,0 +1,112 @@
+"""Anchors: which states of a pass are kept exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from invtorch.engine.drift import Measured, appeared, runs
+
+Wanted: TypeAlias = int | Sequence[int] | str
+
+EVENLY = 8
+BUDGET = 2.0
+
+
+class Anchors:
+    r"""The anchors a user wants, and what was learned about where they are needed.
+
+    `"auto"` starts with eight, spread evenly. Each backward pass measures by how much
+    inversion amplified the rounding of a state, and where; the anchors of the next pass
+    are placed so that between two of them it grows by no more than a factor of two,
+    beside the $\sqrt{n}$ of a sum of $n$ roundings.
+
+    Args:
+        wanted: How many states are kept, spread evenly; or their indices; or `"auto"`.
+
+    Raises:
+        ValueError: If a number is negative, or a word is not `"auto"`.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        if isinstance(wanted, str):
+            if wanted != "auto":
+                raise ValueError(
+                    f"anchors is {wanted!r}, but the only word it can be is 'auto'; "
+                    f"else it is a number of states, or their indices"
+                )
+        elif min([wanted] if isinstance(wanted, int) else wanted, default=0) < 0:
+            raise ValueError(f"anchors is {wanted!r}, but must not be negative")
+        self.wanted = wanted
+        self.gains: dict[int, float] | None = None
+        self.growth = 0.0
+
+    def places(self, layers: int) -> frozenset[int]:
+        """Return the indices of the states that are kept in a pass of `layers`."""
+        if isinstance(self.wanted, int):
+            return frozenset(_evenly(self.wanted, layers))
+        if not isinstance(self.wanted, str):
+            return frozenset(self.wanted)
+        if self.gains is None:
+            return frozenset(_evenly(EVENLY, layers))
+        return frozenset(_within_budget(self.gains, layers))
+
+    def learn(self, measured: list[Measured], eps: float) -> None:
+        """Take in the measurements of a backward pass, from the top down."""
+        if self.wanted != "auto":
+            return
+        gains = dict(self.gains or {})
+        for run in runs(measured):
+            reached = 0.0
+            for steps, one in enumerate(run, start=1):
+                noise = eps * math.sqrt(steps)
+                gain = math.log(max(min(one.error, 1.0) / noise, 1.0))
+                grown, reached = max(gain - reached, 0.0), max(gain, reached)
+                gains[one.layer] = (grown + gains.get(one.layer, grown)) / 2
+        self.gains = gains
+
+    def add(
+        self, layers: int, breaches: Iterable[list[Measured]], eps: float
+    ) -> list[int]:
+        """Keep more states, so that these runs of rebuilt states stay in bounds.
+
+        Where an error appears at once, that state is kept; where it grew, states are
+        kept at half of the distance in which it grew out of bounds.
+
+        Args:
+            layers: Length of the pass.
+            breaches: For each run, the states down to the first one out of bounds.
+            eps: That of the state's dtype.
+
+        Returns:
+            The indices of the states added.
+        """
+        present, added = self.places(layers), set[int]()
+        for run in breaches:
+            suspect = appeared(run, eps)
+            if suspect:
+                added.add(suspect.state)
+                continue
+            end = max((p for p in present if p < run[-1].state), default=0)
+            half = max(len(run) // 2, 1)
+            added.update(range(run[0].state + 1 - half, end, -half))
+        added -= present
+        self.wanted = tuple(sorted(present | added))
+        return sorted(added)
+
+
+def _evenly(count: int, layers: int) -> list[int]:
+    parts = min(count, layers - 1) + 1
+    return [i * layers // parts for i in range(1, parts)]
+
+
+def _within_budget(gains: dict[int, float], layers: int) -> list[int]:
+    """Walk down and keep a state wherever the gains would exceed the budget."""
+    places, spent = [], 0.0
+    for layer in range(layers - 1, 0, -1):
+        spent += gains.get(layer, 0.0)
+        if spent > math.log(BUDGET):
+            places.append(layer)
+            spent = 0.0
+    return places

@@ -1,0 +1,58 @@
+"""Drift: by how much rebuilt states differ from those of the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+SUDDEN = 100.0
+
+
+class Measured(NamedTuple):
+    """How far one state of the backward pass was from that of the forward pass.
+
+    Attributes:
+        layer: The layer that was inverted, or evaluated again.
+        state: Which state: its input if it was inverted, its output if evaluated again.
+        error: The distance, relative to the larger of the layer's input and output.
+    """
+
+    layer: int
+    state: int
+    error: float
+
+    @property
+    def rebuilt(self) -> bool:
+        """Whether the layer was inverted."""
+        return self.state == self.layer
+
+
+def runs(measured: Iterable[Measured]) -> list[list[Measured]]:
+    """Group rebuilt states into rows that start below a state kept exactly."""
+    found: list[list[Measured]] = []
+    for one in measured:
+        if not one.rebuilt:
+            continue
+        if found and found[-1][-1].state == one.state + 1:
+            found[-1].append(one)
+        else:
+            found.append([one])
+    return found
+
+
+def until_first(
+    run: list[Measured], condition: Callable[[Measured], bool]
+) -> list[Measured]:
+    """Return a run down to the first state that meets a condition; `[]` if none."""
+    for i, one in enumerate(run):
+        if condition(one):
+            return run[: i + 1]
+    return []
+
+
+def appeared(run: list[Measured], eps: float) -> Measured | None:
+    """Return where the error of a run was there at once, unless it grew slowly."""
+    before = [eps, *(max(one.error, eps) for one in run)]
+    factors = [one.error / b for one, b in zip(run, before, strict=False)]
+    place = max(range(len(run)), key=factors.__getitem__)
+    return run[place] if factors[place] >= SUDDEN else None

@@ -1,0 +1,193 @@
+"""The guard: does a rebuilt state agree with the one of the forward pass?
+
+It takes a fingerprint of every state in the forward pass and of every rebuilt state in
+the backward pass. On an accelerator they stay on the device and are read once, at the
+end of the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Variable
+
+from invtorch.engine.anchors import Anchors
+from invtorch.engine.drift import Measured, appeared, runs, until_first
+from invtorch.engine.fingerprint import distance, fingerprint, size
+from invtorch.engine.frame import Frame, Tensors
+
+GUARDS = ("raise", "warn", "adapt", None)
+NOT_REPEATED = (
+    "The layer draws random numbers of its own, or reads something that changed since "
+    "the forward pass: hand randomness and state in as context or buffers."
+)
+WRONG_INVERSE = (
+    "The error appears there at once: its inverse is wrong, or cannot bring back what "
+    "the forward direction made small; or the layer draws random numbers of its own, "
+    "or reads something that changed since the forward pass. `layer.memory = "
+    '"checkpoint"` keeps its input.'
+)
+AMPLIFIED = (
+    "Rounding was amplified layer by layer: keep more states (`anchors=`), keep the "
+    "state in higher precision (`state_dtype=`), or bound the scale of the "
+    "conditioners; `invtorch.diagnose` shows where it grows."
+)
+
+
+class Guard:
+    """Compares the states of one pass, and speaks at the end of each backward pass.
+
+    Args:
+        policy: One of `GUARDS`, without `None`.
+        anchors: The anchors of the container, which learn from what is measured.
+    """
+
+    def __init__(self, policy: str | None, anchors: Anchors) -> None:
+        self.policy = policy
+        self.anchors = anchors
+        self.frames: list[Frame] = []
+        self.sizes: list[Any] = []
+        self.taken: list[Any] = []
+        self.compared: list[tuple[int, int, Any]] = []
+        self.task = -1
+        self.dtype = torch.float32
+
+    def take(self, state: Tensors) -> None:
+        """Keep the fingerprint of the next state of the forward pass."""
+        self.dtype = max((t.dtype for t in state), key=_eps)
+        self.sizes.append(_read(size(state)))
+        self.taken.append(_read(fingerprint(state)))
+
+    def compare(self, layer: int, index: int, state: Tensors) -> None:
+        """Keep the fingerprint of a state of the backward pass."""
+        self.compared.append((layer, index, _read(fingerprint(state))))
+        task = torch._C._current_graph_task_id()
+        if task == -1:
+            self.speak()
+        elif task != self.task:
+            self.task = task
+            Variable._execution_engine.queue_callback(self.speak)
+
+    def speak(self) -> None:
+        """Judge what was compared, and raise or warn."""
+        compared, self.compared = self.compared, []
+        sizes = [value[0] for value in _values(self.sizes)]
+        if not all(map(math.isfinite, sizes)):
+            self._tell(self._not_finite(sizes))
+            return
+        measured = self._measure(compared, sizes)
+        self.anchors.learn(measured, _eps(self.dtype))
+        found = self._breaches(measured)
+        if found:
+            self._tell(*self._judged(found))
+        else:
+            self._check_growth(sizes)
+
+    def _measure(
+        self, compared: list[tuple[int, int, Any]], sizes: list[float]
+    ) -> list[Measured]:
+        taken = _values(self.taken)
+        found = _values([value for _, _, value in compared])
+        return [
+            Measured(
+                layer,
+                index,
+                _ratio(
+                    distance(taken[index], value), max(sizes[layer], sizes[layer + 1])
+                ),
+            )
+            for (layer, index, _), value in zip(compared, found, strict=True)
+        ]
+
+    def _tolerance(self, layer: int) -> float:
+        """Half of the digits of the state, or all that the conditioners had."""
+        conditioner = map(_eps, self.frames[layer].precisions())
+        return max(math.sqrt(_eps(self.dtype)), *conditioner)
+
+    def _breaches(self, measured: list[Measured]) -> list[list[Measured]]:
+        """Return what led to each error out of bounds, the error being the last."""
+
+        def out_of_bounds(one: Measured) -> bool:
+            return not one.error <= self._tolerance(one.layer)
+
+        led = [until_first(run, out_of_bounds) for run in runs(measured)]
+        again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
+        return again + [run for run in led if run]
+
+    def _tell(self, message: str, remedied: bool = False) -> None:
+        if self.policy == "raise" or (self.policy == "adapt" and not remedied):
+            raise RuntimeError(message)
+        if self.policy is not None:
+            warnings.warn(message, stacklevel=2)
+
+    def _not_finite(self, sizes: list[float]) -> str:
+        first = next(i for i, s in enumerate(sizes) if not math.isfinite(s))
+        if first == 0:
+            return "the input of the container has NaN or Inf"
+        return (
+            f"{self.frames[first - 1].label} made NaN or Inf of a finite state: do not "
+            f"step with these gradients; bound what its conditioner returns, or lower "
+            f"the learning rate"
+        )
+
+    def _judged(self, found: list[list[Measured]]) -> tuple[str, bool]:
+        """Return what to say of the breaches, and whether a remedy was taken."""
+        eps, last = _eps(self.dtype), found[0][-1]
+        suspect = appeared(found[0], eps)
+        worst = suspect or last
+        label = self.frames[worst.layer].label
+        if not last.rebuilt:
+            what, why = f"the output of {label}, evaluated again,", NOT_REPEATED
+        else:
+            what = f"the state rebuilt by inverting {label}"
+            why = WRONG_INVERSE if suspect else AMPLIFIED
+        remedied, remedy = False, ""
+        if self.policy == "adapt" and all(run[-1].rebuilt for run in found):
+            added = self.anchors.add(len(self.frames), found, eps)
+            remedied, remedy = True, f" From now on {added} are kept as anchors too."
+        allowed = self._tolerance(last.layer)
+        return (
+            f"{what} is off by {worst.error:.1e} of its size "
+            f"({worst.error / eps:.0f} eps of {self.dtype}), where {allowed:.1e} is "
+            f"allowed: do not step with the gradients of this backward pass. "
+            f"{why}{remedy}"
+        ), remedied
+
+    def _check_growth(self, sizes: list[float]) -> None:
+        positive = [s for s in sizes if s > 0]
+        growth = max(positive, default=1.0) / min(positive, default=1.0)
+        limit = _eps(self.dtype) ** -0.5
+        if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
+            self.anchors.growth = growth  # said once, until it is another magnitude
+            warnings.warn(
+                f"the state grows or shrinks by {growth:.1e} on its way through "
+                f"{len(self.frames)} layers: even plain autograd loses digits there; "
+                f"bound the scale of the conditioners",
+                stacklevel=2,
+            )
+
+
+def _ratio(difference: float, scale: float) -> float:
+    if difference == 0:
+        return 0.0
+    return difference / scale if scale and math.isfinite(difference) else math.inf
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0
+
+
+def _read(values: Tensor) -> Any:
+    """Return numbers where they can be had at once, else the tensor that has them."""
+    return values.tolist() if values.device.type == "cpu" else values
+
+
+def _values(taken: list[Any]) -> list[list[float]]:
+    """Read what is still on the device, waiting for it once."""
+    if taken and isinstance(taken[0], Tensor):
+        return torch.stack(taken).tolist()
+    return taken

@@ -1,0 +1,266 @@
+"""The guard notices wrong states, names the layer, and does what it was told."""
+
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch.engine.fingerprint import distance, fingerprint, size
+from tests.numerics.networks import CHANNELS, conditioner, images, orthogonal
+from tests.parts import Conditioner, Scale
+
+PLACE, DEPTH = 7, 16
+
+
+class Wrong(AdditiveCoupling):
+    """Its inverse takes back only 99 % of what was added."""
+
+    replay = None
+
+    def inverse(self, y, *context):
+        x = super().inverse(y, *context)
+        return y + 0.99 * (x - y)
+
+
+class Shrinking(Scale):
+    """Makes the second half ten times smaller, and adds the first to it."""
+
+    def forward(self, x, *_):
+        x1, x2 = x.chunk(2, dim=1)
+        return torch.cat([x1, 0.1 * x2 + x1.roll(1, 2)], dim=1)
+
+    def inverse(self, y, *_):
+        y1, y2 = y.chunk(2, dim=1)
+        return torch.cat([y1, (y2 - y1.roll(1, 2)) * 10], dim=1)
+
+
+class Noisy(nn.Module):
+    """Draws from a generator of its own, which no replay can rewind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = conditioner(1.0)
+        self.generator = torch.Generator()
+
+    def forward(self, x):
+        return self.inner(x) * (1 + torch.rand(1, generator=self.generator))
+
+
+class ReadsGlobal(nn.Module):
+    """Multiplies by a number that is nobody's buffer."""
+
+    factor = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = conditioner(1.0)
+
+    def forward(self, x):
+        return self.inner(x) * type(self).factor
+
+
+def net_with(layer, **options) -> InvertibleSequential:
+    net = orthogonal(0.5, DEPTH, **{"anchors": 0, **options})
+    net[PLACE] = layer
+    return net
+
+
+def step(net, x=None, between=lambda: None) -> None:
+    loss = net(images() if x is None else x).square().mean()
+    between()
+    loss.backward()
+
+
+def test_an_inverse_that_is_one_percent_wrong() -> None:
+    net = net_with(Wrong(conditioner(1.0)))
+    with pytest.raises(
+        RuntimeError, match=r"inverting layer 7 \(Wrong\) is off.*wrong"
+    ):
+        step(net)
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_scale_of_a_tenth_ten_layers_deep() -> None:
+    layers = [Shrinking(CHANNELS) for _ in range(10)]
+    for layer in layers:
+        layer.log_scale = None
+    net = InvertibleSequential(*orthogonal(0.5, 3), *layers, anchors=0)
+    with pytest.raises(RuntimeError, match=r"\(Shrinking\) is off by .*eps of"):
+        step(net)
+
+
+@pytest.mark.parametrize("anchors", [0, 2, DEPTH])
+def test_a_conditioner_that_does_not_repeat_itself(anchors) -> None:
+    net = net_with(AdditiveCoupling(Noisy()), anchors=anchors)
+    with pytest.raises(
+        RuntimeError, match=r"layer 7 \(AdditiveCoupling\).*random numb"
+    ):
+        step(net)
+
+
+@pytest.mark.parametrize("anchors", [0, 2, DEPTH])
+def test_a_conditioner_that_reads_global_state(anchors, monkeypatch) -> None:
+    net = net_with(AdditiveCoupling(ReadsGlobal()), anchors=anchors)
+    with pytest.raises(RuntimeError, match=r"layer 7 .*that changed since"):
+        step(net, between=lambda: monkeypatch.setattr(ReadsGlobal, "factor", 1.01))
+
+
+def test_a_parameter_replaced_behind_the_back_of_autograd() -> None:
+    net = net_with(AdditiveCoupling(conditioner(1.0)))
+    weight = net[PLACE].conditioner[0].weight
+
+    def replace() -> None:
+        weight.data = weight.data * 1.01
+
+    with pytest.raises(RuntimeError, match=r"layer 7 \(AdditiveCoupling\)"):
+        step(net, between=replace)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_by_the_layer_that_made_it(value) -> None:
+    net = orthogonal(0.5, DEPTH)
+    with torch.no_grad():
+        net[5].conditioner[2].bias[3] = value
+    with pytest.raises(
+        RuntimeError, match=r"^layer 5 \(Orth.*made NaN or Inf of a fin"
+    ):
+        step(net)
+
+
+def test_an_input_that_is_not_finite() -> None:
+    with pytest.raises(RuntimeError, match="input of the container has NaN or Inf"):
+        step(orthogonal(0.5, 4), images() / 0)
+
+
+def test_it_warns() -> None:
+    net = net_with(Wrong(conditioner(1.0)), guard="warn")
+    with pytest.warns(UserWarning, match=r"layer 7 \(Wrong\) is off .*do not step"):
+        step(net)
+
+
+def test_it_is_switched_off() -> None:
+    net = net_with(Wrong(conditioner(1.0)))
+    net.guard = None
+    step(net)
+
+
+def test_it_adapts_by_keeping_what_cannot_be_rebuilt() -> None:
+    net = net_with(Wrong(conditioner(1.0)), guard="adapt")
+    with pytest.warns(UserWarning, match=r"From now on \[7\] are kept as anchors too"):
+        step(net)
+    assert net.anchors == (7,)
+    step(net)
+    assert net.anchors == (7,)
+
+
+def test_it_adapts_to_rounding_that_grows() -> None:
+    net = orthogonal(2.0, 400, anchors=0, guard="adapt")
+    x = images()
+    with pytest.warns(UserWarning, match="Rounding was amplified layer by layer"):
+        step(net, x)
+    found = len(net.anchors)
+    assert 2 <= found <= 40
+    with pytest.warns(UserWarning, match="the state grows or shrinks by"):
+        step(net, x)
+    assert len(net.anchors) == found
+
+
+def test_it_raises_where_no_anchor_helps() -> None:
+    net = net_with(AdditiveCoupling(Noisy()), guard="adapt", anchors=DEPTH)
+    with pytest.raises(RuntimeError, match="evaluated again, is off"):
+        step(net)
+
+
+def test_growth_is_told_once() -> None:
+    net, x = orthogonal(2.0, 400), images()
+    with pytest.warns(UserWarning, match=r"grows or shrinks by \d.*bound the scale"):
+        step(net, x)
+    step(net, x)
+
+
+def test_a_later_backward_on_the_same_pass_is_judged_anew() -> None:
+    net, x = net_with(Wrong(conditioner(1.0))), images()
+    loss = net(x).square().mean()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"layer 7 \(Wrong\)"):
+            loss.backward(retain_graph=True)
+
+
+def test_second_derivatives_are_guarded() -> None:
+    net = net_with(Wrong(conditioner(1.0)))
+    x = images().requires_grad_()
+    with pytest.raises(RuntimeError, match=r"layer 7 \(Wrong\)"):
+        torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+
+
+def test_the_inverse_direction_is_guarded() -> None:
+    net = net_with(Wrong(conditioner(1.0)))
+    with pytest.raises(RuntimeError, match=r"\(Wrong\) is off"):
+        net.inverse(images()).square().mean().backward()
+
+
+def test_a_state_that_starts_from_zero_is_no_breach() -> None:
+    step(orthogonal(0.5, DEPTH, anchors=0), torch.zeros(1, CHANNELS, 8, 8))
+
+
+def test_a_container_with_its_guard_can_be_copied() -> None:
+    net = orthogonal(0.5, 4, guard="adapt", anchors="auto")
+    step(net)
+    copy = pickle.loads(pickle.dumps(net))
+    assert (copy.guard, copy.anchors) == ("adapt", "auto")
+
+
+def test_words_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="guard is 'rise', but can only be one of"):
+        InvertibleSequential(guard="rise")
+    with pytest.raises(ValueError, match="anchors is 'many', but the only word"):
+        InvertibleSequential(anchors="many")
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.complex64]),
+    st.floats(1e-3, 1.0),
+)
+def test_fingerprints_estimate_distances(seed, shape, dtype, scale) -> None:
+    torch.manual_seed(seed)
+    states = torch.randn(60, *shape, dtype=dtype)
+    noise = scale * torch.randn(60, *shape, dtype=dtype)
+    ratios = []
+    for x, n in zip(states, noise, strict=True):
+        one, other = (fingerprint((s.unsqueeze(0),)).tolist() for s in (x, x + n))
+        true = float(size((x + n - x,)))
+        ratios.append(distance(one, other) / max(true, 1e-12))
+    assert 0.4 < torch.tensor(ratios).square().mean().sqrt() < 2.0
+
+
+def test_a_fingerprint_sees_a_misplaced_pixel() -> None:
+    x = torch.zeros(1, 3, 8, 8)
+    x[0, 1, 2, 3] = 1
+    for moved in (x.roll(1, 1), x.roll(2, 2), x.roll(3, 3), x.flip(3)):
+        one, other = fingerprint((x,)), fingerprint((moved,))
+        assert not torch.equal(one, other)
+
+
+def test_a_conditioner_inside_keeps_its_own_counsel() -> None:
+    """A container inside of a conditioner is guarded for itself."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(3)]
+            self.net = InvertibleSequential(
+                *layers, Wrong(Conditioner(2, 2)), anchors=0
+            )
+
+        def forward(self, x):
+            return self.net(x)
+
+    net = InvertibleSequential(AdditiveCoupling(Inner()), anchors=0)
+    with pytest.raises(RuntimeError, match=r"inverting layer 3 \(Wrong\)"):
+        step(net, torch.randn(2, 8, 5, 5))
