@@ -129,9 +129,9 @@ class Guard:
         if first == 0:
             return "the input of the container has NaN or Inf"
         return (
-            f"{self.frames[first - 1].label} made NaN or Inf of a finite state: do not "
-            f"step with these gradients; bound what its conditioner returns, or lower "
-            f"the learning rate"
+            f"{self.frames[first - 1].label} made NaN or Inf of a finite state (or its "
+            f"norm is beyond the range of {self.dtype}): do not step with these "
+            f"gradients; bound what its conditioner returns, or lower the learning rate"
         )
 
     def _judged(self, found: list[list[Measured]]) -> tuple[str, bool]:
