@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import AbstractContextManager, nullcontext
 
@@ -77,4 +78,9 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 def autocast_enabled(device: str) -> bool:
     """Tell whether autocast is on for a type of device; some do not know it."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return _knows_autocast(device) and torch.is_autocast_enabled(device)
+
+
+@functools.cache
+def _knows_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
 
-from invtorch.functional import mix_channels, no_autocast
+from invtorch.functional import no_autocast
 
 PROBES = 4
+SAMPLE = 512
 
 
 def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
     r"""Return a few random projections of a state.
 
     For signs $s$ drawn at random, $\mathbb{E}\,(s^\top \delta)^2 = \lVert \delta
-    \rVert^2$: the difference of two fingerprints estimates the distance of two states,
-    wherever they differ. The signs are products of one sign an axis, so that they take
-    no memory, and the channels are summed first, so that the state is read once.
+    \rVert^2$: the difference of two fingerprints estimates the distance of two states.
+    Of a large tensor the elements at 512 positions are taken, drawn once, which is why
+    it costs little whatever the size.
 
     Args:
         state: The tensors, without a graph.
@@ -27,15 +29,14 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
         The projections, shape `(PROBES,)`.
     """
     with no_autocast(state[0]):
-        return _added([_project(t, i) for i, t in enumerate(map(_real, state))])
+        parts = [_project(_real(t), seed) for seed, t in enumerate(state)]
+    return parts[0] if len(parts) == 1 else _stacked(parts).sum(0)
 
 
 def size(state: tuple[Tensor, ...]) -> Tensor:
-    """Return the Euclidean norm of a state, shape `(1,)`."""
-    squares = [
-        torch.linalg.vector_norm(t, dtype=_exact(t)).square() for t in map(_real, state)
-    ]
-    return _added(squares).sqrt().reshape(1)
+    """Return the Euclidean norm of a state, shape `()`."""
+    norms = [torch.linalg.vector_norm(t, dtype=_exact(t)) for t in map(_real, state)]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(_stacked(norms))
 
 
 def distance(one: list[float], other: list[float]) -> float:
@@ -44,45 +45,54 @@ def distance(one: list[float], other: list[float]) -> float:
     return float((sum(squares) / len(squares)) ** 0.5)
 
 
-def _project(tensor: Tensor, place: int) -> Tensor:
-    signs = [_signs(n, (place, i), tensor) for i, n in enumerate(tensor.shape)]
-    left = mix_channels(signs[1][:1], tensor).squeeze(1).to(_exact(tensor))
-    axes = [signs[0], *signs[2:]]
-    left = left @ axes.pop().T.to(left.dtype)
-    while axes:
-        left = (left * axes.pop().T.to(left.dtype)).sum(-2)
-    return left
+def _project(tensor: Tensor, seed: int) -> Tensor:
+    if tensor.numel() > SAMPLE:
+        values = tensor[_positions(tensor.shape, tensor.device)]
+    else:
+        values = tensor.flatten()
+    values = values.to(_exact(tensor))
+    signs = _signs(len(values), tensor.numel(), seed, values.dtype, values.device)
+    return torch.mv(signs, values)
 
 
-def _added(parts: list[Tensor]) -> Tensor:
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    return torch.stack([p.to(first.device, torch.float64) for p in parts]).sum(0)
+def _stacked(parts: list[Tensor]) -> Tensor:
+    return torch.stack([p.to(parts[0].device, torch.float64) for p in parts])
 
 
 def _real(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    tensor = tensor if tensor.is_floating_point() else tensor.double()
-    return tensor if tensor.ndim > 1 else tensor.reshape(1, -1)
+    return tensor if tensor.is_floating_point() else tensor.double()
 
 
 def _exact(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _signs(count: int, axis: tuple[int, int], like: Tensor) -> Tensor:
-    return _drawn_signs(count, axis, like.dtype, like.device)
+@functools.lru_cache(maxsize=64)
+def _positions(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """Draw positions in a tensor, an index for each axis."""
+    generator = torch.Generator().manual_seed(len(shape))
+    return tuple(
+        _uncounted(torch.randint(0, n, (SAMPLE,), generator=generator)).to(device)
+        for n in shape
+    )
 
 
-@functools.lru_cache(maxsize=256)
-def _drawn_signs(
-    count: int, axis: tuple[int, int], dtype: torch.dtype, device: torch.device
+@functools.lru_cache(maxsize=64)
+def _signs(
+    count: int, elements: int, seed: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Draw signs and keep them for good, in memory that no allocator counts."""
-    generator = torch.Generator().manual_seed(31 * axis[0] + axis[1])
-    drawn = torch.randint(0, 2, (PROBES, max(count, 1)), generator=generator) * 2 - 1
-    memory = bytearray(drawn.numel() * dtype.itemsize)
-    signs = torch.frombuffer(memory, dtype=dtype).view(drawn.shape).copy_(drawn)
-    return signs[:, :count].to(device)
+    """Draw signs, as large as makes up for the elements that were not taken."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (PROBES, count), generator=generator) * 2 - 1
+    weight = math.sqrt(elements / max(count, 1))
+    return _uncounted((signs * weight).to(dtype)).to(device)
+
+
+def _uncounted(tensor: Tensor) -> Tensor:
+    """Copy a tensor that is kept for good into memory that no allocator counts."""
+    if not tensor.numel():
+        return tensor
+    memory = bytearray(tensor.nbytes)
+    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)

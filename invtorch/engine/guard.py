@@ -58,9 +58,10 @@ class Guard:
 
     def take(self, state: Tensors) -> None:
         """Keep the fingerprint of the next state of the forward pass."""
-        self.dtype = max((t.dtype for t in state), key=_eps)
-        self.sizes.append(_read(size(state)))
+        if not self.taken:
+            self.dtype = max((t.dtype for t in state), key=_eps)
         self.taken.append(_read(fingerprint(state)))
+        self.sizes.append(_read(size(state)))
 
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Keep the fingerprint of a state of the backward pass."""
@@ -75,7 +76,7 @@ class Guard:
     def speak(self) -> None:
         """Judge what was compared, and raise or warn."""
         compared, self.compared = self.compared, []
-        sizes = [value[0] for value in _values(self.sizes)]
+        sizes = _values(self.sizes)
         if not all(map(math.isfinite, sizes)):
             self._tell(self._not_finite(sizes))
             return
@@ -110,9 +111,10 @@ class Guard:
 
     def _breaches(self, measured: list[Measured]) -> list[list[Measured]]:
         """Return what led to each error out of bounds, the error being the last."""
+        finest = math.sqrt(_eps(self.dtype))
 
         def out_of_bounds(one: Measured) -> bool:
-            return not one.error <= self._tolerance(one.layer)
+            return not one.error <= finest and one.error > self._tolerance(one.layer)
 
         led = [until_first(run, out_of_bounds) for run in runs(measured)]
         again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
@@ -186,7 +188,7 @@ def _read(values: Tensor) -> Any:
     return values.tolist() if values.device.type == "cpu" else values
 
 
-def _values(taken: list[Any]) -> list[list[float]]:
+def _values(taken: list[Any]) -> list[Any]:
     """Read what is still on the device, waiting for it once."""
     if taken and isinstance(taken[0], Tensor):
         return torch.stack(taken).tolist()
