@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,17 +9,22 @@ import torch
 from torch import Tensor
 
 
-def householder_product(vectors: Tensor) -> Tensor:
+def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
     r"""Return the orthogonal matrix $U = H_1 H_2 \cdots H_R$.
 
     $$ H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
 
     Args:
         vectors: The $v_r$ as rows, shape `(reflections, channels)`.
+        state: What $U$ will be multiplied with: $U$ is orthogonal in its precision, if
+            that is higher than the one of `vectors`.
 
     Returns:
         The matrix, shape `(channels, channels)`.
     """
+    if state is not None:
+        dtype = state.real.dtype if state.is_complex() else state.dtype
+        vectors = vectors.to(torch.promote_types(vectors.dtype, dtype))
     matrix = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     for v in vectors:
         matrix = matrix - torch.outer(matrix @ v, v * (2 / v.dot(v)))
@@ -78,9 +82,4 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 def autocast_enabled(device: str) -> bool:
     """Tell whether autocast is on for a type of device; some do not know it."""
-    return _knows_autocast(device) and torch.is_autocast_enabled(device)
-
-
-@functools.cache
-def _knows_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device)
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

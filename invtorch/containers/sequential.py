@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from invtorch.base import OPPOSITE, Composite, InvertibleModule, Pass, Step
@@ -38,8 +39,13 @@ class InvertibleSequential(Composite, nn.Sequential):
         guard: What is done at the end of a backward pass in which a rebuilt state was
             not that of the forward pass, or if a layer made NaN or Inf: `"raise"`;
             `"warn"`; `"adapt"`, which adds anchors for the steps to come and warns; or
-            `None`, which does not look. Anchors and guard are those of the outermost
-            container.
+            `None`, which does not look.
+        state_dtype: The precision in which the state is kept while it goes through the
+            layers, for instance `torch.float64` over conditioners in single precision,
+            or `torch.float32` over conditioners in half precision; couplings evaluate
+            a conditioner in the precision of its parameters. Input and output keep
+            theirs. By default the state has the precision of the input. Anchors, guard
+            and `state_dtype` are those of the outermost container.
 
     Shape:
         That of the chain; `context` is offered to every member.
@@ -72,11 +78,13 @@ class InvertibleSequential(Composite, nn.Sequential):
         memory: str | None = "invert",
         anchors: Wanted = 8,
         guard: str | None = "raise",
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(*modules)
         self.memory = memory
         self.anchors = anchors
         self.guard = guard
+        self.state_dtype = state_dtype
 
     @property
     def anchors(self) -> Wanted:
@@ -86,6 +94,17 @@ class InvertibleSequential(Composite, nn.Sequential):
     @anchors.setter
     def anchors(self, anchors: Wanted) -> None:
         self._anchors = Anchors(anchors)
+
+    @property
+    def state_dtype(self) -> torch.dtype | None:
+        """The precision of the state between the layers, if not that of the input."""
+        return self._state_dtype
+
+    @state_dtype.setter
+    def state_dtype(self, dtype: torch.dtype | None) -> None:
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"state_dtype is {dtype}, but must be a floating dtype")
+        self._state_dtype = dtype
 
     @property
     def guard(self) -> str | None:
@@ -105,7 +124,11 @@ class InvertibleSequential(Composite, nn.Sequential):
     def _run(self, walk: Pass, state: Any, context: tuple[Any, ...]) -> Any:
         """Take all steps under the memory strategy."""
         strategy = Strategy(
-            self.memory or "invert", self._anchors, self.guard, self.layers
+            self.memory or "invert",
+            self._anchors,
+            self.guard,
+            self.layers,
+            self.state_dtype,
         )
         return run(strategy, walk, state, context)
 
@@ -136,11 +159,19 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     def extra_repr(self) -> str:
         """Show the strategy."""
-        return f"memory={self.memory!r}, anchors={self.anchors!r}, guard={self.guard!r}"
+        dtype = f", state_dtype={self.state_dtype}" if self.state_dtype else ""
+        return (
+            f"memory={self.memory!r}, anchors={self.anchors!r}, guard={self.guard!r}"
+            f"{dtype}"
+        )
 
     def _like(self, members: Iterable[nn.Module]) -> InvertibleSequential:
         return InvertibleSequential(
-            *members, memory=self.memory, anchors=self.anchors, guard=self.guard
+            *members,
+            memory=self.memory,
+            anchors=self.anchors,
+            guard=self.guard,
+            state_dtype=self.state_dtype,
         )
 
     @property

@@ -67,7 +67,7 @@ class Anchors:
         self.gains = gains
 
     def add(
-        self, layers: int, breaches: Iterable[list[Measured]], eps: float
+        self, layers: int, breaches: Iterable[list[Measured]], noise: float
     ) -> list[int]:
         """Keep more states, so that these runs of rebuilt states stay in bounds.
 
@@ -77,14 +77,14 @@ class Anchors:
         Args:
             layers: Length of the pass.
             breaches: For each run, the states down to the first one out of bounds.
-            eps: That of the state's dtype.
+            noise: The relative rounding of one layer.
 
         Returns:
             The indices of the states added.
         """
         present, added = self.places(layers), set[int]()
         for run in breaches:
-            suspect = appeared(run, eps)
+            suspect = appeared(run, noise)
             if suspect:
                 added.add(suspect.state)
                 continue

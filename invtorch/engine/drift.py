@@ -50,9 +50,9 @@ def until_first(
     return []
 
 
-def appeared(run: list[Measured], eps: float) -> Measured | None:
+def appeared(run: list[Measured], noise: float) -> Measured | None:
     """Return where the error of a run was there at once, unless it grew slowly."""
-    before = [eps, *(max(one.error, eps) for one in run)]
+    before = [noise, *(max(one.error, noise) for one in run)]
     factors = [one.error / b for one, b in zip(run, before, strict=False)]
     place = max(range(len(run)), key=factors.__getitem__)
     return run[place] if factors[place] >= SUDDEN else None

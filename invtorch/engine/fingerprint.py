@@ -35,8 +35,8 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
 
 def size(state: tuple[Tensor, ...]) -> Tensor:
     """Return the Euclidean norm of a state, shape `()`."""
-    norms = [torch.linalg.vector_norm(t, dtype=_exact(t)) for t in map(_real, state)]
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(_stacked(norms))
+    norms = [_norm(tensor) for tensor in map(_real, state)]
+    return norms[0] if len(norms) == 1 else _norm(_stacked(norms))
 
 
 def distance(one: list[float], other: list[float]) -> float:
@@ -53,6 +53,11 @@ def _project(tensor: Tensor, seed: int) -> Tensor:
     values = values.to(_exact(tensor))
     signs = _signs(len(values), tensor.numel(), seed, values.dtype, values.device)
     return torch.mv(signs, values)
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=_exact(tensor))
+    return norm
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

@@ -105,9 +105,12 @@ class Guard:
         ]
 
     def _tolerance(self, layer: int) -> float:
-        """Half of the digits of the state, or all that the conditioners had."""
-        conditioner = map(_eps, self.frames[layer].precisions())
-        return max(math.sqrt(_eps(self.dtype)), *conditioner)
+        """Half of the digits of the state, or nearly all that the conditioner had."""
+        return max(math.sqrt(_eps(self.dtype)), 4 * self._precision(layer))
+
+    def _precision(self, layer: int) -> float:
+        """Return the eps of the coarsest dtype that a layer computes in."""
+        return max(map(_eps, (self.dtype, *self.frames[layer].precisions())))
 
     def _breaches(self, measured: list[Measured]) -> list[list[Measured]]:
         """Return what led to each error out of bounds, the error being the last."""
@@ -139,7 +142,8 @@ class Guard:
     def _judged(self, found: list[list[Measured]]) -> tuple[str, bool]:
         """Return what to say of the breaches, and whether a remedy was taken."""
         eps, last = _eps(self.dtype), found[0][-1]
-        suspect = appeared(found[0], eps)
+        noise = self._precision(last.layer)
+        suspect = appeared(found[0], noise)
         worst = suspect or last
         label = self.frames[worst.layer].label
         if not last.rebuilt:
@@ -149,7 +153,7 @@ class Guard:
             why = WRONG_INVERSE if suspect else AMPLIFIED
         remedied, remedy = False, ""
         if self.policy == "adapt" and all(run[-1].rebuilt for run in found):
-            added = self.anchors.add(len(self.frames), found, eps)
+            added = self.anchors.add(len(self.frames), found, noise)
             remedied, remedy = True, f" From now on {added} are kept as anchors too."
         allowed = self._tolerance(last.layer)
         return (

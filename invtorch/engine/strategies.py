@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from invtorch.base import InvertibleModule, Pass, PassWithLogDet
@@ -16,6 +16,8 @@ from invtorch.engine.anchors import Anchors
 from invtorch.engine.guard import Guard
 from invtorch.engine.tape import Tape
 from invtorch.recording import State, current_recorder, recording
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Store:
@@ -46,20 +48,39 @@ class Strategy(NamedTuple):
         anchors: Which states `"invert"` keeps.
         guard: One of `invtorch.engine.guard.GUARDS`.
         layers: How many layers a pass has.
+        state_dtype: The precision in which the state is kept, if not the caller's.
     """
 
     memory: str
     anchors: Anchors
     guard: str | None
     layers: int
+    state_dtype: torch.dtype | None
 
     def recorder(self, state: Any) -> Store | Tape:
-        """Return what records one pass."""
+        """Return what records one pass.
+
+        Raises:
+            RuntimeError: If a state in half precision would be rebuilt unguarded.
+        """
         if self.memory == "store":
             return Store()
         watched = self.guard is not None or self.anchors.wanted == "auto"
         guard = Guard(self.guard, self.anchors) if watched and _real(state) else None
-        return Tape(self.memory, self.anchors.places(self.layers), guard)
+        places = self.anchors.places(self.layers)
+        if self.guard is None and self.memory == "invert":
+            self._check_precision(state, places)
+        return Tape(self.memory, places, guard)
+
+    def _check_precision(self, state: Any, kept: frozenset[int]) -> None:
+        half = [t.dtype for t in _tensors(state) if t.dtype in HALF]
+        if half and not kept >= set(range(self.layers)):
+            raise RuntimeError(
+                f"a state in {half[0]} cannot be rebuilt by inversion without a guard: "
+                f"its rounding would be amplified until the gradients are wrong; keep "
+                f"the state in float32 (`state_dtype=torch.float32`) over conditioners "
+                f'in half precision, or keep every state (`memory="checkpoint"`)'
+            )
 
 
 def run(strategy: Strategy, walk: Pass, state: Any, context: tuple[Any, ...]) -> Any:
@@ -76,11 +97,41 @@ def run(strategy: Strategy, walk: Pass, state: Any, context: tuple[Any, ...]) ->
     Returns:
         What `walk` returns.
     """
-    if current_recorder() is not None or _is_plain():
+    if current_recorder() is not None:
+        return walk(state, context)
+    if strategy.state_dtype is not None:
+        return _run_in(strategy.state_dtype, strategy, walk, state, context)
+    if _is_plain():
         return walk(state, context)
     if torch.compiler.is_compiling():
         return _run_compiled(strategy, walk, state, context)
     return _record(strategy.recorder(state), walk, state, context)
+
+
+def _run_in(
+    dtype: torch.dtype, strategy: Strategy, walk: Pass, state: Any, context: Any
+) -> Any:
+    """Run a pass on a state in another precision, and come back."""
+    strategy = strategy._replace(state_dtype=None)
+    given = _tensors(state)
+    cast = tuple(t.to(_like(dtype, t)) for t in given)
+    single = isinstance(state, Tensor)
+    result = run(strategy, walk, cast[0] if single else cast, context)
+    if not isinstance(walk, PassWithLogDet):
+        return _returned(result, given, single)
+    output, log_det = result
+    return _returned(output, given, single), log_det.to(given[0].dtype.to_real())
+
+
+def _returned(output: Any, given: tuple[Tensor, ...], single: bool) -> Any:
+    pairs = zip(_tensors(output), given, strict=True)
+    found = tuple(y.to(x.dtype) for y, x in pairs)
+    return found[0] if single else found
+
+
+def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
+    """Return a precision in the kind of a tensor: complex stays complex."""
+    return dtype.to_complex() if tensor.is_complex() else dtype
 
 
 def _walk(recorder: Store | Tape, walk: Pass, state: Any, context: Any) -> Any:
@@ -111,8 +162,12 @@ def _run_compiled(
 
 def _real(state: Any) -> bool:
     """Tell whether a state has values that can be compared; fakes have none."""
-    tensors = state if isinstance(state, tuple) else (state,)
-    return all(type(t) is Tensor and t.device.type != "meta" for t in tensors)
+    plain = (Tensor, nn.Parameter)
+    return all(type(t) in plain and t.device.type != "meta" for t in _tensors(state))
+
+
+def _tensors(state: Any) -> tuple[Any, ...]:
+    return state if isinstance(state, tuple) else (state,)
 
 
 def _is_plain() -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.base import VolumePreserving
-from invtorch.layers.fitting import check_conditioner
+from invtorch.layers.fitting import check_conditioner, in_its_precision
 
 
 class AdditiveCoupling(VolumePreserving):
@@ -99,7 +99,7 @@ class AdditiveCoupling(VolumePreserving):
         return first, second
 
     def _shift(self, kept: Tensor, moved: Tensor, context: tuple[Any, ...]) -> Tensor:
-        shift: Tensor = self.conditioner(kept, *context)
+        shift: Tensor = in_its_precision(self.conditioner, kept, context)
         if shift.shape != moved.shape:
             raise ValueError(
                 f"the conditioner {type(self.conditioner).__name__} returned shape "

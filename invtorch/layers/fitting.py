@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -35,6 +37,25 @@ def check_conditioner(
             f"the conditioner {name} returns {returns} channels, but the other part "
             f"of the state has {outputs}: build it for {outputs}"
         )
+
+
+def in_its_precision(
+    conditioner: nn.Module, x: Tensor, context: tuple[Any, ...]
+) -> Any:
+    """Evaluate a conditioner in the precision of its parameters, whatever the state's.
+
+    Args:
+        conditioner: The network.
+        x: What the coupling gives it of the state.
+        context: What rides along; it is handed on as it is.
+
+    Returns:
+        What the conditioner returns.
+    """
+    parameter = next(conditioner.parameters(), x)
+    if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
+        x = x.to(parameter.dtype)
+    return conditioner(x, *context)
 
 
 def check_channels(state: Tensor, channels: int, layer: nn.Module) -> None:

@@ -61,7 +61,7 @@ class Householder1x1(VolumePreserving):
 
     def _matrix(self, state: Tensor) -> Tensor:
         check_channels(state, self.vectors.shape[1], self)
-        return householder_product(self.vectors)
+        return householder_product(self.vectors, state)
 
 
 def householder_vectors(channels: int, reflections: int) -> nn.Parameter:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from invtorch.base import VolumePreserving
 from invtorch.functional import correlate_channels, householder_product, mix_channels
-from invtorch.layers.fitting import check_channels, check_conditioner
+from invtorch.layers.fitting import check_channels, check_conditioner, in_its_precision
 from invtorch.layers.householder import householder_vectors
 
 
@@ -98,11 +98,12 @@ class OrthogonalCoupling(VolumePreserving):
     def _rows(self, state: Tensor) -> tuple[Tensor, Tensor]:
         channels = self.vectors.shape[1]
         check_channels(state, channels, self)
-        first, second = householder_product(self.vectors).tensor_split((channels // 2,))
+        matrix = householder_product(self.vectors, state)
+        first, second = matrix.tensor_split((channels // 2,))
         return first, second
 
     def _shift(self, projected: Tensor, context: tuple[Any, ...]) -> Tensor:
-        shift: Tensor = self.conditioner(projected, *context)
+        shift: Tensor = in_its_precision(self.conditioner, projected, context)
         channels = self.vectors.shape[1]
         wanted = (len(projected), channels - channels // 2, *projected.shape[2:])
         if shift.shape != wanted:

@@ -1,0 +1,142 @@
+"""A state in higher precision than the conditioners, and states in half precision."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from invtorch import (
+    AdditiveCoupling,
+    Householder1x1,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
+from tests.numerics.networks import error, gradient, images, orthogonal
+from tests.parts import Conditioner
+
+seeds = st.integers(0, 2**32 - 1)
+few = settings(max_examples=3, deadline=None, phases=[Phase.generate])
+
+
+def truth_of(net, x) -> torch.Tensor:
+    exact = deepcopy(net).double()
+    exact.memory = "store"
+    return gradient(exact, x.double())
+
+
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+@few
+@given(seed=seeds)
+def test_float64_over_float32_needs_no_anchor(strength, seed) -> None:
+    torch.manual_seed(seed)
+    net, x = orthogonal(strength, 400, anchors=0, state_dtype=torch.float64), images()
+    found, truth = gradient(net, x), truth_of(net, x)
+    net.memory, net.state_dtype = "store", None
+    assert error(found, truth) <= error(gradient(net, x), truth)
+
+
+@pytest.mark.filterwarnings("ignore:the state grows")
+def test_float64_over_float32_with_anchors_where_the_state_grows() -> None:
+    net, x = orthogonal(2.0, 400, state_dtype=torch.float64), images()
+    found, truth = gradient(net, x), truth_of(net, x)
+    net.memory, net.state_dtype = "store", None
+    assert error(found, truth) <= 1.5 * error(gradient(net, x), truth)
+
+
+@pytest.mark.parametrize("depth", [64, 400])
+@few
+@given(seed=seeds)
+def test_float32_over_bfloat16(depth, seed) -> None:
+    torch.manual_seed(seed)
+    net, x = orthogonal(0.5, depth, state_dtype=torch.float32), images()
+    truth = truth_of(net, x)
+    net, x = net.bfloat16(), x.bfloat16()
+    found = gradient(net, x)
+    net.memory = "store"
+    assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
+
+
+@pytest.mark.parametrize("depth", [64, 400])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_over_a_float32_state(depth, dtype) -> None:
+    net, x = orthogonal(0.5, depth), images()
+    truth = truth_of(net, x)
+
+    def mixed() -> torch.Tensor:
+        with torch.autocast("cpu", dtype):
+            y = net(x)
+        net.zero_grad()
+        y.square().mean().backward()
+        return torch.cat([p.grad.flatten().double() for p in net.parameters()])
+
+    found = mixed()
+    net.memory = "store"
+    assert error(found, truth) <= 1.05 * error(mixed(), truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_state_is_guarded_or_refused(dtype) -> None:
+    net = orthogonal(0.5, 64).to(dtype)
+    x = images().to(dtype)
+    plain = deepcopy(net)
+    plain.memory = "store"
+    truth = truth_of(net, x)
+    assert error(gradient(net, x), truth) <= 1.5 * error(gradient(plain, x), truth)
+    net.guard = None
+    with pytest.raises(
+        RuntimeError, match=r"float16 cannot be rebuilt.*state_dtype=to"
+    ):
+        net(x)
+    net.memory = "checkpoint"
+    assert torch.equal(gradient(net, x), gradient(plain, x))
+
+
+def test_a_strong_half_precision_state_is_refused_by_the_guard() -> None:
+    net = orthogonal(2.0, 64, anchors=0).bfloat16()
+    with pytest.raises(RuntimeError, match="do not step"):
+        gradient(net, images().bfloat16())
+
+
+@pytest.mark.parametrize("memory", ["invert", "store", "checkpoint"])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_input_and_output_keep_their_dtype(memory, direction) -> None:
+    layers = [
+        AdditiveCoupling(Conditioner(2, 2)),
+        Householder1x1(4),
+        OrthogonalCoupling(Conditioner(2, 2), channels=4),
+    ]
+    seen = []
+    for layer in layers:
+        layer.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    net = InvertibleSequential(*layers, memory=memory, state_dtype=torch.float64)
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    y, log_det = getattr(net, f"{direction}_and_log_det")(x)
+    assert (y.dtype, log_det.dtype) == (torch.float32, torch.float32)
+    y.sum().backward()
+    assert x.grad.dtype == torch.float32
+    with torch.no_grad():
+        assert net(x).dtype == torch.float32
+    assert set(seen) <= {torch.float64}
+
+
+def test_it_is_the_outermost_container_s() -> None:
+    inner = InvertibleSequential(
+        AdditiveCoupling(Conditioner(2, 2)), state_dtype=torch.float64
+    )
+    net = InvertibleSequential(inner, AdditiveCoupling(Conditioner(2, 2)))
+    net(torch.randn(1, 4, 3, 3)).sum().backward()
+
+
+def test_the_round_trip_is_that_of_the_higher_precision() -> None:
+    net = orthogonal(1.0, 100, state_dtype=torch.float64)
+    x = images().double()
+    with torch.no_grad():
+        there = net(x)
+    assert error(net.inverse(there), x) <= 1e-10
+
+
+def test_a_dtype_that_is_none() -> None:
+    with pytest.raises(ValueError, match=r"state_dtype is torch.int32, but must be a"):
+        InvertibleSequential(state_dtype=torch.int32)
