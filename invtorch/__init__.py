@@ -3,10 +3,16 @@
 from invtorch.base import Composite, InvertibleModule, Step, VolumePreserving
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
-from invtorch.layers import AdditiveCoupling, Householder1x1, OrthogonalCoupling
+from invtorch.layers import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Householder1x1,
+    OrthogonalCoupling,
+)
 
 __all__ = [
     "AdditiveCoupling",
+    "AffineCoupling",
     "Composite",
     "Conjugation",
     "GatedResidualBlock",

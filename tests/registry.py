@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from invtorch import (
     AdditiveCoupling,
+    AffineCoupling,
     Conjugation,
     GatedResidualBlock,
     Householder1x1,
@@ -27,6 +28,14 @@ def additive(channels: int, dims: int) -> InvertibleModule:
 
 def uneven(channels: int, dims: int) -> InvertibleModule:
     return AdditiveCoupling(Conditioner(1, channels - 1, dims), split=1)
+
+
+def affine(scale: str) -> Maker:
+    def make(channels: int, dims: int) -> InvertibleModule:
+        conditioner = Conditioner(channels // 2, 2 * -(-channels // 2), dims)
+        return AffineCoupling(conditioner, scale=scale, bound=1.5)
+
+    return make
 
 
 def orthogonal(channels: int, dims: int) -> InvertibleModule:
@@ -67,6 +76,9 @@ def newcomer(channels: int, dims: int) -> InvertibleModule:
 MAKERS: dict[str, Maker] = {
     "AdditiveCoupling": additive,
     "AdditiveCoupling(split=1)": uneven,
+    "AffineCoupling": affine("tanh"),
+    "AffineCoupling(scale=sigmoid)": affine("sigmoid"),
+    "AffineCoupling(scale=exp)": affine("exp"),
     "OrthogonalCoupling": orthogonal,
     "OrthogonalCoupling(GatedResidualBlock)": gated,
     "Householder1x1": householder,
@@ -77,6 +89,7 @@ MAKERS: dict[str, Maker] = {
 }
 SHIPPED = {
     AdditiveCoupling: "AdditiveCoupling",
+    AffineCoupling: "AffineCoupling",
     Conjugation: "Conjugation",
     Householder1x1: "Householder1x1",
     InvertibleSequential: "InvertibleSequential",

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.base import VolumePreserving
-from invtorch.layers.fitting import check_conditioner, in_its_precision
+from invtorch.grid import check_exact, check_spacing, snap
+from invtorch.layers.fitting import (
+    check_conditioner,
+    check_returned,
+    in_its_precision,
+    parts,
+)
 
 
 class AdditiveCoupling(VolumePreserving):
@@ -24,13 +30,18 @@ class AdditiveCoupling(VolumePreserving):
             tensor of the shape of $x_2$.
         split: Number of channels in $x_1$; half of them, rounded down, by default.
         dim: The axis that is split.
+        grid: Spacing of a fixed-point grid, a power of two: the shift is rounded to it,
+            and a state on the grid (`invtorch.grid.snap`) is rebuilt bit by bit, at any
+            depth. That the state is on the grid and in its range is checked in every
+            call, which waits for the device.
 
     Shape:
         Any tensor with at least two entries along `dim`; the output has the same shape.
 
     Raises:
         ValueError: If `split` leaves nothing on one side, or the shift does not have
-            the shape of $x_2$.
+            the shape of $x_2$, or `grid` is not a power of two.
+        RuntimeError: If there is a grid, and the state is not on it or out of range.
 
     Examples:
         >>> from torch import nn
@@ -45,7 +56,12 @@ class AdditiveCoupling(VolumePreserving):
     """
 
     def __init__(
-        self, conditioner: nn.Module, *, split: int | None = None, dim: int = 1
+        self,
+        conditioner: nn.Module,
+        *,
+        split: int | None = None,
+        dim: int = 1,
+        grid: float | None = None,
     ) -> None:
         super().__init__()
         if split is not None and split < 1:
@@ -55,16 +71,17 @@ class AdditiveCoupling(VolumePreserving):
         self.conditioner = conditioner
         self.split = split
         self.dim = dim
+        self.grid = None if grid is None else check_spacing(grid)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """Add the shift."""
         x1, x2 = self._parts(x)
-        return torch.cat([x1, x2 + self._shift(x1, x2, context)], self.dim)
+        return self._joined(x1, x2 + self._shift(x1, x2, context))
 
     def inverse(self, y: Tensor, *context: Any) -> Tensor:
         """Subtract the shift."""
         y1, y2 = self._parts(y)
-        return torch.cat([y1, y2 - self._shift(y1, y2, context)], self.dim)
+        return self._joined(y1, y2 - self._shift(y1, y2, context))
 
     def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x` and attach `y` to it with one evaluation of the conditioner."""
@@ -75,38 +92,36 @@ class AdditiveCoupling(VolumePreserving):
         return self._replay(x, context, sign=-1)
 
     def extra_repr(self) -> str:
-        """Show where the state is split."""
-        return f"split={self.split or 'half'}, dim={self.dim}"
+        """Show where the state is split, and its grid."""
+        grid = f", grid={self.grid}" if self.grid else ""
+        return f"split={self.split or 'half'}, dim={self.dim}{grid}"
 
     def _replay(
         self, output: Tensor, context: tuple[Any, ...], sign: int
     ) -> tuple[Tensor, Tensor]:
         state = output.detach().clone().requires_grad_()
-        kept, moved = self._parts(state)
+        kept, moved = parts(state, self.split, self.dim)
         shift = self._shift(kept, moved, context)
-        self._parts(state.data)[1].sub_(shift.detach(), alpha=sign)
+        parts(state.data, self.split, self.dim)[1].sub_(shift.detach(), alpha=sign)
         return state, _Moved.apply(output, state, shift, self.dim, sign)
 
-    def _parts(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        size = state.shape[self.dim]
-        split = size // 2 if self.split is None else self.split
-        if not 0 < split < size:
-            raise ValueError(
-                f"a state with {size} entries along dim {self.dim} cannot be split at "
-                f"{split}: both parts need at least one"
-            )
-        first, second = state.tensor_split((split,), self.dim)
-        return first, second
-
     def _shift(self, kept: Tensor, moved: Tensor, context: tuple[Any, ...]) -> Tensor:
+        if self.grid:
+            kept = kept.contiguous()  # the same arithmetic, whatever the layout
         shift: Tensor = in_its_precision(self.conditioner, kept, context)
-        if shift.shape != moved.shape:
-            raise ValueError(
-                f"the conditioner {type(self.conditioner).__name__} returned shape "
-                f"{tuple(shift.shape)}, but the part it shifts has shape "
-                f"{tuple(moved.shape)}"
-            )
-        return shift.to(moved.dtype)
+        check_returned(self.conditioner, shift, tuple(moved.shape))
+        shift = shift.to(moved.dtype)
+        return snap(shift, self.grid) if self.grid else shift
+
+    def _parts(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.grid:
+            check_exact(state, self.grid)
+        return parts(state, self.split, self.dim)
+
+    def _joined(self, kept: Tensor, moved: Tensor) -> Tensor:
+        if self.grid:
+            check_exact(moved, self.grid)
+        return torch.cat([kept, moved], self.dim)
 
 
 class _Moved(torch.autograd.Function):

@@ -58,6 +58,38 @@ def in_its_precision(
     return conditioner(x, *context)
 
 
+def parts(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:
+    """Split a state in two along `dim`, at `split` or in halves.
+
+    Raises:
+        ValueError: If one of them would be empty.
+    """
+    size = state.shape[dim]
+    place = size // 2 if split is None else split
+    if not 0 < place < size:
+        raise ValueError(
+            f"a state with {size} entries along dim {dim} cannot be split at "
+            f"{place}: both parts need at least one"
+        )
+    first, second = state.tensor_split((place,), dim)
+    return first, second
+
+
+def check_returned(
+    conditioner: nn.Module, found: Tensor, wanted: tuple[int, ...]
+) -> None:
+    """Check the shape of what a conditioner returned.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    if found.shape != wanted:
+        raise ValueError(
+            f"the conditioner {type(conditioner).__name__} returned shape "
+            f"{tuple(found.shape)}, but the other part of the state needs {wanted}"
+        )
+
+
 def check_channels(state: Tensor, channels: int, layer: nn.Module) -> None:
     """Check that a state has its channels where a layer expects them.
 

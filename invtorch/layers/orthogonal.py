@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from invtorch.base import VolumePreserving
 from invtorch.functional import correlate_channels, householder_product, mix_channels
-from invtorch.layers.fitting import check_channels, check_conditioner, in_its_precision
+from invtorch.layers.fitting import (
+    check_channels,
+    check_conditioner,
+    check_returned,
+    in_its_precision,
+)
 from invtorch.layers.householder import householder_vectors
 
 
@@ -106,11 +111,7 @@ class OrthogonalCoupling(VolumePreserving):
         shift: Tensor = in_its_precision(self.conditioner, projected, context)
         channels = self.vectors.shape[1]
         wanted = (len(projected), channels - channels // 2, *projected.shape[2:])
-        if shift.shape != wanted:
-            raise ValueError(
-                f"the conditioner {type(self.conditioner).__name__} returned shape "
-                f"{tuple(shift.shape)}, but the other half of the channels has {wanted}"
-            )
+        check_returned(self.conditioner, shift, wanted)
         return shift.to(projected.dtype)
 
 

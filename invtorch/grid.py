@@ -1,0 +1,92 @@
+"""Arithmetic without rounding: floating-point numbers on a fixed-point grid.
+
+Sums and differences of multiples of a power of two are exact in floating point, as long
+as no result has more multiples than the mantissa can count: $2^{24}$ in single
+precision, $2^{53}$ in double.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def snap(x: Tensor, spacing: float) -> Tensor:
+    """Round to the nearest multiple of `spacing`; the gradient passes unchanged.
+
+    Args:
+        x: Any tensor of a real floating dtype.
+        spacing: The distance of the grid's points, a power of two.
+
+    Returns:
+        A tensor on the grid, as `AdditiveCoupling(…, grid=spacing)` needs it.
+
+    Raises:
+        ValueError: If `spacing` is not a positive power of two.
+
+    Examples:
+        >>> snap(torch.tensor([0.3, -0.3]), 0.25)
+        tensor([ 0.2500, -0.2500])
+    """
+    snapped: Tensor = _Snapped.apply(x, check_spacing(spacing))
+    return snapped
+
+
+def check_spacing(spacing: float) -> float:
+    """Return `spacing` if it is a positive power of two.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 < spacing < math.inf or math.frexp(spacing)[0] != 0.5:
+        raise ValueError(
+            f"grid is {spacing}, but must be a power of two, for instance 2**-18: only "
+            f"sums of its multiples are exact"
+        )
+    return spacing
+
+
+def check_exact(x: Tensor, spacing: float) -> None:
+    """Check that sums with `x` are exact: that it is on the grid and within its range.
+
+    Raises:
+        RuntimeError: If it is not.
+    """
+    limit = 2 / torch.finfo(x.dtype).eps
+    multiples = x.detach() / spacing
+    if not (multiples.abs() <= limit).all():
+        raise RuntimeError(
+            f"a state reaches {x.detach().abs().max():.3g}, but on a grid of {spacing} "
+            f"{x.dtype} counts exactly only to {limit * spacing:.3g}: use a coarser "
+            f"grid, weaker conditioners or fewer layers"
+        )
+    if not torch.equal(multiples, multiples.round()):
+        raise RuntimeError(
+            f"a state is not on the grid of {spacing}: snap the input of the container "
+            f"(`invtorch.grid.snap`), and let no other layer leave the grid"
+        )
+
+
+class _Snapped(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, spacing: float) -> Tensor:
+        return (x / spacing).round() * spacing
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        del ctx
+        return grad, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        del ctx
+        return tangent.clone()

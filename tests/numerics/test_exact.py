@@ -1,0 +1,157 @@
+"""On a fixed-point grid nothing is rounded: states come back bit by bit."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from invtorch import AdditiveCoupling, InvertibleSequential, VolumePreserving
+from invtorch.grid import snap
+from tests.parts import Conditioner
+
+GRID = 2.0**-18
+
+
+class Reverse(VolumePreserving):
+    """Let the halves take turns; an order of channels is always exact."""
+
+    def forward(self, x, *_):
+        return x.flip(1)
+
+    def inverse(self, y, *_):
+        return y.flip(1)
+
+
+def small(inputs: int, outputs: int) -> nn.Module:
+    conditioner = Conditioner(inputs, outputs)
+    with torch.no_grad():
+        for parameter in conditioner.second.parameters():
+            parameter.mul_(0.3)
+    return conditioner
+
+
+def net(depth: int, grid: float = GRID, **options) -> InvertibleSequential:
+    layers = []
+    for _ in range(depth // 2):
+        layers += [AdditiveCoupling(small(2, 2), grid=grid), Reverse()]
+    return InvertibleSequential(*layers, anchors=0, **options)
+
+
+def gradients(container, x):
+    x = x.detach().requires_grad_()
+    container.zero_grad()
+    container(x).square().mean().backward()
+    return [x.grad, *(p.grad for p in container.parameters())]
+
+
+@pytest.fixture
+def x():
+    return snap(torch.randn(2, 4, 6, 5), GRID)
+
+
+def test_a_thousand_layers_and_back(x) -> None:
+    deep = net(1000)
+    with torch.no_grad():
+        y = deep(x)
+        assert not torch.allclose(y, x, atol=0.1)
+        assert torch.equal(deep.inverse(y), x)
+        assert torch.equal(deep(deep.inverse(x)), x)
+
+
+def test_gradients_are_those_of_checkpointing_bit_by_bit(x) -> None:
+    deep = net(1000)
+    inverted = gradients(deep, x)
+    deep.memory = "checkpoint"
+    for one, other in zip(inverted, gradients(deep, x), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "expanded", "strided"])
+def test_the_layout_of_the_input_does_not_matter(x, layout) -> None:
+    deep = net(40)
+    x = {
+        "channels_last": x.to(memory_format=torch.channels_last),
+        "expanded": x[:1].expand(2, 4, 6, 5),
+        "strided": x.transpose(2, 3),
+    }[layout]
+    assert torch.equal(deep.inverse(deep(x)), x)
+    inverted = gradients(deep, x)
+    deep.memory = "checkpoint"
+    assert all(map(torch.equal, inverted, gradients(deep, x)))
+
+
+@given(
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    st.integers(-8, 8),
+    st.data(),
+)
+def test_any_number_within_the_range_comes_back(dtype, exponent, data) -> None:
+    grid = 2.0**exponent * (2.0**-10 if dtype == torch.float16 else 1)
+    steps = int(2 / torch.finfo(dtype).eps)
+    counts = st.integers(-steps, steps) | st.sampled_from([0, -1, 1, steps, -steps])
+    values = data.draw(st.lists(counts, min_size=8, max_size=8))
+    state = torch.tensor(values, dtype=torch.float64).view(2, 4).mul(grid).to(dtype)
+    layer = AdditiveCoupling(nn.Linear(2, 2).to(dtype), grid=grid)
+    refusal = ""
+    with torch.no_grad():
+        try:
+            y = layer(state)
+        except RuntimeError as error:
+            refusal = str(error)
+        if not refusal:
+            assert torch.equal(layer.inverse(y), state)
+            return
+        shift = layer.conditioner(state[:, :2]).double()
+    assert "counts exactly only to" in refusal
+    reached = (state[:, 2:].double() + shift).abs().max()
+    assert reached >= (steps - 1) * grid or not reached.isfinite()
+
+
+def test_denormals_lie_on_a_grid_of_their_own() -> None:
+    tiny = torch.tensor([[1.0, -3.0, 5.0, -7.0]]) * 2.0**-149
+    layer = AdditiveCoupling(nn.Linear(2, 2), grid=2.0**-149)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.conditioner.bias.fill_(2.0**-148)
+        y = layer(tiny)
+        assert not torch.equal(y, tiny)
+        assert torch.equal(layer.inverse(y), tiny)
+
+
+def test_denormals_off_the_grid_are_refused() -> None:
+    layer = AdditiveCoupling(nn.Linear(2, 2), grid=GRID)
+    with pytest.raises(RuntimeError, match=r"not on the grid of 3.8.*snap the input"):
+        layer(torch.full((1, 4), 1e-40))
+
+
+def test_a_state_off_the_grid_is_refused(x) -> None:
+    with pytest.raises(RuntimeError, match="not on the grid") as caught:
+        net(4)(x + GRID / 3)
+    assert "layer 0 (AdditiveCoupling)" in caught.value.__notes__[0]
+
+
+def test_a_state_beyond_the_range_is_refused(x) -> None:
+    deep = net(40, grid=2.0**-24)
+    with pytest.raises(RuntimeError, match=r"reaches \d.*counts exactly only to 1:"):
+        deep(snap(x * 2, 2.0**-24))
+
+
+@pytest.mark.parametrize("grid", [0.3, 0.0, -0.5, 3.0, math.inf, math.nan])
+def test_a_spacing_that_is_no_power_of_two(grid) -> None:
+    with pytest.raises(ValueError, match="must be a power of two"):
+        AdditiveCoupling(nn.Linear(2, 2), grid=grid)
+
+
+@given(st.integers(-20, 5), st.lists(st.floats(-50, 50), min_size=1))
+def test_snapping_is_to_the_nearest_point(exponent, values) -> None:
+    spacing = 2.0**exponent
+    x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    snapped = snap(x, spacing)
+    assert ((snapped - x).abs() <= spacing / 2).all()
+    assert torch.equal(snap(snapped, spacing), snapped)
+    (gradient,) = torch.autograd.grad(snapped.sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))
