@@ -3,6 +3,7 @@
 from invtorch.base import Composite, InvertibleModule, Step, VolumePreserving
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
+from invtorch.diagnosis import diagnose
 from invtorch.layers import (
     AdditiveCoupling,
     AffineCoupling,
@@ -23,5 +24,6 @@ __all__ = [
     "Step",
     "VolumePreserving",
     "WithoutContext",
+    "diagnose",
 ]
 __version__ = "0.1.0"

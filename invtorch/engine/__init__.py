@@ -8,7 +8,8 @@ their `fingerprint`; `anchors` are the states that are kept exactly.
 """
 
 from invtorch.engine.anchors import Anchors, Wanted
+from invtorch.engine.compiled import elementary
 from invtorch.engine.guard import GUARDS
 from invtorch.engine.strategies import Strategy, run
 
-__all__ = ["GUARDS", "Anchors", "Strategy", "Wanted", "run"]
+__all__ = ["GUARDS", "Anchors", "Strategy", "Wanted", "elementary", "run"]

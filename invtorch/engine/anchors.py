@@ -11,16 +11,16 @@ from invtorch.engine.drift import Measured, appeared, runs
 Wanted: TypeAlias = int | Sequence[int] | str
 
 EVENLY = 8
-BUDGET = 2.0
+BUDGET = 16.0  # eps of the state that an error may reach between two anchors
+ROUNDING = 0.25  # eps that one layer adds
 
 
 class Anchors:
     r"""The anchors a user wants, and what was learned about where they are needed.
 
-    `"auto"` starts with eight, spread evenly. Each backward pass measures by how much
-    inversion amplified the rounding of a state, and where; the anchors of the next pass
-    are placed so that between two of them it grows by no more than a factor of two,
-    beside the $\sqrt{n}$ of a sum of $n$ roundings.
+    `"auto"` starts with eight, spread evenly. Each backward pass measures how large the
+    error of rebuilt states became, and where; the anchors of the next pass are placed
+    so that it would stay below 16 eps of the state's dtype between any two of them.
 
     Args:
         wanted: How many states are kept, spread evenly; or their indices; or `"auto"`.
@@ -56,14 +56,12 @@ class Anchors:
         """Take in the measurements of a backward pass, from the top down."""
         if self.wanted != "auto":
             return
-        gains = dict(self.gains or {})
-        for run in runs(measured):
-            reached = 0.0
-            for steps, one in enumerate(run, start=1):
-                noise = eps * math.sqrt(steps)
-                gain = math.log(max(min(one.error, 1.0) / noise, 1.0))
-                grown, reached = max(gain - reached, 0.0), max(gain, reached)
-                gains[one.layer] = (grown + gains.get(one.layer, grown)) / 2
+        gains, found = dict(self.gains or {}), runs(measured)
+        for run in found:
+            reached = max(min(one.error, 1.0) for one in run)
+            rate = max(math.log(max(reached, eps) / (ROUNDING * eps)), 0.5) / len(run)
+            for one in run:
+                gains[one.layer] = (rate + gains.get(one.layer, rate)) / 2
         self.gains = gains
 
     def add(
@@ -106,7 +104,7 @@ def _within_budget(gains: dict[int, float], layers: int) -> list[int]:
     places, spent = [], 0.0
     for layer in range(layers - 1, 0, -1):
         spent += gains.get(layer, 0.0)
-        if spent > math.log(BUDGET):
+        if spent > math.log(BUDGET / ROUNDING):
             places.append(layer)
             spent = 0.0
     return places

@@ -1,0 +1,78 @@
+"""What to do, in words: the cures are tried, and their effect is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from invtorch.base import InvertibleModule
+from invtorch.diagnosis.gradients import containers, gradients, listening, warning
+from invtorch.diagnosis.report import Diagnosis
+from invtorch.diagnosis.states import Tensors, as_tuple, joined, relative_error
+
+
+def recommend(
+    measured: Diagnosis,
+    model: InvertibleModule,
+    x: Any,
+    context: tuple[Any, ...],
+    truth: list[Tensors],
+) -> str:
+    """Return what to do about what was measured."""
+    eps = torch.finfo(as_tuple(x)[0].dtype).eps
+    broken = [one for one in measured.layers if not one.round_trip <= math.sqrt(eps)]
+    if broken:
+        return (
+            f"{broken[0].label} does not come back from its own output "
+            f"({broken[0].round_trip:.1e} off): its inverse is wrong, it is not "
+            f"deterministic, or its scale loses what it should bring back."
+        )
+    words = []
+    if measured.growth > eps**-0.5:
+        words.append(
+            f"The state grows {measured.growth:.1e} times, where plain autograd loses "
+            f"digits, too: bound the scale of the conditioners."
+        )
+    if not measured.refusals and measured.gradient <= 1.5 * measured.plain:
+        words.append(
+            "The gradients are as good as those of plain autograd: nothing needs to "
+            "change."
+        )
+    else:
+        words += _cures(measured, model, x, context, truth)
+    return " ".join(words)
+
+
+def _cures(
+    measured: Diagnosis,
+    model: InvertibleModule,
+    x: Any,
+    context: tuple[Any, ...],
+    truth: list[Tensors],
+) -> Iterator[str]:
+    """Try what could help, and say by how much it does."""
+    yield (
+        f"The gradients are {measured.gradient:.1e} off, those of plain autograd "
+        f"{measured.plain:.1e}."
+    )
+    wide = as_tuple(x)[0].dtype == torch.float32
+    dtype = torch.float64 if wide else torch.float32
+    for name, value in (("anchors", "auto"), ("state_dtype", dtype)):
+        changed = warning(deepcopy(model))
+        for container in containers(changed):
+            setattr(container, name, value)
+        with listening() as heard:
+            for _ in range(3):
+                heard.clear()
+                found = gradients(changed, x, *context)
+        error = relative_error(joined(found), joined(truth))
+        shown = repr(value) if isinstance(value, str) else str(value)
+        yield f"With {name}={shown} they are {error:.1e} off{_refused(heard)}."
+
+
+def _refused(heard: Sequence[str]) -> str:
+    return ", and the guard still objects" if heard else ""

@@ -1,0 +1,82 @@
+"""The diagnosis: measure a model on a sample input, and say what to do."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any
+
+from invtorch.base import InvertibleModule, Step
+from invtorch.diagnosis.advice import recommend
+from invtorch.diagnosis.gradients import gradients, listening, stored, warning
+from invtorch.diagnosis.report import Diagnosis, LayerDiagnosis
+from invtorch.diagnosis.states import in_double, joined, relative_error
+from invtorch.diagnosis.walk import walk
+from invtorch.engine import elementary
+
+
+def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
+    r"""Measure how well a model can be inverted and differentiated on a sample input.
+
+    Gradients are those of the mean square of the output, compared with plain autograd
+    and with float64. The gain of a layer says what its inverse does to an error that
+    comes from above: $\lVert \delta x \rVert / \lVert x \rVert$ over $\lVert \delta y
+    \rVert / \lVert y \rVert$. The model is copied, so that nothing of it changes.
+
+    Args:
+        model: A container, or any invertible module.
+        x: A state it is trained on.
+        context: What rides along.
+
+    Returns:
+        The diagnosis, with a recommendation in words.
+
+    Raises:
+        TypeError: If `model` is not an `InvertibleModule`.
+
+    Examples:
+        >>> from torch import nn
+        >>> layers = [AdditiveCoupling(nn.Linear(2, 2)) for _ in range(3)]
+        >>> found = diagnose(InvertibleSequential(*layers), torch.randn(5, 4))
+        >>> print(found.recommendation)
+        The gradients are as good as those of plain autograd: nothing needs to change.
+    """
+    if not isinstance(model, InvertibleModule):
+        raise TypeError(
+            f"model is a {type(model).__name__}, but only an InvertibleModule has "
+            f"layers that are inverted: give its invertible part"
+        )
+    exact = in_double(deepcopy(model))
+    truth = gradients(stored(exact), *in_double((x, *context)))
+    with listening() as heard:
+        found = gradients(warning(deepcopy(model)), x, *context)
+    plain = gradients(stored(deepcopy(model)), x, *context)
+    sizes, trips, gains = walk(deepcopy(model), exact, x, context)
+    labels = [
+        f"layer {i} ({type(step.module).__name__})"
+        for i, step in enumerate(elementary([Step(model)]))
+    ]
+    layers = [
+        LayerDiagnosis(
+            label,
+            trip,
+            size / sizes[0],
+            gain,
+            relative_error(f, t),
+            relative_error(p, t),
+        )
+        for label, trip, size, gain, f, p, t in zip(
+            labels, trips, sizes[1:], gains, found, plain, truth, strict=True
+        )
+    ]
+    measured = Diagnosis(
+        layers,
+        gradient=relative_error(joined(found), joined(truth)),
+        plain=relative_error(joined(plain), joined(truth)),
+        growth=max(sizes) / min(sizes),
+        gain=math.prod(gains),
+        refusals=heard,
+        recommendation="",
+    )
+    advice = recommend(measured, model, x, context, truth)
+    return measured._replace(recommendation=advice)

@@ -1,0 +1,63 @@
+"""Gradients of a model under one strategy, layer by layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from invtorch.base import InvertibleModule, Step
+from invtorch.containers import InvertibleSequential
+from invtorch.diagnosis.states import Tensors, as_tuple, in_double
+from invtorch.engine import elementary
+
+
+def gradients(model: InvertibleModule, x: Any, *context: Any) -> list[Tensors]:
+    """Return the gradients of each layer's parameters, in float64."""
+    model.zero_grad()
+    outputs = as_tuple(model(x, *context))
+    loss = torch.stack([y.abs().square().mean() for y in outputs]).sum()
+    if loss.requires_grad:
+        loss.backward()
+    found = []
+    for step in elementary([Step(model)]):
+        grads = (p.grad for p in step.module.parameters() if p.requires_grad)
+        found.append(tuple(in_double(g) for g in grads if g is not None))
+    return found
+
+
+def containers(model: InvertibleModule) -> list[InvertibleSequential]:
+    """Return all containers of a model."""
+    return [m for m in model.modules() if isinstance(m, InvertibleSequential)]
+
+
+def stored(model: InvertibleModule) -> InvertibleModule:
+    """Leave a model to plain autograd."""
+    for container in containers(model):
+        container.memory, container.state_dtype = "store", None
+    return model
+
+
+def warning(model: InvertibleModule) -> InvertibleModule:
+    """Let the guard warn instead of raising."""
+    for container in containers(model):
+        container.guard = "warn" if container.guard else None
+    return model
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """Collect what guards say of rebuilt states."""
+    heard: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: _note(heard, str(message))
+        yield heard
+
+
+def _note(heard: list[str], message: str) -> None:
+    if "do not step" in message:
+        heard.append(message)

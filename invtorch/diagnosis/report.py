@@ -1,0 +1,101 @@
+"""What a diagnosis found, as a table and as a picture."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class LayerDiagnosis(NamedTuple):
+    """What was measured of one layer; all errors are relative.
+
+    Attributes:
+        label: Index and class of the layer.
+        round_trip: Distance of `inverse(forward(x))` from `x`.
+        size: Norm of the layer's output, relative to that of the model's input.
+        gain: By how much inverting the layer multiplied the relative error that came
+            from the layers above it.
+        gradient: Error of the parameters' gradients against float64, as configured.
+        plain: The same of plain autograd.
+    """
+
+    label: str
+    round_trip: float
+    size: float
+    gain: float
+    gradient: float
+    plain: float
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` found; `print` shows it as a table.
+
+    Attributes:
+        layers: What was measured of each layer.
+        gradient: Relative error of all gradients against float64, as configured.
+        plain: The same of plain autograd.
+        growth: The largest norm of a state over the smallest.
+        gain: By how much inverting the whole model multiplied a relative error.
+        refusals: What the guard said.
+        recommendation: What to do, in words.
+    """
+
+    layers: list[LayerDiagnosis]
+    gradient: float
+    plain: float
+    growth: float
+    gain: float
+    refusals: list[str]
+    recommendation: str
+
+    def __str__(self) -> str:
+        """Return the table and the recommendation."""
+        width = max([len("layer"), *(len(layer.label) for layer in self.layers)])
+        head = ("round trip", "size", "gain", "gradient", "plain")
+        rows = [f"{'layer':{width}}" + "".join(f"{name:>12}" for name in head)]
+        for label, *values in self.layers:
+            numbers = "".join(f"{value:12.2g}" for value in values)
+            rows.append(f"{label:{width}}{numbers}")
+        rows.append(
+            f"all gradients are {self.gradient:.2g} off, those of plain autograd "
+            f"{self.plain:.2g}; the state grows {self.growth:.2g} times; inversion "
+            f"multiplies an error by {self.gain:.2g}"
+        )
+        return "\n".join([*rows, self.recommendation])
+
+    def plot(self) -> Any:
+        """Draw errors, sizes and gains against the layers.
+
+        Returns:
+            A `matplotlib` figure.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError(
+                "the picture of a diagnosis needs matplotlib: pip install matplotlib"
+            ) from error
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        errors, sizes = figure.subplots(2, sharex=True)
+        for name, label in (
+            ("gradient", "gradients, as configured"),
+            ("plain", "gradients, plain autograd"),
+            ("round_trip", "round trip of the layer"),
+        ):
+            errors.semilogy(
+                [getattr(layer, name) for layer in self.layers], label=label
+            )
+        errors.set_ylabel("relative error")
+        errors.legend()
+        accumulated, product = [], 1.0
+        for layer in reversed(self.layers):
+            product *= layer.gain
+            accumulated.append(product)
+        sizes.semilogy([layer.size for layer in self.layers], label="size of the state")
+        sizes.semilogy(accumulated[::-1], label="growth of an error, from the top")
+        sizes.set_xlabel("layer")
+        sizes.set_ylabel("times")
+        sizes.legend()
+        return figure

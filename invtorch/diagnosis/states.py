@@ -1,0 +1,64 @@
+"""States of one tensor or several, in float64 and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+
+
+def in_double(value: Any) -> Any:
+    """Return tensors, modules or tuples of them in float64 or complex128."""
+    if isinstance(value, tuple):
+        return tuple(map(in_double, value))
+    if isinstance(value, Tensor) and value.is_complex():
+        return value.to(torch.complex128)
+    if isinstance(value, torch.nn.Module) or (
+        isinstance(value, Tensor) and value.is_floating_point()
+    ):
+        return value.double()
+    return value
+
+
+def cast_like(state: Any, like: Any) -> Any:
+    """Return a state in the dtypes of another."""
+    pairs = zip(as_tuple(state), as_tuple(like), strict=True)
+    return shaped_like(tuple(s.to(t.dtype) for s, t in pairs), like)
+
+
+def shaped_like(tensors: Tensors, state: Any) -> Any:
+    """Return tensors in the form of a state: alone or in a tuple."""
+    return tensors if isinstance(state, tuple) else tensors[0]
+
+
+def as_tuple(state: Any) -> Tensors:
+    """Return a state as a tuple of tensors."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+def noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a tensor of normal numbers."""
+    drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    return drawn.to(tensor.device)
+
+
+def norm(tensors: Sequence[Tensor]) -> float:
+    """Return the Euclidean norm of all tensors together."""
+    return math.sqrt(sum(float(t.detach().abs().square().sum()) for t in tensors))
+
+
+def joined(rows: list[Tensors]) -> Tensors:
+    """Return the tensors of all layers in one row."""
+    return tuple(tensor for row in rows for tensor in row)
+
+
+def relative_error(found: Tensors, truth: Tensors) -> float:
+    """Return the relative distance of two rows of tensors."""
+    distance = norm([f.to(t.dtype) - t for f, t in zip(found, truth, strict=True)])
+    scale = norm(truth)
+    return distance / scale if scale else distance
