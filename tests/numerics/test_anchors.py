@@ -1,0 +1,53 @@
+"""Anchors: exactly their memory, and the same numbers to round-off."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invtorch.planning import measure_memory
+from tests.numerics.networks import error, gradient, images, orthogonal
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 24), st.data())
+def test_an_anchored_run_equals_an_unanchored_one(seed, depth, data) -> None:
+    torch.manual_seed(seed)
+    anchors = data.draw(
+        st.integers(0, depth)
+        | st.lists(st.integers(0, depth - 1), unique=True)
+        | st.just("auto")
+    )
+    net, x = orthogonal(0.5, depth, anchors=0).double(), images().double()
+    pure = gradient(net, x)
+    net.anchors = anchors
+    for _ in range(2):
+        assert error(gradient(net, x), pure) <= 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:the state grows")
+@pytest.mark.parametrize("strength", [0.5, 2.0])
+def test_the_memory_of_auto_is_that_of_its_anchors(strength) -> None:
+    net, x = orthogonal(strength, 200, anchors="auto"), images()
+    kept = set()
+    for _ in range(3):
+        states = measure_memory(lambda: net(x)).live / x.nbytes
+        assert states == 1 + len(net._anchors.places(200))
+        kept.add(states)
+        gradient(net, x)
+    assert len(kept) > 1
+
+
+@pytest.mark.filterwarnings("ignore:the state grows")
+@pytest.mark.filterwarnings("ignore:the state rebuilt")
+def test_what_adapt_adds_is_kept_and_nothing_else() -> None:
+    net, x = orthogonal(2.0, 300, anchors=0, guard="adapt"), images()
+    gradient(net, x)
+    states = measure_memory(lambda: net(x)).live / x.nbytes
+    assert states == 1 + len(net.anchors) > 1
+
+
+def test_indices_count_layers_of_nested_containers() -> None:
+    inner, outer = orthogonal(0.5, 3), orthogonal(0.5, 2, anchors=(1, 4))
+    outer.insert(1, inner)
+    states = measure_memory(lambda: outer(images()))
+    assert states.live == 3 * images().nbytes
