@@ -159,7 +159,9 @@ def test_states_of_another_rank(shape) -> None:
 
 
 def test_channels_that_do_not_fit_the_conditioner(x) -> None:
-    with pytest.raises(ValueError, match=r"returned shape .* it shifts has shape"):
+    with pytest.raises(
+        ValueError, match=r"returned shape .* the other part of the state needs"
+    ):
         AdditiveCoupling(Conditioner(2, 3))(x)
     with pytest.raises(ValueError, match=r"returned shape .* other half"):
         OrthogonalCoupling(Conditioner(2, 3), channels=4)(x)

@@ -1,0 +1,61 @@
+"""The scale of an affine coupling is bounded, and nothing else is like an affine map."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from invtorch import AffineCoupling
+
+scales = st.sampled_from(["tanh", "sigmoid", "exp"])
+
+
+class Given(nn.Module):
+    """A conditioner that returns what it was given."""
+
+    def __init__(self, returned: torch.Tensor) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        return self.returned
+
+
+@given(scales, st.floats(1.1, 50.0), st.integers(0, 2**32 - 1))
+def test_the_scale_stays_within_its_bound(scale, bound, seed) -> None:
+    torch.manual_seed(seed)
+    a = torch.randn(20, 3, dtype=torch.float64) * 100
+    t = torch.randn(20, 3, dtype=torch.float64)
+    layer = AffineCoupling(Given(torch.cat([a, t], 1)), scale=scale, bound=bound)
+    x = torch.randn(20, 6, dtype=torch.float64)
+    y, log_det = layer.forward_and_log_det(x)
+    s = (y[:, 3:] - t) / x[:, 3:]
+    upper = 1.0 if scale == "sigmoid" else bound
+    assert ((s >= 1 / bound - 1e-6) & (s <= upper + 1e-6)).all()
+    assert torch.allclose(log_det, s.log().sum(1), atol=1e-6)
+    assert torch.equal(y[:, :3], x[:, :3])
+
+
+def test_without_a_word_of_the_network_the_scale_is_one() -> None:
+    x = torch.randn(2, 4)
+    for scale in ("tanh", "exp"):
+        assert torch.equal(AffineCoupling(Given(torch.zeros(2, 4)), scale=scale)(x), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": "softplus"}, "scale is 'softplus', but can be one of"),
+        ({"bound": 1.0}, "bound is 1.0, but must be larger than 1"),
+        ({"split": 0}, "split is 0, but x1 must have at least 1"),
+    ],
+)
+def test_arguments_that_cannot_be(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        AffineCoupling(nn.Linear(2, 4), **options)
+
+
+def test_a_conditioner_that_returns_too_little() -> None:
+    with pytest.raises(ValueError, match=r"returned shape \(1, 2\).* needs \(1, 4\)"):
+        AffineCoupling(nn.Linear(2, 2))(torch.randn(1, 4))
