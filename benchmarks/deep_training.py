@@ -17,8 +17,8 @@ from benchmarks.record import write
 from invtorch import InvertibleSequential, OrthogonalCoupling
 from mri_example.data.anatomy import embedded_anatomy
 
-LAYERS, CHANNELS, SIZE, BATCH = 1000, 8, 16, 4
-NOISE, RATE = 0.3, 2e-4
+LAYERS, CHANNELS, SIZE, BATCH = 1000, 8, 16, 8
+NOISE, RATE = 0.5, 3e-5
 STRATEGIES = {"inverted (default)": "invert", "checkpoint": "checkpoint"}
 
 
@@ -40,7 +40,7 @@ def network(layers: int) -> InvertibleSequential:
     def conditioner() -> nn.Module:
         last = nn.Conv2d(8, CHANNELS // 2, 3, padding=1)
         with torch.no_grad():
-            last.weight.mul_(0.3)
+            last.weight.mul_(0.1)
             last.bias.zero_()
         return nn.Sequential(nn.Conv2d(CHANNELS // 2, 8, 3, padding=1), nn.SiLU(), last)
 

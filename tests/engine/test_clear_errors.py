@@ -163,7 +163,7 @@ def test_channels_that_do_not_fit_the_conditioner(x) -> None:
         ValueError, match=r"returned shape .* the other part of the state needs"
     ):
         AdditiveCoupling(Conditioner(2, 3))(x)
-    with pytest.raises(ValueError, match=r"returned shape .* other half"):
+    with pytest.raises(ValueError, match=r"returned shape .* the other part"):
         OrthogonalCoupling(Conditioner(2, 3), channels=4)(x)
     with pytest.raises(ValueError, match="does not have the 6 channels"):
         OrthogonalCoupling(Conditioner(3, 3), channels=6)(x)

@@ -1,4 +1,4 @@
-"""The scale of an affine coupling is bounded, and nothing else is like an affine map."""
+"""The scale of an affine coupling is bounded, and its log-determinant is known."""
 
 import pytest
 import torch
