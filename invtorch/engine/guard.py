@@ -158,7 +158,7 @@ class Guard:
         allowed = self._tolerance(last.layer)
         return (
             f"{what} is off by {worst.error:.1e} of its size "
-            f"({worst.error / eps:.0f} eps of {self.dtype}), where {allowed:.1e} is "
+            f"({worst.error / eps:.3g} eps of {self.dtype}), where {allowed:.1e} is "
             f"allowed: do not step with the gradients of this backward pass. "
             f"{why}{remedy}"
         ), remedied
