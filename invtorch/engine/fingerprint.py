@@ -46,12 +46,13 @@ def distance(one: list[float], other: list[float]) -> float:
 
 
 def _project(tensor: Tensor, seed: int) -> Tensor:
-    if tensor.numel() > SAMPLE:
-        values = tensor[_positions(tensor.shape, tensor.device)]
+    elements = tensor.numel()
+    if elements > SAMPLE:
+        values = torch.take(tensor, _positions(elements, tensor.device))
     else:
         values = tensor.flatten()
     values = values.to(_exact(tensor))
-    signs = _signs(len(values), tensor.numel(), seed, values.dtype, values.device)
+    signs = _signs(len(values), elements, seed, values.dtype, values.device)
     return torch.mv(signs, values)
 
 
@@ -75,13 +76,11 @@ def _exact(tensor: Tensor) -> torch.dtype:
 
 
 @functools.lru_cache(maxsize=64)
-def _positions(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """Draw positions in a tensor, an index for each axis."""
-    generator = torch.Generator().manual_seed(len(shape))
-    return tuple(
-        _uncounted(torch.randint(0, n, (SAMPLE,), generator=generator)).to(device)
-        for n in shape
-    )
+def _positions(elements: int, device: torch.device) -> Tensor:
+    """Draw positions in a tensor of so many elements."""
+    generator = torch.Generator().manual_seed(elements)
+    drawn = torch.randint(0, elements, (SAMPLE,), generator=generator)
+    return _uncounted(drawn).to(device)
 
 
 @functools.lru_cache(maxsize=64)
