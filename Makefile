@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+DOCS_STAMP := $(VENV)/.docs
 STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
 export OMP_NUM_THREADS ?= 2
 
@@ -13,11 +14,19 @@ export OMP_NUM_THREADS ?= 2
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# A pinned version may vanish from the package index; the ranges of pyproject.toml stay.
+INSTALL := $(BIN)/python -m pip install --quiet
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(INSTALL) "$(TORCH)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[mri,dev,docs,bench]'
+	$(INSTALL) --constraint $(VENV)/constraints.txt --editable '.[mri,dev,bench]' || \
+	{ echo "constraints.txt can't be met: taking what pyproject.toml allows"; \
+	$(INSTALL) --editable '.[mri,dev,bench]'; }
+	touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[docs]'
 	touch $@
 
 demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject, evaluate, draw
@@ -36,7 +45,7 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-docs: $(STAMP) ## build the documentation site into site/
+docs: $(DOCS_STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/results/
