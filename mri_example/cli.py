@@ -9,35 +9,33 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
 
+from mri_example.comparison import compare
 from mri_example.data import Simulation, simulate_demo, simulate_volumes
 from mri_example.data.anatomy import nifti_volumes
 from mri_example.demo import demo
 from mri_example.errors import InputError
 from mri_example.evaluation import evaluate as evaluate_folders
+from mri_example.model import IRIM2D, ModelConfig
 from mri_example.reconstruction import reconstruct as reconstruct_folder
 from mri_example.reconstruction import zero_filled
-from mri_example.training import (
-    MaskConfig,
-    ModelConfig,
-    TrainingConfig,
-    fit,
-    load_model,
-)
+from mri_example.training import MaskConfig, TrainingConfig, fit, load
+from mri_example.training import export as export_model
 
 
 def simulate(
     output: Path, source: Path | None = None, simulation: Simulation = Simulation()
 ) -> None:
-    """Simulate single-coil k-space in the fastMRI layout.
+    """Simulate k-space in the fastMRI layout.
 
     Without a source, the embedded heads are written as a data root with the folders
-    singlecoil_train, singlecoil_val and singlecoil_test, split by subject. Simulated
+    singlecoil_train, singlecoil_val and singlecoil_test, with several coils
+    multicoil_train and so on, split by subject. Simulated
     k-space is not raw data: scores on it do not compare with the leaderboard.
 
     Args:
         output: A data root; with a source, the folder for its files.
         source: A NIfTI file or a folder of them, magnitudes.
-        simulation: Size, noise, phase and seed.
+        simulation: Size, noise, phase, coils and seed.
     """
     if source is None:
         written = simulate_demo(output, simulation)
@@ -49,18 +47,19 @@ def simulate(
 def train(
     data: Path,
     output: Path,
-    model: ModelConfig = ModelConfig(),
+    model: ModelConfig = IRIM2D(),
     masks: MaskConfig = MaskConfig(),
     training: TrainingConfig = TrainingConfig(),
 ) -> None:
-    """Train an i-RIM on single-coil files in the fastMRI layout.
+    """Train a model on files in the fastMRI layout.
 
     Run again with the same options it goes on where it was interrupted.
 
     Args:
-        data: Folder with singlecoil_train and singlecoil_val.
+        data: Folder with singlecoil_train and singlecoil_val, or multicoil_train and
+            multicoil_val.
         output: Folder for best.ckpt, last.ckpt and log/.
-        model: The model.
+        model: IRIM2D, IRIM3D, ChallengeIRIM, RIM or UNet, and its options.
         masks: How k-space is undersampled.
         training: How the model is trained.
     """
@@ -79,15 +78,16 @@ def reconstruct(
     """Reconstruct every file of a folder, as the leaderboard takes it.
 
     Args:
-        data: Folder of single-coil files; those that bring a mask keep it.
+        data: Folder of files in the fastMRI layout; those that bring a mask keep it.
         output: Folder for files of the same names, data set reconstruction.
-        checkpoint: A trained model; without one the zero-filled images are written.
+        checkpoint: A trained model, .ckpt or .safetensors; without one the
+            zero-filled images are written.
         masks: How files without a mask are undersampled.
         device: For example cpu or cuda; a GPU is used if there is one.
         batch_size: Slices that are reconstructed at once.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    method = zero_filled if checkpoint is None else load_model(checkpoint, device)
+    method = zero_filled if checkpoint is None else load(checkpoint, device)
     functions = masks.build()
     written = reconstruct_folder(
         method, data, output, functions, device=device, batch_size=batch_size
@@ -115,12 +115,25 @@ def evaluate(
         evaluation.write(output)
 
 
+def export(checkpoint: Path, output: Path) -> None:
+    """Write a trained model as one safetensors file with its configuration.
+
+    Args:
+        checkpoint: A checkpoint such as best.ckpt.
+        output: The file, ending in .safetensors.
+    """
+    export_model(checkpoint, output)
+    _say(f"model written to {output}")
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "simulate": simulate,
     "fit": train,
     "reconstruct": reconstruct,
     "evaluate": evaluate,
+    "export": export,
+    "compare": compare,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from mri_example.data.writing import whole_file
 from mri_example.evaluation import evaluate
 from mri_example.figures import compare, learning_curve, memory_against_depth, save
 from mri_example.metrics import Scores
-from mri_example.model import IRIMReconstructor, SubsampledNMSE
+from mri_example.model import IRIM2D, Reconstructor, SubsampledNMSE
+from mri_example.model.configuration import Memory
 from mri_example.reconstruction import Method, reconstruct, zero_filled
 from mri_example.training import (
     MaskConfig,
-    ModelConfig,
     TrainingConfig,
-    fit,
-    load_model,
+    fit_once,
+    load,
 )
 
-MODEL = ModelConfig(
+MODEL = IRIM2D(
     channels=32, steps=6, hidden=(32, 32, 64, 64, 32), strides=(1, 2, 4, 4, 2)
 )
 TRAINING = TrainingConfig(
@@ -64,18 +64,14 @@ def demo(output: Path = Path("runs/demo")) -> None:
     _say(f"results: {output}/results.json, {time.monotonic() - start:.0f} s in all")
 
 
-def _trained(output: Path) -> IRIMReconstructor:
+def _trained(output: Path) -> Reconstructor:
     run = output / "training"
     if (run / "done").exists():
         _say(f"training: done before ({run}/best.ckpt)")
-    else:
-        fit(output / "data", run, MODEL, MaskConfig(), TRAINING)
-        with whole_file(run / "done") as partial:
-            partial.touch()
-    return load_model(run / "last.ckpt")
+    return load(fit_once(output / "data", run, MODEL, MaskConfig(), TRAINING))
 
 
-def _results(output: Path, model: IRIMReconstructor) -> list[dict[str, Any]]:
+def _results(output: Path, model: Reconstructor) -> list[dict[str, Any]]:
     test = output / "data" / "singlecoil_test"
     methods: dict[str, Method] = {"zero-filled": zero_filled, "i-RIM": model}
     rows: list[dict[str, Any]] = []
@@ -104,8 +100,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _print_memory() -> None:
-    model = MODEL.build()
-    peaks = {memory: _peak(model, memory) for memory in ("invert", "store")}
+    kept: tuple[Memory, ...] = ("invert", "store")
+    peaks = {memory: _peak(replace(MODEL, memory=memory)) for memory in kept}
     layers = len(MODEL.hidden) * MODEL.steps
     _say(
         f"peak memory of a training step ({layers} couplings, batch "
@@ -137,28 +133,24 @@ def _pictures(output: Path) -> list[Path]:
 
 def _memory_picture(output: Path) -> Path:
     """Measure the step of deeper and deeper i-RIMs, and draw the peaks."""
-    peaks: dict[str, list[float]] = {"store": [], "checkpoint": [], "invert": []}
+    peaks: dict[Memory, list[float]] = {"store": [], "checkpoint": [], "invert": []}
     for couplings in COUPLINGS:
         steps = couplings // 5
-        model = ModelConfig(16, steps, (16,) * 5, (1, 2, 4, 2, 1)).build()
+        model = IRIM2D(16, steps, (16,) * 5, (1, 2, 4, 2, 1))
         for memory, values in peaks.items():
-            values.append(_peak(model, memory, size=64, batch=1))
-    figure = memory_against_depth(COUPLINGS, peaks, "i-RIM, 64 × 64, 16 channels")
+            values.append(_peak(replace(model, memory=memory), size=64, batch=1))
+    named = {str(memory): values for memory, values in peaks.items()}
+    figure = memory_against_depth(COUPLINGS, named, "i-RIM, 64 × 64, 16 channels")
     return save(figure, output / "memory_against_depth.png")
 
 
-def _peak(
-    model: IRIMReconstructor,
-    memory: str,
-    size: int = 96,
-    batch: int = TRAINING.batch_size,
-) -> int:
+def _peak(config: IRIM2D, size: int = 96, batch: int = TRAINING.batch_size) -> int:
     """Return the peak of a step above its parameter gradients, in bytes."""
-    model.memory = memory
+    model = config.build()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    image = torch.randn(batch, size, size, dtype=torch.complex64)
-    mask = (torch.rand(batch, 1, size) < 0.3).float()
+    image = torch.randn(batch, 1, size, size, dtype=torch.complex64)
+    mask = (torch.rand(batch, 1, 1, size) < 0.3).float()
     loss = SubsampledNMSE(1.0)
     return measure_memory(lambda: loss(model(image, mask), image).backward()).peak
 

@@ -15,12 +15,12 @@ def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
     """Flip either axis, exchange the axes of a square, and turn the phase, by chance.
 
     Args:
-        image: Complex, `(rows, cols)`.
+        image: Complex, `(..., rows, cols)`; coils and slices are changed alike.
         generator: What chance follows from.
     """
     chance = torch.rand(4, generator=generator)
-    axes = [axis for axis in (0, 1) if chance[axis] < 0.5]
+    axes = [axis - 2 for axis in (0, 1) if chance[axis] < 0.5]
     image = image.flip(axes)
-    if chance[2] < 0.5 and image.shape[0] == image.shape[1]:
-        image = image.T
+    if chance[2] < 0.5 and image.shape[-2] == image.shape[-1]:
+        image = image.mT
     return image * torch.polar(torch.ones(()), 2 * torch.pi * chance[3])

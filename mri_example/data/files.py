@@ -77,6 +77,11 @@ class KSpaceFile:
         """Number of slices; the first axis of the data, whatever the header says."""
         return self.shape[0]
 
+    @property
+    def coils(self) -> int:
+        """Number of coils, 1 for single-coil data."""
+        return self.shape[1] if len(self.shape) == 4 else 1
+
     def kspace(self, index: int) -> NDArray[np.complex64]:
         """Read the k-space of one slice, `([coils,] rows, cols)`.
 

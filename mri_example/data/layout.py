@@ -37,8 +37,12 @@ def kspace_of(file: h5py.File, path: Path) -> h5py.Dataset:
 
 
 def target_of(file: h5py.File, path: Path) -> h5py.Dataset | None:
-    """Return the target, real `(slices, H, W)`, if there is one."""
-    name = next((name for name in TARGETS if name in file), None)
+    """Return the target, real `(slices, H, W)`, if there is one.
+
+    Single-coil files may hold that of all coils too, which then is not their target.
+    """
+    names = TARGETS if file["kspace"].ndim == 3 else reversed(TARGETS)
+    name = next((name for name in names if name in file), None)
     if name is None:
         return None
     target = dataset(file, name, path)

@@ -1,4 +1,4 @@
-"""Single-coil k-space simulated from magnitude images.
+"""K-space simulated from magnitude images.
 
 Simulated data are not raw data: phase, noise and sampling are modelled, and scores on
 them do not compare with those of the fastMRI leaderboard. Every file says so in its
@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from mri_example.data.anatomy import Volume
+from mri_example.data.coils import coil_maps, noise_covariance
 from mri_example.data.header import Header
 from mri_example.data.writing import write_kspace
 from mri_example.errors import InputError
-from mri_example.signal import center_crop, fft2c, ifft2c
+from mri_example.signal import center_crop, fft2c, ifft2c, root_sum_of_squares
 
 UNIT = 3e-4  # maximum of the images, as in the fastMRI files
 OVERSAMPLING = 2
@@ -30,25 +31,32 @@ ACQUISITION = "SIMULATED"
 
 @dataclass(frozen=True)
 class Simulation:
-    r"""How k-space is simulated: $k = F(x e^{i\varphi}) + \varepsilon$.
+    r"""How k-space is simulated: $k_c = F(S_c x e^{i\varphi}) + \varepsilon_c$.
 
     The image $x$ is padded with zeros to twice its rows, the oversampled readout; the
-    phase $\varphi$ is a random polynomial of order two over the volume; the noise
-    $\varepsilon$ is white, complex and Gaussian.
+    phase $\varphi$ is a random polynomial of order two over the volume; the maps $S_c$
+    of several coils are those of `coil_maps`, and a single coil sees all alike; the
+    noise $\varepsilon$ is complex and Gaussian, white in k-space, with the covariance
+    of `noise_covariance` between coils.
 
     Args:
         size: Rows and columns of the images; slices are padded to a square and resized.
         noise: Standard deviation of the complex noise, relative to the image maximum.
         phase: Largest coefficient of the phase, in radians.
-        seed: What phase and noise follow from, together with the name of the volume.
+        coils: Number of coils; 1 makes single-coil files.
+        correlation: That of the noise of neighbouring coils, in [0, 1).
+        seed: What everything random follows from, with the name of the volume.
 
     Raises:
-        InputError: If `size` is below 8, or noise, phase or seed are negative.
+        InputError: If `size` is below 8, there is no coil, the correlation is not in
+            [0, 1), or noise, phase or seed are negative.
     """
 
     size: int = 96
     noise: float = 0.005
     phase: float = 2.0
+    coils: int = 1
+    correlation: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,6 +65,16 @@ class Simulation:
                 f"size is {self.size}, noise {self.noise}, phase {self.phase} and seed "
                 f"{self.seed}, but size must be at least 8 and none may be negative"
             )
+        if self.coils < 1 or not 0 <= self.correlation < 1:
+            raise InputError(
+                f"coils is {self.coils} and correlation {self.correlation}, but there "
+                f"must be at least one coil and a correlation from 0 to below 1"
+            )
+
+    @property
+    def challenge(self) -> str:
+        """First part of the names of folders, `singlecoil` or `multicoil`."""
+        return "singlecoil" if self.coils == 1 else "multicoil"
 
     def __str__(self) -> str:
         return f"k-space simulated from magnitude images: {self!r}"
@@ -69,19 +87,24 @@ class Simulation:
             magnitudes: `(slices, rows, cols)`.
 
         Returns:
-            `(slices, 2 * size, size)`: the readout, along rows, is oversampled twice.
+            `(slices, 2 * size, size)`, with several coils `(slices, coils, 2 * size,
+            size)`: the readout, along rows, is oversampled twice.
         """
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        phase = _smooth(rng, (len(magnitudes), self.size, self.size), self.phase)
-        images = torch.polar(_square(magnitudes, self.size), torch.from_numpy(phase))
+        shape = (len(magnitudes), self.size, self.size)
+        phase = torch.from_numpy(_smooth(rng, shape, self.phase))
+        images = torch.polar(_square(magnitudes, self.size), phase)
+        if self.coils > 1:
+            maps = torch.from_numpy(coil_maps(self.coils, shape, rng)).movedim(0, 1)
+            images = images.unsqueeze(1) * maps
         return np.stack([self._measured(image, rng) for image in images])
 
     def write(self, path: Path, magnitudes: Volume, patient: str) -> None:
         """Simulate a volume and write its file.
 
         k-space is fully sampled, in test files too, so that reconstructions of all of
-        them can be evaluated. The target is the image of the noisy k-space, as in the
-        fastMRI files.
+        them can be evaluated. The target is the image of the noisy k-space, of several
+        coils the root-sum-of-squares, as in the fastMRI files.
 
         Args:
             path: The file; its stem is the name of the volume.
@@ -89,7 +112,9 @@ class Simulation:
             patient: Whose scan it is.
         """
         kspace, size = self.kspace(path.stem, magnitudes), self.size
-        images = ifft2c(torch.from_numpy(kspace)).abs()
+        images = ifft2c(torch.from_numpy(kspace))
+        coils = images.view(len(images), -1, *images.shape[-2:])
+        combined = root_sum_of_squares(coils, dim=1)
         header = Header(
             encoded=(OVERSAMPLING * size, size, 1),
             recon=(size, size, 1),
@@ -101,7 +126,7 @@ class Simulation:
             "patient_id": patient,
             "simulated": str(self),
         }
-        target = center_crop(images, (size, size)).numpy()
+        target = center_crop(combined, (size, size)).numpy()
         write_kspace(path, kspace, target, header, attributes)
 
     def _measured(
@@ -112,6 +137,9 @@ class Simulation:
         kspace = fft2c(pad(image, (0, 0, before, after))).numpy()
         real, imaginary = rng.standard_normal((2, *kspace.shape))
         noise = self.noise / np.sqrt(2) * (real + 1j * imaginary)
+        if self.coils > 1:
+            factor = np.linalg.cholesky(noise_covariance(self.coils, self.correlation))
+            noise = np.einsum("cd,drk->crk", factor, noise)
         measured: NDArray[np.complex64] = (UNIT * (kspace + noise)).astype("complex64")
         return measured
 

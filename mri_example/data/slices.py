@@ -1,4 +1,4 @@
-"""A data set of slices: what a model is given, and what it should return."""
+"""A data set of slices or slabs: what a model is given, and what it should return."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mri_example.data.augmentation import Augmentation
 from mri_example.data.files import KSpaceFile, volume_paths
+from mri_example.data.slabs import slab_starts
 from mri_example.errors import InputError
 from mri_example.sampling import MaskFunction, undersample, volume_seed
 from mri_example.signal import center_crop, fft2c, ifft2c
@@ -22,38 +23,45 @@ LOG = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
-    """One slice.
+    """One slice, or a slab of them.
 
     Attributes:
-        zero_filled: Image of the measured k-space, complex `(rows, cols)`.
-        mask: 1 where columns were measured, `(1, cols)`.
-        image: Image of the full k-space, complex `(rows, cols)`; equal to `zero_filled`
-            where the file itself is undersampled.
+        zero_filled: Images of the measured k-space, complex `(coils, rows, cols)`, of a
+            slab `(coils, slices, rows, cols)`; single-coil data have one coil.
+        mask: 1 where columns were measured, `(1, ..., 1, cols)`.
+        image: Images of the full k-space, alike; equal to `zero_filled` where the file
+            itself is undersampled.
+        maximum: Largest magnitude of the target volume, or of `image` if there is none.
         name: Name of the file.
-        slice_index: Slice of the volume.
+        slice_index: The (first) slice in the volume.
     """
 
     zero_filled: Tensor
     mask: Tensor
     image: Tensor
+    maximum: float
     name: str
     slice_index: int
 
 
 class SliceDataset(Dataset[Sample]):
-    """All slices of the single-coil files of a folder.
+    """All slices of the files of a folder, or slabs of slices.
 
     The readout oversampling is removed first: rows are cropped to those of the target,
     which is exact because the mask runs along the columns only.
 
     A file that brings its own mask keeps it. Otherwise masks are seeded by the name of
     the file, the same for all slices of a volume; or, with an `epoch`, drawn afresh for
-    every slice. All randomness of a slice is a function of seed, epoch and index alone,
-    so it does not depend on workers, ranks or interruptions.
+    every sample. All randomness of a sample is a function of seed, epoch and index
+    alone, so it does not depend on workers, ranks or interruptions.
 
     Args:
-        folder: A folder such as `singlecoil_train`.
+        folder: A folder such as `singlecoil_train` or `multicoil_train`.
         mask_function: Draws the masks.
+        slab: Number of slices in a slab; `None` for slices without such an axis. In
+            training a slab starts at every slice, otherwise slabs overlap by half, and
+            a volume with fewer slices is one slab.
+        coils: Number of coils that every file must have; `None` for any.
         epoch: Number of the training epoch; `None` outside of training.
         seed: Seed of the training randomness.
         crop: Rows and columns of what a model is trained on, for batches of slices of
@@ -61,8 +69,8 @@ class SliceDataset(Dataset[Sample]):
         augment: Changes the fully sampled image in training.
 
     Raises:
-        InputError: If the folder has no usable files, one has several coils, or one
-            for training is undersampled.
+        InputError: If the folder has no usable files, one has other coils, or one for
+            training is undersampled or has fewer slices than a slab.
     """
 
     def __init__(
@@ -70,6 +78,8 @@ class SliceDataset(Dataset[Sample]):
         folder: Path,
         mask_function: MaskFunction,
         *,
+        slab: int | None = None,
+        coils: int | None = None,
         epoch: int | None = None,
         seed: int = 0,
         crop: tuple[int, int] | None = None,
@@ -77,24 +87,41 @@ class SliceDataset(Dataset[Sample]):
     ) -> None:
         self.files = [KSpaceFile.inspect(path) for path in volume_paths(folder)]
         for file in self.files:
-            _check(file, training=epoch is not None)
+            _check_coils(file, coils)
+            if epoch is not None:
+                _check_for_training(file, slab)
         _log_what_was_assumed(self.files)
-        self.mask_function = mask_function
+        self.mask_function, self.slab = mask_function, slab
         self.epoch, self.seed = epoch, seed
         self.crop, self.augment = crop, augment
-        self.items = [(f, i) for f in self.files for i in range(f.slices)]
+        self.items = [(f, i) for f in self.files for i in self.starts(f)]
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, item: int) -> Sample:
         file, index = self.items[item]
-        image = _image(file, index)
+        image = self._image(file, index)
         if self.epoch is not None:
             image = self._prepared(image, item)
         mask = self._mask(file, image.shape, item)
         zero_filled = ifft2c(undersample(fft2c(image), mask))
-        return Sample(zero_filled, mask, image, file.path.name, index)
+        maximum = float(file.attributes.get("max", image.abs().max()))
+        return Sample(zero_filled, mask, image, maximum, file.path.name, index)
+
+    def starts(self, file: KSpaceFile) -> list[int]:
+        """Return the first slices of the samples of a file."""
+        if self.slab is None:
+            return list(range(file.slices))
+        slab = min(self.slab, file.slices)
+        step = 1 if self.epoch is not None else max(1, slab // 2)
+        return slab_starts(file.slices, slab, step)
+
+    def _image(self, file: KSpaceFile, index: int) -> Tensor:
+        if self.slab is None:
+            return _slice(file, index)
+        slab = range(index, index + min(self.slab, file.slices))
+        return torch.stack([_slice(file, i) for i in slab], dim=1)
 
     def _prepared(self, image: Tensor, item: int) -> Tensor:
         if self.augment is not None:
@@ -103,7 +130,7 @@ class SliceDataset(Dataset[Sample]):
 
     def _mask(self, file: KSpaceFile, shape: Sequence[int], item: int) -> Tensor:
         if file.mask is not None:
-            return torch.from_numpy(file.mask).unsqueeze(0)
+            return torch.from_numpy(file.mask).view(*(1,) * (len(shape) - 1), -1)
         training = self.epoch is not None
         seed = self._seed(item) if training else volume_seed(file.path.name)
         mask, _ = self.mask_function(shape, seed=seed)
@@ -117,9 +144,10 @@ class SliceDataset(Dataset[Sample]):
         return torch.Generator().manual_seed(int(seed))
 
 
-def _image(file: KSpaceFile, index: int) -> Tensor:
-    image = ifft2c(torch.from_numpy(file.kspace(index)))
-    return center_crop(image, (file.crop[0], image.shape[1]))
+def _slice(file: KSpaceFile, index: int) -> Tensor:
+    kspace = torch.from_numpy(file.kspace(index))
+    images = ifft2c(kspace.view(-1, *kspace.shape[-2:]))
+    return center_crop(images, (file.crop[0], images.shape[-1]))
 
 
 def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -146,14 +174,22 @@ def _log_what_was_assumed(files: Sequence[KSpaceFile]) -> None:
         LOG.warning("%s%s: %s", first.path, others, first.assumed)
 
 
-def _check(file: KSpaceFile, training: bool) -> None:
-    if len(file.shape) != 3:
+def _check_coils(file: KSpaceFile, coils: int | None) -> None:
+    if coils not in (None, file.coils):
         raise InputError(
-            f"{file.path} has {file.shape[1]} coils, but multi-coil data cannot be "
-            f"reconstructed yet: combine the coils to k-space (slices, rows, cols)"
+            f"{file.path} has {file.coils} coils, but the model takes {coils}: build "
+            f"it with other coils, or separate the files"
         )
-    if training and file.mask is not None:
+
+
+def _check_for_training(file: KSpaceFile, slab: int | None) -> None:
+    if file.mask is not None:
         raise InputError(
             f"{file.path} brings a mask, so its k-space is undersampled and no model "
             f"can learn from it: train on fully sampled files"
+        )
+    if slab is not None and slab > file.slices:
+        raise InputError(
+            f"slab is {slab}, but {file.path} has only {file.slices} slices: train on "
+            f"thinner slabs, or leave out this volume"
         )

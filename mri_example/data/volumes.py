@@ -23,7 +23,8 @@ def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
     are not empty. Files that exist are left as they are.
 
     Args:
-        root: Folder for `singlecoil_train`, `singlecoil_val` and `singlecoil_test`.
+        root: Folder for `singlecoil_train`, `singlecoil_val` and `singlecoil_test`, or
+            with several coils for `multicoil_train` and so on.
         simulation: How to simulate.
 
     Returns:
@@ -42,7 +43,11 @@ def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
     plan["val/epi_rest"] = heads["epi"][16:]
     plan["test/coronal_axis0"] = heads["coronal"]
     jobs = [
-        (root / f"singlecoil_{name}.h5", name.split("/")[1].split("_")[0], volume)
+        (
+            root / f"{simulation.challenge}_{name}.h5",
+            name.split("/")[1].split("_")[0],
+            volume,
+        )
         for name, volume in plan.items()
     ]
     return _write_missing(jobs, simulation)

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri_example.data.header import Header
+from mri_example.data.layout import TARGETS
 from mri_example.errors import InputError
+
+SINGLE_COIL, MULTI_COIL = TARGETS
 
 
 @contextmanager
@@ -49,19 +52,20 @@ def write_kspace(
     header: Header,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Write a single-coil file in the layout of the fastMRI data set.
+    """Write a file in the layout of the fastMRI data set.
 
     Args:
         path: The file.
-        kspace: `(slices, rows, cols)`.
+        kspace: `(slices, rows, cols)`, or `(slices, coils, rows, cols)`.
         target: Magnitudes, `(slices, H, W)`; the attributes `max` and `norm` are its
             maximum and its Euclidean norm.
         header: Sizes of the scan.
         attributes: Further attributes.
     """
+    name = SINGLE_COIL if kspace.ndim == 3 else MULTI_COIL
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         file["kspace"] = kspace
-        file["reconstruction_esc"] = target
+        file[name] = target
         file["ismrmrd_header"] = header.xml()
         file.attrs["max"] = float(target.max())
         file.attrs["norm"] = float(np.linalg.norm(target))

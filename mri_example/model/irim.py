@@ -35,6 +35,8 @@ class IRIM(Composite):
             gradient of the data term, of the shape of the estimate.
         estimate_channels: Channels of the state that hold the estimate; they come
             first.
+        final_update: Write the gradient once more after the last step, as the authors'
+            implementation does. It matters to who reads the memory too.
         memory: Memory strategy of the container; see `invtorch.InvertibleSequential`.
         anchors: States that are kept exactly; see `invtorch.InvertibleSequential`.
         guard: What is done if rebuilt states drift; see the same.
@@ -68,6 +70,7 @@ class IRIM(Composite):
         gradient: Callable[..., Tensor],
         *,
         estimate_channels: int = 2,
+        final_update: bool = False,
         memory: str = "invert",
         anchors: int | Sequence[int] | str = 8,
         guard: str | None = "raise",
@@ -81,6 +84,8 @@ class IRIM(Composite):
             raise ValueError(
                 "step_networks is empty, but an i-RIM takes at least 1 step"
             )
+        if final_update:
+            members.append(GradientUpdate(gradient, estimate_channels))
         self.steps = InvertibleSequential(
             *members, memory=memory, anchors=anchors, guard=guard
         )

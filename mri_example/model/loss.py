@@ -1,9 +1,15 @@
-"""The training loss of the paper."""
+"""What models are trained with."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mri_example.signal import root_sum_of_squares
+
+WINDOW = 7
+K1, K2 = 0.01, 0.03
 
 
 class SubsampledNMSE(nn.Module):
@@ -18,17 +24,18 @@ class SubsampledNMSE(nn.Module):
 
     Args:
         fraction: The share $f$ of pixels that count, in (0, 1]; 1 draws nothing.
-        magnitude: Compare magnitudes instead of complex values.
+        magnitude: Compare magnitudes instead of complex values. An estimate of one
+            image for several coils is compared by magnitude in any case.
 
     Shape:
-        Two images `(batch, *space)`, complex or real; the loss is a scalar.
+        Two images `(batch, copies, *space)`, complex or real; the loss is a scalar.
 
     Raises:
         ValueError: If `fraction` is not in (0, 1], or the shapes differ.
 
     Examples:
         >>> loss = SubsampledNMSE(fraction=0.5)
-        >>> target = torch.ones(2, 8, 8, dtype=torch.complex64)
+        >>> target = torch.ones(2, 1, 8, 8, dtype=torch.complex64)
         >>> float(loss(1.5 * target, target))
         0.25
     """
@@ -47,13 +54,9 @@ class SubsampledNMSE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the loss, drawing the pixels from `generator`."""
-        if estimate.shape != target.shape:
-            raise ValueError(
-                f"estimate has shape {tuple(estimate.shape)}, but target "
-                f"{tuple(target.shape)}: crop both to the same size"
-            )
-        if self.magnitude:
-            estimate, target = estimate.abs(), target.abs()
+        if self.magnitude or estimate.shape[1] != target.shape[1]:
+            estimate, target = magnitudes(estimate, target)
+        _check_shapes(estimate, target)
         error = (estimate - target).abs().square().flatten(1)
         energy = target.abs().square().flatten(1).sum(1)
         energy = torch.where(energy > 0, energy, torch.ones_like(energy))
@@ -66,3 +69,93 @@ class SubsampledNMSE(nn.Module):
             return torch.ones_like(like)
         chances = torch.rand(like.shape, generator=generator, dtype=like.dtype)
         return (chances < self.fraction).to(like)
+
+
+class NormalizedL1(nn.Module):
+    r"""Absolute error of the magnitudes, $\lVert t - p \rVert_1 / \lVert t \rVert_1$.
+
+    Averaged over the batch.
+
+    Shape:
+        Two images `(batch, copies, *space)`; the loss is a scalar.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Examples:
+        >>> target = torch.ones(2, 1, 8, 8, dtype=torch.complex64)
+        >>> float(NormalizedL1()(1.5 * target, target))
+        0.5
+    """
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Return the loss."""
+        p, t = magnitudes(estimate, target)
+        size = t.flatten(1).sum(1)
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        return ((t - p).abs().flatten(1).sum(1) / size).mean()
+
+
+class StructuralDissimilarity(nn.Module):
+    r"""One minus the structural similarity of the magnitudes.
+
+    On whole slices, with the maximum of the target volume, $1 - L$ is the metric
+    `mri_example.metrics.ssim`: a uniform window of 7 by 7 within the slice, K1 = 0.01,
+    K2 = 0.03, and covariances of a sample.
+
+    Shape:
+        Two images `(batch, copies, *space)`, the last two axes being rows and columns,
+        and the maxima `(batch,)`; the loss is a scalar.
+
+    Raises:
+        ValueError: If the shapes differ, or an image is smaller than the window.
+
+    References:
+        Wang et al., *Image quality assessment: from error visibility to structural
+        similarity*, 2004.
+    """
+
+    def forward(self, estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
+        """Return the loss."""
+        p, t = magnitudes(estimate, target)
+        if min(t.shape[-2:]) < WINDOW:
+            raise ValueError(
+                f"images are {t.shape[-2]} by {t.shape[-1]}, but SSIM needs at least "
+                f"{WINDOW} by {WINDOW}: crop less, or take another loss"
+            )
+        peak = maximum.to(t).view(-1, *(1,) * (t.ndim - 1))
+        p, t = p / peak, t / peak  # the scale of the data must not underflow
+        mean_p, mean_t = _windows(p), _windows(t)
+        unbiased = WINDOW**2 / (WINDOW**2 - 1)
+        var_p = unbiased * (_windows(p * p) - mean_p**2)
+        var_t = unbiased * (_windows(t * t) - mean_t**2)
+        covariance = unbiased * (_windows(p * t) - mean_p * mean_t)
+        c1, c2 = K1**2, K2**2
+        luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
+        structure = (2 * covariance + c2) / (var_p + var_t + c2)
+        return 1 - (luminance * structure).mean()
+
+
+def magnitudes(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the root-sum-of-squares of both over their copies, `(batch, *space)`.
+
+    Raises:
+        ValueError: If their shapes differ.
+    """
+    p, t = (root_sum_of_squares(images, dim=1) for images in (estimate, target))
+    _check_shapes(p, t)
+    return p, t
+
+
+def _windows(images: Tensor) -> Tensor:
+    """Return the mean over every window."""
+    planes = images.reshape(-1, 1, *images.shape[-2:])
+    return F.avg_pool2d(planes, WINDOW, stride=1)
+
+
+def _check_shapes(estimate: Tensor, target: Tensor) -> None:
+    if estimate.shape != target.shape:
+        raise ValueError(
+            f"estimate has shape {tuple(estimate.shape)}, but target "
+            f"{tuple(target.shape)}: crop both to the same size"
+        )

@@ -5,53 +5,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
+from mri_example.model.base import Reconstructor, standard_deviation
 from mri_example.model.irim import IRIM
 from mri_example.model.read_out import ReadOut
 from mri_example.physics import LikelihoodGradient
 from mri_example.signal import channels_to_complex, complex_to_channels
 
+READ_OUTS = ("estimate", "parametric")
 
-class IRIMReconstructor(nn.Module):
-    r"""Reconstruct slices from undersampled single-coil k-space.
 
-    The zero-filled image, divided by its standard deviation, is the first estimate; the
+class IRIMReconstructor(Reconstructor):
+    r"""Reconstruct slices or slabs from the undersampled k-space of each coil.
+
+    The zero-filled images, divided by their standard deviation, are the first estimate:
+    one complex image for each coil, each with the gradient of its own likelihood. The
     memory starts from zero. Each step is a fan of `OrthogonalCoupling`s that look at
-    the image on grids of different coarseness. The image is read from the final state
-    and multiplied by the scale again.
+    the images on grids of different coarseness. What is read from the final state is
+    multiplied by the scale again.
 
     Args:
         channels: Channels of the machine state.
         steps: Number of steps $T$, each with weights of its own.
         hidden: Hidden channels of the couplings of a step, one entry per coupling.
-        strides: Coarseness of the couplings of a step, as many entries as `hidden`.
-        multiplicity: Copies of the complex estimate in the state.
-        read_out: `"estimate"` returns the (first) estimate, `"parametric"` adds a
-            correction that a small network reads from the whole state.
+        strides: Coarseness of the couplings of a step, as many entries as `hidden`. In
+            three dimensions slices are not made coarser.
+        coils: Number of coils of the data.
+        multiplicity: Copies of the estimate in the state.
+        dims: 2 for slices, 3 for slabs of slices.
+        read_out: `"estimate"` returns the (first) estimate of each coil, `"parametric"`
+            one image that a small network reads from the whole state.
+        final_update: Write the gradient into the memory once more after the last step.
         memory: Memory strategy; see `invtorch.InvertibleSequential`.
         anchors: States kept exactly; see `invtorch.InvertibleSequential`.
         guard: What is done if rebuilt states drift; see the same.
 
     Shape:
-        A zero-filled image, complex `(batch, H, W)`, and a mask `(batch, 1, W)`; the
-        reconstruction is complex `(batch, H, W)`.
+        Zero-filled images, complex `(batch, coils, *space)`, and a mask
+        `(batch, 1, *ones, cols)`; the reconstruction is complex `(batch, coils,
+        *space)`, or `(batch, 1, *space)` with the parametric read-out.
 
     Raises:
         ValueError: If `hidden` and `strides` differ in length, the state is too small
-            for the copies of the estimate and their gradients, or `read_out` is
-            unknown.
+            for the copies of the estimate and their gradients, `read_out` is unknown,
+            or data have another number of coils or axes.
 
     Examples:
         >>> model = IRIMReconstructor(8, steps=2, hidden=(8, 8), strides=(1, 2))
-        >>> image = torch.randn(1, 16, 16, dtype=torch.complex64)
-        >>> model(image, torch.ones(1, 1, 16)).shape
-        torch.Size([1, 16, 16])
+        >>> image = torch.randn(1, 1, 16, 16, dtype=torch.complex64)
+        >>> model(image, torch.ones(1, 1, 1, 16)).shape
+        torch.Size([1, 1, 16, 16])
 
     References:
         Putzky and Welling, *Invert to learn to invert*, 2019. arXiv:1911.10914
     """
+
+    coils: int
 
     def __init__(
         self,
@@ -60,8 +71,11 @@ class IRIMReconstructor(nn.Module):
         hidden: Sequence[int] = (64, 64, 128, 128, 256, 256, 128, 128, 64, 64),
         strides: Sequence[int] = (1, 1, 2, 2, 4, 4, 2, 2, 1, 1),
         *,
+        coils: int = 1,
         multiplicity: int = 1,
+        dims: int = 2,
         read_out: str = "estimate",
+        final_update: bool = False,
         memory: str = "invert",
         anchors: int | Sequence[int] | str = 8,
         guard: str | None = "raise",
@@ -72,25 +86,28 @@ class IRIMReconstructor(nn.Module):
                 f"hidden has {len(hidden)} entries and strides {len(strides)}: each "
                 f"coupling of a step needs one of both"
             )
-        if channels < 4 * multiplicity:
-            raise ValueError(
-                f"channels is {channels}, but {multiplicity} complex estimate(s) and "
-                f"their gradients need at least {4 * multiplicity}"
-            )
-        if read_out not in ("estimate", "parametric"):
+        if read_out not in READ_OUTS:
             raise ValueError(
                 f"read_out is {read_out!r}, but can only be 'estimate' or 'parametric'"
             )
-        self.channels, self.multiplicity = channels, multiplicity
+        copies = coils * multiplicity
+        if not 0 < 4 * copies <= channels:
+            raise ValueError(
+                f"channels is {channels}, but {multiplicity} complex estimate(s) of "
+                f"{coils} coil(s) and their gradients need at least {4 * copies}"
+            )
+        self.channels, self.dims = channels, dims
+        self.coils, self.multiplicity = coils, multiplicity
         self.irim = IRIM(
-            [_fan(channels, hidden, strides) for _ in range(steps)],
+            [_fan(channels, hidden, strides, dims) for _ in range(steps)],
             LikelihoodGradient(),
-            estimate_channels=2 * multiplicity,
+            estimate_channels=2 * copies,
+            final_update=final_update,
             memory=memory,
             anchors=anchors,
             guard=guard,
         )
-        self.read_out = ReadOut(channels) if read_out == "parametric" else None
+        self.read_out = ReadOut(channels, dims) if read_out == "parametric" else None
 
     @property
     def memory(self) -> str:
@@ -103,42 +120,51 @@ class IRIMReconstructor(nn.Module):
 
     def forward(self, zero_filled: Tensor, mask: Tensor) -> Tensor:
         """Return the reconstruction."""
-        scale = _standard_deviation(zero_filled)
-        measured = (zero_filled / scale).unsqueeze(1)
-        state = self.irim(self._start(measured), measured, mask.unsqueeze(1))
+        self._check(zero_filled)
+        scale = standard_deviation(zero_filled)
+        copies = (1, self.multiplicity, *(1,) * self.dims)
+        measured = (zero_filled / scale).repeat(copies)
+        state = self.irim(self._start(measured), measured, mask)
         return scale * self._image(state)
 
+    def _check(self, zero_filled: Tensor) -> None:
+        shape = tuple(zero_filled.shape)
+        if len(shape) != self.dims + 2 or shape[1] != self.coils:
+            raise ValueError(
+                f"the zero-filled images have shape {shape}, but this model takes "
+                f"(batch, {self.coils} coils, {self.dims} spatial axes): build it with "
+                f"other coils or dims"
+            )
+
     def _start(self, measured: Tensor) -> Tensor:
-        estimate = complex_to_channels(measured.repeat(1, self.multiplicity, 1, 1))
+        estimate = complex_to_channels(measured)
         batch, used, *space = estimate.shape
         memory = estimate.new_zeros(batch, self.channels - used, *space)
         return torch.cat([estimate, memory], dim=1)
 
     def _image(self, state: Tensor) -> Tensor:
-        copies = channels_to_complex(state[:, : 2 * self.multiplicity])
-        if self.read_out is None:
-            return copies[:, 0]
-        correction = channels_to_complex(self.read_out(state))
-        return copies[:, 0] + correction[:, 0]
+        if self.read_out is not None:
+            return channels_to_complex(self.read_out(state))
+        estimates = 2 * self.coils * self.multiplicity
+        return channels_to_complex(state[:, :estimates])[:, : self.coils]
 
 
 def _fan(
-    channels: int, hidden: Sequence[int], strides: Sequence[int]
+    channels: int, hidden: Sequence[int], strides: Sequence[int], dims: int
 ) -> InvertibleSequential:
     half = channels // 2
     return InvertibleSequential(
         *[
             OrthogonalCoupling(
-                GatedResidualBlock(half, channels - half, hidden=k, stride=s),
+                GatedResidualBlock(
+                    half,
+                    channels - half,
+                    hidden=k,
+                    stride=(s, s) if dims == 2 else (1, s, s),
+                    dims=dims,
+                ),
                 channels=channels,
             )
             for k, s in zip(hidden, strides, strict=True)
         ]
     )
-
-
-def _standard_deviation(images: Tensor) -> Tensor:
-    """Return that of every complex image, or 1 where an image is constant."""
-    deviation = torch.view_as_real(images).flatten(1).std(dim=1)
-    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    return deviation.view(-1, *(1,) * (images.ndim - 1))

@@ -1,7 +1,16 @@
 """Training with Lightning."""
 
 from mri_example.training.checkpoints import load_model
-from mri_example.training.configuration import MaskConfig, ModelConfig, TrainingConfig
-from mri_example.training.fit import fit
+from mri_example.training.configuration import MaskConfig, TrainingConfig
+from mri_example.training.export import export, load
+from mri_example.training.fit import fit, fit_once
 
-__all__ = ["MaskConfig", "ModelConfig", "TrainingConfig", "fit", "load_model"]
+__all__ = [
+    "MaskConfig",
+    "TrainingConfig",
+    "export",
+    "fit",
+    "fit_once",
+    "load",
+    "load_model",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from mri_example.data.writing import whole_file
 from mri_example.errors import InputError
-from mri_example.model import IRIMReconstructor
-from mri_example.training.configuration import ModelConfig
+from mri_example.model import Reconstructor, model_config
 
 CONFIGURATION = "invtorch_configuration"
 
@@ -76,7 +74,7 @@ def check_same(path: Path, configuration: dict[str, Any]) -> None:
         )
 
 
-def load_model(path: Path, device: str = "cpu") -> IRIMReconstructor:
+def load_model(path: Path, device: str = "cpu") -> Reconstructor:
     """Load a trained model from a checkpoint, ready for inference.
 
     Args:
@@ -87,9 +85,7 @@ def load_model(path: Path, device: str = "cpu") -> IRIMReconstructor:
         InputError: If the file is not a checkpoint of this package.
     """
     checkpoint = load_checkpoint(path, device)
-    names = {field.name for field in fields(ModelConfig)}
-    options = {k: v for k, v in checkpoint[CONFIGURATION].items() if k in names}
-    model = ModelConfig(**options).build()
+    model = model_config(checkpoint[CONFIGURATION]).build()
     prefix = "model."
     model.load_state_dict(
         {

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from mri_example.data import Sample, SliceDataset
 from mri_example.data.augmentation import flip_and_turn
 from mri_example.errors import InputError
+from mri_example.model import ModelConfig
 from mri_example.sampling import MaskFunction
 from mri_example.training.configuration import TrainingConfig
 
@@ -30,35 +31,41 @@ class EpochSampler(DistributedSampler[Sample]):
 
 
 class SliceData(lightning.LightningDataModule):
-    """Training and validation slices of a data root.
+    """Training and validation slices, or slabs, of a data root.
 
     Args:
-        root: Folder with `singlecoil_train` and `singlecoil_val`.
+        root: Folder with `singlecoil_train` and `singlecoil_val`, or `multicoil_...`.
         mask_function: Draws the masks.
         config: Batch size, crop, seed and the like.
+        model: The model that the data are for: its slabs and coils.
     """
 
     def __init__(
-        self, root: Path, mask_function: MaskFunction, config: TrainingConfig
+        self,
+        root: Path,
+        mask_function: MaskFunction,
+        config: TrainingConfig,
+        model: ModelConfig,
     ) -> None:
         super().__init__()
         self.config = config
         self.training = SliceDataset(
-            root / "singlecoil_train",
+            root / f"{config.challenge}_train",
             mask_function,
+            slab=model.slab,
+            coils=model.coils,
             epoch=0,
             seed=config.seed,
             crop=config.crop,
             augment=flip_and_turn if config.augment else None,
         )
-        sizes = {(f.crop[0], f.shape[-1]) for f in self.training.files}
-        if len(sizes) > 1 and config.crop is None and config.batch_size > 1:
-            raise InputError(
-                f"the training images have {len(sizes)} sizes, among them "
-                f"{sorted(sizes)[0]} and {sorted(sizes)[-1]}: set `crop`, or a "
-                f"batch_size of 1"
-            )
-        self.validation = SliceDataset(root / "singlecoil_val", mask_function)
+        _check_batches(self.training, config)
+        self.validation = SliceDataset(
+            root / f"{config.challenge}_val",
+            mask_function,
+            slab=model.slab,
+            coils=model.coils,
+        )
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the training slices of this rank, shuffled anew in every epoch."""
@@ -81,4 +88,24 @@ class SliceData(lightning.LightningDataModule):
         """Return the validation slices, one at a time: volumes differ in size."""
         return DataLoader(
             self.validation, batch_size=1, num_workers=self.config.workers
+        )
+
+
+def _check_batches(training: SliceDataset, config: TrainingConfig) -> None:
+    """Make sure that what comes in one batch has the same size."""
+    if config.batch_size == 1:
+        return
+    sizes = {(f.crop[0], f.shape[-1]) for f in training.files}
+    if len(sizes) > 1 and config.crop is None:
+        raise InputError(
+            f"the training images have {len(sizes)} sizes, among them "
+            f"{sorted(sizes)[0]} and {sorted(sizes)[-1]}: set `crop`, or a "
+            f"batch_size of 1"
+        )
+    coils = {f.coils: f.path for f in training.files}
+    if len(coils) > 1:
+        fewest, most = min(coils), max(coils)
+        raise InputError(
+            f"{coils[fewest]} has {fewest} coils and {coils[most]} {most}, but a batch "
+            f"needs as many of each: set a batch_size of 1, or separate the files"
         )

@@ -12,10 +12,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from mri_example.data import whole_file
+from mri_example.model import IRIM2D, ModelConfig
 from mri_example.training.checkpoints import WholeCheckpointIO, check_same
 from mri_example.training.configuration import (
     MaskConfig,
-    ModelConfig,
     TrainingConfig,
     plain,
 )
@@ -33,17 +34,17 @@ QUIET = (
 def fit(
     data: Path,
     output: Path,
-    model: ModelConfig = ModelConfig(),
+    model: ModelConfig = IRIM2D(),
     masks: MaskConfig = MaskConfig(),
     training: TrainingConfig = TrainingConfig(),
 ) -> Path:
-    """Train an i-RIM on single-coil files in the fastMRI layout.
+    """Train a model on files in the fastMRI layout.
 
     A run that was interrupted goes on from the end of its last whole epoch, and on a
     CPU ends with the very weights it would have had.
 
     Args:
-        data: Folder with `singlecoil_train` and `singlecoil_val`.
+        data: Folder with `singlecoil_train` and `singlecoil_val`, or `multicoil_...`.
         output: Folder for `best.ckpt` (highest SSIM in validation), `last.ckpt` and
             `log/`.
         model: The model.
@@ -60,7 +61,7 @@ def fit(
     last = output / "last.ckpt"
     if last.exists():
         check_same(last, configuration)
-    slices = SliceData(data, masks.build(), training)
+    slices = SliceData(data, masks.build(), training, model)
     files = {file.path.name: file for file in slices.validation.files}
     torch.manual_seed(training.seed)
     task = ReconstructionTask(model.build(), training, files, configuration)
@@ -71,6 +72,25 @@ def fit(
         trainer = _trainer(output, training)
         trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
     return output / "best.ckpt"
+
+
+def fit_once(
+    data: Path,
+    output: Path,
+    model: ModelConfig,
+    masks: MaskConfig,
+    training: TrainingConfig,
+) -> Path:
+    """Train as `fit` does, unless that was finished before.
+
+    Returns:
+        The path of the last checkpoint.
+    """
+    if not (output / "done").exists():
+        fit(data, output, model, masks, training)
+        with whole_file(output / "done") as partial:
+            partial.touch()
+    return output / "last.ckpt"
 
 
 def _trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:

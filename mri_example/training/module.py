@@ -8,15 +8,16 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
-from mri_example.data import Sample
-from mri_example.data.files import KSpaceFile
+from mri_example.data import KSpaceFile, Sample, blend
 from mri_example.metrics import METRICS, score, summarize
-from mri_example.model import IRIMReconstructor, SubsampledNMSE
-from mri_example.signal import center_crop
+from mri_example.model import Reconstructor
+from mri_example.signal import center_crop, root_sum_of_squares
 from mri_example.training.checkpoints import CONFIGURATION
 from mri_example.training.configuration import TrainingConfig
+from mri_example.training.losses import training_loss
 
 WARM_UP = 0.05
 
@@ -36,14 +37,14 @@ class ReconstructionTask(lightning.LightningModule):
 
     def __init__(
         self,
-        model: IRIMReconstructor,
+        model: Reconstructor,
         config: TrainingConfig,
         files: dict[str, KSpaceFile],
         configuration: dict[str, Any],
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = SubsampledNMSE(config.fraction, magnitude=config.magnitude)
+        self.loss = training_loss(config)
         self.config = config
         self.files = files
         self.configuration = configuration
@@ -57,40 +58,43 @@ class ReconstructionTask(lightning.LightningModule):
 
     def training_step(self, batch: Sample) -> Tensor:
         """Return the loss of a batch."""
-        loss: Tensor = self.loss(self.model(batch.zero_filled, batch.mask), batch.image)
+        loss = self.loss(self.model, batch)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.image))
         return loss
 
     def validation_step(self, batch: Sample) -> None:
-        """Reconstruct a slice and keep its magnitude for the end of the epoch."""
-        image = self.model(batch.zero_filled, batch.mask)
+        """Reconstruct a slice or slab, and keep it for the end of the epoch."""
+        image = root_sum_of_squares(self.model(batch.zero_filled, batch.mask), dim=1)
         for i, name in enumerate(batch.name):
-            crop = self.files[name].crop
-            magnitude = center_crop(image[i].abs(), crop).float().cpu().numpy()
-            self.outputs[name, int(torch.as_tensor(batch.slice_index)[i])] = magnitude
+            cropped = center_crop(image[i], self.files[name].crop).float().cpu()
+            slab = cropped.reshape(-1, *cropped.shape[-2:]).numpy()
+            self.outputs[name, int(torch.as_tensor(batch.slice_index)[i])] = slab
 
     def on_validation_epoch_end(self) -> None:
         """Score whole volumes."""
-        slices = self._gathered()
+        slabs = self._gathered()
         self.outputs = {}
         if self.trainer.sanity_checking:
             return
         scores = []
         for name, file in self.files.items():
-            volume = np.stack([slices[name, i] for i in range(file.slices)])
-            scores.append(score(file.target_volume(), volume))
+            own = {start: slab for (n, start), slab in slabs.items() if n == name}
+            scores.append(score(file.target_volume(), blend(own, file.slices)))
         mean = summarize(scores).mean
         for metric in METRICS:
             value = getattr(mean, metric)
             self.log(f"validation_{metric}", value, prog_bar=metric == "ssim")
 
     def configure_optimizers(self) -> Any:
-        """Return Adam, with a warm-up and a cosine over the whole run."""
+        """Return Adam, with a warm-up and a cosine over the whole run.
+
+        A run with a time limit is over when that is reached, or after its epochs.
+        """
         optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
         total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
-            done = min(1.0, step / total)
+            done = min(1.0, max(step / total, self._time_spent()))
             return min(1.0, (step + 1) / (WARM_UP * total)) * (
                 0.5 + 0.5 * math.cos(math.pi * done)
             )
@@ -101,12 +105,19 @@ class ReconstructionTask(lightning.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def _time_spent(self) -> float:
+        """Return the share of the time limit that is over, 0 without one."""
+        clock = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)
+        if clock is None or not self.config.minutes:
+            return 0.0
+        return clock.time_elapsed() / (60 * self.config.minutes)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the configuration into the checkpoint."""
         checkpoint[CONFIGURATION] = self.configuration
 
     def _gathered(self) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
-        """Return the slices of all ranks, each once."""
+        """Return the slabs of all ranks, each once."""
         if self.trainer.world_size == 1:
             return self.outputs
         parts: list[Any] = [None] * self.trainer.world_size

@@ -249,7 +249,6 @@ def test_a_file_that_cannot_be_used_names_itself(tmp_path, capsys) -> None:
         "mask.h5": {"mask": np.ones(5, np.float32)},
         "unmeasured.h5": {"mask": np.zeros(16, np.float32)},
         "header.h5": {"ismrmrd_header": b"<broken"},
-        "coils.h5": {"kspace": np.ones((2, 4, 16, 8), np.complex64)},
     }
     for name, changes in broken.items():
         folder = tmp_path / name

@@ -10,7 +10,8 @@ from mri_example import demo as demonstration
 from mri_example.cli import main
 from mri_example.data import volumes
 from mri_example.data.anatomy import embedded_anatomy
-from mri_example.training import ModelConfig, TrainingConfig
+from mri_example.model import IRIM2D
+from mri_example.training import TrainingConfig
 
 PICTURES = (
     "reconstruction_4x.png",
@@ -26,7 +27,7 @@ def small(monkeypatch):
     heads = {name: head[::8, ::2, ::2] for name, head in embedded_anatomy().items()}
     heads["epi"] = embedded_anatomy()["epi"]
     monkeypatch.setattr(volumes, "embedded_anatomy", lambda: heads)
-    monkeypatch.setattr(demonstration, "MODEL", ModelConfig(8, 1, (8, 8), (1, 2)))
+    monkeypatch.setattr(demonstration, "MODEL", IRIM2D(8, 1, (8, 8), (1, 2)))
     training = TrainingConfig(epochs=1, batch_size=4, fraction=1.0, learning_rate=1e-3)
     monkeypatch.setattr(demonstration, "TRAINING", training)
     monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)

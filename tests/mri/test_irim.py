@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
-from mri_example.model import IRIM, IRIMReconstructor, SubsampledNMSE
+from mri_example.errors import InputError
+from mri_example.model import (
+    IRIM,
+    IRIMReconstructor,
+    SubsampledNMSE,
+    load_authors_weights,
+)
+from mri_example.model.authors import own_name
 from mri_example.model.gradient_update import GradientUpdate
 from mri_example.physics import LikelihoodGradient
 from tests.tolerances import assert_all_equal, assert_equal
@@ -97,76 +104,75 @@ def test_the_log_determinant_of_an_irim_is_zero() -> None:
     assert log_det.tolist() == other.tolist() == [0.0, 0.0]
 
 
+def authors_model(reference, **options) -> IRIMReconstructor:
+    channels, steps, *_ = reference["a/cfg"].tolist()
+    fan = (reference["a/ks"].tolist(), reference["a/st"].tolist())
+    return IRIMReconstructor(channels, steps, *fan, anchors=0, **options).double()
+
+
 def test_the_weights_of_the_authors_give_their_output_and_gradient() -> None:
     reference = np.load(REFERENCE)
-    channels, steps, *_ = reference["a/cfg"].tolist()
-    fan = list(zip(reference["a/ks"].tolist(), reference["a/st"].tolist(), strict=True))
-    networks = [
-        InvertibleSequential(
-            *[
-                OrthogonalCoupling(
-                    GatedResidualBlock(4, 4, hidden=k, stride=s), channels=channels
-                )
-                for k, s in fan
-            ]
-        )
-        for _ in range(steps)
-    ]
-    irim = IRIM(networks, LikelihoodGradient(), anchors=0).double()
-    names = {}
-    for name in reference.files:
-        if name.startswith("a/p/"):
-            names[name[4:]] = own_name(name[4:])
-    weights = {own: torch.tensor(reference[f"a/p/{n}"]) for n, own in names.items()}
-    weights = {n: w.squeeze(-1) if "vectors" in n else w for n, w in weights.items()}
-    irim.load_state_dict(weights)
+    model = authors_model(reference, final_update=True)
+    weights = {
+        name.removeprefix("a/p/"): torch.tensor(reference[name])
+        for name in reference.files
+        if name.startswith("a/p/")
+    }
+    load_authors_weights(model, weights)
     state, zero_filled, mask, out, cotangent, expected = (
         torch.tensor(reference[f"a/{key}"]) for key in ("x", "y", "m", "o", "w", "gx")
     )
     state.requires_grad_()
-    found = irim(state, zero_filled, mask)
-    compared = cotangent.abs().sum((0, 2, 3)) > 0
-    assert compared.sum() == 6
-    assert (found - out)[:, compared].abs().max() < 1e-9
+    found = model.irim(state, zero_filled, mask)
+    assert (found - out).abs().max() < 1e-9
     (found * cotangent).sum().backward()
     assert (state.grad - expected).abs().max() < 1e-9
-    own = dict(irim.named_parameters())
-    for name, own_key in names.items():
-        gradient = torch.tensor(reference[f"a/g/{name}"]).reshape(own[own_key].shape)
-        assert (own[own_key].grad - gradient).abs().max() < 1e-9
+    own = dict(model.named_parameters())
+    for name in weights:
+        parameter = own[own_name(name)]
+        gradient = torch.tensor(reference[f"a/g/{name}"]).reshape(parameter.shape)
+        assert (parameter.grad - gradient).abs().max() < 1e-9
+    plain = authors_model(reference)
+    load_authors_weights(plain, weights)
+    before = plain.irim(state, zero_filled, mask)
+    touched = (before - out).abs().amax((0, 2, 3)) > 1e-9
+    assert touched.tolist() == [False] * 2 + [True] * 2 + [False] * 4
 
 
-def own_name(name: str) -> str:
-    """Return our name of one of the authors' parameters."""
-    _, step, kind, i, *rest = name.split(".")
-    layer = f"steps.{2 * int(step) + 1}.module.{i}"
-    if kind == "embeddings":
-        return f"{layer}.vectors"
-    block = {"l1": "gather", "l2": "look", "l3": "spread"}[rest[1]]
-    tensor = {
-        "weight_g": "parametrizations.weight.original0",
-        "weight_v": "parametrizations.weight.original1",
-        "bias": "bias",
-    }[rest[2]]
-    return f"{layer}.conditioner.{block}.{tensor}"
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rnn.0.layers.0.update_right.l4.bias": 1}, "unknown part 'l4'"),
+        ({"something": 1}, "'something' is no name of a weight"),
+        ({"rnn.7.embeddings.0.weights": 8}, "1 have no place"),
+        ({"rnn.0.embeddings.0.weights": 5}, "8, 1|but \\(5,\\) in the weights"),
+    ],
+)
+def test_weights_that_do_not_fit(change, message) -> None:
+    reference = np.load(REFERENCE)
+    names = [name for name in reference.files if name.startswith("a/p/")]
+    weights = {name[4:]: torch.tensor(reference[name]) for name in names}
+    weights |= {name: torch.ones(size) for name, size in change.items()}
+    with pytest.raises(InputError, match=message):
+        load_authors_weights(authors_model(reference), weights)
 
 
 @pytest.mark.parametrize("read_out", ["estimate", "parametric"])
-@pytest.mark.parametrize("multiplicity", [1, 2])
-def test_the_reconstructor_scales_with_its_input(read_out, multiplicity) -> None:
-    model = IRIMReconstructor(
-        8, 2, (4, 4), (1, 2), multiplicity=multiplicity, read_out=read_out
-    ).double()
-    image = torch.randn(2, 9, 8, dtype=torch.complex128)
-    mask = (torch.rand(2, 1, 8) < 0.5).double()
+@pytest.mark.parametrize(("coils", "multiplicity"), [(1, 1), (1, 2), (2, 1)])
+def test_the_reconstructor_scales_with_its_input(read_out, coils, multiplicity) -> None:
+    options = {"coils": coils, "multiplicity": multiplicity, "read_out": read_out}
+    model = IRIMReconstructor(8, 2, (4, 4), (1, 2), **options).double()
+    image = torch.randn(2, coils, 9, 8, dtype=torch.complex128)
+    mask = (torch.rand(2, 1, 1, 8) < 0.5).double()
     out = model(image, mask)
-    assert out.shape == image.shape
+    copies = coils if read_out == "estimate" else 1
+    assert out.shape == (2, copies, 9, 8)
     assert_equal(model(1e-6 * image, mask), 1e-6 * out)
 
 
 def test_an_empty_slice_stays_finite() -> None:
     model = IRIMReconstructor(8, 1, (4,), (1,))
-    out = model(torch.zeros(1, 8, 8, dtype=torch.complex64), torch.ones(1, 1, 8))
+    out = model(torch.zeros(1, 1, 8, 8, dtype=torch.complex64), torch.ones(1, 1, 1, 8))
     assert torch.isfinite(torch.view_as_real(out)).all()
 
 
@@ -179,7 +185,7 @@ def test_the_read_out_has_the_size_of_the_authors(channels) -> None:
 
 def test_the_loss_is_the_nmse_and_unbiased() -> None:
     generator = torch.Generator().manual_seed(0)
-    target = torch.randn(3, 20, 20, dtype=torch.complex128)
+    target = torch.randn(3, 1, 20, 20, dtype=torch.complex128)
     estimate = target + 0.3 * torch.randn_like(target)
     nmse = [
         ((e - t).abs().square().sum() / t.abs().square().sum()).item()
@@ -194,7 +200,7 @@ def test_the_loss_is_the_nmse_and_unbiased() -> None:
 
 
 def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
-    target = torch.randn(1, 8, 8, dtype=torch.complex128)
+    target = torch.randn(1, 1, 8, 8, dtype=torch.complex128)
     loss = SubsampledNMSE(1.0, magnitude=True)
     assert loss(target * 1j, target).item() < 1e-20
 
@@ -208,7 +214,7 @@ def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
         (lambda: IRIMReconstructor(8, 1, (4,), (1,), read_out="x"), "read_out is 'x'"),
         (lambda: SubsampledNMSE(0.0), "fraction is 0.0"),
         (
-            lambda: SubsampledNMSE()(torch.ones(1, 2), torch.ones(1, 3)),
+            lambda: SubsampledNMSE()(torch.ones(1, 1, 2), torch.ones(1, 1, 3)),
             "crop both to the same size",
         ),
         (

@@ -1,0 +1,155 @@
+"""The methods side by side: trained for equal times, tested on an unseen head."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invtorch.planning import measure_memory
+from mri_example.data import Simulation, SliceDataset, simulate_demo, whole_file
+from mri_example.evaluation import evaluate
+from mri_example.model import IRIM2D, IRIM3D, RIM, ModelConfig, Reconstructor, UNet
+from mri_example.reconstruction import reconstruct, zero_filled
+from mri_example.training import MaskConfig, TrainingConfig, fit_once, load
+from mri_example.training.losses import training_loss
+
+FAN = {"hidden": (32, 32, 64, 64, 32), "strides": (1, 2, 4, 4, 2)}
+MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,), (8,))}
+BOTH = MaskConfig("random", (0.08, 0.04), (4, 8))
+LONG = 1000  # epochs: the clock ends a training
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method and how it is trained; zero-filled has nothing to train."""
+
+    name: str
+    model: ModelConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+
+
+def contenders(coils: int) -> list[Contender]:
+    """Return the methods for data of so many coils, small enough for a CPU."""
+    channels = 32 if coils == 1 else 48
+    own = TrainingConfig(epochs=LONG, batch_size=2, fraction=1.0, learning_rate=2e-3)
+    return [
+        Contender("zero-filled"),
+        Contender("U-Net", UNet(16, 4), replace(own, loss="l1", batch_size=4)),
+        Contender("RIM", RIM(64, 8), own),
+        Contender("i-RIM 2D", IRIM2D(channels, 6, **FAN, coils=coils), own),
+        Contender(
+            "i-RIM 3D",
+            IRIM3D(channels, 4, **FAN, coils=coils, slab=8),
+            replace(own, batch_size=1),
+        ),
+    ]
+
+
+def compare(
+    output: Path = Path("runs/compare"),
+    minutes: float = 10.0,
+    coils: tuple[int, ...] = (1, 8),
+) -> None:
+    """Train all methods for equal times on the embedded heads and print a table.
+
+    Zero-filled, U-Net, RIM, i-RIM 2D and i-RIM 3D at 4x and 8x acceleration, on the
+    split of the demo. What is there already is kept, and a comparison that was
+    interrupted goes on. The k-space is simulated from real magnitude images, so the
+    scores do not compare with those of the fastMRI leaderboard.
+
+    Args:
+        output: Folder for data, checkpoints, reconstructions and results.json.
+        minutes: Training time of each method.
+        coils: The numbers of coils to compare with; 1 is single-coil data.
+    """
+    rows: list[dict[str, Any]] = []
+    for count in coils:
+        simulation = Simulation(coils=count)
+        folder = output / f"{count}_coils"
+        simulate_demo(folder / "data", simulation)
+        for contender in contenders(count):
+            options = {"challenge": simulation.challenge, "minutes": minutes}
+            training = replace(contender.training, **options)
+            rows += _rows(folder, replace(contender, training=training), count)
+            _write(output / "results.json", rows, minutes)
+    sys.stdout.write(f"{table(rows)}\nresults: {output}/results.json\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as text."""
+    lines = [
+        "coils  method       acceleration  parameters  minutes  steps  peak MB"
+        "    NMSE   PSNR    SSIM"
+    ]
+    lines += [
+        f"{row['coils']:5}  {row['method']:11}  {row['acceleration']:11}x"
+        f"  {row['parameters']:10,}  {row['minutes']:7.1f}  {row['steps']:5}"
+        f"  {row['peak'] / 1e6:7.0f}"
+        f"  {row['nmse']:6.4f}  {row['psnr']:5.2f}  {row['ssim']:6.4f}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _rows(folder: Path, contender: Contender, coils: int) -> list[dict[str, Any]]:
+    model = None
+    costs: dict[str, Any] = {"parameters": 0, "minutes": 0.0, "steps": 0, "peak": 0}
+    if contender.model is not None:
+        run = folder / contender.name
+        training = contender.training
+        last = fit_once(folder / "data", run, contender.model, BOTH, training)
+        model = load(last)
+        costs = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "minutes": training.minutes,
+            "steps": torch.load(last, weights_only=True)["global_step"],
+            "peak": _peak(folder / "data", contender),
+        }
+    test = folder / "data" / f"{contender.training.challenge}_test"
+    rows = []
+    for acceleration, masks in MASKS.items():
+        out = folder / "reconstructions" / f"{contender.name}_{acceleration}x"
+        method = zero_filled if model is None else model
+        reconstruct(method, test, out, masks.build(), progress=False)
+        scores = asdict(evaluate(test, out).summary.mean)
+        named = {"coils": coils, "method": contender.name, "acceleration": acceleration}
+        rows.append(named | costs | scores)
+    return rows
+
+
+def _peak(data: Path, contender: Contender) -> int:
+    """Return the peak of a training step above its parameter gradients, in bytes."""
+    config, training = contender.model, contender.training
+    assert config is not None
+    dataset = SliceDataset(
+        data / f"{training.challenge}_train",
+        BOTH.build(),
+        slab=config.slab,
+        epoch=0,
+    )
+    samples = [dataset[i] for i in range(training.batch_size)]
+    batch = torch.utils.data.default_collate(samples)
+    model: Reconstructor = config.build()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    loss = training_loss(training)
+    return measure_memory(lambda: loss(model, batch).backward()).peak
+
+
+def _write(path: Path, rows: list[dict[str, Any]], minutes: float) -> None:
+    content = {
+        "benchmark": "quality after equal training time, simulated k-space",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "settings": {"minutes": minutes, "split": "by subject, as in the demo"},
+        "rows": rows,
+    }
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")

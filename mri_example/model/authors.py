@@ -1,0 +1,84 @@
+"""Weights of the authors' public implementation of the i-RIM."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mri_example.errors import InputError
+
+BLOCK = {"l1": "gather", "l2": "look", "l3": "spread"}
+TENSOR = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+    "bias": "bias",
+}
+COUPLING = re.compile(r"rnn\.(\d+)\.layers\.(\d+)\.update_right\.(l\d)\.(\w+)")
+MIXING = re.compile(r"rnn\.(\d+)\.embeddings\.(\d+)\.weights")
+READ_OUT = re.compile(r"output_function\.(l\d)\.(\w+)")
+
+
+def load_authors_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights under the names of the authors' implementation.
+
+    Args:
+        model: An `IRIMReconstructor` of the same sizes, built with `final_update=True`
+            if it has the parametric read-out: what theirs reads was updated once more.
+        weights: Their state dict: `rnn.{step}.layers.{i}.update_right.l{1,2,3}...`,
+            `rnn.{step}.embeddings.{i}.weights` and `output_function.l{1,2,3}...`.
+
+    Raises:
+        InputError: If a name is not one of theirs, or names or shapes do not fit the
+            model.
+
+    References:
+        Putzky et al., *i-RIM applied to the fastMRI challenge*, 2019. arXiv:1910.08952
+    """
+    own = model.state_dict()
+    renamed = {own_name(name): tensor for name, tensor in weights.items()}
+    missing, unknown = sorted(own.keys() - renamed), sorted(renamed.keys() - own)
+    if missing or unknown:
+        raise InputError(
+            f"the weights do not fit the model: {len(missing)} are missing "
+            f"({', '.join(missing[:1])}) and {len(unknown)} have no place "
+            f"({', '.join(unknown[:1])}): build it with the sizes of theirs"
+        )
+    for name, tensor in renamed.items():
+        if tensor.numel() != own[name].numel():
+            raise InputError(
+                f"{name} has shape {tuple(own[name].shape)} in the model, but "
+                f"{tuple(tensor.shape)} in the weights: build it with their sizes"
+            )
+    model.load_state_dict({n: t.reshape(own[n].shape) for n, t in renamed.items()})
+
+
+def own_name(name: str) -> str:
+    """Return our name of one of the authors' parameters.
+
+    Raises:
+        InputError: If it is none of theirs.
+
+    Examples:
+        >>> own_name("rnn.0.embeddings.3.weights")
+        'irim.steps.1.module.3.vectors'
+    """
+    if match := COUPLING.fullmatch(name):
+        step, i, block, tensor = match.groups()
+        where = f"irim.steps.{2 * int(step) + 1}.module.{i}.conditioner"
+    elif match := MIXING.fullmatch(name):
+        step, i = match.groups()
+        return f"irim.steps.{2 * int(step) + 1}.module.{i}.vectors"
+    elif match := READ_OUT.fullmatch(name):
+        block, tensor = match.groups()
+        where = "read_out"
+    else:
+        raise InputError(
+            f"{name!r} is no name of a weight in the authors' implementation: give its "
+            f"state dict, without a prefix"
+        )
+    try:
+        return f"{where}.{BLOCK[block]}.{TENSOR[tensor]}"
+    except KeyError as error:
+        raise InputError(f"{name!r} has an unknown part {error}") from error

@@ -1,0 +1,45 @@
+"""What every reconstruction model is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Reconstructor(nn.Module):
+    """Reconstruct images from undersampled k-space.
+
+    Shape:
+        - Zero-filled images of the coils: complex `(batch, coils, *space)`.
+        - Mask: `(batch, 1, *ones, cols)`, broadcast over coils, slices and rows.
+        - Reconstruction: complex `(batch, copies, *space)`, one image for each coil or
+          one for all. Its magnitude is the root-sum-of-squares over the copies.
+
+    Attributes:
+        dims: Number of axes in `space`: 2 for slices, 3 for slabs of slices.
+        slab: Slices of the slabs that volumes are reconstructed from; `None` for
+            slices.
+        coils: Number of coils of the data; `None` for any.
+    """
+
+    dims: int = 2
+    slab: int | None = None
+    coils: int | None = None
+
+    def trajectory(self, zero_filled: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the estimates that the training loss is averaged over.
+
+        The last of them is the reconstruction; most models have no other.
+        """
+        return [self(zero_filled, mask)]
+
+
+def standard_deviation(images: Tensor) -> Tensor:
+    """Return that of every complex image, or 1 where an image is constant.
+
+    Shape:
+        From `(batch, *any)` to `(batch, *ones)`.
+    """
+    deviation = torch.view_as_real(images).flatten(1).std(dim=1)
+    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    return deviation.view(-1, *(1,) * (images.ndim - 1))

@@ -1,0 +1,117 @@
+"""The recurrent inference machine, the method that the i-RIM makes invertible."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mri_example.model.base import Reconstructor, standard_deviation
+from mri_example.physics import LikelihoodGradient
+from mri_example.signal import channels_to_complex, complex_to_channels
+
+INPUTS, OUTPUTS = 4, 2  # estimate and gradient, and the update; each a complex image
+
+
+class ConvGRU(nn.Module):
+    r"""A gated recurrent unit at every pixel.
+
+    $$ h' = (1 - z) \odot n + z \odot h, \qquad
+       n = \tanh(W_n x + r \odot U_n h) $$
+
+    with $r$ and $z$ the logistic functions of $W_r x + U_r h$ and $W_z x + U_z h$, and
+    biases in all of them.
+
+    Args:
+        channels: Channels of input and hidden state.
+
+    Shape:
+        Input and hidden state `(batch, channels, H, W)`; the new hidden state is alike.
+
+    References:
+        Cho et al., *Learning phrase representations using RNN encoder-decoder*, 2014.
+        arXiv:1406.1078
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.from_input = nn.Conv2d(channels, 3 * channels, 1)
+        self.from_hidden = nn.Conv2d(channels, 3 * channels, 1)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state."""
+        xr, xz, xn = self.from_input(x).chunk(3, dim=1)
+        hr, hz, hn = self.from_hidden(h).chunk(3, dim=1)
+        r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+        n = torch.tanh(xn + r * hn)
+        return (1 - z) * n + z * h
+
+
+class RIMReconstructor(Reconstructor):
+    r"""Improve an estimate step by step with a recurrent network (eq. 6 and 7).
+
+    $$ s_{t+1} = f(\nabla D, \eta_t, s_t), \qquad
+       \eta_{t+1} = \eta_t + g(\nabla D, \eta_t, s_{t+1}) $$
+
+    All steps share their weights. Coils are reconstructed each by itself, as a batch.
+
+    Args:
+        channels: Channels of the hidden states.
+        steps: Number of steps $T$.
+
+    Shape:
+        See `Reconstructor`; the reconstruction has an image for every coil.
+
+    Raises:
+        ValueError: If there is no step.
+
+    Examples:
+        >>> model = RIMReconstructor()
+        >>> sum(p.numel() for p in model.parameters())
+        94464
+
+    References:
+        Putzky and Welling, *Recurrent inference machines for solving inverse problems*,
+        2017. arXiv:1706.04008; Lønning et al., *Recurrent inference machines for
+        reconstructing heterogeneous MRI data*, 2019.
+    """
+
+    def __init__(self, channels: int = 64, steps: int = 8) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps is {steps}, but must be at least 1")
+        self.channels, self.steps = channels, steps
+        self.gradient = LikelihoodGradient()
+        self.look = nn.Conv2d(INPUTS, channels, 5, padding=2)
+        self.remember = ConvGRU(channels)
+        self.widen = nn.Conv2d(channels, channels, 3, padding=2, dilation=2)
+        self.recall = ConvGRU(channels)
+        self.update = nn.Conv2d(channels, OUTPUTS, 3, padding=1, bias=False)
+
+    def forward(self, zero_filled: Tensor, mask: Tensor) -> Tensor:
+        """Return the last estimate."""
+        return self.trajectory(zero_filled, mask)[-1]
+
+    def trajectory(self, zero_filled: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the estimates of all steps."""
+        batch, coils, *space = zero_filled.shape
+        scale = standard_deviation(zero_filled)
+        measured = (zero_filled / scale).reshape(batch * coils, 1, *space)
+        masks = mask.repeat_interleave(coils, dim=0)
+        estimate = complex_to_channels(measured)
+        first = estimate.new_zeros(batch * coils, self.channels, *space)
+        hidden = (first, first)
+        estimates = []
+        for _ in range(self.steps):
+            gradient = self.gradient(estimate, measured, masks)
+            change, hidden = self._step(torch.cat([estimate, gradient], 1), hidden)
+            estimate = estimate + change
+            estimates.append(estimate)
+        return [scale * channels_to_complex(e).view_as(zero_filled) for e in estimates]
+
+    def _step(
+        self, x: Tensor, hidden: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        first = self.remember(F.relu(self.look(x)), hidden[0])
+        second = self.recall(F.relu(self.widen(first)), hidden[1])
+        return self.update(second), (first, second)

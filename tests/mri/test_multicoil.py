@@ -1,0 +1,228 @@
+"""Data of several coils, and slabs of slices: simulated, loaded, reconstructed."""
+
+from itertools import pairwise
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mri_example.cli import main
+from mri_example.data import (
+    KSpaceFile,
+    Simulation,
+    SliceDataset,
+    blend,
+    read_reconstruction,
+    slab_starts,
+)
+from mri_example.data.coils import coil_maps, noise_covariance
+from mri_example.errors import InputError
+from mri_example.model import IRIM2D, IRIM3D, RIM, UNet
+from mri_example.reconstruction import reconstruct, zero_filled
+from mri_example.sampling import MaskFunction
+from mri_example.signal import center_crop, ifft2c
+from mri_example.training import TrainingConfig, export, fit, load
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+MASKS = MaskFunction("random", [0.2], [3])
+COILS, SLICES, SIZE = 3, 5, 16
+FAN = {"hidden": (4, 4), "strides": (1, 2)}
+
+
+def head(slices: int = SLICES) -> np.ndarray:
+    y, x = np.mgrid[-1:1:20j, -1:1:20j]
+    disc = (x**2 + y**2 < 0.6).astype(np.float32)
+    return np.stack([(1 + i) * disc for i in range(slices)])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return a data root with one volume in each folder, of three coils."""
+    root = tmp_path_factory.mktemp("root")
+    simulation = Simulation(SIZE, coils=COILS, noise=0.001)
+    for split in ("train", "val"):
+        simulation.write(root / f"multicoil_{split}/{split}.h5", head(), split)
+    return root
+
+
+@given(st.integers(2, 9), st.integers(1, 4), st.integers(0, 99))
+def test_coil_maps_are_normalized_and_smooth(coils, slices, seed):
+    maps = coil_maps(coils, (slices, 24, 20), np.random.default_rng(seed))
+    assert maps.shape == (coils, slices, 24, 20)
+    assert np.allclose((np.abs(maps) ** 2).sum(0), 1)
+    for axis in (2, 3):
+        assert np.abs(np.diff(maps, axis=axis)).max() < 0.25
+    assert len(np.unique(np.abs(maps[:, 0, 0, 0]))) == coils
+
+
+@given(st.integers(1, 9), st.floats(0, 0.99))
+def test_a_covariance_is_positive(coils, correlation):
+    covariance = noise_covariance(coils, correlation)
+    assert np.allclose(np.diag(covariance), 1)
+    assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_the_noise_of_the_coils_has_the_covariance():
+    options = {"coils": 4, "correlation": 0.6}
+    noise = 0.05
+    blank = Simulation(32, noise=0, **options).kspace("a", head(8))
+    noisy = Simulation(32, noise=noise, **options).kspace("a", head(8))
+    drawn = np.moveaxis(noisy - blank, 1, 0).reshape(4, -1) / (3e-4 * noise)
+    found = drawn @ drawn.conj().T / drawn.shape[1]
+    assert np.abs(found - noise_covariance(4, 0.6)).max() < 0.03
+
+
+def test_the_target_is_the_root_sum_of_squares_of_the_coils(root):
+    file = KSpaceFile.inspect(root / "multicoil_val/val.h5")
+    assert (file.coils, file.slices, file.target) == (
+        COILS,
+        SLICES,
+        "reconstruction_rss",
+    )
+    kspace = torch.stack([torch.from_numpy(file.kspace(i)) for i in range(SLICES)])
+    combined = ifft2c(kspace).abs().square().sum(1).sqrt()
+    target = torch.from_numpy(file.target_volume())
+    assert torch.allclose(center_crop(combined, (SIZE, SIZE)), target, rtol=1e-5)
+
+
+def test_without_noise_several_coils_see_what_one_sees():
+    one = Simulation(SIZE, noise=0).kspace("a", head())
+    many = Simulation(SIZE, noise=0, coils=5).kspace("a", head())
+    combined = ifft2c(torch.from_numpy(many)).abs().square().sum(1).sqrt()
+    alone = ifft2c(torch.from_numpy(one)).abs()
+    assert torch.allclose(combined, alone, atol=1e-6 * alone.max().item())
+
+
+def test_a_target_of_all_coils_is_not_that_of_one(root, tmp_path):
+    Simulation(SIZE).write(tmp_path / "a.h5", head(), "a")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["reconstruction_rss"] = file["reconstruction_esc"][()] + 1
+    assert KSpaceFile.inspect(tmp_path / "a.h5").target == "reconstruction_esc"
+
+
+def test_a_sample_has_all_coils_and_one_mask(root):
+    for sample in SliceDataset(root / "multicoil_val", MASKS):
+        assert sample.image.shape == (COILS, SIZE, SIZE)
+        assert sample.mask.shape == (1, 1, SIZE)
+    for sample in SliceDataset(root / "multicoil_val", MASKS, slab=3):
+        assert sample.image.shape == (COILS, 3, SIZE, SIZE)
+        assert sample.mask.shape == (1, 1, 1, SIZE)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+def test_slabs_cover_every_slice(slices, slab, step):
+    slab = min(slab, slices)
+    step = min(step, slab)
+    starts = slab_starts(slices, slab, step)
+    covered = {i for start in starts for i in range(start, start + slab)}
+    assert covered == set(range(slices))
+    assert all(b - a <= step for a, b in pairwise(starts))
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 99))
+def test_slabs_of_a_volume_blend_to_the_volume(slices, slab, seed):
+    slab = min(slab, slices)
+    volume = np.random.default_rng(seed).random((slices, 3, 2)).astype(np.float32)
+    starts = slab_starts(slices, slab, max(1, slab // 2))
+    assert np.allclose(blend({s: volume[s : s + slab] for s in starts}, slices), volume)
+
+
+@pytest.mark.parametrize("slab", [None, 1, 2, 3, 5, 9])
+def test_zero_filled_volumes_are_the_same_slice_by_slice_and_in_slabs(
+    root, tmp_path, slab
+):
+    class Method:
+        def __call__(self, images, mask):
+            assert slab is None or images.shape[2] == min(slab, SLICES)
+            return zero_filled(images, mask)
+
+    method = Method()
+    method.slab = slab
+    data = root / "multicoil_val"
+    reconstruct(method, data, tmp_path, MASKS, batch_size=4, progress=False)
+    found = read_reconstruction(tmp_path / "val.h5")
+    expected = torch.stack(
+        [
+            sample.zero_filled.abs().square().sum(0).sqrt()
+            for sample in SliceDataset(data, MASKS)
+        ]
+    )
+    assert found.shape == (SLICES, SIZE, SIZE)
+    assert np.allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (IRIM2D(12, 1, **FAN, coils=COILS), "nmse"),
+        (IRIM2D(12, 1, **FAN, coils=COILS, read_out="parametric"), "ssim"),
+        (IRIM3D(12, 1, **FAN, coils=COILS, slab=3), "l1"),
+        (RIM(4, 2), "nmse"),
+        (UNet(2, 2), "ssim"),
+    ],
+    ids=["irim", "read-out", "irim 3d", "rim", "unet"],
+)
+def test_every_model_trains_is_exported_and_reconstructs(root, tmp_path, model, loss):
+    training = TrainingConfig(
+        "multicoil", epochs=1, batch_size=2, loss=loss, accelerator="cpu"
+    )
+    best = fit(root, tmp_path / "run", model, training=training)
+    export(best, tmp_path / "model.safetensors")
+    volumes = []
+    for path in (best, tmp_path / "model.safetensors"):
+        loaded = load(path)
+        assert loaded.slab == model.slab
+        out = tmp_path / path.suffix
+        reconstruct(loaded, root / "multicoil_val", out, MASKS, progress=False)
+        volumes.append(read_reconstruction(out / "val.h5"))
+    assert volumes[0].shape == (SLICES, SIZE, SIZE)
+    assert np.isfinite(volumes[0]).all()
+    assert np.array_equal(*volumes)
+
+
+def refused(capsys, *arguments) -> str:
+    assert main([str(a) for a in arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_slabs_thicker_than_a_volume_and_mixed_coils_are_refused(root, tmp_path):
+    training = TrainingConfig("multicoil", epochs=1, batch_size=2, accelerator="cpu")
+    thick = IRIM3D(12, 1, **FAN, coils=COILS, slab=6)
+    with pytest.raises(InputError, match=r"slab is 6, but .*train\.h5 has only 5"):
+        fit(root, tmp_path / "run", thick, training=training)
+    for coils in (2, 3):
+        path = tmp_path / f"data/multicoil_train/{coils}.h5"
+        Simulation(SIZE, coils=coils).write(path, head(), "a")
+    with pytest.raises(InputError, match=r"2\.h5 has 2 coils and .*3\.h5 3"):
+        fit(tmp_path / "data", tmp_path / "run", UNet(2, 2), training=training)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_for_other_coils_says_so(root, tmp_path):
+    model = IRIM2D(8, 1, **FAN, coils=2).build()
+    with pytest.raises(InputError, match=r"val\.h5 has 3 coils, but the model takes 2"):
+        reconstruct(model, root / "multicoil_val", tmp_path, MASKS, progress=False)
+    small = UNet(2, 4).build()
+    with pytest.raises(InputError, match=r"val\.h5 cannot be.*at least 32 by 32"):
+        reconstruct(small, root / "multicoil_val", tmp_path, MASKS, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_exports_that_cannot_be_used(tmp_path, capsys):
+    nothing = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match="does not exist"):
+        load(nothing)
+    nothing.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        load(nothing)
+    options = ("--checkpoint", tmp_path / "a.ckpt", "--output", tmp_path / "a.pt")
+    assert "must end in .safetensors" in refused(capsys, "export", *options)
+
+
+@pytest.mark.parametrize("options", [{"coils": 0}, {"coils": 2, "correlation": 1.0}])
+def test_impossible_coils_are_refused(options):
+    with pytest.raises(InputError, match="at least one coil and a correlation"):
+        Simulation(SIZE, **options)
