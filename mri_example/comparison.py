@@ -20,7 +20,7 @@ from mri_example.reconstruction import reconstruct, zero_filled
 from mri_example.training import MaskConfig, TrainingConfig, fit_once, load
 from mri_example.training.losses import training_loss
 
-FAN = {"hidden": (32, 32, 64, 64, 32), "strides": (1, 2, 4, 4, 2)}
+HIDDEN, STRIDES = (32, 32, 64, 64, 32), (1, 2, 4, 4, 2)
 MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,), (8,))}
 BOTH = MaskConfig("random", (0.08, 0.04), (4, 8))
 LONG = 1000  # epochs: the clock ends a training
@@ -43,10 +43,10 @@ def contenders(coils: int) -> list[Contender]:
         Contender("zero-filled"),
         Contender("U-Net", UNet(16, 4), replace(own, loss="l1", batch_size=4)),
         Contender("RIM", RIM(64, 8), own),
-        Contender("i-RIM 2D", IRIM2D(channels, 6, **FAN, coils=coils), own),
+        Contender("i-RIM 2D", IRIM2D(channels, 6, HIDDEN, STRIDES, coils), own),
         Contender(
             "i-RIM 3D",
-            IRIM3D(channels, 4, **FAN, coils=coils, slab=8),
+            IRIM3D(channels, 4, HIDDEN, STRIDES, coils, slab=8),
             replace(own, batch_size=1),
         ),
     ]
@@ -75,8 +75,9 @@ def compare(
         folder = output / f"{count}_coils"
         simulate_demo(folder / "data", simulation)
         for contender in contenders(count):
-            options = {"challenge": simulation.challenge, "minutes": minutes}
-            training = replace(contender.training, **options)
+            training = replace(
+                contender.training, challenge=simulation.challenge, minutes=minutes
+            )
             rows += _rows(folder, replace(contender, training=training), count)
             _write(output / "results.json", rows, minutes)
     sys.stdout.write(f"{table(rows)}\nresults: {output}/results.json\n")
@@ -140,7 +141,11 @@ def _peak(data: Path, contender: Contender) -> int:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     loss = training_loss(training)
-    return measure_memory(lambda: loss(model, batch).backward()).peak
+
+    def step() -> None:
+        torch.autograd.backward(loss(model, batch))
+
+    return measure_memory(step).peak
 
 
 def _write(path: Path, rows: list[dict[str, Any]], minutes: float) -> None:

@@ -25,10 +25,11 @@ def assert_equal(
 def assert_all_equal(values, references) -> None:
     """Assert that two sequences of optional tensors agree one by one.
 
-    A gradient that vanishes but for rounding is measured against the others.
+    A gradient that vanishes but for rounding is measured against the others, and where
+    all vanish, as behind a layer and its own inverse, against terms of size one.
     """
     total = sum(r.norm().item() for r in references if r is not None)
     for i, (value, reference) in enumerate(zip(values, references, strict=True)):
         assert (value is None) == (reference is None), f"tensor {i}"
         if value is not None:
-            assert_equal(value, reference, f"tensor {i}", least=1e-3 * total + 1e-4)
+            assert_equal(value, reference, f"tensor {i}", least=1e-3 * total + 1e-2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class Simulation:
             )
 
     @property
-    def challenge(self) -> str:
+    def challenge(self) -> Literal["singlecoil", "multicoil"]:
         """First part of the names of folders, `singlecoil` or `multicoil`."""
         return "singlecoil" if self.coils == 1 else "multicoil"
 

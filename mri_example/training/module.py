@@ -107,7 +107,8 @@ class ReconstructionTask(lightning.LightningModule):
 
     def _time_spent(self) -> float:
         """Return the share of the time limit that is over, 0 without one."""
-        clock = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        clock = next((c for c in callbacks if isinstance(c, Timer)), None)
         if clock is None or not self.config.minutes:
             return 0.0
         return clock.time_elapsed() / (60 * self.config.minutes)
