@@ -25,7 +25,10 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=str)
-def test_the_python_of_a_page_runs_from_top_to_bottom(page) -> None:
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what a page writes stays out of the checkout
     names: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
