@@ -10,11 +10,17 @@ import torch
 from jsonargparse import auto_cli, set_parsing_settings
 
 from mri_example.comparison import compare
-from mri_example.data import Simulation, simulate_demo, simulate_volumes
-from mri_example.data.anatomy import nifti_volumes
+from mri_example.data import (
+    Simulation,
+    convert_raw,
+    magnitude_volumes,
+    simulate_demo,
+    simulate_volumes,
+)
 from mri_example.demo import demo
 from mri_example.errors import InputError
 from mri_example.evaluation import evaluate as evaluate_folders
+from mri_example.inspection import inspect_root
 from mri_example.model import IRIM2D, ModelConfig
 from mri_example.reconstruction import reconstruct as reconstruct_folder
 from mri_example.reconstruction import zero_filled
@@ -34,14 +40,52 @@ def simulate(
 
     Args:
         output: A data root; with a source, the folder for its files.
-        source: A NIfTI file or a folder of them, magnitudes.
+        source: Magnitude images: a NIfTI file or a folder of them; a DICOM file, a
+            folder with the files of one series, or a folder of such folders.
         simulation: Size, noise, phase, coils and seed.
     """
     if source is None:
         written = simulate_demo(output, simulation)
     else:
-        written = simulate_volumes(nifti_volumes(source), output, simulation)
+        written = simulate_volumes(magnitude_volumes(source), output, simulation)
+    _say(
+        f"{len(written)} files written to {output}; those already there were kept\n"
+        f"k-space is simulated from magnitude images and is not raw data: scores on "
+        f"it do not compare with the leaderboard"
+    )
+
+
+def convert(source: Path, output: Path) -> None:
+    """Convert Cartesian ISMRMRD raw files to the fastMRI layout.
+
+    Files that are fully sampled get a target, others keep their mask. The header is
+    copied whole, with all that it says of the patient.
+
+    Args:
+        source: A raw file or a folder of them (.h5, .hdf5, .mrd, .ismrmrd).
+        output: Folder for the files, for example multicoil_test of a data root.
+    """
+    written = convert_raw(source, output)
     _say(f"{len(written)} files written to {output}; those already there were kept")
+
+
+def check(data: Path, quick: bool = False) -> None:
+    """Look through a data root: counts, shapes, defects of each folder.
+
+    Exits with 2 if anything is defective.
+
+    Args:
+        data: Folder with singlecoil_train, multicoil_val and the like.
+        quick: Look at shapes, headers and attributes only, and read no k-space.
+    """
+    reports = inspect_root(data, quick=quick)
+    for report in reports:
+        _say(str(report))
+    defects = sum(len(report.defects) for report in reports)
+    if defects:
+        raise InputError(
+            f"{data} has {defects} defects: repair or remove what is named above"
+        )
 
 
 def train(
@@ -129,6 +173,8 @@ def export(checkpoint: Path, output: Path) -> None:
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "simulate": simulate,
+    "convert": convert,
+    "check": check,
     "fit": train,
     "reconstruct": reconstruct,
     "evaluate": evaluate,

@@ -11,18 +11,15 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel import orientations
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from mri_example.data.upright import Volume, check_magnitudes, upright
 from mri_example.errors import InputError
-
-Volume = NDArray[np.float32]
 
 EMBEDDED = Path(__file__).parent / "embedded" / "anatomy.npz"
 SHA256 = "f6ff5cdc5c3c24e279b9042c0ff34e116c605db3d1a5e831195f3282b393c232"
-UPRIGHT = ("I", "P", "L")  # downwards, backwards, leftwards: how slices are looked at
 
 
 def embedded_anatomy() -> dict[str, Volume]:
@@ -65,10 +62,10 @@ def nifti_volumes(path: Path) -> Iterator[tuple[str, Volume]]:
             f"name: check the path"
         )
     for name, file in paths.items():
-        yield name, _upright(file)
+        yield name, _volume(file)
 
 
-def _upright(path: Path) -> Volume:
+def _volume(path: Path) -> Volume:
     image, voxels = _read(path)
     if voxels.ndim == 4:
         voxels = voxels[..., 0]
@@ -77,17 +74,8 @@ def _upright(path: Path) -> Volume:
             f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a "
             f"volume of real magnitudes: convert it"
         )
-    if not np.isfinite(voxels).all() or voxels.min() < 0 or voxels.max() <= 0:
-        raise InputError(
-            f"{path} holds values that are not magnitudes (negative, not finite, or "
-            f"zero everywhere): take the magnitude image of the scan"
-        )
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(image.affine), orientations.axcodes2ornt(UPRIGHT)
-    )
-    turned = orientations.apply_orientation(voxels, turn)
-    slices = np.moveaxis(turned, int(turn[2, 0]), 0)
-    return np.ascontiguousarray(slices, dtype=np.float32)
+    check_magnitudes(voxels, path)
+    return upright(voxels, image.affine)
 
 
 def _read(path: Path) -> tuple[Any, NDArray[Any]]:

@@ -10,6 +10,9 @@ import h5py
 
 from mri_example.errors import InputError
 
+# What h5py raises, by where a file is damaged.
+UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
@@ -19,17 +22,19 @@ def opened(path: Path) -> Iterator[h5py.File]:
     process, and those that stay open make memory grow.
 
     Raises:
-        InputError: If it is missing, truncated or of another format.
+        InputError: If it is missing, truncated, damaged or of another format.
     """
     if not path.is_file():
         raise InputError(f"the file {path} does not exist: check the path")
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except InputError:
+        raise
+    except UNREADABLE as error:
         raise InputError(
-            f"{path} cannot be read as HDF5 ({error}): if it is truncated or of "
-            f"another format, copy it again"
+            f"{path} cannot be read as HDF5 ({error}): if it is truncated, damaged or "
+            f"of another format, copy it again"
         ) from error
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from mri_example.data.anatomy import Volume
 from mri_example.data.coils import coil_maps, noise_covariance
 from mri_example.data.header import Header
+from mri_example.data.upright import Volume
 from mri_example.data.writing import write_kspace
 from mri_example.errors import InputError
 from mri_example.signal import center_crop, fft2c, ifft2c, root_sum_of_squares

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mri_example.data.anatomy import Volume, embedded_anatomy
+from mri_example.data.anatomy import embedded_anatomy
 from mri_example.data.files import KSpaceFile
 from mri_example.data.simulate import Simulation
+from mri_example.data.upright import Volume
 from mri_example.errors import InputError
 
 EMPTY = 0.01  # share of a slice that must reach a tenth of the volume's maximum

@@ -48,9 +48,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_kspace(
     path: Path,
     kspace: NDArray[np.complex64],
-    target: NDArray[np.float32],
-    header: Header,
+    target: NDArray[np.float32] | None,
+    header: Header | bytes,
     attributes: Mapping[str, Any],
+    mask: NDArray[np.float32] | None = None,
 ) -> None:
     """Write a file in the layout of the fastMRI data set.
 
@@ -58,17 +59,21 @@ def write_kspace(
         path: The file.
         kspace: `(slices, rows, cols)`, or `(slices, coils, rows, cols)`.
         target: Magnitudes, `(slices, H, W)`; the attributes `max` and `norm` are its
-            maximum and its Euclidean norm.
-        header: Sizes of the scan.
+            maximum and its Euclidean norm. Undersampled k-space has none.
+        header: Sizes of the scan, or the whole ISMRMRD header.
         attributes: Further attributes.
+        mask: Which columns were measured, of undersampled k-space, `(cols,)`.
     """
     name = SINGLE_COIL if kspace.ndim == 3 else MULTI_COIL
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         file["kspace"] = kspace
-        file[name] = target
-        file["ismrmrd_header"] = header.xml()
-        file.attrs["max"] = float(target.max())
-        file.attrs["norm"] = float(np.linalg.norm(target))
+        file["ismrmrd_header"] = header.xml() if isinstance(header, Header) else header
+        if target is not None:
+            file[name] = target
+            file.attrs["max"] = float(target.max())
+            file.attrs["norm"] = float(np.linalg.norm(target))
+        if mask is not None:
+            file["mask"] = mask
         file.attrs.update(attributes)
 
 
