@@ -15,6 +15,12 @@ MEMORY = ("invert", "offload", "checkpoint", "store")  # from what keeps least
 
 DIRECTIONS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
 OPPOSITE = {"forward": "inverse", "inverse": "forward"}
+REPLAYS = {
+    "forward": "replay",
+    "inverse": "replay_inverse",
+    "forward_and_log_det": "replay_and_log_det",
+    "inverse_and_log_det": "replay_inverse_and_log_det",
+}
 
 
 class InvertibleModule(nn.Module):
@@ -29,7 +35,8 @@ class InvertibleModule(nn.Module):
     also writes `replay(y, *context)` for `forward` and `replay_inverse(x, *context)`
     for `inverse` (with the suffix `_and_log_det` for the other two). Given the output
     of that direction, it returns the rebuilt input as a leaf that requires a gradient,
-    and the output attached to it.
+    and the output attached to it. A class that writes a direction anew does not inherit
+    the replays of the old one.
 
     A single module of a container can be made to keep more than the others:
     `net[3].memory = "store"`.
@@ -55,6 +62,10 @@ class InvertibleModule(nn.Module):
             if name in cls.__dict__:
                 method = cls.__dict__[name]
                 setattr(cls, name, functools.wraps(method)(wrapped(method)))
+        if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
+            for replay in REPLAYS.values():
+                if replay not in cls.__dict__:
+                    setattr(cls, replay, None)
 
     @property
     def memory(self) -> str | None:

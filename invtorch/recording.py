@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 State = Tensor | tuple[Tensor, ...]
@@ -57,9 +58,23 @@ def recorded(direction: Callable[..., Any]) -> Callable[..., Any]:
         recorder = _running.recorder
         if recorder is None:
             return direction(self, state, *context)
-        return recorder.record(self, direction, state, context)
+        return _record(recorder, self, direction, state, context)
 
     return call
+
+
+def _untraced(
+    recorder: Recorder,
+    module: nn.Module,
+    direction: Callable[..., Any],
+    state: State,
+    context: tuple[Any, ...],
+) -> Any:
+    return recorder.record(module, direction, state, context)
+
+
+# A layer that is compiled on its own must not trace into what the recorder does.
+_record = torch.compiler.disable(_untraced)
 
 
 def nested(direction: Callable[..., Any]) -> Callable[..., Any]:

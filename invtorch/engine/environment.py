@@ -78,12 +78,13 @@ class Environment:
             stack.enter_context(_in_modes(self.modes))
             yield
 
+    def written(self) -> str | None:
+        """Name a parameter that was changed in place since the call began."""
+        return _changed(self.parameters)
+
     def modified(self) -> str | None:
         """Name a parameter or buffer changed in place since the forward pass."""
-        for slot in (*self.parameters, *self.buffers):
-            if version(slot.tensor) != slot.version:
-                return slot.name
-        return None
+        return _changed(self.parameters) or _changed(self.buffers)
 
     def _changes(self, stand_ins: dict[Tensor, Tensor]) -> list[tuple[Slot, Tensor]]:
         parameters = [(s, stand_ins.get(s.tensor, s.tensor)) for s in self.parameters]
@@ -96,6 +97,13 @@ class Environment:
 def version(tensor: Tensor) -> int:
     """Return how often `tensor` was changed in place (never, under inference mode)."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _changed(slots: list[Slot]) -> str | None:
+    for slot in slots:
+        if version(slot.tensor) != slot.version:
+            return slot.name
+    return None
 
 
 def _untouched(slot: Slot, copy: Tensor) -> bool:

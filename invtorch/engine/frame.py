@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from invtorch.base import InvertibleModule
+from invtorch.base import REPLAYS, InvertibleModule
 from invtorch.engine.environment import Environment, version
 from invtorch.engine.graph import foreign_leaf
 from invtorch.recording import State, recording
@@ -23,12 +25,6 @@ INVERSES = {
     "forward_and_log_det": "inverse",
     "inverse_and_log_det": "forward",
 }
-REPLAYS = {
-    "forward": "replay",
-    "inverse": "replay_inverse",
-    "forward_and_log_det": "replay_and_log_det",
-    "inverse_and_log_det": "replay_inverse_and_log_det",
-}
 
 
 class Replayed(NamedTuple):
@@ -38,13 +34,25 @@ class Replayed(NamedTuple):
     outputs: Tensors
 
 
-def naming_the_layer(method: Method) -> Method:
-    """Note on an error of a layer's own, such as a wrong shape, which layer it was."""
+_locks: WeakKeyDictionary[InvertibleModule, threading.RLock] = WeakKeyDictionary()
+
+
+def _lock_of(module: InvertibleModule) -> threading.RLock:
+    """Return what lets one thread at a time evaluate a layer.
+
+    A replay puts other parameters and buffers into the layer for as long as it lasts.
+    """
+    return _locks.get(module) or _locks.setdefault(module, threading.RLock())
+
+
+def of_the_layer(method: Method) -> Method:
+    """Let one thread evaluate a layer, and note on an error which layer it was."""
 
     @functools.wraps(method)
     def call(self: Frame, *arguments: Any) -> Any:
         try:
-            return method(self, *arguments)
+            with self.lock:
+                return method(self, *arguments)
         except Exception as error:
             if self.label not in str(error):
                 error.add_note(f"in {self.label} of an invertible container")
@@ -83,14 +91,25 @@ class Frame:
         self.versions = [version(c) for c in context if isinstance(c, Tensor)]
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
-        self.environment = Environment(module, first.device)
+        self.lock = _lock_of(module)
+        self.environment = self._surroundings(first.device)
         self._check_sharding()
         parameters = (slot.tensor for slot in self.environment.parameters)
         contexts = (c for c in context if isinstance(c, Tensor))
         needed = (t for t in (*contexts, *parameters) if t.requires_grad)
         self.companions: Tensors = tuple(dict.fromkeys(needed))
 
-    @naming_the_layer
+    def _surroundings(self, device: torch.device) -> Environment:
+        try:
+            with self.lock:
+                return Environment(self.module, device)
+        except ValueError as error:
+            raise RuntimeError(
+                f"{self.label} has parameters without a shape, those of a lazy module: "
+                f"call the container once under `torch.no_grad()`, which gives them one"
+            ) from error
+
+    @of_the_layer
     def run(self, state: Tensors) -> Tensors:
         """Evaluate the call for the first time."""
         versions = [*map(version, state)]
@@ -99,6 +118,13 @@ class Frame:
                 self.direction(self.module, self._as(state), *self.context)
             )
         self._check_outputs(state, outputs)
+        written = self.environment.written()
+        if written is not None:
+            raise RuntimeError(
+                f"{self.label} changed its parameter {written} in its own forward "
+                f"pass, which a replay would not repeat: if that initializes it, call "
+                f"the container once under `torch.no_grad()` before training"
+            )
         if versions != [*map(version, state)]:
             raise RuntimeError(
                 f"{self.label} modified its input in place, so it cannot be rebuilt: "
@@ -107,7 +133,7 @@ class Frame:
             )
         return outputs
 
-    @naming_the_layer
+    @of_the_layer
     def store(self, state: State) -> Tensors:
         """Evaluate the call and leave it to autograd."""
         with recording(None):
@@ -115,7 +141,7 @@ class Frame:
         self._check_outputs(as_tensors(state), outputs)
         return outputs
 
-    @naming_the_layer
+    @of_the_layer
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
         self._check_unmodified()
@@ -123,6 +149,7 @@ class Frame:
         with torch.no_grad(), self.environment.restored({}), recording(None):
             return as_tensors(inverse(self._as(output), *self.context))
 
+    @of_the_layer
     def rerun(self, state: Tensors) -> Replayed:
         """Evaluate the call again from its input, detached from the graph around it."""
         leaves = tuple(t.detach().requires_grad_() for t in state)
@@ -149,7 +176,7 @@ class Frame:
             lambda *context: (aliases, self._direct(aliases, context)), _alias
         )
 
-    @naming_the_layer
+    @of_the_layer
     def _again(
         self,
         evaluate: Callable[..., tuple[Tensors, Tensors]],
@@ -165,7 +192,8 @@ class Frame:
             with self.environment.restored(stand_ins), recording(None):
                 state, outputs = evaluate(*context)
         inputs = (*state, *stand_ins.values())
-        self._check_closed(inputs, outputs)
+        own = (slot.tensor for slot in self.environment.parameters)
+        self._check_closed((*inputs, *(p for p in own if p not in stand_ins)), outputs)
         return Replayed(inputs, outputs)
 
     def precisions(self) -> set[torch.dtype]:
@@ -228,15 +256,15 @@ class Frame:
                 f"copy"
             )
 
-    def _check_closed(self, inputs: Tensors, outputs: Tensors) -> None:
-        own = (slot.tensor for slot in self.environment.parameters)
-        foreign = foreign_leaf(outputs, (*inputs, *own))
+    def _check_closed(self, known: Tensors, outputs: Tensors) -> None:
+        foreign = foreign_leaf(outputs, known)
         if foreign is not None:
             raise RuntimeError(
                 f"{self.label} reads a tensor of shape {tuple(foreign.shape)} that "
                 f"needs a gradient but is neither a parameter of the layer nor its "
-                f"context, so its gradient would be lost: register it as a parameter, "
-                f"or pass it as context"
+                f"context, so its gradient would be lost: register it as a parameter "
+                f"and read it there rather than through another reference or something "
+                f"computed before, or pass it as context"
             )
 
 

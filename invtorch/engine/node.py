@@ -11,7 +11,10 @@ from invtorch.engine.frame import Frame, Replayed, Tensors
 
 
 class ReplayNode(torch.autograd.Function):
-    """Evaluate a call without a graph, and again with one when its gradient is due.
+    """Stand for a call that was evaluated, and evaluate it again for its gradient.
+
+    The graph of that first evaluation ends with it, except where something inside of
+    the layer was kept, for instance for an auxiliary loss.
 
     The node saves its input state through hooks that put a handle in its place, so that
     PyTorch's own rules hold for it: a second backward needs `retain_graph`, and what a
@@ -21,13 +24,14 @@ class ReplayNode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, frame: Frame, handle: Any, *tensors: Tensor) -> Tensors:
-        """Run the call; `handle` is a weak reference to its place on the tape."""
-        state = tensors[: frame.arity]
+    def forward(
+        ctx: Any, frame: Frame, handle: Any, outputs: list[Tensor], *tensors: Tensor
+    ) -> Tensors:
+        """Hand the outputs on; `handle` is a weak reference to a place on the tape."""
         ctx.frame, ctx.handle = frame, handle
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*state)
-        return frame.run(state)
+        ctx.save_for_backward(*tensors[: frame.arity])
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -37,7 +41,8 @@ class ReplayNode(torch.autograd.Function):
             replayed = ctx.frame.reconnect(ctx.saved_tensors)
         else:
             replayed = handle.replay()
-        return None, None, *_pull_back(replayed, grads, ctx.needs_input_grad[2:])
+        needed = ctx.needs_input_grad[3:]
+        return None, None, None, *_pull_back(replayed, grads, needed)
 
 
 def _pull_back(

@@ -34,6 +34,9 @@ class Store:
         with recording(None):
             return direction(module, state, *context)
 
+    def end(self) -> None:
+        """Forget nothing: nothing was remembered."""
+
     def keeping(self, memory: str) -> AbstractContextManager[object]:
         """Go on keeping everything."""
         del memory
@@ -136,7 +139,9 @@ def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
 
 def _walk(recorder: Store | Tape, walk: Pass, state: Any, context: Any) -> Any:
     with recording(recorder):
-        return walk(state, context)
+        result = walk(state, context)
+    recorder.end()
+    return result
 
 
 # Dynamo would look for graphs between the calls of the tape; conditioners that are

@@ -15,6 +15,7 @@ import itertools
 import threading
 import weakref
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +67,8 @@ class Tape:
         self.order: list[int] = []
         self.rebuilt: int | None = None
         self.stored = False
+        self.ended = False
+        self.dropped: deque[int] = deque()
         self.lock = threading.RLock()
 
     def record(
@@ -86,8 +89,9 @@ class Tape:
         elif memory == "store":
             outputs, kept = frame.store(state), not self.stored
         else:
+            found = [t.detach() for t in frame.run(tensors)]
             with self._promising(len(self.frames)) as handle:
-                outputs = ReplayNode.apply(frame, handle, *inputs)
+                outputs = ReplayNode.apply(frame, handle, found, *inputs)
             kept = memory != "invert" or len(self.frames) in self.anchors
         self.stored = memory == "store"
         self._append(frame, tensors, outputs[: frame.arity], kept, memory)
@@ -103,10 +107,16 @@ class Tape:
         finally:
             self.memory = outside
 
+    def end(self) -> None:
+        """Expect no more calls: from now on states that nobody asks for are dropped."""
+        self.ended = True
+        with self._held():
+            self._trim()
+
     def replay(self, index: int) -> Replayed:
         """Evaluate call `index` again, from its input if kept, else from its output."""
         frame = self.frames[index]
-        with self.lock:
+        with self._held():
             if index in self.states:
                 replayed = frame.rerun(self._read(index))
                 self._compare(index, index + 1, replayed.outputs[: frame.arity])
@@ -117,21 +127,44 @@ class Tape:
 
     def rebuild(self, index: int) -> Tensors:
         """Return state `index`: kept, or rebuilt from the nearest kept one above."""
-        with self.lock:
+        with self._held():
             return self._state(index)
 
     def release(self, index: int) -> None:
         """Drop what is out of reach once state `index` will not be asked for again.
 
-        The highest state still wanted is rebuilt from the first one kept at or above
-        it, so whatever lies higher is of no use any more.
+        Any thread may come here at any moment, while it holds a layer that the thread
+        which holds the tape waits for; so it leaves a note and does not wait.
         """
+        self.dropped.append(index)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._trim()
+            finally:
+                self.lock.release()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Let no other thread move states, and drop afterwards what is out of reach."""
         with self.lock:
-            self.wanted[index] = False
-            while self.top >= 0 and not self.wanted[self.top]:
-                self.top -= 1
-            while len(self.order) > 1 and self.order[-2] >= self.top:
-                del self.states[self.order.pop()]
+            yield
+            self._trim()
+
+    def _trim(self) -> None:
+        """Drop the states that are out of reach.
+
+        The highest state still wanted is rebuilt from the first one kept at or above
+        it, so whatever lies higher is of no use any more. A pass that goes on may want
+        any of them.
+        """
+        if not (self.ended and self.dropped):
+            return
+        while self.dropped:
+            self.wanted[self.dropped.popleft()] = False
+        while self.top >= 0 and not self.wanted[self.top]:
+            self.top -= 1
+        while len(self.order) > 1 and self.order[-2] >= self.top:
+            del self.states[self.order.pop()]
 
     def _state(self, index: int) -> Tensors:
         nearest = self.order[bisect_left(self.order, index)]
