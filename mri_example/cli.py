@@ -19,11 +19,13 @@ from mri_example.data import (
 )
 from mri_example.demo import demo
 from mri_example.errors import InputError
+from mri_example.evaluation import check_ending
 from mri_example.evaluation import evaluate as evaluate_folders
+from mri_example.evaluation import write as write_evaluation
 from mri_example.inspection import inspect_root
 from mri_example.model import IRIM2D, ModelConfig
+from mri_example.reconstruction import WHOLE, Tile, check_device, zero_filled
 from mri_example.reconstruction import reconstruct as reconstruct_folder
-from mri_example.reconstruction import zero_filled
 from mri_example.training import MaskConfig, TrainingConfig, fit, load
 from mri_example.training import export as export_model
 
@@ -118,6 +120,8 @@ def reconstruct(
     masks: MaskConfig = MaskConfig(),
     device: str = "",
     batch_size: int = 8,
+    tile: Tile = WHOLE,
+    skip_failures: bool = False,
 ) -> None:
     """Reconstruct every file of a folder, as the leaderboard takes it.
 
@@ -129,21 +133,37 @@ def reconstruct(
         masks: How files without a mask are undersampled.
         device: For example cpu or cuda; a GPU is used if there is one.
         batch_size: Slices that are reconstructed at once.
+        tile: The most that the model is given at once, for what does not fit.
+        skip_failures: Go on without the volumes that fail, and list them at the end.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     method = zero_filled if checkpoint is None else load(checkpoint, device)
-    functions = masks.build()
+    failures: list[str] = []
     written = reconstruct_folder(
-        method, data, output, functions, device=device, batch_size=batch_size
+        method,
+        data,
+        output,
+        masks.build(),
+        device=device,
+        batch_size=batch_size,
+        tile=tile,
+        on_failure=(lambda _, e: failures.append(str(e))) if skip_failures else None,
     )
     _say(f"{len(written)} reconstructions written to {output}")
+    if failures:
+        _say("\n  ".join([f"failed and not written: {len(failures)}", *failures]))
+    if not written:
+        raise InputError(f"no volume of {data} could be reconstructed: see above")
 
 
 def evaluate(
     targets: Path,
     reconstructions: Path,
     acquisition: str | None = None,
+    acceleration: float | None = None,
     output: Path | None = None,
+    skip_failures: bool = False,
 ) -> None:
     """Compare reconstructions with targets: NMSE, PSNR and SSIM per volume.
 
@@ -151,12 +171,24 @@ def evaluate(
         targets: Folder of files with targets.
         reconstructions: Folder of reconstructions with the same names.
         acquisition: Count only the volumes of this acquisition.
-        output: A JSON file for the numbers.
+        acceleration: Count only the volumes of this acceleration.
+        output: A .json or .csv file for the numbers.
+        skip_failures: Go on without the volumes that cannot be compared, and list them
+            at the end and in the output.
     """
-    evaluation = evaluate_folders(targets, reconstructions, acquisition)
+    if output is not None:
+        check_ending(output)
+    evaluation = evaluate_folders(
+        targets,
+        reconstructions,
+        acquisition,
+        acceleration,
+        skip_failures=skip_failures,
+        progress=True,
+    )
     _say(str(evaluation))
     if output is not None:
-        evaluation.write(output)
+        write_evaluation(evaluation, output)
 
 
 def export(checkpoint: Path, output: Path) -> None:

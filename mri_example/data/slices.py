@@ -16,8 +16,9 @@ from mri_example.data.augmentation import Augmentation
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.data.slabs import slab_starts
 from mri_example.errors import InputError
-from mri_example.sampling import MaskFunction, undersample, volume_seed
-from mri_example.signal import center_crop, fft2c, ifft2c
+from mri_example.fourier import fftc, ifftc
+from mri_example.sampling import Masks, encoded_axes, undersample, volume_seed
+from mri_example.signal import center_crop, ifft2c
 
 LOG = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class SliceDataset(Dataset[Sample]):
     alone, so it does not depend on workers, ranks or interruptions.
 
     Args:
-        folder: A folder such as `singlecoil_train` or `multicoil_train`.
+        folder: A folder such as `singlecoil_train` or `multicoil_train`, or some files
+            of one.
         mask_function: Draws the masks.
         slab: Number of slices in a slab; `None` for slices without such an axis. In
             training a slab starts at every slice, otherwise slabs overlap by half, and
@@ -75,8 +77,8 @@ class SliceDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        folder: Path,
-        mask_function: MaskFunction,
+        folder: Path | Sequence[Path],
+        mask_function: Masks,
         *,
         slab: int | None = None,
         coils: int | None = None,
@@ -85,9 +87,10 @@ class SliceDataset(Dataset[Sample]):
         crop: tuple[int, int] | None = None,
         augment: Augmentation | None = None,
     ) -> None:
-        self.files = [KSpaceFile.inspect(path) for path in volume_paths(folder)]
+        paths = volume_paths(folder) if isinstance(folder, Path) else folder
+        self.files = [KSpaceFile.inspect(path) for path in paths]
         for file in self.files:
-            _check_coils(file, coils)
+            check_coils(file, coils)
             if epoch is not None:
                 _check_for_training(file, slab)
         _log_what_was_assumed(self.files)
@@ -105,7 +108,8 @@ class SliceDataset(Dataset[Sample]):
         if self.epoch is not None:
             image = self._prepared(image, item)
         mask = self._mask(file, image.shape, item)
-        zero_filled = ifft2c(undersample(fft2c(image), mask))
+        axes = encoded_axes(mask)
+        zero_filled = ifftc(undersample(fftc(image, axes), mask), axes)
         maximum = float(file.attributes.get("max", image.abs().max()))
         return Sample(zero_filled, mask, image, maximum, file.path.name, index)
 
@@ -174,7 +178,12 @@ def _log_what_was_assumed(files: Sequence[KSpaceFile]) -> None:
         LOG.warning("%s%s: %s", first.path, others, first.assumed)
 
 
-def _check_coils(file: KSpaceFile, coils: int | None) -> None:
+def check_coils(file: KSpaceFile, coils: int | None) -> None:
+    """Make sure that a file has the coils that a model takes, `None` being any.
+
+    Raises:
+        InputError: If it has others.
+    """
     if coils not in (None, file.coils):
         raise InputError(
             f"{file.path} has {file.coils} coils, but the model takes {coils}: build "

@@ -77,12 +77,19 @@ def write_kspace(
         file.attrs.update(attributes)
 
 
-def write_reconstruction(path: Path, volume: NDArray[np.float32]) -> None:
+def write_reconstruction(
+    path: Path,
+    volume: NDArray[np.float32],
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
     """Write a reconstruction as the leaderboard takes it.
 
     Args:
         path: The file; its name should be that of the input.
         volume: Magnitudes, `(slices, H, W)`.
+        attributes: How the volume was undersampled: `acceleration`,
+            `num_low_frequency`, `mask`.
     """
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         file["reconstruction"] = volume.astype(np.float32)
+        file.attrs.update(attributes or {})

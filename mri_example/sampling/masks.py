@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from numpy.random import RandomState
 from torch import Tensor
 
 from mri_example.errors import InputError
+from mri_example.sampling.interface import Seed
+from mri_example.sampling.pairs import center, check_pairs
 from mri_example.sampling.patterns import PATTERNS, Draw
-
-Seed: TypeAlias = int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,9 @@ class MaskFunction:
                 f"the mask pattern is {self.pattern!r}, but can only be one of "
                 f"{', '.join(PATTERNS)}"
             )
-        if not 0 < len(fractions) == len(accelerations):
-            raise InputError(
-                f"center_fractions has {len(fractions)} entries and accelerations "
-                f"{len(accelerations)}: give one acceleration for each fraction"
-            )
+        check_pairs(fractions, accelerations)
         for fraction, acceleration in zip(fractions, accelerations, strict=True):
-            _check_pair(self.pattern, fraction, acceleration)
+            _check_center(self.pattern, fraction, acceleration)
 
     def __call__(
         self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
@@ -82,8 +76,7 @@ class MaskFunction:
         acceleration = self.accelerations[choice]
         low = self._low(cols, self.center_fractions[choice], acceleration)
         columns = PATTERNS[self.pattern](Draw(rng, cols, low, acceleration, offset))
-        pad = (cols - low + 1) // 2
-        columns[pad : pad + low] = True
+        columns[center(cols, low)] = True
         mask = torch.from_numpy(columns).float()
         return mask.view(*(1,) * (len(shape) - 1), cols), low
 
@@ -109,25 +102,7 @@ class MaskFunction:
             raise InputError(f"offset is {offset}, but must be a column: 0 or more")
 
 
-def volume_seed(name: str) -> tuple[int, ...]:
-    """Return the seed of a volume, which follows from its file name.
-
-    Examples:
-        >>> volume_seed("a.h5")
-        (97, 46, 104, 53)
-    """
-    return tuple(map(ord, name))
-
-
-def _check_pair(pattern: str, fraction: float, acceleration: float) -> None:
-    if not 0 < fraction <= 1:
-        raise InputError(
-            f"a center fraction is {fraction}, but must be above 0 and at most 1"
-        )
-    if not 1 <= acceleration < math.inf:
-        raise InputError(
-            f"an acceleration is {acceleration}, but must be finite and at least 1"
-        )
+def _check_center(pattern: str, fraction: float, acceleration: float) -> None:
     if pattern in ("random", "equispaced_fraction") and fraction * acceleration > 1:
         raise InputError(
             f"a center fraction is {fraction}, but alone it must not measure more than "

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from mri_example.errors import InputError
 from mri_example.model import ModelConfig
-from mri_example.sampling import MaskFunction
+from mri_example.sampling import MaskFile, MaskFunction, Masks, PoissonMaskFunction
 
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """How k-space is undersampled; see `MaskFunction`.
+    """How k-space is undersampled; see `MaskFunction` and `MaskFile`.
 
     Args:
-        pattern: random, equispaced, equispaced_fraction, magic or magic_fraction.
-        center_fractions: Shares of the columns that are measured in the center.
+        pattern: random, equispaced, equispaced_fraction, magic or magic_fraction; for
+            3-D acquisitions poisson.
+        center_fractions: Shares of the columns that are measured in the center, with
+            poisson of the slices too.
         accelerations: One acceleration for each of them; every mask draws a pair.
+        file: A mask for all k-space instead of drawn ones, as .npy, .npz, .h5 or text:
+            0 or 1 along the columns, for 3-D acquisitions along slices and columns.
     """
 
     pattern: str = "random"
     center_fractions: tuple[float, ...] = (0.08, 0.04)
     accelerations: tuple[float, ...] = (4, 8)
+    file: str | None = None
 
-    def build(self) -> MaskFunction:
-        """Make the mask function."""
+    def build(self) -> Masks:
+        """Make the mask function.
+
+        Raises:
+            InputError: If there is none of that kind.
+        """
+        if self.file is not None:
+            return MaskFile(Path(self.file))
+        if self.pattern == "poisson":
+            return PoissonMaskFunction(self.center_fractions, self.accelerations)
         return MaskFunction(self.pattern, self.center_fractions, self.accelerations)
 
 

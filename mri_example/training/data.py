@@ -11,7 +11,7 @@ from mri_example.data import Sample, SliceDataset
 from mri_example.data.augmentation import flip_and_turn
 from mri_example.errors import InputError
 from mri_example.model import ModelConfig
-from mri_example.sampling import MaskFunction
+from mri_example.sampling import Masks
 from mri_example.training.configuration import TrainingConfig
 
 
@@ -43,7 +43,7 @@ class SliceData(lightning.LightningDataModule):
     def __init__(
         self,
         root: Path,
-        mask_function: MaskFunction,
+        mask_function: Masks,
         config: TrainingConfig,
         model: ModelConfig,
     ) -> None:
@@ -85,9 +85,24 @@ class SliceData(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Return the validation slices, one at a time: volumes differ in size."""
+        """Return the validation slices of this rank, one at a time.
+
+        Volumes differ in size. Where the ranks do not divide the slices, some are
+        validated twice, for every rank to have as many.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        sampler: DistributedSampler[Sample] = DistributedSampler(
+            self.validation,
+            num_replicas=trainer.world_size,
+            rank=trainer.global_rank,
+            shuffle=False,
+        )
         return DataLoader(
-            self.validation, batch_size=1, num_workers=self.config.workers
+            self.validation,
+            batch_size=1,
+            sampler=sampler,
+            num_workers=self.config.workers,
         )
 
 

@@ -26,7 +26,8 @@ class ReconstructionTask(lightning.LightningModule):
     """Learn to reconstruct complex images from undersampled k-space.
 
     Validation reports NMSE, PSNR and SSIM per volume, the numbers of the command
-    `evaluate`.
+    `evaluate`, on however many ranks: each reconstructs a part of the slices, and a
+    slice that two of them were given counts once.
 
     Args:
         model: The model.
@@ -83,7 +84,12 @@ class ReconstructionTask(lightning.LightningModule):
         mean = summarize(scores).mean
         for metric in METRICS:
             value = getattr(mean, metric)
-            self.log(f"validation_{metric}", value, prog_bar=metric == "ssim")
+            self.log(
+                f"validation_{metric}",
+                value,
+                prog_bar=metric == "ssim",
+                sync_dist=True,  # all ranks have the same value
+            )
 
     def configure_optimizers(self) -> Any:
         """Return Adam, with a warm-up and a cosine over the whole run.
@@ -118,7 +124,11 @@ class ReconstructionTask(lightning.LightningModule):
         checkpoint[CONFIGURATION] = self.configuration
 
     def _gathered(self) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
-        """Return the slabs of all ranks, each once."""
+        """Return the slabs of all ranks, each once, by volume and first slice.
+
+        A rank that was given a slab to have as many as the others brings the very one
+        that another brings.
+        """
         if self.trainer.world_size == 1:
             return self.outputs
         parts: list[Any] = [None] * self.trainer.world_size

@@ -1,0 +1,280 @@
+"""Tables by acquisition and acceleration, and that nothing is left out of them."""
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mri_example.cli import main
+from mri_example.data import write_reconstruction
+from mri_example.errors import InputError
+from mri_example.evaluation import evaluate
+from mri_example.metrics import METRICS, Scores, bootstrap, score, summarize
+
+SIZE, SLICES = 9, 2
+CONDITIONS = {  # of the volumes, 8x told by the file with the target
+    "a.h5": ("AXT2", 4.0),
+    "b.h5": ("AXT2", 4.0),
+    "c.h5": ("AXFLAIR", 4.0),
+    "d.h5": ("AXT2", b"8"),
+    "e.h5": (None, None),
+}
+
+
+def images(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((SLICES, SIZE, SIZE), dtype=np.float32)
+
+
+def write_target(path, acquisition=None, acceleration=None, target=True) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.ones((SLICES, SIZE, SIZE), np.complex64)
+        if target:
+            file["reconstruction_esc"] = images(len(str(path)) + ord(path.stem[0]))
+        if acquisition is not None:
+            file.attrs["acquisition"] = acquisition
+        if acceleration is not None:
+            file.attrs["acceleration"] = acceleration
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Return a folder of targets and one of reconstructions."""
+    targets, out = tmp_path / "targets", tmp_path / "out"
+    for i, (name, (acquisition, acceleration)) in enumerate(CONDITIONS.items()):
+        told = isinstance(acceleration, bytes)
+        write_target(targets / name, acquisition, acceleration if told else None)
+        own = {} if told or acceleration is None else {"acceleration": acceleration}
+        write_reconstruction(out / name, images(100 + i), own)
+    return targets, out
+
+
+def command(folders, *options) -> int:
+    targets, out = folders
+    paths = [f"--targets={targets}", f"--reconstructions={out}"]
+    return main(["evaluate", *paths, *map(str, options)])
+
+
+def truth(folders, *names) -> list[Scores]:
+    targets, out = folders
+    pairs = []
+    for name in names:
+        with h5py.File(targets / name) as t, h5py.File(out / name) as r:
+            pairs.append((t["reconstruction_esc"][()], r["reconstruction"][()]))
+    return [score(*pair) for pair in pairs]
+
+
+def test_volumes_are_grouped_by_acquisition_and_acceleration(folders):
+    evaluation = evaluate(*folders)
+    assert list(evaluation.volumes) == list(CONDITIONS)
+    groups = {str(g.condition or "all"): g for g in evaluation.groups}
+    members = {
+        "AXFLAIR, 4x": ["c.h5"],
+        "AXT2, 4x": ["a.h5", "b.h5"],
+        "AXT2, 8x": ["d.h5"],
+        "unknown, unknown": ["e.h5"],
+        "all": list(CONDITIONS),
+    }
+    assert list(groups) == list(members)
+    for name, files in members.items():
+        expected = truth(folders, *files)
+        assert groups[name].summary == summarize(expected)
+        assert groups[name].interval == bootstrap(expected)
+        assert (groups[name].interval is None) == (len(files) == 1)
+    assert evaluation.summary == groups["all"].summary
+
+
+def test_a_filter_says_what_it_leaves_out(folders, capsys):
+    evaluation = evaluate(*folders, "AXT2", 4)
+    assert list(evaluation.volumes) == ["a.h5", "b.h5"]
+    assert evaluation.filtered == ("c.h5", "d.h5", "e.h5")
+    assert list(evaluate(*folders, acceleration=8).volumes) == ["d.h5"]
+    assert command(folders, "--acquisition=AXT2", "--acceleration=4") == 0
+    printed = capsys.readouterr()
+    assert "of other conditions and not counted: 3 (c.h5, d.h5, e.h5)" in printed.out
+    assert "2/2" in printed.err
+    assert command(folders, "--acceleration=6") == 2
+    message = capsys.readouterr().err
+    assert "acceleration is '6', but the files have 4, 8, unknown" in message
+
+
+def test_json_holds_all_numbers(folders, tmp_path):
+    path = tmp_path / "scores.json"
+    assert command(folders, f"--output={path}") == 0
+    found, evaluation = json.loads(path.read_text()), evaluate(*folders)
+    assert found["count"] == len(found["volumes"]) == len(CONDITIONS)
+    assert found["volumes"]["d.h5"]["acceleration"] == "8"
+    whole = evaluation.groups[-1]
+    for metric in METRICS:
+        assert found["mean"][metric] == getattr(whole.summary.mean, metric)
+        spread = found["two_standard_deviations"][metric]
+        assert spread == getattr(whole.summary.spread, metric)
+        low, high = (found["interval"][side][metric] for side in ("low", "high"))
+        assert low < found["mean"][metric] < high
+    counts = [(g["acquisition"], g["count"]) for g in found["groups"]]
+    assert counts == [("AXFLAIR", 1), ("AXT2", 2), ("AXT2", 1), ("unknown", 1)]
+    for key in ("interval", "two_standard_deviations"):
+        alone = [group[key] is None for group in found["groups"]]
+        assert alone == [True, False, True, True]
+    assert (found["failures"], found["filtered"]) == ({}, [])
+
+
+def test_csv_holds_the_same_numbers(folders, tmp_path):
+    (folders[1] / "b.h5").unlink()
+    options = ("--skip_failures=true", "--acquisition=AXT2")
+    for ending in ("csv", "json"):
+        assert (
+            command(folders, f"--output={tmp_path / 'scores'}.{ending}", *options) == 0
+        )
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    numbers = json.loads((tmp_path / "scores.json").read_text())
+    kinds = [row["kind"] for row in rows]
+    assert kinds == ["volume"] * 2 + ["group"] * 3 + ["filtered"] * 2 + ["failed"]
+    everything = rows[4]
+    assert (everything["name"], everything["volumes"]) == ("all", "2")
+    for metric in METRICS:
+        volumes = [float(row[metric]) for row in rows[:2]]
+        assert volumes == [v[metric] for v in numbers["volumes"].values()]
+        assert float(everything[metric]) == numbers["mean"][metric]
+        assert float(everything[f"{metric}_low"]) == numbers["interval"]["low"][metric]
+        assert rows[2][f"{metric}_low"] == ""
+    assert rows[-1]["name"] == "b.h5"
+    assert rows[-1]["reason"] == numbers["failures"]["b.h5"]
+
+
+def test_the_printed_table(folders, capsys):
+    assert command(folders) == 0
+    out = capsys.readouterr().out
+    lines = {line.split("  ")[0].strip(): line for line in out.splitlines()}
+    assert set(CONDITIONS) < set(lines)
+    assert "(one volume)" in lines["AXFLAIR, 4x"]
+    mean = evaluate(*folders).summary.mean
+    for text in ("all", f"{mean.psnr:.3f} +-", f"{mean.ssim:.4f} +-", "["):
+        assert text in lines["all"]
+
+
+def missing_target(targets, out):
+    write_target(targets / "b.h5", target=False)
+    return "b.h5"
+
+
+def missing_reconstruction(targets, out):
+    (out / "b.h5").unlink()
+    return "b.h5"
+
+
+def unexpected_reconstruction(targets, out):
+    write_reconstruction(out / "z.h5", images(0))
+    return "z.h5"
+
+
+def duplicate_target(targets, out):
+    write_target(targets / "b.hdf5")
+    write_reconstruction(out / "b.hdf5", images(0))
+    return "b.h5", "b.hdf5"
+
+
+def other_slices(targets, out):
+    write_reconstruction(out / "b.h5", images(0)[:1])
+    return "b.h5"
+
+
+def damaged_reconstruction(targets, out):
+    (out / "b.h5").write_bytes(b"nothing")
+    return "b.h5"
+
+
+def no_reconstruction_inside(targets, out):
+    write_target(out / "b.h5")
+    return "b.h5"
+
+
+def not_a_number(targets, out):
+    write_reconstruction(out / "b.h5", images(0) * np.nan)
+    return "b.h5"
+
+
+DEFECTS = {
+    missing_target: "b.h5 has no target",
+    missing_reconstruction: r"lacks b.h5 (1 missing of 5)",
+    unexpected_reconstruction: "has no z.h5, but there is a reconstruction of it",
+    duplicate_target: "holds b.h5 with another ending too",
+    other_slices: "b.h5 cannot be evaluated: the target has 2 slices",
+    damaged_reconstruction: "b.h5 cannot be read as HDF5",
+    no_reconstruction_inside: "b.h5 holds no data set 'reconstruction'",
+    not_a_number: "b.h5 cannot be evaluated: the reconstruction is not finite",
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: d.__name__)
+def test_volumes_that_fail_are_named_and_skipped_only_if_asked(
+    folders, tmp_path, capsys, defect
+):
+    names = defect(*folders)
+    names = (names,) if isinstance(names, str) else names
+    assert command(folders) == 2
+    printed = capsys.readouterr()
+    assert DEFECTS[defect] in printed.err
+    assert "Traceback" not in printed.err
+    path = tmp_path / "scores.json"
+    assert command(folders, "--skip_failures=true", f"--output={path}") == 0
+    out, found = capsys.readouterr().out, json.loads(path.read_text())
+    assert tuple(found["failures"]) == names
+    assert set(found["volumes"]) == set(CONDITIONS) - set(names)
+    listed = out[out.index("failed and not counted: ") :]
+    assert all(f"{name}: " in listed for name in names)
+
+
+def test_every_failure_counts(folders):
+    for name in ("a.h5", "b.h5"):
+        (folders[1] / name).unlink()
+    write_reconstruction(folders[1] / "z.h5", images(0))
+    with pytest.raises(InputError, match=r"2 missing of 5.*; 3 volumes fail in all"):
+        evaluate(*folders)
+
+
+def test_nothing_left_to_count_is_an_error(folders, tmp_path, capsys):
+    nowhere = (folders[0], tmp_path / "nowhere")
+    assert command(nowhere, "--skip_failures=true") == 2
+    assert "lacks a.h5 (5 missing of 5)" in capsys.readouterr().err
+
+
+def test_a_file_of_unknown_ending_is_refused_at_once(folders, tmp_path, capsys):
+    assert command(folders, f"--output={tmp_path / 'scores.txt'}") == 2
+    assert "must end in .json or .csv" in capsys.readouterr().err
+
+
+SCORES = st.builds(Scores, st.floats(0, 1), st.floats(0, 50), st.floats(0, 1))
+
+
+@given(st.lists(SCORES, min_size=2, max_size=12), st.integers(0, 99))
+def test_an_interval_follows_from_its_seed_and_holds_the_mean(scores, seed):
+    found = bootstrap(scores, seed=seed, draws=500)
+    assert found == bootstrap(scores, seed=seed, draws=500)
+    mean = summarize(scores).mean
+    for metric in METRICS:
+        values = [getattr(s, metric) for s in scores]
+        low, high = (getattr(side, metric) for side in (found.low, found.high))
+        slack = 1e-9 * (1 + max(values))
+        assert min(values) - slack <= low <= getattr(mean, metric) + slack
+        assert getattr(mean, metric) - slack <= high <= max(values) + slack
+
+
+def test_an_interval_covers_the_mean_of_the_population():
+    rng, hits = np.random.default_rng(0), 0
+    for seed in range(200):
+        volumes = [Scores(*([value] * 3)) for value in rng.normal(30, 4, 40)]
+        found = bootstrap(volumes, seed=seed, draws=1000)
+        hits += found.low.psnr <= 30 <= found.high.psnr
+    assert 0.90 <= hits / 200 <= 0.98
+
+
+def test_an_interval_of_perfect_reconstructions():
+    perfect = [Scores(0.0, float("inf"), 1.0)] * 3
+    found = bootstrap(perfect)  # without a warning
+    assert (found.low.ssim, found.high.nmse) == (1.0, 0.0)
+    assert bootstrap(perfect[:1]) is None

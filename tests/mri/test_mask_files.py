@@ -1,0 +1,145 @@
+"""Masks of one's own: every format, both shapes, and what is wrong with others."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonargparse import auto_cli
+
+from mri_example.errors import InputError
+from mri_example.model import IRIM2D
+from mri_example.sampling import MaskFile, MaskFunction
+from mri_example.training import MaskConfig
+from mri_example.training.configuration import plain
+
+COLUMNS = np.array([1, 0, 0, 1, 1, 1, 0, 1])
+VOLUME = np.stack([COLUMNS, 1 - COLUMNS, COLUMNS])
+
+
+def hdf5(path: Path, **arrays: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+WRITERS = {
+    "mask.npy": np.save,
+    "mask.npz": lambda path, mask: np.savez(path, mask=mask, other=mask[:1]),
+    "one.npz": lambda path, mask: np.savez(path, anything=mask),
+    "mask.h5": lambda path, mask: hdf5(path, mask=mask, kspace=mask),
+    "mask.hdf5": lambda path, mask: hdf5(path, m=mask),
+    "mask.txt": lambda path, mask: np.savetxt(path, mask),
+    "mask.csv": lambda path, mask: np.savetxt(path, mask, delimiter=",", fmt="%d"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
+@pytest.mark.parametrize("values", [COLUMNS, VOLUME], ids=["columns", "volume"])
+def test_masks_are_read_from_every_format(tmp_path, name, dtype, values) -> None:
+    WRITERS[name](tmp_path / name, values.astype(dtype))
+    mask, low = MaskFile(tmp_path / name)((2, 3, 5, 8), seed=1)
+    assert mask.dtype == torch.float32
+    assert mask.shape == (1, 1 if values.ndim == 1 else 3, 1, 8)
+    assert mask.flatten().tolist() == values.flatten().tolist()
+    assert low == (3 if values.ndim == 1 else 0)
+
+
+def test_masks_as_fastmri_shapes_them(tmp_path) -> None:
+    np.save(tmp_path / "m.npy", COLUMNS.reshape(1, 1, 8, 1))
+    assert MaskFile(tmp_path / "m.npy")((4, 8))[0].shape == (1, 8)
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 2**31))
+def test_a_drawn_mask_comes_back(tmp_path_factory, cols, slices, seed) -> None:
+    drawn, _ = MaskFunction("random", [0.1], [1])((slices, cols), seed=seed)
+    path = tmp_path_factory.mktemp("masks") / "mask.npy"
+    np.save(path, drawn.numpy())
+    assert MaskFile(path)((slices, cols))[0].equal(drawn)
+
+
+@pytest.mark.parametrize(
+    ("low", "columns"),
+    [(8, "1 1 1 1 1 1 1 1"), (0, "1 1 1 1 0 1 1 1"), (2, "1 0 1 0 1 1 0 1")],
+)
+def test_the_center_ends_at_the_first_gap(tmp_path, low, columns) -> None:
+    (tmp_path / "m.txt").write_text(columns)
+    assert MaskFile(tmp_path / "m.txt")((4, 8))[1] == low
+
+
+@pytest.mark.parametrize(
+    ("values", "shape", "message"),
+    [
+        (COLUMNS, (4, 9), "mask of 8 columns, but .* has 9 columns"),
+        (VOLUME, (1, 3, 4, 9), "3 slices and 8 columns, but .* 3 slices and 9 columns"),
+        (VOLUME, (1, 2, 4, 8), "3 slices and 8 columns, but .* 2 slices and 8 columns"),
+        (VOLUME, (3, 4, 8), "for the volumes of 3-D acquisitions"),
+    ],
+)
+def test_kspace_of_another_size(tmp_path, values, shape, message) -> None:
+    np.save(tmp_path / "m.npy", values)
+    with pytest.raises(InputError, match=message):
+        MaskFile(tmp_path / "m.npy")(shape)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (COLUMNS * 2, "a mask is 0 or 1"),
+        (COLUMNS * np.nan, "a mask is 0 or 1"),
+        (COLUMNS * 0, "measures nothing"),
+        (COLUMNS[:0], "measures nothing"),
+        (np.ones((2, 2, 2)), r"of shape \(2, 2, 2\)"),
+        (COLUMNS * 1j, "holds complex128, but a mask is made of the numbers"),
+        (np.array(["a"]), "holds <U1"),
+        (np.array([None]), "cannot be read as .npy"),
+    ],
+)
+def test_files_that_hold_no_mask(tmp_path, values, message) -> None:
+    np.save(tmp_path / "m.npy", values)
+    with pytest.raises(InputError, match=message):
+        MaskFile(tmp_path / "m.npy")
+
+
+@pytest.mark.parametrize("name", ["m.npy", "m.npz", "m.h5", "m.txt", "m"])
+@pytest.mark.parametrize("content", [b"", b"not a mask", b"\x00\xff\xfe" * 50])
+def test_damaged_files(tmp_path, name, content) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        MaskFile(tmp_path / name)
+
+
+def test_files_that_leave_the_mask_open(tmp_path) -> None:
+    np.savez(tmp_path / "m.npz", a=COLUMNS, b=COLUMNS)
+    with pytest.raises(InputError, match="holds the arrays a, b, but no 'mask'"):
+        MaskFile(tmp_path / "m.npz")
+    hdf5(tmp_path / "m.h5")
+    with pytest.raises(InputError, match=r"\(none\)"):
+        MaskFile(tmp_path / "m.h5")
+
+
+def test_missing_files(tmp_path) -> None:
+    for path in (tmp_path / "m.npy", tmp_path):
+        with pytest.raises(InputError, match="does not exist"):
+            MaskFile(path)
+
+
+def test_the_command_line_takes_a_file(tmp_path) -> None:
+    np.save(tmp_path / "m.npy", COLUMNS)
+    arguments = [f"--masks.file={tmp_path / 'm.npy'}"]
+
+    def command(masks: MaskConfig = MaskConfig()) -> MaskConfig:
+        return masks
+
+    config = auto_cli(command, args=arguments, as_positional=False)
+    mask, _ = config.build()((5, 8))
+    assert mask.flatten().tolist() == COLUMNS.tolist()
+
+
+def test_checkpoints_hold_the_name_of_the_file() -> None:
+    assert plain(IRIM2D(), MaskConfig(file="m.npy"))["file"] == "m.npy"
+    assert plain(IRIM2D(), MaskConfig())["file"] is None

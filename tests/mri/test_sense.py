@@ -1,0 +1,220 @@
+"""Several coils and volumes: adjoints, gradients, and what other packages compute."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invtorch import OrthogonalCoupling
+from mri_example.errors import InputError
+from mri_example.model import IRIM
+from mri_example.physics import (
+    LikelihoodGradient,
+    Sense,
+    SenseLikelihoodGradient,
+    SingleCoil,
+    fftc,
+    ifftc,
+)
+from mri_example.physics.bart import bart
+from mri_example.physics.espirit import installed
+from mri_example.signal import channels_to_complex, complex_to_channels
+from tests.tolerances import assert_equal
+
+spaces = st.lists(st.integers(2, 7), min_size=2, max_size=3).map(tuple)
+counts = st.integers(1, 4)
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.complex128)
+
+
+def masked(batch: int, space: tuple[int, ...]) -> torch.Tensor:
+    """Draw masks of columns, for volumes of slices and columns."""
+    slices = space[:-2] and (space[0],)
+    return (torch.rand(batch, 1, *slices, 1, space[-1]) < 0.5).double()
+
+
+def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.vdot(a.flatten(), b.flatten())
+
+
+@given(spaces)
+def test_the_transform_is_unitary_over_two_and_three_axes(space) -> None:
+    x, k, dims = draw(2, *space), draw(2, *space), len(space)
+    assert_equal(ifftc(fftc(x, dims), dims), x)
+    assert_equal(fftc(x, dims).norm(), x.norm())
+    assert_equal(inner(k, fftc(x, dims)), inner(ifftc(k, dims), x))
+    flat = torch.ones(space, dtype=torch.complex128)
+    impulse = torch.zeros_like(flat)
+    impulse[tuple(n // 2 for n in space)] = flat.numel() ** 0.5
+    assert_equal(fftc(flat, dims), impulse)
+
+
+def test_transforms_of_other_axes() -> None:
+    with pytest.raises(ValueError, match="dims is 1, but k-space has 2 axes"):
+        fftc(draw(4, 4), dims=1)
+
+
+@given(spaces, counts)
+def test_the_adjoint_is_the_adjoint(space, coils) -> None:
+    model = Sense(masked(2, space), draw(2, coils, *space), dims=len(space))
+    x, k = draw(2, *space), draw(2, coils, *space)
+    assert model.forward(x).shape == k.shape
+    assert model.adjoint(k).shape == x.shape
+    assert_equal(inner(k, model.forward(x)), inner(model.adjoint(k), x), least=1e-3)
+
+
+@given(spaces)
+def test_the_adjoint_of_one_coil_in_volumes(space) -> None:
+    model = SingleCoil(masked(2, space), dims=len(space))
+    x, k = draw(2, 1, *space), draw(2, 1, *space)
+    assert_equal(inner(k, model.forward(x)), inner(model.adjoint(k), x), least=1e-3)
+
+
+@given(spaces)
+def test_one_coil_that_sees_all_is_a_single_coil(space) -> None:
+    mask, ones = masked(1, space)[0], torch.ones(1, *space, dtype=torch.complex128)
+    sense, single = (
+        Sense(mask, ones, dims=len(space)),
+        SingleCoil(mask, dims=len(space)),
+    )
+    x, k = draw(*space), draw(1, *space)
+    assert_equal(sense.forward(x), single.forward(x.unsqueeze(0)))
+    assert_equal(sense.adjoint(k), single.adjoint(k).squeeze(0))
+    gradient = sense.likelihood_gradient(x, sense.adjoint(k))
+    assert_equal(gradient, single.likelihood_gradient(x[None], single.adjoint(k))[0])
+
+
+@given(spaces, counts)
+def test_energy_is_kept_by_normalized_maps_and_a_full_mask(space, coils) -> None:
+    maps = draw(coils, *space)
+    maps /= torch.linalg.vector_norm(maps, dim=0)
+    model = Sense(torch.ones(space[-1]), maps, dims=len(space))
+    x = draw(*space)
+    assert_equal(model.forward(x).norm(), x.norm())
+    assert_equal(model.adjoint(model.forward(x)), x)
+
+
+@given(spaces, counts, st.integers(1, 3))
+def test_the_gradient_is_that_of_the_squared_residual(space, coils, copies) -> None:
+    mask, maps = masked(2, space), draw(2, coils, *space)
+    model = Sense(mask, maps, dims=len(space))
+    d = model.forward(draw(2, *space))
+    estimate = complex_to_channels(draw(2, copies, *space)).requires_grad_()
+    likelihood = sum(
+        (model.forward(image) - d).abs().square().sum() / 2
+        for image in channels_to_complex(estimate).unbind(dim=1)
+    )
+    (expected,) = torch.autograd.grad(likelihood, estimate)
+    zero_filled = model.adjoint(d).unsqueeze(1)
+    found = SenseLikelihoodGradient()(estimate, zero_filled, mask, maps)
+    assert_equal(found, expected, least=1e-3)
+
+
+@given(spaces, st.integers(1, 3), st.booleans())
+def test_the_gradient_of_one_coil_in_volumes(space, copies, tells_apart) -> None:
+    mask = masked(2, space)
+    mask = mask if tells_apart or len(space) == 2 else mask[:, :, :1]
+    model = SingleCoil(mask, dims=len(space))
+    d = model.forward(draw(2, 1, *space))
+    estimate = complex_to_channels(draw(2, copies, *space)).requires_grad_()
+    residual = model.forward(channels_to_complex(estimate)) - d
+    likelihood = residual.abs().square().sum() / 2
+    (expected,) = torch.autograd.grad(likelihood, estimate)
+    found = LikelihoodGradient()(estimate, model.adjoint(d), mask)
+    assert_equal(found, expected, least=1e-3)
+
+
+def test_the_gradient_is_differentiable_twice() -> None:
+    mask, maps = masked(1, (2, 3, 4)), draw(1, 2, 2, 3, 4).requires_grad_()
+    estimate = complex_to_channels(draw(1, 1, 2, 3, 4)).requires_grad_()
+    arguments = (estimate, draw(1, 1, 2, 3, 4).requires_grad_(), mask, maps)
+    gradient = SenseLikelihoodGradient()
+    assert torch.autograd.gradcheck(gradient, arguments)
+    assert torch.autograd.gradgradcheck(gradient, arguments, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mask", "sensitivity_maps"])
+def test_data_with_other_axes_do_not_broadcast(name) -> None:
+    data = {"mask": torch.ones(1, 1, 1, 4), "sensitivity_maps": draw(1, 2, 4, 4)}
+    data[name] = data[name][0]
+    message = f"{name} has shape .* but needs 4 axes"
+    with pytest.raises(ValueError, match=message):
+        SenseLikelihoodGradient()(torch.zeros(1, 2, 4, 4), draw(1, 1, 4, 4), **data)
+
+
+@pytest.mark.parametrize("space", [(6, 5), (3, 6, 5)])
+def test_an_irim_inverts_the_measurement_of_several_coils(space) -> None:
+    mask, maps = masked(2, space), draw(2, 3, *space).requires_grad_()
+    zero_filled = draw(2, 1, *space)
+    conv = torch.nn.Conv2d if len(space) == 2 else torch.nn.Conv3d
+    networks = [
+        OrthogonalCoupling(conv(3, 3, 3, padding=1), channels=6) for _ in range(3)
+    ]
+    irim = IRIM(networks, SenseLikelihoodGradient(), anchors=0).double()
+    state = torch.randn(2, 6, *space, dtype=torch.float64, requires_grad=True)
+    out = irim(state, zero_filled, mask, maps)
+    assert_equal(irim.inverse(out, zero_filled, mask, maps), state)
+    leaves = [state, maps, *irim.parameters()]
+    found = torch.autograd.grad(out.square().sum(), leaves)
+    irim.steps.memory = "store"
+    plain = irim(state, zero_filled, mask, maps)
+    expected = torch.autograd.grad(plain.square().sum(), leaves)
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other, least=1e-3)
+
+
+@given(spaces, counts)
+def test_sigpy_agrees(space, coils) -> None:
+    sigpy = pytest.importorskip("sigpy")
+    linop = pytest.importorskip("sigpy.mri.linop")
+    dims, mask = len(space), masked(1, space)[0]
+    maps, x, k = draw(coils, *space), draw(*space), draw(coils, *space)
+    axes = range(-dims, 0)
+    assert_equal(fftc(k, dims), torch.from_numpy(sigpy.fft(k.numpy(), axes=axes)))
+    assert_equal(ifftc(k, dims), torch.from_numpy(sigpy.ifft(k.numpy(), axes=axes)))
+    weights = mask.expand(coils, *space).numpy()
+    theirs, ours = (
+        linop.Sense(maps.numpy(), weights=weights),
+        Sense(mask, maps, dims=dims),
+    )
+    assert_equal(ours.forward(x), torch.from_numpy(theirs(x.numpy())))
+    assert_equal(ours.adjoint(k), torch.from_numpy(theirs.H(k.numpy())))
+
+
+@pytest.mark.skipif("bart" not in installed(), reason="BART is not installed")
+@pytest.mark.parametrize("space", [(6, 8), (7, 5), (4, 6, 5), (3, 7, 8)])
+def test_bart_agrees(space) -> None:
+    dims = len(space)
+    maps, x = draw(3, *space).to(torch.complex64), draw(*space).to(torch.complex64)
+    mask = masked(1, space)[0].float()
+    seen = bart("fmac", turned(x.unsqueeze(0)), turned(maps))
+    kspace = bart("fft -u 3" if dims == 2 else "fft -u 7", seen)
+    ours = Sense(torch.ones(space[-1]), maps, dims=dims).forward(x)
+    theirs = turned_back(kspace, ours.shape)
+    assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+    wide = turned(mask.expand(1, *space).to(torch.complex64))
+    measured = turned_back(bart("fmac", kspace, wide), ours.shape)
+    found = Sense(mask, maps, dims=dims).forward(x)
+    assert (found - measured).norm() <= 1e-6 * measured.norm()
+
+
+def turned(x: torch.Tensor) -> np.ndarray:
+    """Order the axes as BART does: rows, columns, slices, coils."""
+    coils, *space = x.shape
+    return x.reshape(coils, -1, *space[-2:]).numpy().transpose(2, 3, 1, 0)
+
+
+def turned_back(array: np.ndarray, shape: torch.Size) -> torch.Tensor:
+    coils, *space = shape
+    slices = space[0] if len(space) == 3 else 1
+    whole = array.reshape(*space[-2:], slices, coils)
+    return torch.from_numpy(whole.transpose(3, 2, 0, 1).copy()).view(shape)
+
+
+def test_a_failing_command_of_bart_is_named(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="apt install bart"):
+        bart("fft -u 3", np.ones((2, 2), dtype=np.complex64))
