@@ -14,6 +14,8 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
 
     $$ H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
 
+    Of complex vectors it is unitary: $\top$ then stands for the conjugate transpose.
+
     Args:
         vectors: The $v_r$ as rows, shape `(reflections, channels)`.
         state: What $U$ will be multiplied with: $U$ is orthogonal in its precision, if
@@ -21,13 +23,22 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
 
     Returns:
         The matrix, shape `(channels, channels)`.
+
+    Raises:
+        ValueError: If the vectors are complex and the state is real.
     """
     if state is not None:
+        if vectors.is_complex() and not state.is_complex():
+            raise ValueError(
+                "the reflections are complex, but the state is real: make the state "
+                "complex, or the vectors real (`vectors.real`)"
+            )
         dtype = state.real.dtype if state.is_complex() else state.dtype
         vectors = vectors.to(torch.promote_types(vectors.dtype, dtype))
     matrix = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     for v in vectors:
-        matrix = matrix - torch.outer(matrix @ v, v * (2 / v.dot(v)))
+        w = v.conj()
+        matrix = matrix - torch.outer(matrix @ v, w * (2 / w.dot(v)))
     return matrix
 
 

@@ -1,8 +1,9 @@
 """Arithmetic without rounding: floating-point numbers on a fixed-point grid.
 
 Sums and differences of multiples of a power of two are exact in floating point, as long
-as no result has more multiples than the mantissa can count: $2^{24}$ in single
-precision, $2^{53}$ in double.
+as every result has fewer multiples than the mantissa can count: $2^{24}$ in single
+precision, $2^{53}$ in double. A result of just as many is refused, though it can be
+represented: it may stand for a sum that was rounded to it, $2^{24} - 1 + 2$ for one.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ def check_exact(x: Tensor, spacing: float) -> None:
     Raises:
         RuntimeError: If it is not.
     """
-    limit = 2 / torch.finfo(x.dtype).eps
-    multiples = x.detach() / spacing
-    if not (multiples.abs() <= limit).all():
+    x, limit = x.detach(), 2 / torch.finfo(x.dtype).eps
+    multiples = x / spacing
+    if not (multiples.abs() < limit).all():
         raise RuntimeError(
-            f"a state reaches {x.detach().abs().max():.3g}, but on a grid of {spacing} "
-            f"{x.dtype} counts exactly only to {limit * spacing:.3g}: use a coarser "
+            f"a state reaches {x.abs().max():.3g}, but on a grid of {spacing} "
+            f"{x.dtype} counts exactly only below {limit * spacing:.3g}: use a coarser "
             f"grid, weaker conditioners or fewer layers"
         )
-    if not torch.equal(multiples, multiples.round()):
+    if not torch.equal(multiples.round() * spacing, x):
         raise RuntimeError(
             f"a state is not on the grid of {spacing}: snap the input of the container "
             f"(`invtorch.grid.snap`), and let no other layer leave the grid"

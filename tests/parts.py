@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from invtorch import InvertibleModule
+from invtorch import InvertibleModule, VolumePreserving
 
 CONVOLUTIONS = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -52,7 +52,7 @@ class Scale(InvertibleModule):
         return self.inverse(y), -(self.log_scale.sum() * positions).expand(len(y))
 
 
-class Leapfrog(InvertibleModule):
+class Leapfrog(VolumePreserving):
     """A layer whose state is a tuple: position and momentum."""
 
     def __init__(self, channels: int, dims: int = 2):
@@ -69,3 +69,17 @@ class Leapfrog(InvertibleModule):
         q, p = state
         q = q - self.drift(p, *context)
         return q, p - self.force(q, *context)
+
+
+class Reverse(VolumePreserving):
+    """Turn the order of the channels around, so that a coupling's halves change roles.
+
+    Without it the half that conditions an `AdditiveCoupling` is the same in every
+    layer, and a half that was rebuilt wrongly would go unnoticed.
+    """
+
+    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+        return x.flip(1)
+
+    def inverse(self, y: Tensor, *_: Tensor) -> Tensor:
+        return y.flip(1)

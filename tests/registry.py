@@ -17,7 +17,7 @@ from invtorch import (
     OrthogonalCoupling,
     WithoutContext,
 )
-from tests.parts import Conditioner, Scale
+from tests.parts import Conditioner, Leapfrog, Scale
 
 Maker = Callable[[int, int], InvertibleModule]
 
@@ -73,6 +73,14 @@ def newcomer(channels: int, dims: int) -> InvertibleModule:
     return Scale(channels, dims)
 
 
+def leapfrog(channels: int, dims: int) -> InvertibleModule:
+    return Leapfrog(channels, dims)
+
+
+def conjugated_pair(channels: int, dims: int) -> InvertibleModule:
+    return Conjugation(leapfrog(channels, dims), leapfrog(channels, dims).inv)
+
+
 MAKERS: dict[str, Maker] = {
     "AdditiveCoupling": additive,
     "AdditiveCoupling(split=1)": uneven,
@@ -86,6 +94,10 @@ MAKERS: dict[str, Maker] = {
     "InvertibleSequential": sequential,
     "Inverse": inverse,
     "a module with forward and inverse": newcomer,
+}
+PAIR_MAKERS: dict[str, Maker] = {  # their state is a tuple of two tensors
+    "a module with a tuple state": leapfrog,
+    "Conjugation of tuple states": conjugated_pair,
 }
 SHIPPED = {
     AdditiveCoupling: "AdditiveCoupling",

@@ -3,7 +3,7 @@
 import torch
 
 from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
-from tests.parts import Conditioner
+from tests.parts import Conditioner, Reverse
 
 
 def stack(anchors: int, dropout: float = 0.0, depth: int = 10):
@@ -16,6 +16,12 @@ def stack(anchors: int, dropout: float = 0.0, depth: int = 10):
             else AdditiveCoupling(conditioner)
         )
     return InvertibleSequential(*layers, anchors=anchors).double()
+
+
+def alternating(layers, **options):
+    """Return a container of `layers` with the channels turned around before each."""
+    members = [member for layer in layers for member in (Reverse(), layer)]
+    return InvertibleSequential(*members, **options)
 
 
 def sample(channels: int = 4, batch: int = 2, **options):

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential
 from invtorch.base import MEMORY
-from tests.registry import MAKERS
+from tests.registry import MAKERS, PAIR_MAKERS, Maker
 
 names = st.sampled_from(sorted(MAKERS))
 directions = st.sampled_from(["forward", "inverse"])
 anchors = st.sampled_from([0, 3, 8])
+DEEP = 12  # members of a deep stack: more than there are anchors
+memories = st.sampled_from(["invert", "checkpoint"])
 
 
 @dataclass
@@ -20,13 +22,14 @@ class Example:
     """A module with an input state and a context to evaluate it on, in float64."""
 
     module: InvertibleModule
-    x: Tensor
+    x: Tensor | tuple[Tensor, ...]
     context: tuple[Tensor, ...]
 
     @property
     def inputs(self) -> list[Tensor]:
         """Everything that a gradient may be asked for."""
-        leaves = (self.x, *self.context, *self.module.parameters())
+        state = self.x if isinstance(self.x, tuple) else (self.x,)
+        leaves = (*state, *self.context, *self.module.parameters())
         return [t for t in leaves if t.requires_grad]
 
     def gradients(self, memory: str, direction: str = "forward") -> tuple[Tensor, ...]:
@@ -36,8 +39,10 @@ class Example:
         return torch.autograd.grad(weighed(y), self.inputs, allow_unused=True)
 
 
-def weighed(y: Tensor) -> Tensor:
-    """Return a nonlinear scalar function of a tensor, different in every element."""
+def weighed(y: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return a nonlinear scalar function of a state, different in every element."""
+    if isinstance(y, tuple):
+        return sum(weighed(part * (1 + i)) for i, part in enumerate(y))
     weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
     return (y * weights).sin().sum()
 
@@ -66,11 +71,22 @@ def modules(draw: st.DrawFn) -> Example:
 
 
 @st.composite
-def stacks(draw: st.DrawFn, max_layers: int = 6) -> Example:
+def kinds(draw: st.DrawFn, pairs: bool, max_layers: int) -> list[Maker]:
+    """Draw what the members of a stack are, some of them deeper than the anchors."""
+    makers = PAIR_MAKERS if pairs else MAKERS
+    name = st.sampled_from(sorted(makers))
+    drawn = draw(st.lists(name, min_size=1, max_size=max_layers))
+    times = draw(st.sampled_from([1, 1, DEEP // len(drawn)]))
+    return [makers[name] for name in drawn * times]
+
+
+@st.composite
+def stacks(draw: st.DrawFn, max_layers: int = 6, tuples: bool = True) -> Example:
     """Draw a mixed, nested stack with shared, frozen and differently kept blocks."""
     x, context, dims = draw(states())
-    count = draw(st.integers(1, max_layers))
-    members = [MAKERS[draw(names)](x.shape[1], dims).double() for _ in range(count)]
+    pairs = tuples and draw(st.integers(0, 3)) == 3
+    makers = draw(kinds(pairs, max_layers))
+    members = [make(x.shape[1], dims).double() for make in makers]
     for module in members:
         module.requires_grad_(draw(st.integers(0, 3)) > 0)
         module.memory = draw(st.sampled_from([None, None, *MEMORY]))
@@ -81,11 +97,11 @@ def stacks(draw: st.DrawFn, max_layers: int = 6) -> Example:
     if draw(st.booleans()):
         members = [members[0].inv, *members[1:]]
     x.requires_grad_(draw(st.booleans()))
+    state = (x, torch.randn_like(x).requires_grad_(draw(st.booleans())))
     context.requires_grad_(draw(st.booleans()))
     contexts = (context,) * draw(st.integers(0, 2))
-    example = Example(
-        InvertibleSequential(*members, anchors=draw(anchors)), x, contexts
-    )
+    module = InvertibleSequential(*members, anchors=draw(anchors))
+    example = Example(module, state if pairs else x, contexts)
     if not any(p.requires_grad for p in example.module.parameters()):
         x.requires_grad_()
     return example

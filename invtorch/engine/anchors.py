@@ -20,7 +20,8 @@ class Anchors:
 
     `"auto"` starts with eight, spread evenly. Each backward pass measures how large the
     error of rebuilt states became, and where; the anchors of the next pass are placed
-    so that it would stay below 16 eps of the state's dtype between any two of them.
+    so that, by what was measured, it stays about 16 eps of the state's dtype between
+    any two of them: an aim, not a bound.
 
     Args:
         wanted: How many states are kept, spread evenly; or their indices; or `"auto"`.
@@ -41,16 +42,21 @@ class Anchors:
         self.wanted = wanted
         self.gains: dict[int, float] | None = None
         self.growth = 0.0
+        self.added: frozenset[int] = frozenset()
 
     def places(self, layers: int) -> frozenset[int]:
-        """Return the indices of the states that are kept in a pass of `layers`."""
+        """Return the indices of the states that are kept in a pass of `layers`.
+
+        Raises:
+            ValueError: If an index is beyond the pass.
+        """
         if isinstance(self.wanted, int):
             return frozenset(_evenly(self.wanted, layers))
         if not isinstance(self.wanted, str):
-            return frozenset(self.wanted)
+            return frozenset(_inside(self.wanted, layers))
         if self.gains is None:
-            return frozenset(_evenly(EVENLY, layers))
-        return frozenset(_within_budget(self.gains, layers))
+            return self.added.union(_evenly(EVENLY, layers))
+        return self.added.union(_within_budget(self.gains, layers))
 
     def learn(self, measured: list[Measured], eps: float) -> None:
         """Take in the measurements of a backward pass, from the top down."""
@@ -65,38 +71,58 @@ class Anchors:
         self.gains = gains
 
     def add(
-        self, layers: int, breaches: Iterable[list[Measured]], noise: float
+        self,
+        layers: int,
+        breaches: Iterable[list[Measured]],
+        noise: float,
+        allowed: float,
     ) -> list[int]:
         """Keep more states, so that these runs of rebuilt states stay in bounds.
 
         Where an error appears at once, that state is kept; where it grew, states are
-        kept at half of the distance in which it grew out of bounds.
+        kept at half of the distance in which it grew out of bounds. `"auto"` goes on
+        learning, and keeps these besides.
 
         Args:
             layers: Length of the pass.
             breaches: For each run, the states down to the first one out of bounds.
             noise: The relative rounding of one layer.
+            allowed: The error that is allowed.
 
         Returns:
             The indices of the states added.
         """
         present, added = self.places(layers), set[int]()
         for run in breaches:
-            suspect = appeared(run, noise)
+            suspect = appeared(run, noise, allowed)
             if suspect:
                 added.add(suspect.state)
                 continue
             end = max((p for p in present if p < run[-1].state), default=0)
             half = max(len(run) // 2, 1)
             added.update(range(run[0].state + 1 - half, end, -half))
-        added -= present
-        self.wanted = tuple(sorted(present | added))
+        if self.wanted == "auto":
+            added -= self.added
+            self.added |= added
+        else:
+            added -= present
+            self.wanted = tuple(sorted(present | added))
         return sorted(added)
 
 
 def _evenly(count: int, layers: int) -> list[int]:
     parts = min(count, layers - 1) + 1
     return [i * layers // parts for i in range(1, parts)]
+
+
+def _inside(indices: Sequence[int], layers: int) -> Sequence[int]:
+    beyond = [i for i in indices if i >= layers]
+    if beyond:
+        raise ValueError(
+            f"anchors has the indices {beyond}, but a pass has {layers} layers, whose "
+            f"inputs have the indices 0 to {layers - 1}"
+        )
+    return indices
 
 
 def _within_budget(gains: dict[int, float], layers: int) -> list[int]:

@@ -1,8 +1,8 @@
 """The engine under `torch.compile`: one autograd function over a whole pass.
 
 Dynamo cannot trace a tape, whose nodes find their states by looking back in Python.
-Here the pass is one function of tensors: it saves its output and the anchors, and its
-backward pass inverts and differentiates step by step.
+Here the pass is one function of tensors: it saves its output, the anchors and a few
+numbers of every state; its backward pass inverts and differentiates step by step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.nn.utils.stateless import _reparametrize_module
 
 from invtorch.base import Composite, Step
-from invtorch.engine.replayable import check_closed, check_replayable, check_round_trip
+from invtorch.engine.replayable import (
+    check_closed,
+    check_finite,
+    check_rebuilt,
+    check_replayable,
+    check_round_trip,
+    mark,
+    tolerance,
+)
 from invtorch.recording import State
 
 Tensors = tuple[Tensor, ...]
@@ -78,6 +86,7 @@ class Layout:
 
 def run(
     anchors: frozenset[int],
+    guarded: bool,
     steps: Sequence[Step],
     state: State,
     context: tuple[Any, ...],
@@ -86,6 +95,7 @@ def run(
 
     Args:
         anchors: The indices of the states that are kept.
+        guarded: Whether rebuilt states are compared with those of the forward pass.
         steps: The steps; those of composites among them are taken one by one.
         state: The state to start from, one tensor or a tuple of several.
         context: What rides along.
@@ -102,12 +112,13 @@ def run(
     for i, step in enumerate(elementary(steps)):
         label = f"layer {i} ({type(step.module).__name__})"
         check_replayable(label, step.module)
-        learned = [(n, p) for n, p in step.module.named_parameters() if p.requires_grad]
+        named = step.module.named_parameters(remove_duplicate=False)
+        learned = [(n, p) for n, p in named if p.requires_grad]
         names = tuple(name for name, _ in learned)
         places = tuple(layout.place(p) for _, p in learned)
         places = (riding if step.context else ()) + places
         calls.append(Call(label, step, names, places, single, i in anchors))
-    outputs = CompiledPass.apply(calls, start, *layout.tensors)
+    outputs = CompiledPass.apply(calls, guarded, start, *layout.tensors)
     return outputs[0] if single else outputs  # type: ignore[no-any-return]
 
 
@@ -124,23 +135,31 @@ def elementary(steps: Sequence[Step]) -> list[Step]:
 
 
 class CompiledPass(torch.autograd.Function):
-    """All steps of a pass; saved are its output, anchors, context and parameters."""
+    """All steps of a pass; saved are output, anchors, marks, context, parameters."""
 
     @staticmethod
     def forward(
-        ctx: Any, calls: list[Call], start: tuple[int, ...], *tensors: Any
+        ctx: Any,
+        calls: list[Call],
+        guarded: bool,
+        start: tuple[int, ...],
+        *tensors: Any,
     ) -> Tensors:
         """Take the steps."""
-        ctx.calls, ctx.start = calls, start
+        ctx.calls, ctx.guarded, ctx.start = calls, guarded, start
         state: Tensors = tuple(tensors[i] for i in start)
         anchors: Tensors = ()
-        for call in calls:
-            anchors += state if call.anchor else ()
+        marks = [mark(list(state))] if guarded else []
+        for i, call in enumerate(calls):
+            if call.anchor:  # Dynamo saves no view of another tensor
+                anchors += state if i == 0 else tuple(t.clone() for t in state)
             companions = [detached(c) for c in call.companions(tensors)]
             with torch.enable_grad():
                 state = call.evaluate(tuple(map(detached, state)), companions)
             check_closed(call.label, state)
-        ctx.save_for_backward(*state, *anchors, *tensors)
+            marks += [mark(list(state))] if guarded else []
+        kept = (torch.stack(marks),) if guarded else ()
+        ctx.save_for_backward(*state, *anchors, *kept, *tensors)
         return state
 
     @staticmethod
@@ -150,13 +169,16 @@ class CompiledPass(torch.autograd.Function):
         kept = arity * (1 + sum(call.anchor for call in ctx.calls))
         state = after(grads, ctx.saved_tensors[:arity])
         anchors, tensors = ctx.saved_tensors[arity:kept], ctx.saved_tensors[kept:]
+        marks, tensors = tensors[: ctx.guarded], tensors[ctx.guarded :]
+        marks = after(grads, marks)
+        check_norms(ctx.calls, marks)
         found: list[Any] = [None] * len(tensors)
 
         def collect(places: Sequence[int], values: Sequence[Any]) -> None:
             for i, value in zip(places, values, strict=True):
                 found[i] = value if found[i] is None else found[i] + value
 
-        for call in reversed(ctx.calls):
+        for i, call in reversed(list(enumerate(ctx.calls))):
             companions, output = call.companions(tensors), state
             if call.anchor:
                 state, anchors = after(grads, anchors[-arity:]), anchors[:-arity]
@@ -168,12 +190,36 @@ class CompiledPass(torch.autograd.Function):
                 return call.evaluate(inputs[:arity], inputs[arity:])
 
             again, pull = torch.func.vjp(forward, *state, *companions)  # type: ignore[misc]
-            check_round_trip(call.label, again, output)
+            check_replay(i, call, marks, state, output, again)
             pulled = pull(grads)
             grads = pulled[:arity]
             collect(call.places, pulled[arity:])
         collect(ctx.start, grads)
-        return None, None, *found
+        return None, None, None, *found
+
+
+def check_norms(calls: Sequence[Call], marks: Tensors) -> None:
+    """Assert in the graph that the states were finite, if they were marked."""
+    for table in marks:
+        for call, norm in zip(calls, table[1:, -1].unbind(), strict=True):
+            check_finite(call.label, norm)
+
+
+def check_replay(
+    index: int,
+    call: Call,
+    marks: Tensors,
+    state: Tensors,
+    output: Tensors,
+    again: Tensors,
+) -> None:
+    """Assert in the graph that a replay is right, if the states were marked."""
+    for table in marks:
+        limit = tolerance(call.step.module, output)
+        check_round_trip(call.label, again, output, limit)
+        if not call.anchor:
+            before, behind = table[index], table[index + 1]
+            check_rebuilt(call.label, mark(list(state)), before, behind, limit)
 
 
 def after(grads: Sequence[Tensor], state: Tensors) -> Tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-SUDDEN = 100.0
+SUDDEN = (4.0, 100.0)
 
 
 class Measured(NamedTuple):
@@ -50,9 +50,18 @@ def until_first(
     return []
 
 
-def appeared(run: list[Measured], noise: float) -> Measured | None:
-    """Return where the error of a run was there at once, unless it grew slowly."""
+def appeared(run: list[Measured], noise: float, allowed: float) -> Measured | None:
+    """Return where the error of a run was there at once, unless it grew slowly.
+
+    Args:
+        run: States from the top down.
+        noise: The relative rounding of one layer.
+        allowed: The error that is allowed. A coarse conditioner leaves little room
+            between noise and this: a leap of a hundred times would never be seen.
+    """
+    least, most = SUDDEN
+    sudden = min(max(allowed / 2 / noise, least), most)
     before = [noise, *(max(one.error, noise) for one in run)]
     factors = [one.error / b for one, b in zip(run, before, strict=False)]
     place = max(range(len(run)), key=factors.__getitem__)
-    return run[place] if factors[place] >= SUDDEN else None
+    return run[place] if factors[place] >= sudden else None

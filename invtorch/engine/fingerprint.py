@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from invtorch.functional import no_autocast
 
-PROBES = 4
-SAMPLE = 512
+PROBES = 2
 
 
 def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
     r"""Return a few random projections of a state.
 
-    For signs $s$ drawn at random, $\mathbb{E}\,(s^\top \delta)^2 = \lVert \delta
-    \rVert^2$: the difference of two fingerprints estimates the distance of two states.
-    Of a large tensor the elements at 512 positions are taken, drawn once, which is why
-    it costs little whatever the size.
+    $$ f = a^\top X b, \qquad \mathbb{E}\,(a^\top \delta b)^2 = \lVert\delta\rVert^2 $$
+
+    for weights $a$, $b$ of random sign and unit variance, the state $X$ being seen as a
+    matrix: the difference of two fingerprints estimates the distance of two states.
+    Every element counts, so that an error of a single one is seen, and NaN and Inf are.
+    Two projections sum over the columns first, two over the rows, which reads the state
+    twice.
 
     Args:
         state: The tensors, without a graph.
 
     Returns:
-        The projections, shape `(PROBES,)`.
+        The projections, shape `(2 * PROBES,)`.
     """
     with no_autocast(state[0]):
         parts = [_project(_real(t), seed) for seed, t in enumerate(state)]
@@ -46,14 +49,17 @@ def distance(one: list[float], other: list[float]) -> float:
 
 
 def _project(tensor: Tensor, seed: int) -> Tensor:
-    elements = tensor.numel()
-    if elements > SAMPLE:
-        values = torch.take(tensor, _positions(elements, tensor.device))
-    else:
-        values = tensor.flatten()
-    values = values.to(_exact(tensor))
-    signs = _signs(len(values), elements, seed, values.dtype, values.device)
-    return torch.mv(signs, values)
+    half = (tensor.ndim + 1) // 2
+    shape = math.prod(tensor.shape[:half]), math.prod(tensor.shape[half:])
+    matrix = tensor.reshape(shape).to(_exact(tensor))
+    rows, columns = (
+        _weights(count, 2 * seed + axis, matrix.dtype, matrix.device)
+        for axis, count in enumerate(shape)
+    )
+    # matrix times vector, since products of matrices may round to TF32
+    along_columns = torch.mv(rows[1:], torch.mv(matrix, columns[0]))
+    along_rows = torch.mv(columns[1:], torch.mv(matrix.T, rows[0]))
+    return torch.cat([along_columns, along_rows])
 
 
 def _norm(tensor: Tensor) -> Tensor:
@@ -76,22 +82,16 @@ def _exact(tensor: Tensor) -> torch.dtype:
 
 
 @functools.lru_cache(maxsize=64)
-def _positions(elements: int, device: torch.device) -> Tensor:
-    """Draw positions in a tensor of so many elements."""
-    generator = torch.Generator().manual_seed(elements)
-    drawn = torch.randint(0, elements, (SAMPLE,), generator=generator)
-    return _uncounted(drawn).to(device)
+def _weights(count: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Draw weights: a row to sum with first, then one for each probe of this axis.
 
-
-@functools.lru_cache(maxsize=64)
-def _signs(
-    count: int, elements: int, seed: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Draw signs, as large as makes up for the elements that were not taken."""
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (PROBES, count), generator=generator) * 2 - 1
-    weight = math.sqrt(elements / max(count, 1))
-    return _uncounted((signs * weight).to(dtype)).to(device)
+    Their sizes vary by a quarter, so that a value which moved elsewhere is seen.
+    """
+    options: dict[str, Any] = {"device": "cpu", "dtype": torch.float64}
+    options["generator"] = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.rand(1 + PROBES, count, **options) - 0.5
+    weights = (drawn.sign() * 0.75 + drawn) / math.sqrt(1 + 1 / 48)
+    return _uncounted(weights.to(dtype)).to(device)
 
 
 def _uncounted(tensor: Tensor) -> Tensor:

@@ -105,8 +105,14 @@ class Guard:
         ]
 
     def _tolerance(self, layer: int) -> float:
-        """Half of the digits of the state, or nearly all that the conditioner had."""
-        return max(math.sqrt(_eps(self.dtype)), 4 * self._precision(layer))
+        """Half of the digits of what is computed in, but of half precision nearly all.
+
+        A finer state is judged by its conditioners: plain autograd in their precision
+        would lose as much. Half of the digits of half precision would be too few.
+        """
+        eps = self._precision(layer)
+        half = math.sqrt(min(eps, torch.finfo(torch.float32).eps))
+        return max(math.sqrt(_eps(self.dtype)), half, 4 * eps)
 
     def _precision(self, layer: int) -> float:
         """Return the eps of the coarsest dtype that a layer computes in."""
@@ -143,7 +149,8 @@ class Guard:
         """Return what to say of the breaches, and whether a remedy was taken."""
         eps, last = _eps(self.dtype), found[0][-1]
         noise = self._precision(last.layer)
-        suspect = appeared(found[0], noise)
+        allowed = self._tolerance(last.layer)
+        suspect = appeared(found[0], noise, allowed)
         worst = suspect or last
         label = self.frames[worst.layer].label
         if not last.rebuilt:
@@ -153,20 +160,25 @@ class Guard:
             why = WRONG_INVERSE if suspect else AMPLIFIED
         remedied, remedy = False, ""
         if self.policy == "adapt" and all(run[-1].rebuilt for run in found):
-            added = self.anchors.add(len(self.frames), found, noise)
+            added = self.anchors.add(len(self.frames), found, noise, allowed)
             remedied, remedy = True, f" From now on {added} are kept as anchors too."
-        allowed = self._tolerance(last.layer)
-        return (
-            f"{what} is off by {worst.error:.1e} of its size "
+        off = (
+            f"is off by {worst.error:.1e} of its size "
             f"({worst.error / eps:.3g} eps of {self.dtype}), where {allowed:.1e} is "
-            f"allowed: do not step with the gradients of this backward pass. "
+            f"allowed"
+        )
+        if not math.isfinite(worst.error):
+            off = "is not finite, or not zero as it was in the forward pass"
+        return (
+            f"{what} {off}: do not step with the gradients of this backward pass. "
             f"{why}{remedy}"
         ), remedied
 
     def _check_growth(self, sizes: list[float]) -> None:
         positive = [s for s in sizes if s > 0]
         growth = max(positive, default=1.0) / min(positive, default=1.0)
-        limit = _eps(self.dtype) ** -0.5
+        coarsest = max(map(self._precision, range(len(self.frames))))
+        limit = coarsest**-0.5
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
             self.anchors.growth = growth  # said once, until it is another magnitude
             warnings.warn(

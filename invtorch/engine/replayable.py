@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from invtorch.engine.fingerprint import PROBES, fingerprint, size
 from invtorch.functional import autocast_enabled
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
@@ -59,8 +60,74 @@ def check_closed(label: str, outputs: Sequence[Tensor]) -> None:
         )
 
 
+@torch.library.custom_op(
+    "invtorch::mark", mutates_args=(), schema="(Tensor[] state) -> Tensor"
+)
+def mark(state: Sequence[Tensor]) -> Tensor:
+    """Return the fingerprint of a state and then its norm, as one node of a graph."""
+    numbers = fingerprint(tuple(state)), size(tuple(state)).view(1)
+    return torch.cat([n.to(_exact(state)) for n in numbers])
+
+
+@mark.register_fake
+def _(state: Sequence[Tensor]) -> Tensor:
+    return state[0].new_empty(2 * PROBES + 1, dtype=_exact(state))
+
+
+def _exact(state: Sequence[Tensor]) -> torch.dtype:
+    double = (torch.float64, torch.complex128)
+    return torch.float64 if any(t.dtype in double for t in state) else torch.float32
+
+
+def tolerance(module: nn.Module, state: Sequence[Tensor]) -> float:
+    """Return half of the digits of the state, or nearly all of a coarser conditioner.
+
+    It is the rule of `invtorch.engine.guard`.
+    """
+    finest = max(torch.finfo(t.dtype).eps for t in state)
+    dtypes = [p.dtype for p in module.parameters() if p.is_floating_point()]
+    device = state[0].device.type
+    if autocast_enabled(device):
+        dtypes.append(torch.get_autocast_dtype(device))
+    coarsest = max([finest, *[torch.finfo(dtype).eps for dtype in dtypes]])
+    return max(finest**0.5, 4 * coarsest)  # type: ignore[no-any-return]
+
+
+def check_finite(label: str, norm: Tensor) -> None:
+    """Assert in the graph that a state of the forward pass was finite."""
+    torch._assert_async(
+        norm.isfinite(),
+        f"{label} made NaN or Inf of a finite state (or was given them): do not step "
+        f"with these gradients; bound what its conditioner returns, or lower the "
+        f"learning rate",
+    )
+
+
+def check_rebuilt(
+    label: str, rebuilt: Tensor, before: Tensor, after: Tensor, limit: float
+) -> None:
+    """Assert in the graph that a rebuilt state is the one of the forward pass.
+
+    Args:
+        label: What to call the layer.
+        rebuilt: The mark of its rebuilt input.
+        before: The mark of its input in the forward pass.
+        after: The mark of its output in the forward pass.
+        limit: How far off it may be, in units of the larger one of the two states.
+    """
+    distance = (rebuilt - before)[:-1].square().mean().sqrt()
+    torch._assert_async(
+        distance <= limit * torch.maximum(before[-1], after[-1]),
+        f"the state rebuilt by inverting {label} is off by more than {limit:.1e} of "
+        f"its size: do not step with the gradients of this backward pass. Its inverse "
+        f"cannot bring back what the forward direction made small, or rounding was "
+        f"amplified layer by layer: keep more states (`anchors=`), keep the state in "
+        f"higher precision (`state_dtype=`), or set memory='store'",
+    )
+
+
 def check_round_trip(
-    label: str, again: Sequence[Tensor], output: Sequence[Tensor]
+    label: str, again: Sequence[Tensor], output: Sequence[Tensor], limit: float
 ) -> None:
     """Assert in the graph that a replay arrives where the forward pass did.
 
@@ -68,12 +135,10 @@ def check_round_trip(
     here, in the backward pass.
     """
     for one, other in zip(again, output, strict=True):
-        half = autocast_enabled(one.device.type)
-        eps = torch.finfo(torch.bfloat16 if half else one.dtype).eps
         difference = (one - other).detach().abs().square().sum()
         scale = other.detach().abs().square().sum()
         torch._assert_async(
-            difference <= eps * scale + torch.finfo(scale.dtype).tiny,
+            difference <= limit**2 * scale + torch.finfo(scale.dtype).tiny,
             f"{label} did not repeat itself when its input was rebuilt: it draws "
             f"random numbers, reads something that changes, or has a wrong inverse; "
             f"set memory='store' under torch.compile",

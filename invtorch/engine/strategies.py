@@ -161,8 +161,16 @@ def _run_compiled(
             f"{what} is not supported under torch.compile: call the container outside "
             f"of the compiled function, or set memory='store'"
         )
-    places = strategy.anchors.places(strategy.layers)
-    return compiled.run(places, walk.steps, state, context)
+    places, guard = strategy.anchors.places(strategy.layers), strategy.guard
+    if guard is None:
+        strategy._check_precision(state, places)
+    elif guard != "raise":
+        raise RuntimeError(
+            f"guard={guard!r} is not supported under torch.compile, where a graph can "
+            f"only raise: set guard='raise' or guard=None, call the container outside "
+            f"of the compiled function, or set memory='store'"
+        )
+    return compiled.run(places, guard is not None, walk.steps, state, context)
 
 
 def _real(state: Any) -> bool:

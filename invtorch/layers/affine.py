@@ -40,7 +40,10 @@ class AffineCoupling(InvertibleModule):
     | `"sigmoid"` | $1/b + (1 - 1/b)\,\sigma(a + 2)$ | $(1/b,\, 1)$ |
     | `"exp"` | $\exp(\min(\max(a, -\beta), \beta))$ | $[1/b,\, b]$ |
 
-    $G$ is evaluated once in either direction, and once in the backward pass.
+    $G$ is evaluated once in either direction, and once in the backward pass. In complex
+    arithmetic the real part of $a$ sets the modulus of $s$ as above, and the imaginary
+    part is its phase. There is no log-determinant then: whether it counts complex or
+    real dimensions is a convention.
 
     Args:
         conditioner: The network $G$. It takes $x_1$ and the context, and returns $a$
@@ -48,14 +51,16 @@ class AffineCoupling(InvertibleModule):
         split: Number of channels in $x_1$; half of them, rounded down, by default.
         dim: The axis that is split.
         scale: How $s$ comes from $a$.
-        bound: The bound $b$, larger than 1.
+        bound: The bound $b$, larger than 1, and finite where $s$ comes from a tanh.
 
     Shape:
         Any tensor with at least two entries along `dim`; the output has the same shape.
 
     Raises:
         ValueError: If `split` leaves nothing on one side, `scale` is unknown, `bound`
-            is not larger than 1, or the conditioner returns another shape.
+            is not larger than 1 (or not finite, with a tanh), or the conditioner
+            returns another shape.
+        NotImplementedError: If a log-determinant of a complex state is asked for.
 
     Examples:
         >>> from torch import nn
@@ -85,6 +90,11 @@ class AffineCoupling(InvertibleModule):
             raise ValueError(f"scale is {scale!r}, but can be one of {[*LOG_SCALES]}")
         if not bound > 1:
             raise ValueError(f"bound is {bound}, but must be larger than 1")
+        if scale == "tanh" and not math.isfinite(bound):
+            raise ValueError(
+                f"bound is {bound}, but must be finite with scale='tanh', whose slope "
+                f"it sets; scale='exp' goes without a bound"
+            )
         if dim == 1:
             check_conditioner(conditioner, split, None)
         self.conditioner = conditioner
@@ -170,7 +180,13 @@ class AffineCoupling(InvertibleModule):
         doubled[self.dim] *= 2
         check_returned(self.conditioner, found, tuple(doubled))
         a, t = found.to(moved.dtype).chunk(2, self.dim)
-        return LOG_SCALES[self.scale](a, math.log(self.bound)), t
+        return self._log_scale(a), t
+
+    def _log_scale(self, a: Tensor) -> Tensor:
+        log_scale, limit = LOG_SCALES[self.scale], math.log(self.bound)
+        if a.is_complex():
+            return torch.complex(log_scale(a.real, limit), a.imag)
+        return log_scale(a, limit)
 
 
 class _Scaled(torch.autograd.Function):
@@ -196,12 +212,17 @@ class _Scaled(torch.autograd.Function):
         start = grad.shape[ctx.dim] - ctx.size
         grad1, grad2 = grad.tensor_split((start,), ctx.dim)
         moved = output.narrow(ctx.dim, start, ctx.size)
-        scaled = grad2 * (-log_s if ctx.inverse else log_s).exp()
+        scaled = grad2 * (-log_s if ctx.inverse else log_s).exp().conj()
         of_state = torch.cat([grad1, scaled], ctx.dim)
         if ctx.inverse:
-            return None, of_state, -grad2 * moved, -scaled, None, None
-        return None, of_state, grad2 * (moved - t), grad2, None, None
+            return None, of_state, -grad2 * moved.conj(), -scaled, None, None
+        return None, of_state, grad2 * (moved - t).conj(), grad2, None, None
 
 
 def _summed(log_s: Tensor) -> Tensor:
+    if log_s.is_complex():
+        raise NotImplementedError(
+            "AffineCoupling has no log-determinant of a complex state: give it the "
+            "real and imaginary parts as channels (`torch.view_as_real`)"
+        )
     return log_s.flatten(1).sum(1)

@@ -19,6 +19,7 @@ class Householder1x1(VolumePreserving):
 
     $U^\top U = I$ whatever the parameters $v_r$ are, so the inverse is exact, costs as
     much as the forward pass, and gradients neither grow nor shrink on their way.
+    Complex parameters (`.to(torch.complex64)`) make $U$ unitary, for complex states.
 
     Args:
         channels: Number of channels $C$.
@@ -52,7 +53,7 @@ class Householder1x1(VolumePreserving):
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         r"""Return $U^\top y$ at every position."""
-        return mix_channels(self._matrix(y).T, y)
+        return mix_channels(self._matrix(y).mH, y)
 
     def extra_repr(self) -> str:
         """Show the size of the matrix."""

@@ -29,6 +29,7 @@ class OrthogonalCoupling(VolumePreserving):
        \qquad x = y - U_2^\top G(U_1 y; c). $$
 
     The state never leaves its basis, which halves the mixing and saves its rounding.
+    Complex parameters (`.to(torch.complex64)`) make $U$ unitary, for complex states.
 
     Args:
         conditioner: The network $G$, from $\lfloor C/2 \rfloor$ to $C - \lfloor C/2
@@ -70,12 +71,12 @@ class OrthogonalCoupling(VolumePreserving):
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         r"""Return $x + U_2^\top G(U_1 x)$."""
         U1, U2 = self._rows(x)
-        return x + mix_channels(U2.T, self._shift(mix_channels(U1, x), context))
+        return x + mix_channels(U2.mH, self._shift(mix_channels(U1, x), context))
 
     def inverse(self, y: Tensor, *context: Any) -> Tensor:
         r"""Return $y - U_2^\top G(U_1 y)$."""
         U1, U2 = self._rows(y)
-        return y - mix_channels(U2.T, self._shift(mix_channels(U1, y), context))
+        return y - mix_channels(U2.mH, self._shift(mix_channels(U1, y), context))
 
     def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x` and attach `y` to it with one evaluation of the conditioner."""
@@ -97,7 +98,7 @@ class OrthogonalCoupling(VolumePreserving):
         state = torch.empty_like(output).requires_grad_()
         shift = self._shift(_Projected.apply(output, state, U1), context)
         with torch.no_grad():
-            torch.sub(output, mix_channels(U2.T, shift), alpha=sign, out=state.data)
+            torch.sub(output, mix_channels(U2.mH, shift), alpha=sign, out=state.data)
         return state, _Moved.apply(output, state, shift, U2, sign)
 
     def _rows(self, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,8 +135,8 @@ class _Projected(torch.autograd.Function):
         _, x_needed, matrix_needed = ctx.needs_input_grad
         return (
             None,
-            mix_channels(U1.T, grad) if x_needed else None,
-            correlate_channels(grad, state) if matrix_needed else None,
+            mix_channels(U1.mH, grad) if x_needed else None,
+            _gradient_of(U1, grad, state) if matrix_needed else None,
         )
 
 
@@ -159,6 +160,12 @@ class _Moved(torch.autograd.Function):
             None,
             grad,
             mix_channels(U2, signed) if shift_needed else None,
-            correlate_channels(shift, signed) if matrix_needed else None,
+            _gradient_of(U2, shift, signed) if matrix_needed else None,
             None,
         )
+
+
+def _gradient_of(matrix: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Correlate in the kind of a matrix: a real one has been made complex for `b`."""
+    found = correlate_channels(a, b)
+    return found if matrix.is_complex() else found.real

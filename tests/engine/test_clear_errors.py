@@ -13,12 +13,13 @@ from invtorch import (
     OrthogonalCoupling,
 )
 from tests.parts import Conditioner, Scale
+from tests.stacks import alternating
 
 
 @pytest.fixture(params=[0, 2])
 def net(request):
-    layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(6)]
-    return InvertibleSequential(*layers, anchors=request.param)
+    layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(3)]
+    return alternating(layers, anchors=request.param)
 
 
 @pytest.fixture

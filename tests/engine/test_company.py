@@ -10,9 +10,9 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch import AdditiveCoupling
 from tests.parts import Conditioner
-from tests.stacks import both, parameters, sample, stack
+from tests.stacks import alternating, both, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, assert_equal
 
@@ -23,7 +23,7 @@ def test_checkpoint_around_and_inside(anchors) -> None:
             return checkpoint(super().forward, x, use_reentrant=False)
 
     layers = [AdditiveCoupling(Inside(2, 2)) for _ in range(10)]
-    net = InvertibleSequential(*layers, anchors=anchors).double()
+    net = alternating(layers, anchors=anchors).double()
     x = sample(requires_grad=True)
 
     def gradients():

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from invtorch import (
     AdditiveCoupling,
     GatedResidualBlock,
+    Householder1x1,
+    InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
     WithoutContext,
@@ -106,10 +108,59 @@ def test_the_paper_s_block(anchors) -> None:
     assert_right_when_compiled(net, lambda: weighed(net(x)), [x, *parameters(net)])
 
 
-def saved_states(depth: int, memory: str, anchors: int = 0) -> float:
+class Same(InvertibleModule):
+    """A layer whose output is its input."""
+
+    def forward(self, x, *_):
+        return x
+
+    inverse = forward
+
+
+class Transposed(InvertibleModule):
+    """A layer whose output is a view of its input."""
+
+    def forward(self, x, *_):
+        return x.transpose(-1, -2)
+
+    inverse = forward
+
+
+class Tied(Conditioner):
+    """A conditioner that has one weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.third = nn.Conv2d(2, 4, 3, padding=1)
+        self.third.weight = self.first.weight
+
+    def forward(self, x):
+        return super().forward(x) + self.third(x.sin())[:, :2]
+
+
+STACKS = {
+    "Householder1x1": lambda: [Householder1x1(4), AdditiveCoupling(Conditioner(2, 2))],
+    "the identity": lambda: [Same(), OrthogonalCoupling(Conditioner(2, 2), channels=4)],
+    "views": lambda: [OrthogonalCoupling(Conditioner(2, 2), channels=4), Transposed()],
+    "tied weights": lambda: [Householder1x1(4), AdditiveCoupling(Tied())],
+}
+
+
+@pytest.mark.parametrize("anchors", [0, 1, 8])
+@pytest.mark.parametrize("case", sorted(STACKS))
+def test_stacks_in_which_rebuilt_states_reach_a_conditioner(case, anchors) -> None:
+    layers = [layer for _ in range(2) for layer in STACKS[case]()]
+    net = InvertibleSequential(*layers, anchors=anchors).double()
+    x = sample(requires_grad=True)
+    assert_right_when_compiled(net, lambda: weighed(net(x)), [x, *parameters(net)])
+
+
+def saved_states(
+    depth: int, memory: str, anchors: int = 0, guard: str | None = None
+) -> float:
     torch._dynamo.reset()
     layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(depth)]
-    net = InvertibleSequential(*layers, memory=memory, anchors=anchors)
+    net = InvertibleSequential(*layers, memory=memory, anchors=anchors, guard=guard)
     x = torch.randn(1, 4, 16, 16)
     function = compiled(net)
     function(x).sum().backward()
@@ -120,6 +171,12 @@ def test_memory_is_flat_in_depth() -> None:
     assert [saved_states(depth, "invert") for depth in (2, 4, 8)] == [1.0, 1.0, 1.0]
     plain = [saved_states(depth, "store") for depth in (2, 4, 8)]
     assert plain[2] > plain[1] + 4 > plain[0] + 6
+
+
+def test_the_guard_keeps_at_most_five_numbers_a_state() -> None:
+    for depth in (2, 8):
+        found = saved_states(depth, "invert", guard="raise")
+        assert 1 < found <= 1 + 5 * (depth + 1) / (4 * 16 * 16)
 
 
 def test_anchors_cost_one_state_each() -> None:
@@ -304,3 +361,76 @@ def test_a_wrong_inverse_is_noticed_in_the_backward_pass() -> None:
     loss = compiled(net)(sample(requires_grad=True)).sum()
     with pytest.raises(RuntimeError, match=r"layer 1 \(Wrong\) did not repeat itself"):
         loss.backward()
+
+
+class Clamped(InvertibleModule):
+    """A layer that loses what is beyond one half."""
+
+    def forward(self, x, *_):
+        return torch.tanh(x.clamp(-0.5, 0.5))
+
+    def inverse(self, y, *_):
+        return torch.atanh(y)
+
+
+def lossy():
+    mixed = [Householder1x1(4), AdditiveCoupling(Conditioner(2, 2))]
+    return [*mixed, Clamped(), AdditiveCoupling(Conditioner(2, 2))], sample().double()
+
+
+def drifting():
+    layers = []
+    for _ in range(16):
+        conditioner = Conditioner(2, 2)
+        with torch.no_grad():
+            conditioner.second.weight.mul_(40)
+        layers.append(OrthogonalCoupling(conditioner, channels=4))
+    return layers, sample().float()
+
+
+OFF = {
+    "lossy": (lossy, r"inverting layer 2 \(Clamped\) is off by more than"),
+    "drifting": (drifting, r"inverting layer \d+ \(OrthogonalCoupling\) is off .*step"),
+}
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+@pytest.mark.parametrize("case", sorted(OFF))
+def test_a_state_rebuilt_wrongly_is_noticed_in_the_backward_pass(
+    case, fullgraph
+) -> None:
+    make, message = OFF[case]
+    layers, x = make()
+    net = InvertibleSequential(*layers, anchors=0).to(x.dtype)
+    loss = compiled(net, fullgraph=fullgraph)(x.requires_grad_()).sum()
+    with pytest.raises(RuntimeError, match=message):
+        loss.backward()
+    torch._dynamo.reset()
+    net.guard = None
+    compiled(net, fullgraph=fullgraph)(x).sum().backward()
+
+
+def test_nan_is_laid_at_the_layer_that_made_it() -> None:
+    net = stack(0, depth=3)
+    with torch.no_grad():
+        net[1].conditioner.second.weight.fill_(torch.nan)
+    loss = compiled(net)(sample(requires_grad=True)).sum()
+    with pytest.raises(RuntimeError, match=r"layer 1 \(OrthogonalCoupling\) made NaN"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("guard", ["warn", "adapt"])
+def test_a_guard_that_goes_on_is_refused_in_words(guard) -> None:
+    net = stack(0, depth=3)
+    net.guard = guard
+    with pytest.raises(Unsupported, match=f"guard='{guard}' is not supported under"):
+        compiled(net)(sample(requires_grad=True))
+
+
+def test_a_state_in_half_precision_without_a_guard_is_refused_in_words() -> None:
+    net = stack(0, depth=3).bfloat16()
+    net.guard = None
+    with pytest.raises(
+        Unsupported, match=r"a state in torch\.bfloat16 cannot be rebuilt"
+    ):
+        compiled(net)(sample().bfloat16().requires_grad_())

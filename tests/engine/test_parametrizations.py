@@ -8,7 +8,7 @@ from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
 from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
 from tests.parts import Conditioner
-from tests.stacks import both, parameters, sample
+from tests.stacks import alternating, both, parameters, sample
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
@@ -72,7 +72,7 @@ def test_a_weight_that_a_power_iteration_moves(anchors) -> None:
         conditioner = Conditioner(2, 2)
         nn.utils.parametrizations.spectral_norm(conditioner.second)
         layers.append(AdditiveCoupling(conditioner))
-    net = InvertibleSequential(*layers, anchors=anchors).double()
+    net = alternating(layers, anchors=anchors).double()
     initial = {k: v.clone() for k, v in net.state_dict().items()}
     x = sample(requires_grad=True)
 

@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import nn
 
-from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch import AdditiveCoupling
 from tests.parts import Conditioner
-from tests.stacks import both, parameters, sample, stack
+from tests.stacks import alternating, both, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
@@ -56,7 +56,7 @@ def test_batch_norm_moves_its_statistics_once(anchors) -> None:
             return self.norm(super().forward(x))
 
     layers = [AdditiveCoupling(Normalized()) for _ in range(10)]
-    net = InvertibleSequential(*layers, anchors=anchors).double()
+    net = alternating(layers, anchors=anchors).double()
     x = sample(requires_grad=True)
     initial = copy.deepcopy(net.state_dict())
 

@@ -5,7 +5,7 @@ import torch
 
 from invtorch import AdditiveCoupling, InvertibleSequential
 from tests.parts import Conditioner, Leapfrog
-from tests.stacks import both, parameters, sample, stack
+from tests.stacks import alternating, both, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
@@ -86,7 +86,7 @@ def test_empty_batches(anchors) -> None:
 @pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
 def test_complex_states(anchors) -> None:
     layers = [AdditiveCoupling(Conditioner(2, 2, dims=0)) for _ in range(10)]
-    net = InvertibleSequential(*layers, anchors=anchors).to(torch.complex128)
+    net = alternating(layers, anchors=anchors).to(torch.complex128)
     x = torch.randn(3, 4, dtype=torch.complex128, requires_grad=True)
 
     def gradients():

@@ -5,12 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import grad, gradcheck, gradgradcheck
 
-from invtorch import InvertibleSequential
 from tests.registry import MAKERS
-from tests.strategies import Example, anchors, directions, names, stacks, weighed
+from tests.stacks import alternating
+from tests.strategies import (
+    Example,
+    anchors,
+    directions,
+    memories,
+    names,
+    stacks,
+    weighed,
+)
 from tests.tolerances import assert_all_equal
-
-memories = st.sampled_from(["invert", "checkpoint"])
 
 
 @given(stacks(), memories, directions)
@@ -22,10 +28,10 @@ def test_gradients_equal_plain_autograd(example: Example, memory, direction) -> 
 @given(names, anchors, memories, directions, st.integers(0, 2**31))
 def test_deep_stacks_of_one_kind(name, anchors, memory, direction, seed) -> None:
     torch.manual_seed(seed)
-    stack = [MAKERS[name](3, 1).double() for _ in range(12)]
+    net = alternating([MAKERS[name](3, 1) for _ in range(10)], anchors=anchors)
     x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
     context = torch.randn(2, 1, 5, dtype=torch.float64, requires_grad=True)
-    example = Example(InvertibleSequential(*stack, anchors=anchors), x, (context,))
+    example = Example(net.double(), x, (context,))
     expected = example.gradients("store", direction)
     assert_all_equal(example.gradients(memory, direction), expected)
 
@@ -66,8 +72,7 @@ def test_second_order_gradients_equal_plain_autograd(example, memory) -> None:
 @given(names, anchors, st.integers(0, 2**31))
 def test_gradcheck_and_gradgradcheck(name, anchors, seed) -> None:
     torch.manual_seed(seed)
-    stack = [MAKERS[name](3, 1).double() for _ in range(5)]
-    net = InvertibleSequential(*stack, anchors=anchors)
+    net = alternating([MAKERS[name](3, 1) for _ in range(3)], anchors=anchors).double()
     x = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
     context = torch.randn(1, 1, 4, dtype=torch.float64, requires_grad=True)
     assert gradcheck(net, (x, context), fast_mode=True, nondet_tol=1e-12)

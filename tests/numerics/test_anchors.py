@@ -46,6 +46,12 @@ def test_what_adapt_adds_is_kept_and_nothing_else() -> None:
     assert states == 1 + len(net.anchors) > 1
 
 
+def test_an_index_beyond_the_depth() -> None:
+    net = orthogonal(0.5, 4, anchors=(3, 99))
+    with pytest.raises(ValueError, match=r"indices \[99\], but a pass has 4 layers"):
+        net(images())
+
+
 def test_indices_count_layers_of_nested_containers() -> None:
     inner, outer = orthogonal(0.5, 3), orthogonal(0.5, 2, anchors=(1, 4))
     outer.insert(1, inner)

@@ -83,31 +83,83 @@ def test_the_layout_of_the_input_does_not_matter(x, layout) -> None:
     assert all(map(torch.equal, inverted, gradients(deep, x)))
 
 
-@given(
-    st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
-    st.integers(-8, 8),
-    st.data(),
-)
-def test_any_number_within_the_range_comes_back(dtype, exponent, data) -> None:
-    grid = 2.0**exponent * (2.0**-10 if dtype == torch.float16 else 1)
+class Shift(nn.Module):
+    """A conditioner that returns what it was given, whatever the state."""
+
+    def __init__(self, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        return self.shift
+
+
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def finest(dtype: torch.dtype) -> float:
+    """Return the spacing of the denormals, the finest grid there is."""
+    return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+
+
+def spacings(dtype: torch.dtype) -> st.SearchStrategy[float]:
+    """Draw spacings from that of the denormals to one the range of which overflows."""
+    lowest = round(math.log2(finest(dtype)))
+    highest = round(math.log2(torch.finfo(dtype).max * torch.finfo(dtype).eps))
+    exponents = st.integers(lowest, highest) | st.sampled_from([lowest, 0])
+    return exponents.map(lambda exponent: 2.0**exponent)
+
+
+def near(*ends: int) -> st.SearchStrategy[int]:
+    """Draw whole numbers of either sign at, and next to, some ends."""
+    around = st.integers(-3, 3)
+    near_end = st.builds(lambda end, by: end + by, st.sampled_from(ends), around)
+    return st.builds(lambda sign, n: sign * n, st.sampled_from([-1, 1]), near_end)
+
+
+@given(st.sampled_from(FLOATS), st.data())
+def test_what_is_not_refused_comes_back_at_the_ends_of_the_range(dtype, data) -> None:
+    grid = data.draw(spacings(dtype))
     steps = int(2 / torch.finfo(dtype).eps)
-    counts = st.integers(-steps, steps) | st.sampled_from([0, -1, 1, steps, -steps])
-    values = data.draw(st.lists(counts, min_size=8, max_size=8))
-    state = torch.tensor(values, dtype=torch.float64).view(2, 4).mul(grid).to(dtype)
-    layer = AdditiveCoupling(nn.Linear(2, 2).to(dtype), grid=grid)
-    refusal = ""
-    with torch.no_grad():
-        try:
-            y = layer(state)
-        except RuntimeError as error:
-            refusal = str(error)
-        if not refusal:
-            assert torch.equal(layer.inverse(y), state)
-            return
-        shift = layer.conditioner(state[:, :2]).double()
-    assert "counts exactly only to" in refusal
-    reached = (state[:, 2:].double() + shift).abs().max()
-    assert reached >= (steps - 1) * grid or not reached.isfinite()
+    counts = near(0, steps // 2, steps) | st.integers(-steps, steps)
+    x1, x2, shift = data.draw(st.tuples(counts, counts, counts))
+
+    def on_grid(*values: int) -> torch.Tensor:
+        return torch.tensor([values], dtype=torch.float64).mul(grid).to(dtype)
+
+    given, layer = on_grid(x1, x2), AdditiveCoupling(Shift(on_grid(shift)), grid=grid)
+    shift = int(layer.conditioner.shift.double() / grid)  # rounded beyond the range
+    for forth, back, there in (
+        (layer, layer.inverse, x2 + shift),
+        (layer.inverse, layer, x2 - shift),
+    ):
+        within = max(abs(x1), abs(x2), abs(there)) < steps
+        if not within:
+            with pytest.raises(RuntimeError, match="counts exactly only below"):
+                forth(given)
+        else:
+            assert torch.equal(forth(given), on_grid(x1, there))
+            assert torch.equal(back(forth(given)), given)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_sum_rounded_to_the_end_of_the_range_is_refused(dtype, sign) -> None:
+    """2^24 - 1 + 2 is rounded to 2^24, from which there is no way back."""
+    steps = int(2 / torch.finfo(dtype).eps)
+    layer = AdditiveCoupling(Shift(torch.tensor([[2 * sign]], dtype=dtype)), grid=1.0)
+    state = torch.tensor([[0, (steps - 1) * sign]], dtype=dtype)
+    with pytest.raises(RuntimeError, match="counts exactly only below"):
+        layer(state)
+    layer.conditioner.shift.copy_(-state[:, 1:])
+    assert torch.equal(layer.inverse(layer(state)), state)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_number_far_below_the_spacing_is_off_the_grid(dtype) -> None:
+    layer = AdditiveCoupling(Shift(torch.zeros(1, 1, dtype=dtype)), grid=4.0)
+    with pytest.raises(RuntimeError, match="not on the grid"):
+        layer(torch.tensor([[0, finest(dtype)]], dtype=torch.float64).to(dtype))
 
 
 def test_denormals_lie_on_a_grid_of_their_own() -> None:
@@ -136,7 +188,7 @@ def test_a_state_off_the_grid_is_refused(x) -> None:
 
 def test_a_state_beyond_the_range_is_refused(x) -> None:
     deep = net(40, grid=2.0**-24)
-    with pytest.raises(RuntimeError, match=r"reaches \d.*counts exactly only to 1:"):
+    with pytest.raises(RuntimeError, match=r"reaches \d.*counts exactly only below 1:"):
         deep(snap(x * 2, 2.0**-24))
 
 

@@ -1,6 +1,7 @@
 """The guard notices wrong states, names the layer, and does what it was told."""
 
 import pickle
+import re
 
 import pytest
 import torch
@@ -104,6 +105,49 @@ def test_a_conditioner_that_reads_global_state(anchors, monkeypatch) -> None:
         step(net, between=lambda: monkeypatch.setattr(ReadsGlobal, "factor", 1.01))
 
 
+def doubled(layer: AdditiveCoupling) -> InvertibleSequential:
+    """Return a float64 state over float32 conditioners, in which a layer is wrong."""
+    return net_with(layer, state_dtype=torch.float64)
+
+
+def test_what_is_caught_in_a_finer_state(monkeypatch) -> None:
+    with pytest.raises(RuntimeError, match=r"inverting layer 7 \(Wrong\) is off.*wro"):
+        step(doubled(Wrong(conditioner(1.0))))
+    with pytest.raises(RuntimeError, match=r"layer 7 .*random numbers"):
+        step(doubled(AdditiveCoupling(Noisy())))
+    with pytest.raises(RuntimeError, match=r"layer 7 .*that changed since"):
+        step(
+            doubled(AdditiveCoupling(ReadsGlobal())),
+            between=lambda: monkeypatch.setattr(ReadsGlobal, "factor", 1.01),
+        )
+    tenths = [shrinking() for _ in range(16)]  # ten of them come back in float64
+    with pytest.raises(RuntimeError, match=r"\(AffineCoupling\) is off by"):
+        step(InvertibleSequential(*tenths, anchors=0, state_dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_is_caught_over_half_precision(dtype, mixed, monkeypatch) -> None:
+    """An error of more than four roundings of the conditioner, and its layer."""
+
+    def half_step(layer, between=lambda: None) -> None:
+        net, x = net_with(layer, state_dtype=torch.float32), images()
+        if not mixed:
+            net, x = net.to(dtype), x.to(dtype)
+        with torch.autocast("cpu", dtype, enabled=mixed):
+            loss = net(x).square().mean()
+        between()
+        loss.backward()
+
+    with pytest.raises(RuntimeError, match=r"layer 7 .*appears there at once"):
+        half_step(AdditiveCoupling(Noisy()))
+    with pytest.raises(RuntimeError, match=r"layer 7 .*appears there at once"):
+        half_step(
+            AdditiveCoupling(ReadsGlobal()),
+            lambda: monkeypatch.setattr(ReadsGlobal, "factor", 2.0),
+        )
+
+
 def test_a_parameter_replaced_behind_the_back_of_autograd() -> None:
     net = net_with(AdditiveCoupling(conditioner(1.0)))
     weight = net[PLACE].conditioner[0].weight
@@ -129,6 +173,40 @@ def test_what_is_not_finite_is_named_by_the_layer_that_made_it(value) -> None:
 def test_an_input_that_is_not_finite() -> None:
     with pytest.raises(RuntimeError, match="input of the container has NaN or Inf"):
         step(orthogonal(0.5, 4), images() / 0)
+
+
+class WrongThere(AdditiveCoupling):
+    """Its inverse is wrong at one position."""
+
+    replay = None
+    there, wrong = (0, 0, 0, 0), 0.0
+
+    def inverse(self, y, *context):
+        x = super().inverse(y, *context)
+        x[self.there] += self.wrong
+        return x
+
+
+@given(
+    st.tuples(st.just(0), *(st.integers(0, n - 1) for n in (32, 48, 64))),
+    st.sampled_from([1.0, -3.0, float("nan"), float("inf")]),
+)
+def test_an_error_of_one_element_of_a_large_state(there, wrong) -> None:
+    layers = [AdditiveCoupling(nn.Conv2d(16, 16, 1)) for _ in range(3)]
+    layers[1] = WrongThere(nn.Conv2d(16, 16, 1))
+    layers[1].there, layers[1].wrong = there, wrong
+    net = InvertibleSequential(*layers, anchors=0)
+    with pytest.raises(RuntimeError, match=r"inverting layer 1 \(WrongThere\) is"):
+        step(net, torch.randn(1, 32, 48, 64))
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_default_device_elsewhere(device) -> None:
+    net, x = orthogonal(0.5, 4, anchors=0), torch.randn(1, CHANNELS, 9, 11)
+    with torch.device(device):
+        step(net, x)
+        states = (torch.randn(3, 7, 5, device="cpu"),)
+        assert len(fingerprint(states).tolist()) == 4
 
 
 def test_it_warns() -> None:
@@ -164,16 +242,37 @@ def test_it_adapts_to_rounding_that_grows() -> None:
     assert len(net.anchors) == found
 
 
+def test_auto_keeps_learning_when_it_adapts() -> None:
+    options = {"guard": "adapt", "anchors": "auto"}
+    net = orthogonal(0.5, 30, **options)
+    net[14] = Wrong(conditioner(1.0))
+    with pytest.warns(UserWarning, match=r"From now on \[14\] are kept"):
+        step(net)
+    step(net)
+    assert net.anchors == "auto"
+    assert 14 in net._anchors.places(30)
+
+
 def test_it_raises_where_no_anchor_helps() -> None:
     net = net_with(AdditiveCoupling(Noisy()), guard="adapt", anchors=DEPTH)
     with pytest.raises(RuntimeError, match="evaluated again, is off"):
         step(net)
 
 
-def test_growth_is_told_once() -> None:
-    net, x = orthogonal(2.0, 400), images()
-    with pytest.warns(UserWarning, match=r"grows or shrinks by \d.*bound the scale"):
+@pytest.mark.parametrize("state_dtype", [None, torch.float64])
+def test_growth_is_told_once(state_dtype) -> None:
+    net, x = orthogonal(2.0, 400, state_dtype=state_dtype), images()
+    sizes = [float(x.norm())]
+    hooks = [
+        layer.register_forward_hook(lambda *args: sizes.append(args[2].norm().item()))
+        for layer in net
+    ]
+    with pytest.warns(UserWarning, match="bound the scale") as told:
         step(net, x)
+    said = re.search(r"grows or shrinks by (\S+) on its way", str(told[0].message))
+    assert float(said[1]) == pytest.approx(max(sizes) / min(sizes), rel=0.06)
+    for hook in hooks:
+        hook.remove()
     step(net, x)
 
 

@@ -9,11 +9,20 @@ from hypothesis import strategies as st
 
 from invtorch import (
     AdditiveCoupling,
+    Conjugation,
     Householder1x1,
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from tests.numerics.networks import error, gradient, images, orthogonal
+from tests.numerics.networks import (
+    CHANNELS,
+    conditioner,
+    error,
+    gradient,
+    images,
+    orthogonal,
+)
+from tests.numerics.test_exact import Reverse
 from tests.parts import Conditioner
 
 seeds = st.integers(0, 2**32 - 1)
@@ -35,6 +44,29 @@ def test_float64_over_float32_needs_no_anchor(strength, seed) -> None:
     found, truth = gradient(net, x), truth_of(net, x)
     net.memory, net.state_dtype = "store", None
     assert error(found, truth) <= error(gradient(net, x), truth)
+
+
+def stacked(form: str, strength: float, depth: int) -> InvertibleSequential:
+    """Stack additive couplings whose halves take turns, or the paper's form."""
+    layers = []
+    for _ in range(depth):
+        coupling = AdditiveCoupling(conditioner(strength))
+        layers += {
+            "additive": [coupling, Reverse()],
+            "paper": [Conjugation(Householder1x1(CHANNELS), coupling)],
+        }[form]
+    return InvertibleSequential(*layers, anchors=0, state_dtype=torch.float64)
+
+
+@pytest.mark.parametrize("form", ["additive", "paper"])
+@settings(max_examples=1, deadline=None, phases=[Phase.generate])
+@given(seed=seeds)
+def test_the_guard_allows_what_plain_autograd_would_lose(form, seed) -> None:
+    torch.manual_seed(seed)
+    net, x = stacked(form, 1.0, 300), images()
+    found, truth = gradient(net, x), truth_of(net, x)
+    net.memory, net.state_dtype = "store", None
+    assert error(found, truth) <= 1.5 * error(gradient(net, x), truth)
 
 
 @pytest.mark.filterwarnings("ignore:the state grows")
