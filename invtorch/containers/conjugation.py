@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from invtorch.base import Composite, InvertibleModule, Step
+from invtorch.containers.sequential import invertible
 
 
 class Conjugation(Composite):
@@ -23,6 +24,10 @@ class Conjugation(Composite):
     Shape:
         That of `module`, between the two applications of `basis`.
 
+    Raises:
+        TypeError: If a module is not an `InvertibleModule`.
+        ValueError: If a module does not define its inverse.
+
     Examples:
         >>> from torch import nn
         >>> layer = Conjugation(Householder1x1(4), AdditiveCoupling(nn.Linear(2, 2)))
@@ -33,8 +38,8 @@ class Conjugation(Composite):
 
     def __init__(self, basis: InvertibleModule, module: InvertibleModule) -> None:
         super().__init__()
-        self.basis = basis
-        self.module = module
+        self.basis = invertible(basis)
+        self.module = invertible(module)
 
     def chain(self) -> Sequence[Step]:
         """Change the basis, apply the module, change back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from invtorch.base import Composite, InvertibleModule, Step
+from invtorch.containers.sequential import invertible
 
 
 class WithoutContext(Composite):
@@ -19,6 +20,10 @@ class WithoutContext(Composite):
     Shape:
         That of the module.
 
+    Raises:
+        TypeError: If a module is not an `InvertibleModule`.
+        ValueError: If a module does not define its inverse.
+
     Examples:
         >>> from torch import nn
         >>> plain = AdditiveCoupling(nn.Linear(2, 2))
@@ -30,7 +35,7 @@ class WithoutContext(Composite):
 
     def __init__(self, module: InvertibleModule) -> None:
         super().__init__()
-        self.module = module
+        self.module = invertible(module)
 
     def chain(self) -> Sequence[Step]:
         """Apply the module to the state alone."""

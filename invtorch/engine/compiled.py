@@ -22,7 +22,7 @@ from invtorch.engine.replayable import (
     check_replayable,
     check_round_trip,
     mark,
-    tolerance,
+    tolerance_of,
 )
 from invtorch.recording import State
 
@@ -215,7 +215,7 @@ def check_replay(
 ) -> None:
     """Assert in the graph that a replay is right, if the states were marked."""
     for table in marks:
-        limit = tolerance(call.step.module, output)
+        limit = tolerance_of(call.step.module, output)
         check_round_trip(call.label, again, output, limit)
         if not call.anchor:
             before, behind = table[index], table[index + 1]

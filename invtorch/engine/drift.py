@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+import torch
 
 SUDDEN = (4.0, 100.0)
 
@@ -25,6 +28,21 @@ class Measured(NamedTuple):
     def rebuilt(self) -> bool:
         """Whether the layer was inverted."""
         return self.state == self.layer
+
+
+def tolerance(state: float, computed: float) -> float:
+    """Return how far a rebuilt state may be off, relative to its size.
+
+    Half of the digits of what is computed in, but of half precision nearly all: half of
+    its digits would be too few. A finer state is judged by its conditioners, because
+    plain autograd in their precision would lose as much.
+
+    Args:
+        state: The eps of the state's dtype.
+        computed: The eps of the coarsest dtype that the layer computes in.
+    """
+    half = math.sqrt(min(computed, torch.finfo(torch.float32).eps))
+    return max(math.sqrt(state), half, 4 * computed)
 
 
 def runs(measured: Iterable[Measured]) -> list[list[Measured]]:

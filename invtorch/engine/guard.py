@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from invtorch.engine.anchors import Anchors
-from invtorch.engine.drift import Measured, appeared, runs, until_first
+from invtorch.engine.drift import Measured, appeared, runs, tolerance, until_first
 from invtorch.engine.fingerprint import distance, fingerprint, size
 from invtorch.engine.frame import Frame, Tensors
 
@@ -105,14 +105,7 @@ class Guard:
         ]
 
     def _tolerance(self, layer: int) -> float:
-        """Half of the digits of what is computed in, but of half precision nearly all.
-
-        A finer state is judged by its conditioners: plain autograd in their precision
-        would lose as much. Half of the digits of half precision would be too few.
-        """
-        eps = self._precision(layer)
-        half = math.sqrt(min(eps, torch.finfo(torch.float32).eps))
-        return max(math.sqrt(_eps(self.dtype)), half, 4 * eps)
+        return tolerance(_eps(self.dtype), self._precision(layer))
 
     def _precision(self, layer: int) -> float:
         """Return the eps of the coarsest dtype that a layer computes in."""

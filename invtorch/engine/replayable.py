@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from invtorch.engine.drift import tolerance
 from invtorch.engine.fingerprint import PROBES, fingerprint, size
 from invtorch.functional import autocast_enabled
 
@@ -79,18 +80,15 @@ def _exact(state: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(t.dtype in double for t in state) else torch.float32
 
 
-def tolerance(module: nn.Module, state: Sequence[Tensor]) -> float:
-    """Return half of the digits of the state, or nearly all of a coarser conditioner.
-
-    It is the rule of `invtorch.engine.guard`.
-    """
+def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
+    """Return how far a state of a layer may be off, by the rule of the guard."""
     finest = max(torch.finfo(t.dtype).eps for t in state)
     dtypes = [p.dtype for p in module.parameters() if p.is_floating_point()]
     device = state[0].device.type
     if autocast_enabled(device):
         dtypes.append(torch.get_autocast_dtype(device))
     coarsest = max([finest, *[torch.finfo(dtype).eps for dtype in dtypes]])
-    return max(finest**0.5, 4 * coarsest)  # type: ignore[no-any-return]
+    return tolerance(finest, coarsest)
 
 
 def check_finite(label: str, norm: Tensor) -> None:

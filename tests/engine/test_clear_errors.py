@@ -6,11 +6,13 @@ from torch import nn
 
 from invtorch import (
     AdditiveCoupling,
+    Conjugation,
     GatedResidualBlock,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
+    WithoutContext,
 )
 from tests.parts import Conditioner, Scale
 from tests.stacks import alternating
@@ -123,6 +125,19 @@ def test_an_ordinary_module_in_a_container(add) -> None:
             "extend": lambda m: net.extend([m]),
         }[add](nn.Conv2d(2, 2, 1))
     assert len(net) == 1
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda m: Conjugation(m, Scale(2)),
+        lambda m: Conjugation(Scale(2), m),
+        WithoutContext,
+    ],
+)
+def test_an_ordinary_module_in_another_composition(wrap) -> None:
+    with pytest.raises(TypeError, match="Conv2d is not an InvertibleModule"):
+        wrap(nn.Conv2d(2, 2, 1))
 
 
 @pytest.mark.parametrize(
