@@ -26,7 +26,8 @@ def main() -> None:
         x = torch.randn(1, CHANNELS, SIZE, SIZE, device=device)
         for name, contender in CONTENDERS.items():
             clear(net)
-            peak = measure_memory(partial(step, net, x, contender)).peak
+            training_step = partial(step, net, x, contender)
+            peak = measure_memory(training_step, device=device).peak
             row = {"contender": name, "depth": depth, "bytes": peak}
             rows.append({**row, "states": peak / x.nbytes})
             print(f"{depth:4} layers  {name:30}  {peak / 1e6:8.1f} MB", flush=True)

@@ -23,26 +23,37 @@ class Memory(NamedTuple):
     live: int
 
 
-def measure_memory(call: Callable[[], object]) -> Memory:
+def measure_memory(
+    call: Callable[[], object], *, device: torch.device | str = "cpu"
+) -> Memory:
     """Count the bytes that a call allocates and frees.
 
-    On the CPU the allocations are those of PyTorch's profiler, exact to the byte; on an
-    accelerator those of its caching allocator. Memory that the process merely reserves
-    (what `nvidia-smi` shows) is not counted.
+    On the CPU the allocations are those of PyTorch's profiler, exact to the byte; on a
+    GPU those of its caching allocator. Memory that the process merely reserves (what
+    `nvidia-smi` shows) is not counted.
 
     Args:
         call: What to measure. Its result is held until the count is taken.
+        device: Where the memory is that counts: `"cpu"`, or a CUDA device.
 
     Returns:
         The peak during the call and what was live at its end.
+
+    Raises:
+        ValueError: If `device` is neither the CPU nor a CUDA device.
 
     Examples:
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
         Memory(peak=1024, live=1024)
     """
+    device = torch.device(device)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device is {str(device)!r}, but memory can be counted on 'cpu' or 'cuda'"
+        )
     gc.collect()  # what is already dead must not be freed in between
-    if torch.cuda.is_available():
-        return _measure_cuda(call)
+    if device.type == "cuda":
+        return _measure_cuda(call, device)
     with profile(profile_memory=True) as record:
         result = call()
     del result
@@ -58,12 +69,13 @@ def _changes(record: profile) -> Iterator[int]:
         yield event.nbytes()  # type: ignore[attr-defined]
 
 
-def _measure_cuda(call: Callable[[], object]) -> Memory:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+def _measure_cuda(call: Callable[[], object], device: torch.device) -> Memory:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     result = call()
-    torch.cuda.synchronize()
-    peak, live = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    live = torch.cuda.memory_allocated(device)
     del result
     return Memory(peak - before, live - before)
