@@ -225,12 +225,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         auto_cli(COMMANDS, args=arguments, as_positional=False, prog="mri_example")
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_sentence(error)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to go on\n")
         return 130
     return 0
+
+
+def _sentence(error: InputError) -> str:
+    """Return what is wrong, without the traceback of a worker that loads data."""
+    return str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
 
 
 def _say(text: str) -> None:

@@ -70,6 +70,11 @@ def mask_of(file: h5py.File, cols: int, path: Path) -> NDArray[np.float32] | Non
     if "mask" not in file:
         return None
     mask: NDArray[np.float32] = np.asarray(file["mask"], dtype=np.float32)
+    if not np.isin(mask, (0, 1)).all():
+        raise InputError(
+            f"{path}: the mask has values other than 0 and 1, so it leaves open which "
+            f"columns were measured: repair the file"
+        )
     if mask.shape != (cols,) or not mask.any():
         raise InputError(
             f"{path}: the mask has shape {mask.shape}, {int(mask.sum())} entries of it "

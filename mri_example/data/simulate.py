@@ -7,6 +7,7 @@ attribute `simulated`.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +62,12 @@ class Simulation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 8 or min(self.noise, self.phase, self.seed) < 0:
+        numbers = (self.noise, self.phase, self.seed)
+        if self.size < 8 or not all(0 <= n < math.inf for n in numbers):
             raise InputError(
                 f"size is {self.size}, noise {self.noise}, phase {self.phase} and seed "
-                f"{self.seed}, but size must be at least 8 and none may be negative"
+                f"{self.seed}, but size must be at least 8, and none negative or not "
+                f"finite"
             )
         if self.coils < 1 or not 0 <= self.correlation < 1:
             raise InputError(

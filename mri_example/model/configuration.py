@@ -13,6 +13,10 @@ from mri_example.model.rim import RIMReconstructor
 from mri_example.model.unet import UNetReconstructor
 
 Memory = Literal["invert", "checkpoint", "store"]
+COUNTS = (
+    *("channels", "steps", "hidden", "strides", "pools"),
+    *("coils", "multiplicity", "slab"),
+)
 Guard = Literal["raise", "warn", "adapt"] | None
 
 
@@ -28,6 +32,10 @@ class ModelConfig(ABC):
         Raises:
             InputError: If the options do not fit together.
         """
+        for name, value in self.plain().items():
+            counts = value if isinstance(value, list) else [value]
+            if name in COUNTS and min(counts) < 1:
+                raise InputError(f"{name} is {value}, but must be at least 1")
         try:
             model = self._model()
         except ValueError as error:

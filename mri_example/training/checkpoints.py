@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from torch import Tensor
 
 from mri_example.data.writing import whole_file
 from mri_example.errors import InputError
@@ -52,9 +53,13 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         ValueError,
         pickle.UnpicklingError,
     ) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint") from error
+        raise InputError(
+            f"{path} cannot be read as a checkpoint: copy it again, or train again"
+        ) from error
     if not isinstance(checkpoint, dict) or CONFIGURATION not in checkpoint:
-        raise InputError(f"{path} is not a checkpoint of this package")
+        raise InputError(
+            f"{path} is not a checkpoint of this package: give one that `fit` wrote"
+        )
     return checkpoint
 
 
@@ -85,13 +90,36 @@ def load_model(path: Path, device: str = "cpu") -> Reconstructor:
         InputError: If the file is not a checkpoint of this package.
     """
     checkpoint = load_checkpoint(path, device)
-    model = model_config(checkpoint[CONFIGURATION]).build()
     prefix = "model."
-    model.load_state_dict(
-        {
-            key.removeprefix(prefix): value
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith(prefix)
-        }
-    )
-    return model.to(device).eval()
+    tensors = {
+        key.removeprefix(prefix): value
+        for key, value in checkpoint.get("state_dict", {}).items()
+        if key.startswith(prefix)
+    }
+    return model_of(checkpoint[CONFIGURATION], tensors, path).to(device)
+
+
+def model_of(
+    configuration: Any, tensors: dict[str, Tensor], path: Path
+) -> Reconstructor:
+    """Build a model and give it its weights, ready for inference.
+
+    Args:
+        configuration: What `plain` returned.
+        tensors: The state dict of the model.
+        path: Where both come from.
+
+    Raises:
+        InputError: If they do not belong together.
+    """
+    if not isinstance(configuration, dict):
+        raise InputError(f"{path} holds no configuration: train the model again")
+    model = model_config(configuration).build()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights in {path} are not those of the model that its configuration "
+            f"describes: it was changed since it was written, train the model again"
+        ) from error
+    return model.eval()

@@ -88,12 +88,16 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "devices", "learning_rate", "clip"):
-            if getattr(self, name) <= 0:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}, but must be positive"
-                )
-        if not 0 < self.fraction <= 1:
-            raise InputError(f"fraction is {self.fraction}, but must be in (0, 1]")
+            self._check(name, getattr(self, name) > 0, "positive")
+        for name in ("minutes", "seed", "workers"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("fraction", 0 < self.fraction <= 1, "in (0, 1]")
+        sizes = self.crop or (1, 1)
+        self._check("crop", min(sizes) > 0, "at least one row and column")
+
+    def _check(self, name: str, fits: bool, limit: str) -> None:
+        if not fits:
+            raise InputError(f"{name} is {getattr(self, name)}, but must be {limit}")
 
 
 MACHINE = ("workers", "minutes", "accelerator", "devices")

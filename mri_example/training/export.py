@@ -10,8 +10,13 @@ from safetensors.torch import save_file
 
 from mri_example.data.writing import whole_file
 from mri_example.errors import InputError
-from mri_example.model import Reconstructor, model_config
-from mri_example.training.checkpoints import CONFIGURATION, load_checkpoint, load_model
+from mri_example.model import Reconstructor
+from mri_example.training.checkpoints import (
+    CONFIGURATION,
+    load_checkpoint,
+    load_model,
+    model_of,
+)
 
 SUFFIX = ".safetensors"
 
@@ -61,7 +66,8 @@ def load(path: Path, device: str = "cpu") -> Reconstructor:
             f"{path} cannot be read as safetensors ({error}): copy it again"
         ) from error
     if CONFIGURATION not in metadata:
-        raise InputError(f"{path} is not a model that this package exported")
-    model = model_config(json.loads(metadata[CONFIGURATION])).build()
-    model.load_state_dict(tensors)
-    return model.to(device).eval()
+        raise InputError(
+            f"{path} is not a model that this package exported: give one that `export` "
+            f"wrote"
+        )
+    return model_of(json.loads(metadata[CONFIGURATION]), tensors, path).to(device)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from mri_example.data import whole_file
+from mri_example.errors import InputError
 from mri_example.model import IRIM2D, ModelConfig
 from mri_example.training.checkpoints import WholeCheckpointIO, check_same
 from mri_example.training.configuration import (
@@ -57,6 +59,8 @@ def fit(
     Raises:
         InputError: If data, configuration or a checkpoint in `output` cannot be used.
     """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output is {output}, which is a file: choose a folder")
     configuration = plain(model, masks, training)
     last = output / "last.ckpt"
     if last.exists():
@@ -94,6 +98,17 @@ def fit_once(
 
 
 def _trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:
+    try:
+        return _unchecked_trainer(output, training)
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(
+            f"accelerator is {training.accelerator!r}, devices {training.devices} and "
+            f"precision {training.precision!r}, which cannot be had here "
+            f"({' '.join(str(error).split())}): choose others"
+        ) from error
+
+
+def _unchecked_trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator=training.accelerator,
         devices=training.devices,

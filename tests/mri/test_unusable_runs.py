@@ -1,0 +1,142 @@
+"""What cannot be run is said in one sentence, before anything is written."""
+
+import re
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from tests.mri.test_command_line import (
+    MODEL,
+    TRAINING,
+    configuration,
+    refused,
+    root,
+    run,
+    write_volume,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+__all__ = ["root"]  # a fixture
+
+
+def sentence(capsys, *arguments) -> str:
+    """Return what a refused command says, which must be one line."""
+    message = refused(capsys, *arguments)
+    assert message.count("error: ") == 1
+    assert message.startswith("error: ")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("minutes", -1, "minutes is -1"),
+        ("seed", -1, "seed is -1"),
+        ("workers", -1, "workers is -1"),
+        ("crop", [0, 4], "crop is .0, 4., but must be at least one row"),
+    ],
+)
+def test_training_options_out_of_range(option, value, message, root, capsys) -> None:
+    changed = configuration(root, training=TRAINING | {option: value})
+    found = refused(capsys, "fit", "--config", changed)
+    assert re.search(message, found), found
+    assert not (root / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("accelerator", "abacus"), ("precision", "7-true")]
+)
+def test_trainers_that_cannot_be_had(option, value, root, capsys) -> None:
+    changed = configuration(root, training=TRAINING | {option: value})
+    message = sentence(capsys, "fit", "--config", changed)
+    assert f"{option} " in message
+    assert value in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(root, capsys) -> None:
+    changed = configuration(root, training=TRAINING | {"accelerator": "gpu"})
+    assert "accelerator is 'gpu'" in sentence(capsys, "fit", "--config", changed)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("hidden", [0, 4]), ("steps", 0), ("strides", [1, 0])]
+)
+def test_models_of_no_size(option, value, root, capsys) -> None:
+    changed = configuration(root, model=MODEL | {option: value})
+    assert f"{option} is" in sentence(capsys, "fit", "--config", changed)
+
+
+def test_an_output_that_is_a_file(root, capsys) -> None:
+    (root / "run").write_text("kept")
+    message = sentence(capsys, "fit", "--config", configuration(root))
+    assert "which is a file: choose a folder" in message
+    assert (root / "run").read_text() == "kept"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nan_in_training_data_names_the_file(workers, root, capsys) -> None:
+    path = root / "data/singlecoil_train/file_train.h5"
+    with h5py.File(path, "r+") as file:
+        file["kspace"][2] = np.nan
+    changed = configuration(root, training=TRAINING | {"workers": workers})
+    assert run("fit", "--config", changed) == 2
+    last = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in " ".join(last)
+    assert "file_train.h5: the k-space of slice 2 holds NaN" in " ".join(last)
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5, -1.0])
+def test_masks_that_are_not_of_zeros_and_ones(value, tmp_path, capsys) -> None:
+    mask = np.ones(16, np.float32)
+    mask[3] = value
+    write_volume(tmp_path / "in/own.h5", mask=mask)
+    out = tmp_path / "out"
+    message = sentence(
+        capsys, "reconstruct", "--data", tmp_path / "in", "--output", out
+    )
+    assert "own.h5: the mask has values other than 0 and 1" in message
+
+
+@pytest.mark.parametrize("option", ["noise", "phase"])
+def test_simulations_of_no_number(option, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    message = refused(
+        capsys, "simulate", "--output", out, f"--simulation.{option}", ".nan"
+    )
+    assert "none negative or not finite" in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("damage", ["steps", "weights", "configuration", "code"])
+def test_checkpoints_whose_parts_do_not_fit(damage, root, capsys) -> None:
+    assert run("fit", "--config", configuration(root)) == 0
+    capsys.readouterr()
+    path = root / "run/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    if damage == "steps":
+        checkpoint["invtorch_configuration"]["steps"] = 3
+    elif damage == "weights":
+        del checkpoint["state_dict"]
+    elif damage == "configuration":
+        checkpoint["invtorch_configuration"] = "irim"
+    else:
+        checkpoint["callbacks"] = Harmful(root / "harm")
+    torch.save(checkpoint, path)
+    test, out = root / "data/singlecoil_test", root / "out"
+    arguments = ("reconstruct", "--data", test, "--output", out, "--checkpoint", path)
+    assert "best.ckpt" in sentence(capsys, *arguments)
+    assert not (root / "harm").exists()
+    assert not out.exists()
+
+
+class Harmful:
+    """An object that writes a file when it is loaded as a pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
