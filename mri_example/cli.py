@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
 
 from mri_example.comparison import compare
 from mri_example.data import (
@@ -215,6 +215,18 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+class Parser(ArgumentParser):
+    """A parser that says what is wrong, and not all that would have been right."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with code 2, unless another parser asked."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        said = " ".join(message.split())
+        shown = self.prog.replace("[options] ", "")
+        self.exit(2, f"error: {said}: `{shown} --help` lists what there is\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
@@ -223,7 +235,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
     try:
-        auto_cli(COMMANDS, args=arguments, as_positional=False, prog="mri_example")
+        auto_cli(
+            COMMANDS,
+            args=arguments,
+            as_positional=False,
+            prog="python -m mri_example",
+            parser_class=Parser,
+        )
     except InputError as error:
         sys.stderr.write(f"error: {_sentence(error)}\n")
         return 2

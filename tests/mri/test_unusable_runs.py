@@ -140,3 +140,33 @@ class Harmful:
 
     def __reduce__(self):
         return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"training": TRAINING | {"typo": 1}}, "training.typo"),
+        ({"model": MODEL | {"chanels": 8}}, "chanels"),
+        ({"typo": 1}, "typo"),
+        ({"training": TRAINING | {"epochs": "many"}}, "training.epochs"),
+    ],
+)
+def test_unknown_keys_and_wrong_types(changes, named, root, capsys) -> None:
+    message = sentence(capsys, "fit", "--config", configuration(root, **changes))
+    assert named in message
+    assert "--help` lists what there is" in message
+    assert "usage" not in message
+    assert not (root / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["fit", "--data", "x"], "fit.output"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["reconstruct", "--typo", "3"], "--typo"),
+        ([], "subcommand"),
+    ],
+)
+def test_wrong_arguments(arguments, named, capsys) -> None:
+    assert named in sentence(capsys, *arguments)
