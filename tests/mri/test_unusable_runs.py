@@ -146,7 +146,7 @@ class Harmful:
     ("changes", "named"),
     [
         ({"training": TRAINING | {"typo": 1}}, "training.typo"),
-        ({"model": MODEL | {"chanels": 8}}, "chanels"),
+        ({"model": MODEL | {"channel": 8}}, "channel"),
         ({"typo": 1}, "typo"),
         ({"training": TRAINING | {"epochs": "many"}}, "training.epochs"),
     ],
