@@ -12,8 +12,9 @@ def check_conditioner(
 ) -> None:
     """Compare the channels that a conditioner declares with those it will see.
 
-    Convolutions, and whatever else has attributes `in_channels` and `out_channels`,
-    are checked when the layer is built; others when they are first called. More input
+    Convolutions, whatever else has attributes `in_channels` and `out_channels`, and
+    sequences that begin or end with such a module are checked when the layer is built;
+    others when they are first called. More input
     channels than the state gives are left alone: they may be those of the context.
 
     Args:
@@ -25,8 +26,8 @@ def check_conditioner(
         ValueError: If a number of channels cannot be right.
     """
     name = type(conditioner).__name__
-    takes = getattr(conditioner, "in_channels", None)
-    returns = getattr(conditioner, "out_channels", None)
+    takes = getattr(_end(conditioner, 0), "in_channels", None)
+    returns = getattr(_end(conditioner, -1), "out_channels", None)
     if isinstance(takes, int) and inputs is not None and takes < inputs:
         raise ValueError(
             f"the conditioner {name} takes {takes} channels, but is given {inputs}: "
@@ -37,6 +38,13 @@ def check_conditioner(
             f"the conditioner {name} returns {returns} channels, but the other part "
             f"of the state has {outputs}: build it for {outputs}"
         )
+
+
+def _end(network: nn.Module, place: int) -> nn.Module:
+    """Return the first (0) or last (-1) module of nested sequences."""
+    while isinstance(network, nn.Sequential) and len(network):
+        network = network[place]
+    return network
 
 
 def in_its_precision(
@@ -64,6 +72,11 @@ def parts(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If one of them would be empty.
     """
+    if not -state.ndim <= dim < state.ndim:
+        raise ValueError(
+            f"a state of shape {tuple(state.shape)} has no dim {dim} to be split "
+            f"along: give it (batch, channels, ...)"
+        )
     size = state.shape[dim]
     place = size // 2 if split is None else split
     if not 0 < place < size:

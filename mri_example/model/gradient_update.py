@@ -64,7 +64,13 @@ class GradientUpdate(VolumePreserving):
 
     def _gradient(self, state: Tensor, data: Any) -> Tensor:
         estimate, _, _ = self._parts(state)
-        return self.gradient(estimate, *data)
+        found: Tensor = self.gradient(estimate, *data)
+        if found.shape != estimate.shape:
+            raise ValueError(
+                f"the gradient has shape {tuple(found.shape)}, but the estimate "
+                f"{tuple(estimate.shape)}: return one number for each of its entries"
+            )
+        return found
 
     def _moved(self, state: Tensor, shift: Tensor) -> Tensor:
         estimate, moved, rest = self._parts(state)

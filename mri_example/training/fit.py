@@ -74,7 +74,12 @@ def fit(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer = _trainer(output, training)
-        trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
+        try:
+            trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            if trainer.interrupted:
+                raise KeyboardInterrupt from stop
+            raise
     return output / "best.ckpt"
 
 

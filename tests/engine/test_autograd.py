@@ -1,10 +1,13 @@
 """Whatever autograd is asked for, the gradients are those of plain autograd."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from invtorch import InvertibleSequential
+from invtorch.planning import measure_memory
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, assert_equal
@@ -162,10 +165,12 @@ def test_both_directions_in_one_graph(anchors) -> None:
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_no_grad_and_inference_mode(anchors, direction) -> None:
-    net, x = stack(anchors), sample()
+    net, x = stack(anchors), sample(requires_grad=True)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            assert not getattr(net, direction)(x).requires_grad
+            call = partial(getattr(net, direction), x)
+            assert not call().requires_grad
+            assert measure_memory(call).live == x.nbytes
 
 
 def test_hooks_on_parameters_and_contexts_fire_once(anchors) -> None:

@@ -163,6 +163,11 @@ def test_channels_that_do_not_fit_the_conditioner_when_it_is_built() -> None:
         OrthogonalCoupling(block, channels=6)
     with pytest.raises(ValueError, match="takes 2 channels, but is given 4"):
         AdditiveCoupling(nn.Conv2d(2, 4, 1), split=4)
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 1)), nn.Conv2d(4, 3, 1))
+    with pytest.raises(ValueError, match="Sequential takes 1 channels, but is given 2"):
+        AdditiveCoupling(network, split=2)
+    with pytest.raises(ValueError, match=r"returns 3 channels, but .* has 4"):
+        OrthogonalCoupling(nn.Sequential(nn.Conv2d(4, 4, 1), network[1]), channels=8)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 3), (2, 4, 3), (2, 4, 3, 3, 3)])
@@ -172,6 +177,8 @@ def test_states_of_another_rank(shape) -> None:
         net(torch.zeros(shape))
     with pytest.raises(ValueError, match="does not have the 4 channels"):
         Householder1x1(4)(torch.zeros(4))
+    with pytest.raises(ValueError, match="has no dim 1 to be split along"):
+        AdditiveCoupling(nn.Linear(2, 2))(torch.zeros(4))
 
 
 def test_channels_that_do_not_fit_the_conditioner(x) -> None:

@@ -1,9 +1,11 @@
 """One evaluation of the inner network in backward, for every layer we ship."""
 
+from collections import Counter
+
 import pytest
 import torch
 
-from invtorch import InvertibleSequential
+from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
 from tests.parts import Conditioner, Scale
 from tests.registry import MAKERS
 
@@ -32,6 +34,23 @@ def test_a_step_evaluates_every_conditioner_twice(
     assert evaluations(net) == conditioners
     (output[0] if suffix else output).sum().backward()
     assert evaluations(net) == 2 * conditioners
+
+
+@pytest.mark.parametrize("anchors", [0, 2])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_a_step_of_the_paper_s_layer_evaluates_every_block_twice(
+    anchors, direction
+) -> None:
+    blocks = [GatedResidualBlock(2, 2, hidden=3, stride=2) for _ in range(6)]
+    layers = [OrthogonalCoupling(block, channels=4) for block in blocks]
+    calls = Counter()
+    for i, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, i=i: calls.update([i]))
+    net = InvertibleSequential(*layers, anchors=anchors)
+    output = getattr(net, direction)(torch.randn(1, 4, 5, 5))
+    assert calls == Counter(range(6))
+    output.sum().backward()
+    assert calls == Counter(2 * [*range(6)])
 
 
 def test_the_registry_has_layers_with_a_conditioner() -> None:

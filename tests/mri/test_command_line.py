@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -16,6 +15,7 @@ import torch
 import yaml
 
 from mri_example.cli import main
+from mri_example.training.module import ReconstructionTask
 
 ROOT = Path(__file__).parents[2]
 MODEL = {"channels": 8, "steps": 2, "hidden": [4, 4], "strides": [1, 2]}
@@ -136,12 +136,34 @@ def test_zero_filled_files_with_and_without_header_and_with_a_mask(tmp_path) -> 
             assert file["reconstruction"].shape == (3, 16, 16)
 
 
-def test_a_killed_run_ends_as_if_it_had_never_stopped(root, tmp_path) -> None:
-    def command(output: Path) -> list[str]:
+KILLED = """
+import os, signal, sys
+from mri_example.cli import main
+from mri_example.training.module import ReconstructionTask
+
+step = ReconstructionTask.training_step
+
+def training_step(self, batch):
+    if self.global_step == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch)
+
+ReconstructionTask.training_step = training_step
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("killed_at", [12, 16])  # in the second epoch, after it
+def test_a_killed_run_ends_as_if_it_had_never_stopped(
+    killed_at, root, tmp_path
+) -> None:
+    def arguments(output: Path) -> list[str]:
         options = {"epochs": 4, "batch_size": 1}
         config = configuration(root, output=str(output), training=TRAINING | options)
-        named = config.rename(root / f"{output.name}.yaml")
-        return [sys.executable, "-m", "mri_example", "fit", "--config", str(named)]
+        return ["fit", "--config", str(config.rename(root / f"{output.name}.yaml"))]
+
+    def command(output: Path) -> list[str]:
+        return [sys.executable, "-m", "mri_example", *arguments(output)]
 
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -152,14 +174,10 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(root, tmp_path) -> None:
         "stderr": subprocess.DEVNULL,
     }
     subprocess.run(command(whole), check=True, **options)
-    process = subprocess.Popen(command(killed), **options)
-    while not (killed / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    reached = torch.load(killed / "last.ckpt", weights_only=True)["epoch"]
-    assert reached < 3
+    murder = [sys.executable, "-c", KILLED, str(killed_at), *arguments(killed)]
+    assert subprocess.run(murder, check=False, **options).returncode == -signal.SIGKILL
+    reached = torch.load(killed / "last.ckpt", weights_only=True)["global_step"]
+    assert reached == 8 * (killed_at // 8) <= killed_at
     subprocess.run(command(killed), check=True, **options)
     one, other = (
         torch.load(folder / "last.ckpt", weights_only=True)
@@ -290,9 +308,41 @@ def test_simulating_from_what_is_no_magnitude(tmp_path, capsys) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["", "fit", "simulate", "reconstruct", "evaluate"])
+OPTIONS = {
+    "": "reconstruct",
+    "demo": "--output",
+    "simulate": "--simulation.coils",
+    "convert": "--source",
+    "check": "--quick",
+    "fit": "--training.learning_rate",
+    "reconstruct": "--checkpoint",
+    "evaluate": "--acquisition",
+    "export": "--checkpoint",
+    "compare": "--minutes",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
 def test_help_can_be_worked_from(command, capsys) -> None:
     assert run(*command.split(), "--help") == 0
     out = capsys.readouterr().out
-    assert "usage" in out
-    assert {"": "evaluate", "fit": "--training.learning_rate"}.get(command, "--") in out
+    assert "usage: python -m mri_example" in out
+    assert OPTIONS[command] in out
+
+
+def test_control_c_is_said_and_can_be_gone_on_from(root, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # Lightning ignores SIGINT
+    step = ReconstructionTask.training_step
+
+    def interrupted(self, batch):
+        if self.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    options = TRAINING | {"batch_size": 2}
+    config = configuration(root, training=options)
+    with monkeypatch.context() as patched:
+        patched.setattr(ReconstructionTask, "training_step", interrupted)
+        assert run("fit", "--config", config) == 130
+    assert "interrupted: run the same command again" in capsys.readouterr().err
+    assert run("fit", "--config", config) == 0

@@ -221,6 +221,12 @@ def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
             lambda: GradientUpdate(None, 2)(torch.ones(1, 3, 4)),
             "the state has 3 channels",
         ),
+        (
+            lambda: GradientUpdate(lambda x: x.sum(1, keepdim=True), 2)(
+                torch.ones(2, 8, 4)
+            ),
+            r"the gradient has shape \(2, 1, 4\), but the estimate \(2, 2, 4\)",
+        ),
     ],
 )
 def test_impossible_arguments(make, message) -> None:
