@@ -97,8 +97,8 @@ class KSpaceFile:
             )
         return kspace
 
-    def target_volume(self) -> NDArray[np.float32]:
-        """Read the target of all slices.
+    def check_target(self) -> str:
+        """Return the name of the target's data set.
 
         Raises:
             InputError: If the file has none.
@@ -108,7 +108,21 @@ class KSpaceFile:
                 f"{self.path} has no target ({' or '.join(TARGETS)}), so nothing can "
                 f"be compared with it: evaluate on files that are fully sampled"
             )
-        return _volume(self.path, self.target)
+        return self.target
+
+    def target_volume(self) -> NDArray[np.float32]:
+        """Read the target of all slices.
+
+        Raises:
+            InputError: If the file has none, or it holds NaN or infinite values.
+        """
+        target = _volume(self.path, self.check_target())
+        if not np.isfinite(target).all():
+            raise InputError(
+                f"{self.path}: {self.target} holds NaN or infinite values: repair or "
+                f"remove the file"
+            )
+        return target
 
 
 def volume_paths(folder: Path) -> list[Path]:
@@ -133,14 +147,20 @@ def read_reconstruction(path: Path) -> NDArray[np.float32]:
     """Read a reconstruction, `(slices, H, W)`.
 
     Raises:
-        InputError: If the file cannot be read or holds no reconstruction.
+        InputError: If the file cannot be read or holds no real reconstruction.
     """
     return _volume(path, "reconstruction")
 
 
 def _volume(path: Path, name: str) -> NDArray[np.float32]:
     with opened(path) as file:
-        volume: NDArray[np.float32] = dataset(file, name, path)[()].astype(np.float32)
+        stored = dataset(file, name, path)
+        if stored.dtype.kind not in "fiu":
+            raise InputError(
+                f"{path}: {name} is {stored.dtype}, but must be real magnitudes: "
+                f"write their absolute values"
+            )
+        volume: NDArray[np.float32] = stored[()].astype(np.float32)
     return volume
 
 

@@ -54,9 +54,11 @@ def evaluate(
             conditions[name] = _condition(targets / name, reconstructions / name)
     wanted = _wanted(conditions, acquisition, acceleration)
     volumes: dict[str, Scores] = {}
-    for name in tqdm(wanted, desc="evaluate", unit="volume", disable=not progress):
-        with failures.noted(name):
-            volumes[name] = _score(targets / name, reconstructions / name)
+    bar = tqdm(wanted, desc="evaluate", unit="volume", disable=not progress)
+    with bar as names:
+        for name in names:
+            with failures.noted(name):
+                volumes[name] = _score(targets / name, reconstructions / name)
     if not volumes:
         failures.refuse()
     return Evaluation(

@@ -88,8 +88,9 @@ def reconstruct(
         write_reconstruction(path, volume, how)
         return path
 
-    files = tqdm(dataset.files, desc="reconstruct", unit="volume", disable=not progress)
-    paths = [_attempt(written, file, file.path, on_failure) for file in files]
+    bar = tqdm(dataset.files, desc="reconstruct", unit="volume", disable=not progress)
+    with bar as files:
+        paths = [_attempt(written, file, file.path, on_failure) for file in files]
     return [path for path in paths if path is not None]
 
 

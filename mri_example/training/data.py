@@ -66,6 +66,10 @@ class SliceData(lightning.LightningDataModule):
             slab=model.slab,
             coils=model.coils,
         )
+        for file in self.validation.files:
+            file.check_target()
+        _load_each_size(self.training)
+        _load_each_size(self.validation)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the training slices of this rank, shuffled anew in every epoch."""
@@ -104,6 +108,15 @@ class SliceData(lightning.LightningDataModule):
             sampler=sampler,
             num_workers=self.config.workers,
         )
+
+
+def _load_each_size(dataset: SliceDataset) -> None:
+    """Load one sample of every size, so that what fits none is said at once."""
+    first: dict[tuple[int, ...], int] = {}
+    for i, (file, _) in enumerate(dataset.items):
+        first.setdefault(file.shape[1:], i)
+    for i in first.values():
+        dataset[i]
 
 
 def _check_batches(training: SliceDataset, config: TrainingConfig) -> None:

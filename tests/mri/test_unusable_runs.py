@@ -22,11 +22,14 @@ __all__ = ["root"]  # a fixture
 
 
 def sentence(capsys, *arguments) -> str:
-    """Return what a refused command says, which must be one line."""
-    message = refused(capsys, *arguments)
-    assert message.count("error: ") == 1
-    assert message.startswith("error: ")
-    return message
+    """Run a command that must fail with code 2 and one line of what is wrong."""
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    lines = err.replace("\r", "\n").strip().splitlines()
+    assert [line for line in lines if "error: " in line] == lines[-1:]
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -170,3 +173,45 @@ def test_unknown_keys_and_wrong_types(changes, named, root, capsys) -> None:
 )
 def test_wrong_arguments(arguments, named, capsys) -> None:
     assert named in sentence(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("split", "changes", "message"),
+    [
+        ("val", {"reconstruction_esc": None}, "has no target"),
+        ("train", {"kspace": np.full((8, 32, 16), np.nan, np.complex64)}, "holds NaN"),
+        ("val", {"kspace": np.full((8, 32, 16), np.nan, np.complex64)}, "holds NaN"),
+    ],
+)
+def test_faults_of_files_are_found_before_training(
+    split, changes, message, root, capsys
+) -> None:
+    path = root / f"data/singlecoil_{split}/file_{split}.h5"
+    write_volume(path, 8, **changes)
+    found = sentence(capsys, "fit", "--config", configuration(root))
+    assert path.name in found
+    assert message in found
+    assert not (root / "run").exists()
+
+
+def test_masks_that_fit_no_file_are_found_before_training(root, capsys) -> None:
+    masks = {"center_fractions": [0.05], "accelerations": [17]}
+    message = sentence(capsys, "fit", "--config", configuration(root, masks=masks))
+    assert "an acceleration is 17" in message
+    assert not (root / "run").exists()
+
+
+def test_a_target_with_nan_is_named(root, capsys) -> None:
+    path = root / "data/singlecoil_val/file_val.h5"
+    write_volume(path, 2, reconstruction_esc=np.full((2, 16, 16), np.nan, np.float32))
+    assert run("fit", "--config", configuration(root)) == 2
+    assert "file_val.h5: reconstruction_esc holds NaN" in capsys.readouterr().err
+
+
+def test_a_complex_reconstruction_is_not_cut_to_its_real_part(root, capsys) -> None:
+    test, out = root / "data/singlecoil_test", root / "out"
+    out.mkdir()
+    with h5py.File(out / "file_test.h5", "w") as file:
+        file["reconstruction"] = np.ones((3, 16, 16), np.complex64)
+    arguments = ("evaluate", "--targets", test, "--reconstructions", out)
+    assert "file_test.h5: reconstruction is complex64" in sentence(capsys, *arguments)
