@@ -105,7 +105,8 @@ def train(
         data: Folder with singlecoil_train and singlecoil_val, or multicoil_train and
             multicoil_val.
         output: Folder for best.ckpt, last.ckpt and log/.
-        model: IRIM2D, IRIM3D, ChallengeIRIM, RIM or UNet, and its options.
+        model: IRIM2D, IRIM3D, ChallengeIRIM, RIM or UNet, and its options, which
+            --model.help IRIM2D and so on list.
         masks: How k-space is undersampled.
         training: How the model is trained.
     """

@@ -140,6 +140,10 @@ class InvertibleSequential(Composite, nn.Sequential):
         """Insert a member before `index`."""
         return super().insert(index, invertible(module))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        member = isinstance(value, nn.Module)
+        super().__setattr__(name, invertible(value) if member else value)
+
     def __setitem__(self, index: int, module: nn.Module) -> None:
         super().__setitem__(index, invertible(module))
 

@@ -47,7 +47,8 @@ def target_of(file: h5py.File, path: Path) -> h5py.Dataset | None:
         return None
     target = dataset(file, name, path)
     slices = len(file["kspace"])
-    if target.ndim != 3 or target.dtype.kind != "f" or len(target) != slices:
+    fits = target.ndim == 3 and len(target) == slices and target.size
+    if not fits or target.dtype.kind != "f":
         raise InputError(
             f"{path}: {name} is {target.dtype} of shape {target.shape}, but must hold "
             f"real images (slices, H, W) of all {slices} slices: remove or repair it"

@@ -114,7 +114,7 @@ def test_a_module_without_inverse() -> None:
             add(Forward())
 
 
-@pytest.mark.parametrize("add", ["append", "insert", "assign", "extend"])
+@pytest.mark.parametrize("add", ["append", "insert", "assign", "extend", "name"])
 def test_an_ordinary_module_in_a_container(add) -> None:
     net = InvertibleSequential(Scale(2))
     with pytest.raises(TypeError, match="Conv2d is not an InvertibleModule"):
@@ -123,6 +123,7 @@ def test_an_ordinary_module_in_a_container(add) -> None:
             "insert": lambda m: net.insert(0, m),
             "assign": lambda m: net.__setitem__(0, m),
             "extend": lambda m: net.extend([m]),
+            "name": lambda m: setattr(net, "head", m),
         }[add](nn.Conv2d(2, 2, 1))
     assert len(net) == 1
 

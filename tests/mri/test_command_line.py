@@ -256,27 +256,47 @@ def test_training_images_of_several_sizes(root, capsys) -> None:
     assert run("fit", "--config", cropped) == 0
 
 
-def test_a_file_that_cannot_be_used_names_itself(tmp_path, capsys) -> None:
-    complex_rows = np.ones((2, 16, 8), np.complex64)
-    broken = {
-        "truncated.h5": None,
-        "empty.h5": {"kspace": None},
-        "real.h5": {"kspace": np.ones((2, 16, 8), np.float32)},
-        "flat.h5": {"kspace": np.ones((16, 8), np.complex64)},
-        "nan.h5": {"kspace": complex_rows * np.nan, "reconstruction_esc": None},
-        "mask.h5": {"mask": np.ones(5, np.float32)},
-        "unmeasured.h5": {"mask": np.zeros(16, np.float32)},
-        "header.h5": {"ismrmrd_header": b"<broken"},
-    }
-    for name, changes in broken.items():
-        folder = tmp_path / name
-        path = write_volume(folder / name, **(changes or {}))
-        if changes is None:
-            path.write_bytes(path.read_bytes()[:300])
-        out = tmp_path / "out"
-        message = refused(capsys, "reconstruct", "--data", folder, "--output", out)
-        assert name in message, message
-        assert not out.exists() or not list(out.iterdir())
+ROWS = np.ones((8, 32, 16), np.complex64)
+BROKEN = {
+    "truncated.h5": None,
+    "foreign.h5": {"kspace": None, "reconstruction_esc": None, "spectra": np.ones(3)},
+    "without_kspace.h5": {"kspace": None},
+    "real.h5": {"kspace": np.ones((8, 32, 16), np.float32)},
+    "flat.h5": {"kspace": np.ones((32, 16), np.complex64)},
+    "nan.h5": {"kspace": ROWS * np.nan, "reconstruction_esc": None},
+    "no_slices.h5": {"kspace": ROWS[:0], "reconstruction_esc": None},
+    "no_pixels.h5": {"reconstruction_esc": np.ones((8, 0, 0), np.float32)},
+    "other_mask.h5": {"mask": np.ones(5, np.float32)},
+    "empty_mask.h5": {"mask": np.ones(0, np.float32)},
+    "unmeasured.h5": {"mask": np.zeros(16, np.float32)},
+    "header.h5": {"ismrmrd_header": b"<broken"},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("command", ["reconstruct", "fit"])
+def test_a_file_that_cannot_be_used_names_itself(command, name, root, capsys) -> None:
+    folder = root / "data/singlecoil_train"
+    path = write_volume(folder / name, 8, **(BROKEN[name] or {}))
+    if BROKEN[name] is None:
+        path.write_bytes(path.read_bytes()[:300])
+    arguments = {
+        "reconstruct": ("--data", folder, "--output", root / "run"),
+        "fit": ("--config", configuration(root)),
+    }[command]
+    message = refused(capsys, command, *arguments)
+    assert name in message, message
+    written = {p.name for p in (root / "run").rglob("*")}
+    before = {"file_train.h5", "log", "version_0"}  # of what came before it
+    assert written <= before
+
+
+def test_an_output_folder_that_is_a_file(root, capsys) -> None:
+    (root / "out").write_text("kept")
+    test = root / "data/singlecoil_test"
+    message = refused(capsys, "reconstruct", "--data", test, "--output", root / "out")
+    assert "out" in message
+    assert (root / "out").read_text() == "kept"
 
 
 def test_scores_need_all_reconstructions_and_targets(root, capsys) -> None:
