@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 
 def check_conditioner(
@@ -59,11 +60,26 @@ def in_its_precision(
 
     Returns:
         What the conditioner returns.
+
+    Raises:
+        ValueError: If a convolution would take the batch for channels.
     """
+    _check_batched(conditioner, x)
     parameter = next(conditioner.parameters(), x)
     if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
         x = x.to(parameter.dtype)
     return conditioner(x, *context)
+
+
+def _check_batched(conditioner: nn.Module, x: Tensor) -> None:
+    """Refuse what a convolution would take for one sample without a batch."""
+    first = _end(conditioner, 0)
+    if isinstance(first, _ConvNd) and x.ndim != len(first.kernel_size) + 2:
+        raise ValueError(
+            f"the conditioner {type(conditioner).__name__} begins with a "
+            f"{type(first).__name__}, but is given shape {tuple(x.shape)}: give it "
+            f"(batch, channels, ...) with {len(first.kernel_size)} axes of space"
+        )
 
 
 def parts(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:

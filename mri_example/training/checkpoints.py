@@ -15,6 +15,7 @@ from mri_example.errors import InputError
 from mri_example.model import Reconstructor, model_config
 
 CONFIGURATION = "invtorch_configuration"
+RESUMED = ("state_dict", "optimizer_states", "loops", "pytorch-lightning_version")
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -67,9 +68,17 @@ def check_same(path: Path, configuration: dict[str, Any]) -> None:
     """Make sure that a run can go on from a checkpoint.
 
     Raises:
-        InputError: If it was written under another configuration.
+        InputError: If it was written under another configuration, or lacks what a run
+            needs.
     """
-    old = load_checkpoint(path)[CONFIGURATION]
+    checkpoint = load_checkpoint(path)
+    missing = [key for key in RESUMED if key not in checkpoint]
+    if missing:
+        raise InputError(
+            f"{path} has no {missing[0]!r}, so no run can go on from it: train into "
+            f"another folder"
+        )
+    old = checkpoint[CONFIGURATION]
     changed = [key for key in configuration if configuration[key] != old.get(key)]
     if changed:
         key = changed[0]

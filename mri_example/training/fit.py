@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,12 +77,8 @@ def fit(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer = _trainer(output, training)
-        try:
+        with _stopping_well(trainer, output):
             trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
-            if trainer.interrupted:
-                raise KeyboardInterrupt from stop
-            raise
     return output / "best.ckpt"
 
 
@@ -100,6 +99,28 @@ def fit_once(
         with whole_file(output / "done") as partial:
             partial.touch()
     return output / "last.ckpt"
+
+
+@contextlib.contextmanager
+def _stopping_well(trainer: lightning.Trainer, output: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        if not (output / "last.ckpt").exists():
+            _remove(Path(trainer.log_dir or output), output)
+        raise
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise
+
+
+def _remove(log: Path, output: Path) -> None:
+    """Remove the log of a run that left nothing to go on from."""
+    shutil.rmtree(log, ignore_errors=True)
+    for folder in (log.parent, output):
+        with contextlib.suppress(OSError):  # somebody else keeps something there
+            folder.rmdir()
 
 
 def _trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:

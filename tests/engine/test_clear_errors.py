@@ -180,6 +180,8 @@ def test_states_of_another_rank(shape) -> None:
         Householder1x1(4)(torch.zeros(4))
     with pytest.raises(ValueError, match="has no dim 1 to be split along"):
         AdditiveCoupling(nn.Linear(2, 2))(torch.zeros(4))
+    with pytest.raises(ValueError, match=r"begins with a Conv2d, .* with 2 axes"):
+        AdditiveCoupling(nn.Sequential(nn.Conv2d(2, 2, 1)))(torch.zeros(shape))
 
 
 def test_channels_that_do_not_fit_the_conditioner(x) -> None:

@@ -35,6 +35,12 @@ def _fresh_dynamo():
     torch._dynamo.reset()
 
 
+@pytest.fixture(params=[0, 3], ids=["inversion", "3 anchors"])
+def anchors(request) -> int:
+    """Return fewer anchors than there are layers: a graph of many takes long."""
+    return request.param
+
+
 def compiled(function, backend="aot_eager", fullgraph=True):
     return torch.compile(function, backend=backend, fullgraph=fullgraph)
 
@@ -58,6 +64,11 @@ def test_a_compiled_container_in_one_graph(direction, anchors) -> None:
         return weighed(getattr(net, direction)(torch.sin(x)) * 2)
 
     assert_right_when_compiled(net, loss, [x, *parameters(net)])
+
+
+def test_more_layers_than_the_default_has_anchors() -> None:
+    net, x = stack(anchors=8, depth=10), sample(requires_grad=True)
+    assert_right_when_compiled(net, lambda: weighed(net(x)), [x, *parameters(net)])
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
@@ -146,7 +157,7 @@ STACKS = {
 }
 
 
-@pytest.mark.parametrize("anchors", [0, 1, 8])
+@pytest.mark.parametrize("anchors", [0, 1])
 @pytest.mark.parametrize("case", sorted(STACKS))
 def test_stacks_in_which_rebuilt_states_reach_a_conditioner(case, anchors) -> None:
     layers = [layer for _ in range(2) for layer in STACKS[case]()]
@@ -380,10 +391,10 @@ def lossy():
 
 def drifting():
     layers = []
-    for _ in range(16):
+    for _ in range(8):
         conditioner = Conditioner(2, 2)
         with torch.no_grad():
-            conditioner.second.weight.mul_(40)
+            conditioner.second.weight.mul_(400)
         layers.append(OrthogonalCoupling(conditioner, channels=4))
     return layers, sample().float()
 
@@ -407,7 +418,7 @@ def test_a_state_rebuilt_wrongly_is_noticed_in_the_backward_pass(
         loss.backward()
     torch._dynamo.reset()
     net.guard = None
-    compiled(net, fullgraph=fullgraph)(x).sum().backward()
+    compiled(net, backend="eager", fullgraph=fullgraph)(x).sum().backward()
 
 
 def test_nan_is_laid_at_the_layer_that_made_it() -> None:

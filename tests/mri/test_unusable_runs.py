@@ -89,6 +89,7 @@ def test_nan_in_training_data_names_the_file(workers, root, capsys) -> None:
     last = capsys.readouterr().err.strip().splitlines()
     assert "Traceback" not in " ".join(last)
     assert "file_train.h5: the k-space of slice 2 holds NaN" in " ".join(last)
+    assert not (root / "run").exists()
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.5, -1.0])
@@ -133,6 +134,17 @@ def test_checkpoints_whose_parts_do_not_fit(damage, root, capsys) -> None:
     assert "best.ckpt" in sentence(capsys, *arguments)
     assert not (root / "harm").exists()
     assert not out.exists()
+
+
+def test_a_checkpoint_that_no_run_can_go_on_from(root, capsys) -> None:
+    assert run("fit", "--config", configuration(root)) == 0
+    capsys.readouterr()
+    path = root / "run/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["pytorch-lightning_version"]
+    torch.save(checkpoint, path)
+    message = sentence(capsys, "fit", "--config", configuration(root))
+    assert "last.ckpt has no 'pytorch-lightning_version'" in message
 
 
 class Harmful:
