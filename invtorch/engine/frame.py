@@ -54,8 +54,7 @@ def of_the_layer(method: Method) -> Method:
             with self.lock:
                 return method(self, *arguments)
         except Exception as error:
-            if self.label not in str(error):
-                error.add_note(f"in {self.label} of an invertible container")
+            self.note_on(error)
             raise
 
     return call  # type: ignore[return-value]
@@ -195,6 +194,12 @@ class Frame:
         own = (slot.tensor for slot in self.environment.parameters)
         self._check_closed((*inputs, *(p for p in own if p not in stand_ins)), outputs)
         return Replayed(inputs, outputs)
+
+    def note_on(self, error: Exception) -> None:
+        """Add which layer it was, unless the error says so."""
+        notes = (str(error), *getattr(error, "__notes__", ()))
+        if not any(self.label in text for text in notes):
+            error.add_note(f"in {self.label} of an invertible container")
 
     def precisions(self) -> set[torch.dtype]:
         """Return the floating dtypes of its parameters, and of autocast."""

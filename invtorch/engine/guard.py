@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Variable
 
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.drift import Measured, appeared, runs, tolerance, until_first
 from invtorch.engine.fingerprint import distance, fingerprint, size
 from invtorch.engine.frame import Frame, Tensors
+from invtorch.engine.reports import at_the_end, backward_pass
 
 GUARDS = ("raise", "warn", "adapt", None)
 NOT_REPEATED = (
@@ -66,12 +66,10 @@ class Guard:
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Keep the fingerprint of a state of the backward pass."""
         self.compared.append((layer, index, _read(fingerprint(state))))
-        task = torch._C._current_graph_task_id()
-        if task == -1:
-            self.speak()
-        elif task != self.task:
+        task = backward_pass()
+        if task == -1 or task != self.task:
             self.task = task
-            Variable._execution_engine.queue_callback(self.speak)
+            at_the_end(self.speak)
 
     def speak(self) -> None:
         """Judge what was compared, and raise or warn."""

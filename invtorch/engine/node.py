@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invtorch.engine.frame import Frame, Replayed, Tensors
+from invtorch.engine.reports import handed_outward
 
 
 class ReplayNode(torch.autograd.Function):
@@ -36,13 +37,17 @@ class ReplayNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Rebuild the input, evaluate the call again, and differentiate it."""
-        handle = ctx.handle()
+        handle, needed = ctx.handle(), ctx.needs_input_grad[3:]
         if handle is None or torch.is_grad_enabled():
             replayed = ctx.frame.reconnect(ctx.saved_tensors)
         else:
             replayed = handle.replay()
-        needed = ctx.needs_input_grad[3:]
-        return None, None, None, *_pull_back(replayed, grads, needed)
+        try:
+            with handed_outward():
+                return None, None, None, *_pull_back(replayed, grads, needed)
+        except Exception as error:
+            ctx.frame.note_on(error)
+            raise
 
 
 def _pull_back(

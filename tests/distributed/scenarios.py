@@ -15,7 +15,7 @@ from tests.parts import Conditioner
 from tests.strategies import weighed
 
 Outcome = tuple[list[Tensor], list[Tensor]]
-DEPTH = 10
+DEPTH = 12
 
 
 def network(anchors: int, shared: bool = False) -> InvertibleSequential:
@@ -211,6 +211,38 @@ def shard_a_conditioner(rank: int, anchors: int) -> str:
     return ""
 
 
+class Wrong(AdditiveCoupling):
+    """Its inverse takes back only 99 % of what was added."""
+
+    replay = None
+
+    def inverse(self, y: Tensor, *context: Tensor) -> Tensor:
+        x = super().inverse(y, *context)
+        return y + 0.99 * (x - y)
+
+
+def a_guard_that_raises(rank: int, anchors: int) -> Outcome:
+    """Go on after an error, which must find the gradients exchanged."""
+    net = network(anchors)
+    net[3] = Wrong(Conditioner(2, 2)).double()
+    oracle = expected(net)
+    wrapped = DistributedDataParallel(net)
+    try:
+        weighed(wrapped(data(rank))).backward()
+    except RuntimeError as error:
+        assert "inverting layer 3 (Wrong)" in str(error)
+    else:
+        raise AssertionError("the guard said nothing")
+    exchanged = [[torch.empty_like(g) for _ in range(2)] for g in gradients(net)]
+    for both, gradient in zip(exchanged, gradients(net), strict=True):
+        torch.distributed.all_gather(both, gradient)
+        assert torch.equal(*both)
+    net.zero_grad()
+    net[3].memory = "checkpoint"
+    weighed(wrapped(data(rank))).backward()
+    return gradients(net), oracle
+
+
 GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -218,6 +250,7 @@ GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
         find_unused_parameters,
         static_graph,
         no_sync,
+        a_guard_that_raises,
         shard_each_layer,
         shard_each_layer_with_a_shared_block,
         shard_the_container,

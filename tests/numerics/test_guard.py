@@ -341,20 +341,28 @@ def test_a_fingerprint_sees_a_misplaced_pixel() -> None:
         assert not torch.equal(one, other)
 
 
-def test_a_conditioner_inside_keeps_its_own_counsel() -> None:
-    """A container inside of a conditioner is guarded for itself."""
+class Inner(nn.Module):
+    """A conditioner with a container inside, in which a layer is wrong."""
 
-    class Inner(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(3)]
-            self.net = InvertibleSequential(
-                *layers, Wrong(Conditioner(2, 2)), anchors=0
-            )
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(3)]
+        self.net = InvertibleSequential(*layers, Wrong(Conditioner(2, 2)), anchors=0)
 
-        def forward(self, x):
-            return self.net(x)
+    def forward(self, x):
+        return self.net(x)
 
-    net = InvertibleSequential(AdditiveCoupling(Inner()), anchors=0)
+
+@pytest.mark.parametrize("deeper", [False, True])
+def test_a_conditioner_inside_keeps_its_own_counsel(deeper) -> None:
+    """A container in a conditioner is guarded for itself, once the pass is over."""
+    layer = AdditiveCoupling(Inner())
+    if deeper:
+        middle = InvertibleSequential(layer, anchors=0)
+        layer = AdditiveCoupling(nn.Sequential(middle))
+    channels = 16 if deeper else 8
+    first, last = (AdditiveCoupling(conditioner(0.5, channels // 2)) for _ in range(2))
+    net = InvertibleSequential(first, layer, last, anchors=0)
     with pytest.raises(RuntimeError, match=r"inverting layer 3 \(Wrong\)"):
-        step(net, torch.randn(2, 8, 5, 5))
+        step(net, torch.randn(2, channels, 5, 5))
+    assert all(p.grad is not None for p in net.parameters())
