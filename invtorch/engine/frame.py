@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from invtorch.base import REPLAYS, InvertibleModule
+from invtorch.engine.contract import (
+    check_arity,
+    check_closed,
+    check_dtypes,
+    check_sharding,
+)
 from invtorch.engine.environment import Environment, version
-from invtorch.engine.graph import foreign_leaf
+from invtorch.engine.riding import exchanged, tensors_in
 from invtorch.recording import State, recording
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -87,15 +93,15 @@ class Frame:
         self.direction = direction
         self.single = isinstance(state, Tensor)
         self.context = context
-        self.versions = [version(c) for c in context if isinstance(c, Tensor)]
+        self.riding = tensors_in(context)
+        self.versions = [*map(version, self.riding)]
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
         self.lock = _lock_of(module)
         self.environment = self._surroundings(first.device)
-        self._check_sharding()
+        check_sharding(self.label, [part for part, _ in self.environment.modes[1:]])
         parameters = (slot.tensor for slot in self.environment.parameters)
-        contexts = (c for c in context if isinstance(c, Tensor))
-        needed = (t for t in (*contexts, *parameters) if t.requires_grad)
+        needed = (t for t in (*self.riding, *parameters) if t.requires_grad)
         self.companions: Tensors = tuple(dict.fromkeys(needed))
 
     def _surroundings(self, device: torch.device) -> Environment:
@@ -116,7 +122,7 @@ class Frame:
             outputs = self._flat(
                 self.direction(self.module, self._as(state), *self.context)
             )
-        self._check_outputs(state, outputs)
+        self._check(state, outputs)
         written = self.environment.written()
         if written is not None:
             raise RuntimeError(
@@ -137,7 +143,7 @@ class Frame:
         """Evaluate the call and leave it to autograd."""
         with recording(None):
             outputs = self._flat(self.direction(self.module, state, *self.context))
-        self._check_outputs(as_tensors(state), outputs)
+        self._check(as_tensors(state), outputs)
         return outputs
 
     @of_the_layer
@@ -151,7 +157,7 @@ class Frame:
     @of_the_layer
     def rerun(self, state: Tensors) -> Replayed:
         """Evaluate the call again from its input, detached from the graph around it."""
-        leaves = tuple(t.detach().requires_grad_() for t in state)
+        leaves = tuple(t.detach().requires_grad_(_differentiable(t)) for t in state)
         return self._again(
             lambda *context: (leaves, self._direct(leaves, context)), _leaf
         )
@@ -184,15 +190,13 @@ class Frame:
         self._check_unmodified()
         with torch.enable_grad():
             stand_ins = {t: stand_in(t) for t in self.companions}
-            context = [
-                stand_ins.get(c, c) if isinstance(c, Tensor) else c
-                for c in self.context
-            ]
+            context = exchanged(self.context, stand_ins)
             with self.environment.restored(stand_ins), recording(None):
                 state, outputs = evaluate(*context)
         inputs = (*state, *stand_ins.values())
         own = (slot.tensor for slot in self.environment.parameters)
-        self._check_closed((*inputs, *(p for p in own if p not in stand_ins)), outputs)
+        known = (*inputs, *(p for p in own if p not in stand_ins))
+        check_closed(self.label, known, outputs)
         return Replayed(inputs, outputs)
 
     def note_on(self, error: Exception) -> None:
@@ -224,52 +228,19 @@ class Frame:
         state, log_det = output
         return (*as_tensors(state), log_det)
 
-    def _check_outputs(self, state: Tensors, outputs: Tensors) -> None:
-        expected = self.arity + self.direction.__name__.endswith("log_det")
-        if len(outputs) != expected:
-            raise RuntimeError(
-                f"{self.label} returned {len(outputs)} tensors for a state of "
-                f"{self.arity}: a state keeps its number of tensors"
-            )
-        for before, after in zip(state, outputs, strict=False):
-            if before.dtype != after.dtype:
-                raise RuntimeError(
-                    f"{self.label} changed the dtype of the state from {before.dtype} "
-                    f"to {after.dtype}, so its input cannot be rebuilt: return "
-                    f"`y.to(x.dtype)`, or convert outside of the container"
-                )
-
-    def _check_sharding(self) -> None:
-        for part, _ in self.environment.modes[1:]:
-            if hasattr(type(part), "_get_fsdp_state"):
-                raise RuntimeError(
-                    f"{self.label} has a part of its own ({type(part).__name__}) that "
-                    f"`fully_shard` was applied to, which a replay would gather at the "
-                    f"wrong time: apply `fully_shard` to the layer or to the container"
-                )
+    def _check(self, state: Tensors, outputs: Tensors) -> None:
+        log_dets = self.direction.__name__.endswith("log_det")
+        check_arity(self.label, self.arity, len(outputs) - log_dets)
+        check_dtypes(self.label, state, outputs)
 
     def _check_unmodified(self) -> None:
-        tensors = [c for c in self.context if isinstance(c, Tensor)]
-        changed = [
-            t for t, v in zip(tensors, self.versions, strict=True) if version(t) != v
-        ]
-        name = "its context" if changed else self.environment.modified()
+        changed = [*map(version, self.riding)] != self.versions
+        name = "the context" if changed else self.environment.modified()
         if name is not None:
             raise RuntimeError(
                 f"{name} of {self.label} was modified in place between the forward and "
                 f"the backward pass: step the optimizer after backward, or change a "
                 f"copy"
-            )
-
-    def _check_closed(self, known: Tensors, outputs: Tensors) -> None:
-        foreign = foreign_leaf(outputs, known)
-        if foreign is not None:
-            raise RuntimeError(
-                f"{self.label} reads a tensor of shape {tuple(foreign.shape)} that "
-                f"needs a gradient but is neither a parameter of the layer nor its "
-                f"context, so its gradient would be lost: register it as a parameter "
-                f"and read it there rather than through another reference or something "
-                f"computed before, or pass it as context"
             )
 
 
@@ -282,6 +253,10 @@ def as_tensors(state: Any) -> Tensors:
     raise TypeError(
         f"a state is a tensor or a tuple of tensors, not {type(state).__name__}"
     )
+
+
+def _differentiable(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _leaf(tensor: Tensor) -> Tensor:

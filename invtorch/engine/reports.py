@@ -51,7 +51,8 @@ def handed_outward() -> Iterator[None]:
     if _held.reports is not None:
         yield
         return
-    _held.reports = reports = []
+    reports: list[Report] = []
+    _held.reports = reports
     try:
         yield
     finally:

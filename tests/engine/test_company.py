@@ -33,6 +33,23 @@ def test_checkpoint_around_and_inside(anchors) -> None:
     assert_all_equal(*both(net, gradients))
 
 
+def test_the_older_checkpoint_inside_is_refused_by_pytorch_and_the_layer_named() -> (
+    None
+):
+    class Inside(Conditioner):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=True)
+
+    layers = [AdditiveCoupling(Inside(2, 2)) for _ in range(3)]
+    net = alternating(layers, anchors=0).double()
+    loss = weighed(net(sample(requires_grad=True)))
+    with pytest.raises(RuntimeError, match="set use_reentrant=False") as caught:
+        loss.backward()
+    assert caught.value.__notes__ == [
+        "in layer 5 (AdditiveCoupling) of an invertible container"
+    ]
+
+
 def test_copies_and_pickles_compute_the_same(anchors) -> None:
     net, x = stack(anchors), sample()
     net(x).sum().backward()

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch import AdditiveCoupling, InvertibleSequential, VolumePreserving
 from tests.parts import Conditioner, Leapfrog
 from tests.stacks import alternating, both, parameters, sample, stack
 from tests.strategies import weighed
@@ -72,6 +73,82 @@ def test_tuple_states(anchors) -> None:
 
     for both_used in (True, False):
         assert_all_equal(*both(net, lambda used=both_used: gradients(used)))
+
+
+class Indexed(VolumePreserving):
+    """A layer whose state carries integers along, which turn by one a layer."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.force = Conditioner(channels, channels)
+
+    def forward(self, state, *context):
+        x, index = state
+        return x + self.force(index.to(x.dtype), *context), index.roll(1, -1)
+
+    def inverse(self, state, *context):
+        x, index = state
+        index = index.roll(-1, -1)
+        return x - self.force(index.to(x.dtype), *context), index
+
+
+def test_tuple_states_with_integers(anchors) -> None:
+    net = InvertibleSequential(*[Indexed(2) for _ in range(10)], anchors=anchors)
+    net.double()
+    x, index = sample(2, requires_grad=True), torch.randint(9, (2, 2, 5, 4))
+
+    def gradients():
+        y, last = net((x, index))
+        assert torch.equal(last, index.roll(10, -1))
+        return torch.autograd.grad(weighed(y), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+class Named(nn.Module):
+    """A conditioner that finds what it needs in a dictionary and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Conditioner(2, 2)
+
+    def forward(self, x, named, listed):
+        return self.inner(x, named["scale"], *listed) * named["power"]
+
+
+def named(anchors: int, **options) -> InvertibleSequential:
+    layers = [AdditiveCoupling(Named()) for _ in range(10)]
+    return alternating(layers, anchors=anchors, **options).double()
+
+
+def test_contexts_in_dictionaries_and_lists(anchors) -> None:
+    net, x, raw = named(anchors), sample(requires_grad=True), sample(1)
+    raw.requires_grad_()
+
+    def gradients():
+        context = raw.sin()
+        y = net(x, {"scale": context, "power": 0.5}, [raw, context * raw])
+        return torch.autograd.grad(weighed(y), [x, raw, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+    def second_order():
+        context = raw.sin()
+        y = net(x, {"scale": context, "power": 0.5}, [raw])
+        inputs = [x, raw, *parameters(net)]
+        first = torch.autograd.grad(weighed(y), inputs, create_graph=True)
+        return torch.autograd.grad(sum((g * g).sum() for g in first), inputs)
+
+    assert_all_equal(*both(net, second_order))
+
+
+@pytest.mark.parametrize("guard", ["raise", None])
+def test_a_context_in_a_list_that_changes_before_backward(anchors, guard) -> None:
+    net, context = named(anchors, guard=guard), sample(1)
+    loss = net(sample(), {"scale": sample(1), "power": 0.5}, [context]).sum()
+    context.mul_(2)
+    with pytest.raises(RuntimeError, match=r"the context of layer \d+ .* in place"):
+        loss.backward()
 
 
 def test_empty_batches(anchors) -> None:

@@ -1,0 +1,75 @@
+"""What a layer must keep to for its input to be rebuilt, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from invtorch.engine.graph import foreign_leaf
+
+
+def check_arity(label: str, expected: int, found: int) -> None:
+    """Refuse a state that comes out as another number of tensors.
+
+    Raises:
+        RuntimeError: If it does.
+    """
+    if found != expected:
+        raise RuntimeError(
+            f"{label} returned {found} tensors for a state of {expected}: a state "
+            f"keeps its number of tensors"
+        )
+
+
+def check_dtypes(label: str, state: Iterable[Tensor], output: Iterable[Tensor]) -> None:
+    """Refuse a state that comes out in another dtype.
+
+    Raises:
+        RuntimeError: If it does.
+    """
+    for before, after in zip(state, output, strict=False):
+        if before.dtype != after.dtype:
+            raise RuntimeError(
+                f"{label} changed the dtype of the state from {before.dtype} to "
+                f"{after.dtype}, so its input cannot be rebuilt: return "
+                f"`y.to(x.dtype)`, or convert outside of the container"
+            )
+
+
+def check_sharding(label: str, parts: Iterable[nn.Module]) -> None:
+    """Refuse a layer that FSDP would gather in pieces.
+
+    Args:
+        label: What to call the layer.
+        parts: The modules inside of it.
+
+    Raises:
+        RuntimeError: If `fully_shard` was applied to one of them.
+    """
+    for part in parts:
+        if hasattr(type(part), "_get_fsdp_state"):
+            raise RuntimeError(
+                f"{label} has a part of its own ({type(part).__name__}) that "
+                f"`fully_shard` was applied to, which a replay would gather at the "
+                f"wrong time: apply `fully_shard` to the layer or to the container"
+            )
+
+
+def check_closed(
+    label: str, known: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> None:
+    """Refuse a layer whose output depends on a tensor that would get no gradient.
+
+    Raises:
+        RuntimeError: If the graph of `outputs` has a leaf that is not in `known`.
+    """
+    foreign = foreign_leaf(tuple(outputs), tuple(known))
+    if foreign is not None:
+        raise RuntimeError(
+            f"{label} reads a tensor of shape {tuple(foreign.shape)} that needs a "
+            f"gradient but is neither a parameter of the layer nor its context, so its "
+            f"gradient would be lost: register it as a parameter and read it there "
+            f"rather than through another reference or something computed before, or "
+            f"pass it as context"
+        )
