@@ -16,6 +16,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from invtorch.base import Composite, Step
 from invtorch.engine.replayable import (
+    check_arguments,
     check_closed,
     check_finite,
     check_rebuilt,
@@ -104,8 +105,10 @@ def run(
         The final state.
 
     Raises:
-        RuntimeError: If a step cannot be replayed under `torch.compile`.
+        RuntimeError: If a step cannot be replayed under `torch.compile`, or the state
+            or a context is not of a kind that can be.
     """
+    check_arguments(as_tuple(state), context)
     layout, calls, single = Layout(), [], isinstance(state, Tensor)
     start = tuple(layout.place(t) for t in as_tuple(state))
     riding = tuple(layout.place(c) for c in context)

@@ -36,6 +36,24 @@ def check_replayable(label: str, module: nn.Module) -> None:
         )
 
 
+def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:
+    """Refuse what a graph could not differentiate or hold.
+
+    Raises:
+        RuntimeError: If a state has integers, or tensors of the context are in a collection.
+    """
+    whole = [t.dtype for t in state if not (t.is_floating_point() or t.is_complex())]
+    kinds = (list, tuple, dict)
+    other = [type(c).__name__ for c in context if isinstance(c, kinds)]
+    if whole or other:
+        what = f"a state in {whole[0]}" if whole else f"a context that is a {other[0]}"
+        raise RuntimeError(
+            f"{what} is not supported under torch.compile: hand tensors on as context, "
+            f"call the container outside of the compiled function, or set "
+            f"memory='store'"
+        )
+
+
 def _reason(part: nn.Module) -> str:
     name = type(part).__name__
     if isinstance(part, _DropoutNd) and part.training and part.p > 0:

@@ -430,6 +430,15 @@ def test_nan_is_laid_at_the_layer_that_made_it() -> None:
         loss.backward()
 
 
+def test_arguments_that_are_no_floating_tensors_are_refused_in_words() -> None:
+    net = InvertibleSequential(*[Leapfrog(2) for _ in range(2)], anchors=0)
+    q, p = torch.randn(2, 2, 5, 4, requires_grad=True), torch.ones(2, 2, 5, 4).long()
+    with pytest.raises(Unsupported, match=r"a state in torch\.int64 is not supported"):
+        compiled(net)((q, p))
+    with pytest.raises(Unsupported, match="a context that is a dict is not supported"):
+        compiled(stack(0, depth=2))(sample(requires_grad=True), {"scale": sample(1)})
+
+
 @pytest.mark.parametrize("guard", ["warn", "adapt"])
 def test_a_guard_that_goes_on_is_refused_in_words(guard) -> None:
     net = stack(0, depth=3)
