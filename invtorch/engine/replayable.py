@@ -40,11 +40,10 @@ def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:
     """Refuse what a graph could not differentiate or hold.
 
     Raises:
-        RuntimeError: If a state has integers, or tensors of the context are in a collection.
+        RuntimeError: If a state has integers, or a context is not a tensor.
     """
     whole = [t.dtype for t in state if not (t.is_floating_point() or t.is_complex())]
-    kinds = (list, tuple, dict)
-    other = [type(c).__name__ for c in context if isinstance(c, kinds)]
+    other = [type(c).__name__ for c in context if not isinstance(c, Tensor)]
     if whole or other:
         what = f"a state in {whole[0]}" if whole else f"a context that is a {other[0]}"
         raise RuntimeError(
