@@ -14,6 +14,8 @@ from invtorch.diagnosis.gradients import containers, gradients, listening, warni
 from invtorch.diagnosis.report import Diagnosis
 from invtorch.diagnosis.states import Tensors, as_tuple, joined, relative_error
 
+STEEP = 3.0  # a gain that a single layer should not have
+
 
 def recommend(
     measured: Diagnosis,
@@ -32,6 +34,12 @@ def recommend(
             f"deterministic, or its scale loses what it should bring back."
         )
     words = []
+    steepest = max(measured.layers, key=lambda layer: layer.gain)
+    if steepest.gain > STEEP:
+        words.append(
+            f"{steepest.label} multiplies an error by {steepest.gain:.2g} when it is "
+            f"inverted: bound its scale."
+        )
     if measured.growth > eps**-0.5:
         words.append(
             f"The state grows {measured.growth:.1e} times, where plain autograd loses "

@@ -64,6 +64,7 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
             gain,
             relative_error(f, t),
             relative_error(p, t),
+            relative_error(f, p),
         )
         for label, trip, size, gain, f, p, t in zip(
             labels, trips, sizes[1:], gains, found, plain, truth, strict=True

@@ -16,6 +16,7 @@ class LayerDiagnosis(NamedTuple):
             from the layers above it.
         gradient: Error of the parameters' gradients against float64, as configured.
         plain: The same of plain autograd.
+        difference: Distance of the gradients, as configured, from plain autograd's.
     """
 
     label: str
@@ -24,6 +25,7 @@ class LayerDiagnosis(NamedTuple):
     gain: float
     gradient: float
     plain: float
+    difference: float
 
 
 class Diagnosis(NamedTuple):
@@ -50,15 +52,19 @@ class Diagnosis(NamedTuple):
     def __str__(self) -> str:
         """Return the table and the recommendation."""
         width = max([len("layer"), *(len(layer.label) for layer in self.layers)])
-        head = ("round trip", "size", "gain", "gradient", "plain")
+        head = ("round trip", "size", "gain", "gradient", "plain", "difference")
         rows = [f"{'layer':{width}}" + "".join(f"{name:>12}" for name in head)]
         for label, *values in self.layers:
             numbers = "".join(f"{value:12.2g}" for value in values)
             rows.append(f"{label:{width}}{numbers}")
         rows.append(
             f"all gradients are {self.gradient:.2g} off, those of plain autograd "
-            f"{self.plain:.2g}; the state grows {self.growth:.2g} times; inversion "
-            f"multiplies an error by {self.gain:.2g}"
+            f"{self.plain:.2g} (both against float64; difference: of one from the "
+            f"other)"
+        )
+        rows.append(
+            f"the state grows {self.growth:.2g} times; inversion multiplies an error "
+            f"by {self.gain:.2g}"
         )
         return "\n".join([*rows, self.recommendation])
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from invtorch import AdditiveCoupling, InvertibleSequential, diagnose
 from tests.numerics.networks import CHANNELS, conditioner, images, orthogonal
+from tests.numerics.test_guard import shrinking
 from tests.parts import Conditioner, Leapfrog, Scale
 
 
@@ -38,6 +39,23 @@ def test_the_gain_of_a_channel_that_shrinks() -> None:
     assert 1e3 < found.gain < 1e4  # exp(8) against a state that keeps its first channel
 
 
+def test_a_steep_layer_is_advised_to_be_bounded() -> None:
+    net = orthogonal(0.5, 6)
+    net[2] = shrinking()
+    found = diagnose(net, images())
+    assert found.recommendation.startswith("layer 2 (AffineCoupling) multiplies an er")
+    assert "bound its scale" in found.recommendation
+
+
+def test_the_difference_to_plain_autograd() -> None:
+    kept = diagnose(orthogonal(0.5, 8), images())  # every state is an anchor
+    assert all(layer.difference < 1e-6 for layer in kept.layers)
+    net = orthogonal(2.0, 200, anchors=0)
+    for layer in diagnose(net, images()).layers:
+        assert layer.difference <= 1.01 * (layer.gradient + layer.plain)
+        assert layer.difference >= 0.99 * (layer.gradient - layer.plain)
+
+
 def test_a_wrong_inverse_is_named() -> None:
     class Wrong(Scale):
         def inverse(self, y, *_):
@@ -62,10 +80,10 @@ def test_drift_is_shown_and_its_cures_are_tried() -> None:
 def test_the_table_has_a_row_a_layer() -> None:
     lines = str(diagnose(orthogonal(0.5, 5), images())).splitlines()
     assert lines[0].split() == [
-        "layer", "round", "trip", "size", "gain", "gradient", "plain",
+        "layer", "round", "trip", "size", "gain", "gradient", "plain", "difference",
     ]  # fmt: skip
     assert [line.split()[1] for line in lines[1:6]] == list("01234")
-    assert len(lines) == 8
+    assert len(lines) == 9
 
 
 def test_tuple_states_contexts_and_nested_containers() -> None:
