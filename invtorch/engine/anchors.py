@@ -12,6 +12,7 @@ Wanted: TypeAlias = int | Sequence[int] | str
 
 EVENLY = 8
 BUDGET = 16.0  # eps of the state that an error may reach between two anchors
+MARGIN = 2.0  # between that and what is planned for: batches differ
 ROUNDING = 0.25  # eps that one layer adds
 
 
@@ -20,8 +21,9 @@ class Anchors:
 
     `"auto"` starts with eight, spread evenly. Each backward pass measures how large the
     error of rebuilt states became, and where; the anchors of the next pass are placed
-    so that, by what was measured, it stays about 16 eps of the state's dtype between
-    any two of them: an aim, not a bound.
+    so that, by what was measured, it stays below 16 eps of the state's dtype between
+    any two of them. That is planned with a margin; the first passes, and a batch unlike
+    those before, may exceed it.
 
     Args:
         wanted: How many states are kept, spread evenly; or their indices; or `"auto"`.
@@ -130,7 +132,7 @@ def _within_budget(gains: dict[int, float], layers: int) -> list[int]:
     places, spent = [], 0.0
     for layer in range(layers - 1, 0, -1):
         spent += gains.get(layer, 0.0)
-        if spent > math.log(BUDGET / ROUNDING):
+        if spent > math.log(BUDGET / MARGIN / ROUNDING):
             places.append(layer)
             spent = 0.0
     return places

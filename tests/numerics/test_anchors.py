@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from invtorch.planning import measure_memory
@@ -35,6 +35,34 @@ def test_the_memory_of_auto_is_that_of_its_anchors(strength) -> None:
         kept.add(states)
         gradient(net, x)
     assert len(kept) > 1
+
+
+def drift(net, x, anchors) -> float:
+    """Return the largest error of a state rebuilt from the anchor above it, in eps."""
+    with torch.no_grad():
+        states = [x]
+        for layer in net:
+            states.append(layer(states[-1]))
+        rebuilt, errors = states[-1], []
+        for i in reversed(range(len(net))):
+            rebuilt = states[i] if i in anchors else net[i].inverse(rebuilt)
+            size = max(states[i].norm(), states[i + 1].norm())
+            errors.append(float((rebuilt - states[i]).norm() / size))
+    return max(errors) / torch.finfo(x.dtype).eps
+
+
+@pytest.mark.filterwarnings("ignore:the state grows")
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+@settings(max_examples=2, phases=[Phase.generate])
+@given(st.integers(0, 2**32 - 1))
+def test_auto_keeps_drift_between_two_anchors_within_its_budget(strength, seed) -> None:
+    torch.manual_seed(seed)
+    net = orthogonal(strength, 200, anchors="auto")
+    for _ in range(6):
+        gradient(net, images())
+    anchors = net._anchors.places(len(net))
+    assert drift(net, images(), anchors) <= 16
+    assert drift(net, images(), ()) > 16 or strength < 1
 
 
 @pytest.mark.filterwarnings("ignore:the state grows")
