@@ -18,16 +18,29 @@ class Measured(NamedTuple):
         layer: The layer that was inverted, or evaluated again.
         state: Which state: its input if it was inverted, its output if evaluated again.
         error: The distance, relative to the larger of the layer's input and output.
+        noise: The eps of the coarsest dtype that it was computed in, from the state
+            kept exactly above it.
     """
 
     layer: int
     state: int
     error: float
+    noise: float
 
     @property
     def rebuilt(self) -> bool:
         """Whether the layer was inverted."""
         return self.state == self.layer
+
+    def follows(self, other: Measured) -> bool:
+        """Tell whether this state was rebuilt from that one."""
+        return self.rebuilt and other.rebuilt and other.state == self.state + 1
+
+    def after(self, other: Measured) -> Measured:
+        """Take over the noise of the state that this one was rebuilt from."""
+        if not self.follows(other):
+            return self
+        return self._replace(noise=max(self.noise, other.noise))
 
 
 def tolerance(state: float, computed: float) -> float:
@@ -51,7 +64,7 @@ def runs(measured: Iterable[Measured]) -> list[list[Measured]]:
     for one in measured:
         if not one.rebuilt:
             continue
-        if found and found[-1][-1].state == one.state + 1:
+        if found and one.follows(found[-1][-1]):
             found[-1].append(one)
         else:
             found.append([one])

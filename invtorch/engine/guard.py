@@ -91,19 +91,13 @@ class Guard:
     ) -> list[Measured]:
         taken = _values(self.taken)
         found = _values([value for _, _, value in compared])
-        return [
-            Measured(
-                layer,
-                index,
-                _ratio(
-                    distance(taken[index], value), max(sizes[layer], sizes[layer + 1])
-                ),
-            )
-            for (layer, index, _), value in zip(compared, found, strict=True)
-        ]
-
-    def _tolerance(self, layer: int) -> float:
-        return tolerance(_eps(self.dtype), self._precision(layer))
+        measured: list[Measured] = []
+        for (layer, index, _), value in zip(compared, found, strict=True):
+            scale = max(sizes[layer], sizes[layer + 1])
+            error = _ratio(distance(taken[index], value), scale)
+            one = Measured(layer, index, error, self._precision(layer))
+            measured.append(one.after(measured[-1]) if measured else one)
+        return measured
 
     def _precision(self, layer: int) -> float:
         """Return the eps of the coarsest dtype that a layer computes in."""
@@ -111,10 +105,11 @@ class Guard:
 
     def _breaches(self, measured: list[Measured]) -> list[list[Measured]]:
         """Return what led to each error out of bounds, the error being the last."""
-        finest = math.sqrt(_eps(self.dtype))
+        eps = _eps(self.dtype)
+        finest = math.sqrt(eps)
 
         def out_of_bounds(one: Measured) -> bool:
-            return not one.error <= finest and one.error > self._tolerance(one.layer)
+            return not one.error <= finest and one.error > tolerance(eps, one.noise)
 
         led = [until_first(run, out_of_bounds) for run in runs(measured)]
         again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
@@ -139,9 +134,8 @@ class Guard:
     def _judged(self, found: list[list[Measured]]) -> tuple[str, bool]:
         """Return what to say of the breaches, and whether a remedy was taken."""
         eps, last = _eps(self.dtype), found[0][-1]
-        noise = self._precision(last.layer)
-        allowed = self._tolerance(last.layer)
-        suspect = appeared(found[0], noise, allowed)
+        allowed = tolerance(eps, last.noise)
+        suspect = appeared(found[0], last.noise, allowed)
         worst = suspect or last
         label = self.frames[worst.layer].label
         if not last.rebuilt:
@@ -151,7 +145,7 @@ class Guard:
             why = WRONG_INVERSE if suspect else AMPLIFIED
         remedied, remedy = False, ""
         if self.policy == "adapt" and all(run[-1].rebuilt for run in found):
-            added = self.anchors.add(len(self.frames), found, noise, allowed)
+            added = self.anchors.add(len(self.frames), found, last.noise, allowed)
             remedied, remedy = True, f" From now on {added} are kept as anchors too."
         off = (
             f"is off by {worst.error:.1e} of its size "

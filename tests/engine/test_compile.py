@@ -421,6 +421,30 @@ def test_a_state_rebuilt_wrongly_is_noticed_in_the_backward_pass(
     compiled(net, backend="eager", fullgraph=fullgraph)(x).sum().backward()
 
 
+class Coarse(InvertibleModule):
+    """A layer in half precision, whose inverse is as exact as that allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+
+    def forward(self, x, *_):
+        return x * self.scale.to(x.dtype)
+
+    def inverse(self, y, *_):
+        return y / self.scale.to(y.dtype) * 1.005
+
+
+def test_a_layer_is_not_blamed_for_a_coarser_one_above() -> None:
+    net = InvertibleSequential(Same(), Coarse(), anchors=0)
+    x = sample().float().requires_grad_()
+    compiled(net)(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+    fine = InvertibleSequential(Same(), Coarse().float(), anchors=0)
+    with pytest.raises(RuntimeError, match=r"layer 1 \(Coarse\) is off|did not repeat"):
+        compiled(fine)(x).sum().backward()
+
+
 def test_nan_is_laid_at_the_layer_that_made_it() -> None:
     net = stack(0, depth=3)
     with torch.no_grad():

@@ -90,6 +90,21 @@ def test_float32_over_bfloat16(depth, seed) -> None:
     assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
 
 
+@few
+@given(seed=seeds)
+def test_a_layer_is_not_blamed_for_the_rounding_of_coarser_ones_above(seed) -> None:
+    """A layer without parameters is exact; what it is given to invert is not."""
+    torch.manual_seed(seed)
+    couplings = orthogonal(1.0, 200)
+    net, x = InvertibleSequential(Reverse(), *couplings), images()
+    truth = truth_of(net, x)
+    net, x = net.bfloat16(), x.bfloat16().requires_grad_()
+    net.state_dtype = torch.float32
+    found = gradient(net, x)
+    net.memory = "store"
+    assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
+
+
 @pytest.mark.parametrize("depth", [64, 400])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_over_a_float32_state(depth, dtype) -> None:
