@@ -35,7 +35,7 @@ CHANNELS, SIZE = 16, 16
 STRENGTHS = (0.5, 1.0, 2.0)
 SEEDS = {
     False: {8: 1, 64: 1, 200: 1},
-    True: {8: 3, 50: 3, 200: 3, 400: 2, 1000: 1, 2000: 1},
+    True: {8: 2, 50: 2, 200: 2, 400: 1, 1000: 1, 2000: 1},
 }  # networks drawn, for each depth
 
 
