@@ -130,7 +130,7 @@ def gradient(net: nn.Module, x: Tensor) -> Tensor:
 
 def relative(found: Tensor, truth: Tensor) -> float:
     """Return the relative distance of two vectors."""
-    error = float((found - truth).detach().norm() / truth.norm())
+    error = float((found - truth).detach().norm() / truth.detach().norm())
     return error if math.isfinite(error) else math.inf
 
 
