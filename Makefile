@@ -52,6 +52,7 @@ bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
 	$(STEADY) $(BIN)/python -m benchmarks.overhead
+	$(STEADY) $(BIN)/python -m benchmarks.budget
 	$(STEADY) $(BIN)/python -m benchmarks.depth
 
 figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results/

@@ -71,8 +71,37 @@ def training() -> None:
         figure.savefig(IMAGES / "deep_training.png")
 
 
+def budget() -> None:
+    """Draw the time of a step against its memory."""
+    record = read("budget")
+    state = record["settings"]["state"]
+    measured = [row["measured"] / state for row in record["rows"]]
+    predicted = [row["predicted"] / state for row in record["rows"]]
+    times = [1e3 * row["seconds"] for row in record["rows"]]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 3.8), layout="constrained", dpi=120)
+        axis = figure.subplots()
+        axis.semilogx(measured, times, "o-", color="#0b6e4f", lw=2, label="measured")
+        axis.plot(predicted, times, "x", color="#b3261e", label="predicted peak")
+        axis.annotate(
+            "everything rebuilt", (measured[0], times[0]), (0, -20),
+            textcoords="offset points",
+        )  # fmt: skip
+        axis.annotate(
+            "everything stored", (measured[-1], times[-1]), (-12, -4),
+            textcoords="offset points", ha="right",
+        )  # fmt: skip
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("activations at the peak, in states")
+        axis.set_ylabel("time of a step, ms")
+        axis.legend(frameon=False)
+        axis.set_title(f"{record['settings']['depth']} layers, by budget", loc="left")
+        figure.savefig(IMAGES / "budget.png")
+
+
 if __name__ == "__main__":
     memory()
     training()
+    budget()
     drift()
     print(f"drawn in {IMAGES}")

@@ -1,81 +1,99 @@
-"""Measuring what a training step takes."""
+"""What a training step takes: counted, foreseen, and told apart.
+
+`InvertibleSequential(..., memory="auto", budget=...)` makes a `Plan` for the input that
+it sees first; `net.plan` shows it.
+"""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from itertools import accumulate
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch.autograd.profiler import profile
+from torch import Tensor, nn
+
+from invtorch.engine import Plan, amount
+from invtorch.engine.memory import Memory, measure_memory
+
+__all__ = ["Memory", "MemoryReport", "Plan", "measure_memory", "memory_report"]
 
 
-class Memory(NamedTuple):
-    """What a call allocated, in bytes, above what was allocated before it.
+class MemoryReport(NamedTuple):
+    """What the memory of a training step is made of, in bytes; `print` shows a table.
 
     Attributes:
-        peak: The most that was held at any time.
-        live: What was still held when it returned, its result included.
+        parameters: Parameters and buffers.
+        gradients: Gradients of the parameters, when all are there.
+        optimizer: What the optimizer keeps, such as running means of gradients.
+        activations: The most that forward and backward pass hold besides.
+        cache: What the allocator of a GPU keeps in reserve and `nvidia-smi` counts as
+            used; none on the CPU.
     """
 
-    peak: int
-    live: int
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    cache: int
+
+    def __str__(self) -> str:
+        """Return the table."""
+        rows = [f"{name:12}{amount(n):>12}" for name, n in self._asdict().items()]
+        return "\n".join([*rows, f"{'in all':12}{amount(sum(self)):>12}"])
 
 
-def measure_memory(
-    call: Callable[[], object], *, device: torch.device | str = "cpu"
-) -> Memory:
-    """Count the bytes that a call allocates and frees.
+def memory_report(
+    call: Callable[[], object],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> MemoryReport:
+    """Tell apart what a training step takes.
 
-    On the CPU the allocations are those of PyTorch's profiler, exact to the byte; on a
-    GPU those of its caching allocator. Memory that the process merely reserves (what
-    `nvidia-smi` shows) is not counted.
+    Only activations are what a memory strategy saves; parameters, gradients and the
+    optimizer's state grow with depth whatever is done, and a GPU's allocator keeps in
+    reserve what was freed.
 
     Args:
-        call: What to measure. Its result is held until the count is taken.
-        device: Where the memory is that counts: `"cpu"`, or a CUDA device.
-
-    Returns:
-        The peak during the call and what was live at its end.
-
-    Raises:
-        ValueError: If `device` is neither the CPU nor a CUDA device.
+        call: The forward and backward pass, without the optimizer's step. It is called
+            twice; gradients are afterwards what they were.
+        model: The model whose parameters count.
+        optimizer: What keeps more for each parameter, after its first step.
 
     Examples:
-        >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
-        Memory(peak=1024, live=1024)
+        >>> layer = nn.Linear(8, 8, bias=False)
+        >>> x = torch.randn(4, 8)
+        >>> found = memory_report(lambda: layer(x).sum().backward(), layer)
+        >>> found.parameters, found.gradients, found.optimizer
+        (256, 256, 0)
     """
-    device = torch.device(device)
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(
-            f"device is {str(device)!r}, but memory can be counted on 'cpu' or 'cuda'"
-        )
-    gc.collect()  # what is already dead must not be freed in between
-    if device.type == "cuda":
-        return _measure_cuda(call, device)
-    with profile(profile_memory=True) as record:
-        result = call()
-    del result
-    sizes = list(accumulate(_changes(record), initial=0))
-    return Memory(max(sizes), sizes[-1])
+    parameters = list(model.parameters())
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        call()
+        gradients = _bytes([p.grad for p in parameters if p.grad is not None])
+        device = next((p.device for p in parameters), torch.device("cpu"))
+        activations = measure_memory(call, device=device).peak
+    finally:
+        for p, gradient in zip(parameters, before, strict=True):
+            p.grad = gradient
+    cuda = device.type == "cuda"
+    reserved = torch.cuda.memory_reserved(device) if cuda else 0
+    allocated = torch.cuda.memory_allocated(device) if cuda else 0
+    return MemoryReport(
+        _bytes([*parameters, *model.buffers()]),
+        gradients,
+        _bytes(_kept_by(optimizer)),
+        activations,
+        max(reserved - allocated - activations, 0),
+    )
 
 
-def _changes(record: profile) -> Iterator[int]:
-    results = record.kineto_results
-    assert results is not None
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        yield event.nbytes()  # type: ignore[attr-defined]
+def _kept_by(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    states = optimizer.state.values() if optimizer else ()
+    return [v for state in states for v in state.values() if isinstance(v, Tensor)]
 
 
-def _measure_cuda(call: Callable[[], object], device: torch.device) -> Memory:
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    result = call()
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device)
-    live = torch.cuda.memory_allocated(device)
-    del result
-    return Memory(peak - before, live - before)
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)

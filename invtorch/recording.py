@@ -82,7 +82,7 @@ def nested(direction: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(self: Any, state: State, *context: Any) -> Any:
         recorder = _running.recorder
-        if recorder is None or self.memory is None:
+        if recorder is None or self.memory in (None, "auto"):
             return direction(self, state, *context)
         with recorder.keeping(self.memory):
             return direction(self, state, *context)

@@ -8,8 +8,16 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from invtorch.base import OPPOSITE, Composite, InvertibleModule, Pass, Step
-from invtorch.engine import GUARDS, Anchors, Strategy, Wanted, run
+from invtorch.base import MEMORY, OPPOSITE, Composite, InvertibleModule, Pass, Step
+from invtorch.engine import (
+    GUARDS,
+    Anchors,
+    Automatic,
+    Plan,
+    Strategy,
+    Wanted,
+    run,
+)
 
 
 class InvertibleSequential(Composite, nn.Sequential):
@@ -30,7 +38,9 @@ class InvertibleSequential(Composite, nn.Sequential):
             rebuilds the activations inside of a layer; `"offload"` does so too, but
             keeps the states in the memory of the host; `"store"` leaves everything to
             autograd. Of a member's own `memory` and its container's, the one that keeps
-            more holds.
+            more holds. `"auto"` measures the layers when it first sees an input, and
+            chooses for each of them so that a step is fastest within `budget`; `plan`
+            is then what it chose, to be printed.
         anchors: States kept exactly, against the rounding that inversion accumulates:
             how many, spread evenly (0 for pure inversion); or the indices of the layers
             whose inputs they are; or `"auto"`, which places them where rounding was
@@ -44,15 +54,19 @@ class InvertibleSequential(Composite, nn.Sequential):
             layers, for instance `torch.float64` over conditioners in single precision,
             or `torch.float32` over conditioners in half precision; couplings evaluate
             a conditioner in the precision of its parameters. Input and output keep
-            theirs. By default the state has the precision of the input. Anchors, guard
-            and `state_dtype` are those of the outermost container.
+            theirs. By default the state has the precision of the input. Anchors, guard,
+            budget and `state_dtype` are those of the outermost container.
+        budget: What the activations of a step may take with `memory="auto"`: bytes, or
+            a fraction of the device's memory; by default half of it. Parameters, their
+            gradients and the optimizer's state come on top.
 
     Shape:
         That of the chain; `context` is offered to every member.
 
     Raises:
         TypeError: If a module is not an `InvertibleModule`.
-        ValueError: If a module does not define its inverse, or an option is unknown.
+        ValueError: If a module does not define its inverse, an option is unknown, or
+            nothing fits in the budget.
 
     Examples:
         >>> from torch import nn
@@ -79,12 +93,42 @@ class InvertibleSequential(Composite, nn.Sequential):
         anchors: Wanted = 8,
         guard: str | None = "raise",
         state_dtype: torch.dtype | None = None,
+        budget: float = 0.5,
     ) -> None:
         super().__init__(*modules)
+        self._automatic = Automatic(budget)
         self.memory = memory
         self.anchors = anchors
         self.guard = guard
         self.state_dtype = state_dtype
+
+    @property
+    def memory(self) -> str | None:
+        """What is kept for the backward pass."""
+        return "auto" if self._planning else self._memory
+
+    @memory.setter
+    def memory(self, memory: str | None) -> None:
+        if memory is not None and memory not in (*MEMORY, "auto"):
+            raise ValueError(
+                f"memory is {memory!r}, but can only be one of {(*MEMORY, 'auto')}"
+            )
+        self._planning = memory == "auto"
+        self._memory = None if self._planning else memory
+
+    @property
+    def budget(self) -> float:
+        """What activations may take with `memory="auto"`: bytes, or a fraction."""
+        return self._automatic.budget
+
+    @budget.setter
+    def budget(self, budget: float) -> None:
+        self._automatic.budget = budget
+
+    @property
+    def plan(self) -> Plan | None:
+        """What `memory="auto"` chose for the input it saw last."""
+        return self._automatic.latest
 
     @property
     def anchors(self) -> Wanted:
@@ -129,6 +173,7 @@ class InvertibleSequential(Composite, nn.Sequential):
             self.guard,
             self.layers,
             self.state_dtype,
+            self._automatic if self._planning else None,
         )
         return run(strategy, walk, state, context)
 
@@ -176,6 +221,7 @@ class InvertibleSequential(Composite, nn.Sequential):
             anchors=self.anchors,
             guard=self.guard,
             state_dtype=self.state_dtype,
+            budget=self.budget,
         )
 
     @property

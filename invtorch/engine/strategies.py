@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,15 @@ from invtorch.engine.tape import Tape
 from invtorch.recording import State, current_recorder, recording
 
 HALF = (torch.float16, torch.bfloat16)
+
+
+class Planner(Protocol):
+    """What chooses a strategy for each layer of a pass."""
+
+    def assign(
+        self, walk: Pass, state: Any, context: tuple[Any, ...], anchors: Anchors
+    ) -> tuple[str, ...]:
+        """Return the strategies of the layers, in their order."""
 
 
 class Store:
@@ -52,6 +61,7 @@ class Strategy(NamedTuple):
         guard: One of `invtorch.engine.guard.GUARDS`.
         layers: How many layers a pass has.
         state_dtype: The precision in which the state is kept, if not the caller's.
+        planner: What chooses a strategy for each layer, if `memory` is `"auto"`.
     """
 
     memory: str
@@ -59,8 +69,11 @@ class Strategy(NamedTuple):
     guard: str | None
     layers: int
     state_dtype: torch.dtype | None
+    planner: Planner | None = None
 
-    def recorder(self, state: Any) -> Store | Tape:
+    def recorder(
+        self, walk: Pass, state: Any, context: tuple[Any, ...]
+    ) -> Store | Tape:
         """Return what records one pass.
 
         Raises:
@@ -71,9 +84,12 @@ class Strategy(NamedTuple):
         watched = self.guard is not None or self.anchors.wanted == "auto"
         guard = Guard(self.guard, self.anchors) if watched and _real(state) else None
         places = self.anchors.places(self.layers)
-        if self.guard is None and self.memory == "invert":
+        if self.guard is None and self.memory in ("invert", "auto"):
             self._check_precision(state, places)
-        return Tape(self.memory, places, guard)
+        if self.planner is None:
+            return Tape(self.memory, places, guard)
+        assigned = self.planner.assign(walk, state, context, self.anchors)
+        return Tape("invert", places, guard, assigned)
 
     def _check_precision(self, state: Any, kept: frozenset[int]) -> None:
         half = [t.dtype for t in _tensors(state) if t.dtype in HALF]
@@ -108,7 +124,7 @@ def run(strategy: Strategy, walk: Pass, state: Any, context: tuple[Any, ...]) ->
         return walk(state, context)
     if torch.compiler.is_compiling():
         return _run_compiled(strategy, walk, state, context)
-    return _record(strategy.recorder(state), walk, state, context)
+    return _record(strategy.recorder(walk, state, context), walk, state, context)
 
 
 def _run_in(

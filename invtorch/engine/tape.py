@@ -16,7 +16,7 @@ import threading
 import weakref
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,14 +52,20 @@ class Tape:
         memory: What is kept of calls that do not ask for more, one of `MEMORY`.
         anchors: The indices of the states that are kept exactly in any case.
         guard: What compares rebuilt states with those of the forward pass, if wanted.
+        assigned: What is kept of each call, if a plan says so.
     """
 
     def __init__(
-        self, memory: str, anchors: frozenset[int], guard: Guard | None
+        self,
+        memory: str,
+        anchors: frozenset[int],
+        guard: Guard | None,
+        assigned: Sequence[str] = (),
     ) -> None:
         self.memory = memory
         self.anchors = anchors
         self.guard = guard
+        self.assigned = assigned
         self.frames: list[Frame] = guard.frames if guard else []
         self.wanted: list[bool] = []
         self.top = -1
@@ -83,7 +89,9 @@ class Tape:
         frame = Frame(len(self.frames), module, direction, state, context)
         self._check_unbroken(frame, tensors)
         inputs = (*tensors, *frame.companions)
-        memory = max(self.memory, module.memory or "invert", key=MEMORY.index)
+        index = len(self.frames)
+        wanted = *self.assigned[index : index + 1], self.memory
+        memory = max(module.memory or "invert", *wanted, key=MEMORY.index)
         if not any(t.requires_grad for t in inputs):
             outputs, kept = frame.run(tensors), False
         elif memory == "store":
@@ -157,7 +165,7 @@ class Tape:
         it, so whatever lies higher is of no use any more. A pass that goes on may want
         any of them.
         """
-        if not (self.ended and self.dropped):
+        if not self.ended:
             return
         while self.dropped:
             self.wanted[self.dropped.popleft()] = False

@@ -1,0 +1,83 @@
+"""`memory="auto"`: a plan for every kind of input, made when it is first seen."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from invtorch.base import Pass
+from invtorch.engine.anchors import Anchors
+from invtorch.engine.budget import Plan, plan
+from invtorch.engine.compiled import elementary
+from invtorch.engine.costs import Cost, measure_costs
+from invtorch.engine.frame import as_tensors
+
+
+class Automatic:
+    """Measures the layers of a pass once, and plans what is kept of each.
+
+    Args:
+        budget: Bytes that activations may take, or a fraction of the device's memory.
+
+    Raises:
+        ValueError: If the budget is not a positive number of bytes, or a fraction
+            between 0 and 1.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self.costs: dict[Any, list[Cost]] = {}
+        self.plans: dict[Any, Plan] = {}
+        self.latest: Plan | None = None
+        self.budget = budget
+
+    @property
+    def budget(self) -> float:
+        """Bytes, or a fraction of the device's memory."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, budget: float) -> None:
+        fraction = isinstance(budget, float) and 0 < budget < 1
+        if not fraction and not (budget >= 1 and float(budget).is_integer()):
+            raise ValueError(
+                f"budget is {budget!r}, but must be a positive number of bytes, or a "
+                f"fraction of the device's memory between 0 and 1"
+            )
+        self._budget = budget
+
+    def assign(
+        self, walk: Pass, state: Any, context: tuple[Any, ...], anchors: Anchors
+    ) -> tuple[str, ...]:
+        """Return the strategies of the layers of a pass, in their order."""
+        steps = elementary(walk.steps)
+        tensors = as_tensors(state)
+        kinds = tuple((t.shape, t.dtype, t.device) for t in tensors)
+        modes = tuple((id(s.module), s.direction, s.module.training) for s in steps)
+        places = anchors.places(len(steps))
+        seen = kinds, modes, places, self.budget
+        if seen not in self.plans:
+            if (kinds, modes) not in self.costs:
+                self.costs[kinds, modes] = measure_costs(steps, state, context)
+            self.plans[seen] = plan(
+                self.costs[kinds, modes],
+                [step.module for step in steps],
+                places,
+                self._bytes(tensors[0].device),
+                torch.finfo(tensors[0].dtype).eps,
+            )
+        self.latest = self.plans[seen]
+        return self.latest.strategies
+
+    def _bytes(self, device: torch.device) -> int:
+        whole = 1 if self.budget >= 1 else capacity(device)
+        return int(self.budget * whole)
+
+
+def capacity(device: torch.device) -> int:
+    """Return the memory of a device in bytes."""
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
