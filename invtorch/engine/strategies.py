@@ -86,8 +86,9 @@ class Strategy(NamedTuple):
         places = self.anchors.places(self.layers)
         if self.guard is None and self.memory in ("invert", "auto"):
             self._check_precision(state, places)
-        if self.planner is None:
-            return Tape(self.memory, places, guard)
+        if self.planner is None or not _real(state):
+            memory = "invert" if self.planner else self.memory
+            return Tape(memory, places, guard)
         assigned = self.planner.assign(walk, state, context, self.anchors)
         return Tape("invert", places, guard, assigned)
 

@@ -238,6 +238,19 @@ def test_budgets_that_are_none(budget) -> None:
         paper(depth=2, budget=budget)
 
 
+def test_states_without_values_are_not_measured() -> None:
+    net = paper(depth=3).to("meta")
+    assert net(image().to("meta")).shape == image().shape
+    assert net.plan is None
+
+
+def test_the_state_dtype_counts() -> None:
+    net, x = paper(depth=3, budget=PLAIN), image()
+    net.memory, net.state_dtype = "auto", torch.float64
+    net(x).sum().backward()
+    assert net.plan.costs[0].state == 2 * STATE
+
+
 def test_under_compile_it_is_refused() -> None:
     net = stack(0, depth=2)
     net.memory = "auto"
