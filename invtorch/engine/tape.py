@@ -118,8 +118,8 @@ class Tape:
     def end(self) -> None:
         """Expect no more calls: from now on states that nobody asks for are dropped."""
         self.ended = True
-        with self._held():
-            self._trim()
+        with self.lock:
+            self._drop_unreachable()
 
     def replay(self, index: int) -> Replayed:
         """Evaluate call `index` again, from its input if kept, else from its output."""
@@ -165,8 +165,10 @@ class Tape:
         it, so whatever lies higher is of no use any more. A pass that goes on may want
         any of them.
         """
-        if not self.ended:
-            return
+        if self.ended and self.dropped:
+            self._drop_unreachable()
+
+    def _drop_unreachable(self) -> None:
         while self.dropped:
             self.wanted[self.dropped.popleft()] = False
         while self.top >= 0 and not self.wanted[self.top]:
