@@ -177,7 +177,14 @@ class Tape:
             del self.states[self.order.pop()]
 
     def _state(self, index: int) -> Tensors:
-        nearest = self.order[bisect_left(self.order, index)]
+        place = bisect_left(self.order, index)
+        if place == len(self.order):
+            raise RuntimeError(
+                f"the output of {self.frames[index - 1].label} is gone, from which its "
+                f"input would be rebuilt: a backward pass freed the layers above it; "
+                f"give that one `retain_graph=True`, or add the losses up"
+            )
+        nearest = self.order[place]
         for i in range(nearest - 1, index - 1, -1):
             self._move(i, self.frames[i].invert(self._read(i + 1)))
         return self._read(index)

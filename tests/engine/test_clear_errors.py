@@ -15,7 +15,9 @@ from invtorch import (
     WithoutContext,
 )
 from tests.parts import Conditioner, Scale
-from tests.stacks import alternating
+from tests.stacks import alternating, sample, stack
+from tests.strategies import weighed
+from tests.tolerances import assert_all_equal
 
 
 @pytest.fixture(params=[0, 2])
@@ -235,3 +237,23 @@ def test_a_conditioner_that_works_in_place_on_its_input(net, x) -> None:
     net[3].conditioner = nn.Sequential(nn.ReLU(inplace=True), Conditioner(2, 2))
     with pytest.raises(RuntimeError, match=r"layer 3 .* its input in place.*inplace="):
         net(x)
+
+
+def test_an_inner_loss_asked_for_twice_after_the_layers_above_were_freed() -> None:
+    """The first two passes are right, the third one says what is missing."""
+    net, x, inner = stack(0), sample(requires_grad=True), []
+    net[5].register_forward_hook(lambda *arguments: inner.append(arguments[-1]))
+    net.memory = "store"
+    net(x)
+    expected = torch.autograd.grad(weighed(inner.pop()), x)
+    net.memory = "invert"
+    y = net(x)
+    weighed(y).backward(inputs=list(net[8].parameters()))
+    del y
+    (loss,) = map(weighed, inner)
+    found = torch.autograd.grad(loss, x, retain_graph=True)
+    assert_all_equal(found, expected)
+    with pytest.raises(
+        RuntimeError, match=r"the output of layer 5 \(\w+\) is gone, .*"
+    ):
+        torch.autograd.grad(loss, x)
