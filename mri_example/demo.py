@@ -54,8 +54,8 @@ def demo(output: Path = Path("runs/demo")) -> None:
         "k-space is SIMULATED from real heads: scores do not compare with leaderboards"
     )
     written = simulate_demo(output / "data", Simulation())
-    there = "" if written else "all files were there, "
-    _say(f"data: {there}{len(written)} files simulated ({output}/data)")
+    done = f"{len(written)} files simulated" if written else "all files were there"
+    _say(f"data: {done} ({output}/data)")
     model = _trained(output)
     rows = _results(output, model)
     _say(_table(rows))
