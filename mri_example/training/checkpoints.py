@@ -15,7 +15,13 @@ from mri_example.errors import InputError
 from mri_example.model import Reconstructor, model_config
 
 CONFIGURATION = "invtorch_configuration"
-RESUMED = ("state_dict", "optimizer_states", "loops", "pytorch-lightning_version")
+RESUMED = (
+    "epoch",
+    "state_dict",
+    "optimizer_states",
+    "loops",
+    "pytorch-lightning_version",
+)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -52,6 +58,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         EOFError,
         OSError,
         ValueError,
+        LookupError,  # of a text that is taken for a pickle
         pickle.UnpicklingError,
     ) as error:
         raise InputError(
@@ -64,8 +71,11 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
-def check_same(path: Path, configuration: dict[str, Any]) -> None:
+def check_same(path: Path, configuration: dict[str, Any]) -> int:
     """Make sure that a run can go on from a checkpoint.
+
+    Returns:
+        How many epochs it has behind it.
 
     Raises:
         InputError: If it was written under another configuration, or lacks what a run
@@ -86,6 +96,8 @@ def check_same(path: Path, configuration: dict[str, Any]) -> None:
             f"{path} was written with {key} = {old.get(key)!r}, but the configuration "
             f"says {configuration[key]!r}: use that, or train into another folder"
         )
+    epoch: int = checkpoint["epoch"]
+    return epoch + 1
 
 
 def load_model(path: Path, device: str = "cpu") -> Reconstructor:

@@ -18,8 +18,8 @@ from mri_example.training.configuration import TrainingConfig
 class EpochSampler(DistributedSampler[Sample]):
     """Let the masks and the augmentation of a data set follow from the epoch too.
 
-    Lightning tells a sampler the epoch, after a resumption as well, before the workers
-    that load it are started.
+    Lightning tells a sampler the epoch before the workers that load it are started,
+    except in the epoch in which a run goes on, which `SliceData` must know.
     """
 
     dataset: SliceDataset
@@ -38,6 +38,7 @@ class SliceData(lightning.LightningDataModule):
         mask_function: Draws the masks.
         config: Batch size, crop, seed and the like.
         model: The model that the data are for: its slabs and coils.
+        first_epoch: The epoch in which the run begins, or goes on.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class SliceData(lightning.LightningDataModule):
         mask_function: Masks,
         config: TrainingConfig,
         model: ModelConfig,
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
+        self.first_epoch = first_epoch
         self.training = SliceDataset(
             root / f"{config.challenge}_train",
             mask_function,
@@ -81,6 +84,7 @@ class SliceData(lightning.LightningDataModule):
             rank=trainer.global_rank,
             seed=self.config.seed,
         )
+        sampler.set_epoch(self.first_epoch)
         return DataLoader(
             self.training,
             batch_size=self.config.batch_size,

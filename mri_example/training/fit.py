@@ -66,9 +66,8 @@ def fit(
         raise InputError(f"output is {output}, which is a file: choose a folder")
     configuration = plain(model, masks, training)
     last = output / "last.ckpt"
-    if last.exists():
-        check_same(last, configuration)
-    slices = SliceData(data, masks.build(), training, model)
+    done = check_same(last, configuration) if last.exists() else 0
+    slices = SliceData(data, masks.build(), training, model, first_epoch=done)
     files = {file.path.name: file for file in slices.validation.files}
     torch.manual_seed(training.seed)
     task = ReconstructionTask(model.build(), training, files, configuration)

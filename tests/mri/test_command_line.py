@@ -153,9 +153,12 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(root, tmp_path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
+    workers, root, tmp_path
+) -> None:
     def arguments(output: Path) -> list[str]:
-        options = {"epochs": 4, "batch_size": 1}
+        options = {"epochs": 4, "batch_size": 1, "workers": workers}
         config = configuration(root, output=str(output), training=TRAINING | options)
         return ["fit", "--config", str(config.rename(root / f"{output.name}.yaml"))]
 

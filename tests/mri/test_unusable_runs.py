@@ -136,6 +136,20 @@ def test_checkpoints_whose_parts_do_not_fit(damage, root, capsys) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", ["reconstruct", "fit"])
+def test_a_text_file_is_no_checkpoint(command, root, capsys) -> None:
+    path, out = root / "run/last.ckpt", root / "out"
+    path.parent.mkdir()
+    path.write_text("hello\nworld\n")
+    test = root / "data/singlecoil_test"
+    arguments = {
+        "fit": ("--config", configuration(root)),
+        "reconstruct": ("--data", test, "--output", out, "--checkpoint", path),
+    }[command]
+    assert "last.ckpt cannot be read" in sentence(capsys, command, *arguments)
+    assert not out.exists()
+
+
 def test_a_checkpoint_that_no_run_can_go_on_from(root, capsys) -> None:
     assert run("fit", "--config", configuration(root)) == 0
     capsys.readouterr()
