@@ -5,6 +5,7 @@ For each the plan's peak is compared with the measured one, and steps are timed,
 budgets taking turns.
 """
 
+import functools
 import statistics
 from collections import Counter
 
@@ -36,12 +37,12 @@ def main() -> None:
 
     budgets = [*(states * x.nbytes for states in STATES), PLAIN]
     times = measure(
-        {str(b): lambda b=b: step(b) for b in budgets},  # type: ignore[misc]
+        {str(b): functools.partial(step, b) for b in budgets},
         REPETITIONS,
     )
     rows = []
     for budget in budgets:
-        measured = measure_memory(lambda b=budget: step(b)).peak  # type: ignore[misc]
+        measured = measure_memory(functools.partial(step, budget)).peak
         plan = net.plan
         assert plan is not None
         row = {"budget": budget, "predicted": plan.peak, "measured": measured}

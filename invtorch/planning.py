@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.engine import Plan, amount
-from invtorch.engine.memory import Memory, measure_memory
+from invtorch.engine.memory import Memory, bytes_of, measure_memory
 
 __all__ = ["Memory", "MemoryReport", "Plan", "measure_memory", "memory_report"]
 
@@ -72,7 +72,7 @@ def memory_report(
         p.grad = None
     try:
         call()
-        gradients = _bytes([p.grad for p in parameters if p.grad is not None])
+        gradients = bytes_of([p.grad for p in parameters if p.grad is not None])
         device = next((p.device for p in parameters), torch.device("cpu"))
         activations = measure_memory(call, device=device).peak
     finally:
@@ -82,9 +82,9 @@ def memory_report(
     reserved = torch.cuda.memory_reserved(device) if cuda else 0
     allocated = torch.cuda.memory_allocated(device) if cuda else 0
     return MemoryReport(
-        _bytes([*parameters, *model.buffers()]),
+        bytes_of([*parameters, *model.buffers()]),
         gradients,
-        _bytes(_kept_by(optimizer)),
+        bytes_of(_kept_by(optimizer)),
         activations,
         max(reserved - allocated - activations, 0),
     )
@@ -93,7 +93,3 @@ def memory_report(
 def _kept_by(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
     states = optimizer.state.values() if optimizer else ()
     return [v for state in states for v in state.values() if isinstance(v, Tensor)]
-
-
-def _bytes(tensors: list[Tensor]) -> int:
-    return sum(t.nbytes for t in tensors)

@@ -56,7 +56,8 @@ class Automatic:
         kinds = tuple((t.shape, t.dtype, t.device) for t in tensors)
         modes = tuple((id(s.module), s.direction, s.module.training) for s in steps)
         places = anchors.places(len(steps))
-        seen = kinds, modes, places, self.budget
+        asked = tuple(step.module.memory for step in steps)
+        seen = kinds, modes, asked, places, self.budget
         if seen not in self.plans:
             if (kinds, modes) not in self.costs:
                 self.costs[kinds, modes] = measure_costs(steps, state, context)

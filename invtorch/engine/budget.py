@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from invtorch.base import MEMORY, InvertibleModule
 from invtorch.engine.costs import Cost
 from invtorch.engine.drift import tolerance
 
@@ -37,32 +38,33 @@ class Plan(NamedTuple):
         ]
         for cost, memory in zip(self.costs, self.strategies, strict=True):
             extra = 1e3 * (cost.seconds["invert"] - cost.seconds["store"])
-            kept = cost.stored + cost.holds_input * cost.state
+            stored = kept(cost, "store", first=False)
             lines.append(
-                f"{cost.label:{width}}  {memory:10}{amount(kept):>14}"
+                f"{cost.label:{width}}  {memory:10}{amount(stored):>14}"
                 f"{amount(cost.work['invert']):>14}{extra:14.2f}{cost.round_trip:14.1e}"
             )
-        stored = sum(cost.seconds["store"] for cost in self.costs)
+        fastest = seconds(self.costs, ["store"] * len(self.costs))
         lines.append(
             f"peak {amount(self.peak)} of a budget of {amount(self.budget)}, "
-            f"{1e3 * self.seconds:.1f} ms a step (all stored: {1e3 * stored:.1f} ms)"
+            f"{1e3 * self.seconds:.1f} ms a step (all stored: {1e3 * fastest:.1f} ms)"
         )
         return "\n".join(lines)
 
 
 def plan(
     costs: Sequence[Cost],
-    modules: Sequence[object],
+    modules: Sequence[InvertibleModule],
     anchors: frozenset[int],
     budget: int,
     eps: float,
 ) -> Plan:
     """Choose what to keep of each layer.
 
-    All start with what keeps least. Then layers are raised to a strategy that saves
-    time, as long as the predicted peak stays within the budget: once from the last
-    layer to the first, whose activations are freed before anything is rebuilt, and once
-    in the order of seconds saved a byte. The faster one of the two is taken.
+    All start with what keeps least, or what they ask for themselves. Then layers are
+    raised to a strategy that saves time, as long as the predicted peak stays within the
+    budget: once from the last layer to the first, whose activations are freed before
+    anything is rebuilt, and once in the order of seconds saved a byte. The faster one
+    of the two is taken.
 
     Args:
         costs: What was measured.
@@ -74,7 +76,10 @@ def plan(
     Raises:
         ValueError: If nothing fits in the budget.
     """
-    least = [least_of(cost, eps) for cost in costs]
+    least = [
+        max(least_of(cost, eps), module.memory or "invert", key=MEMORY.index)
+        for cost, module in zip(costs, modules, strict=True)
+    ]
     smallest = peak(costs, least, anchors)
     if smallest > budget:
         raise ValueError(
@@ -105,7 +110,7 @@ def least_of(cost: Cost, eps: float) -> str:
 
 def raised(
     costs: Sequence[Cost],
-    modules: Sequence[object],
+    modules: Sequence[InvertibleModule],
     anchors: frozenset[int],
     budget: int,
     start: Sequence[str],
@@ -180,9 +185,9 @@ def peak(
     below, most, above = 0, 0, ""
     for i, (cost, strategy) in enumerate(zip(costs, strategies, strict=True)):
         row = strategy == "store" != above  # the first of those in a row
+        cost = cost if i else cost._replace(state=0)  # the caller's
         held = kept(cost, strategy, first=row or i in anchors)
-        held -= cost.state if i == 0 and held >= cost.state else 0
-        forward = cost.forward + cost.output + (i > 0) * cost.state
+        forward = cost.forward + cost.output + cost.state
         backward = 2 * cost.output + cost.work[strategy]
         most = max(most, below + held + max(forward, backward))
         below, above = below + held, strategy

@@ -14,8 +14,8 @@ from torch import Tensor
 from invtorch.base import Pass, Step
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.fingerprint import size
-from invtorch.engine.frame import Tensors, as_tensors
-from invtorch.engine.memory import Memory, measure_two
+from invtorch.engine.frame import Tensors, as_tensors, differentiable
+from invtorch.engine.memory import Memory, bytes_of, measure_two
 from invtorch.engine.strategies import Strategy, run
 
 REPETITIONS = 5
@@ -89,7 +89,7 @@ def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
     outside, (inside, _) = counted["store"][0], trial.count("store", copies=1)
     return Cost(
         label="",
-        state=_bytes(tensors),
+        state=bytes_of(tensors),
         output=trial.output,
         stored=outside.live - trial.output,
         holds_input=inside.live > outside.live,
@@ -113,11 +113,11 @@ class _Trial:
         self.state = tuple(t.detach().clone() for t in state)
         self.device = state[0].device
         for t in self.state:
-            t.requires_grad_(_differentiable(t))
+            t.requires_grad_(differentiable(t))
         with torch.no_grad():
             outputs = as_tensors(step(self._given(0), self.context))
-        self.output = _bytes(outputs)
-        self.gradients = [torch.ones_like(t) for t in outputs if _differentiable(t)]
+        self.output = bytes_of(outputs)
+        self.gradients = [torch.ones_like(t) for t in outputs if differentiable(t)]
 
     def count(self, memory: str, copies: int = 0) -> tuple[Memory, Memory]:
         """Count a forward pass, and then a backward pass above what that left.
@@ -176,14 +176,6 @@ class _Trial:
     def _backward(self, outputs: Tensors) -> None:
         ends = [t for t in outputs if t.requires_grad]
         torch.autograd.backward(ends, self.gradients[: len(ends)])
-
-
-def _differentiable(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(t.nbytes for t in tensors)
 
 
 def _detached(value: Any) -> Any:

@@ -157,7 +157,7 @@ class Frame:
     @of_the_layer
     def rerun(self, state: Tensors) -> Replayed:
         """Evaluate the call again from its input, detached from the graph around it."""
-        leaves = tuple(t.detach().requires_grad_(_differentiable(t)) for t in state)
+        leaves = tuple(t.detach().requires_grad_(differentiable(t)) for t in state)
         return self._again(
             lambda *context: (leaves, self._direct(leaves, context)), _leaf
         )
@@ -255,7 +255,8 @@ def as_tensors(state: Any) -> Tensors:
     )
 
 
-def _differentiable(tensor: Tensor) -> bool:
+def differentiable(tensor: Tensor) -> bool:
+    """Tell whether a tensor can need a gradient."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 

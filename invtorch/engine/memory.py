@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 from torch.autograd.profiler import profile, record_function
 
 T = TypeVar("T")
@@ -102,6 +103,11 @@ def _changes(record: profile) -> Iterator[int | None]:
     events = [event for event in results.events() if event.name() in names]
     for event in sorted(events, key=lambda event: event.start_ns()):
         yield None if event.name() == BETWEEN else event.nbytes()  # type: ignore[attr-defined]
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of all tensors together."""
+    return sum(t.nbytes for t in tensors)
 
 
 def _measure_cuda(call: Callable[[], object], device: torch.device) -> Memory:

@@ -86,10 +86,10 @@ class Tape:
     ) -> Any:
         """Evaluate one call as a node of the graph and remember it."""
         tensors = as_tensors(state)
-        frame = Frame(len(self.frames), module, direction, state, context)
+        index = len(self.frames)
+        frame = Frame(index, module, direction, state, context)
         self._check_unbroken(frame, tensors)
         inputs = (*tensors, *frame.companions)
-        index = len(self.frames)
         wanted = *self.assigned[index : index + 1], self.memory
         memory = max(module.memory or "invert", *wanted, key=MEMORY.index)
         if not any(t.requires_grad for t in inputs):
@@ -98,9 +98,9 @@ class Tape:
             outputs, kept = frame.store(state), not self.stored
         else:
             found = [t.detach() for t in frame.run(tensors)]
-            with self._promising(len(self.frames)) as handle:
+            with self._promising(index) as handle:
                 outputs = ReplayNode.apply(frame, handle, found, *inputs)
-            kept = memory != "invert" or len(self.frames) in self.anchors
+            kept = memory != "invert" or index in self.anchors
         self.stored = memory == "store"
         self._append(frame, tensors, outputs[: frame.arity], kept, memory)
         return frame.returned(outputs)

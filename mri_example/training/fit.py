@@ -105,8 +105,8 @@ def _stopping_well(trainer: lightning.Trainer, output: Path) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if not (output / "last.ckpt").exists():
-            _remove(Path(trainer.log_dir or output), output)
+        if not (output / "last.ckpt").exists() and trainer.is_global_zero:
+            _remove_logs(trainer, output)
         raise
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if trainer.interrupted:
@@ -114,10 +114,12 @@ def _stopping_well(trainer: lightning.Trainer, output: Path) -> Iterator[None]:
         raise
 
 
-def _remove(log: Path, output: Path) -> None:
-    """Remove the log of a run that left nothing to go on from."""
-    shutil.rmtree(log, ignore_errors=True)
-    for folder in (log.parent, output):
+def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:
+    """Remove what was logged by a run that left nothing to go on from."""
+    folders = [Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (*(f.parent for f in folders), output):
         with contextlib.suppress(OSError):  # somebody else keeps something there
             folder.rmdir()
 
