@@ -4,6 +4,7 @@ from invtorch.base import Composite, InvertibleModule, Step, VolumePreserving
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
 from invtorch.diagnosis import diagnose
+from invtorch.engine import DriftError
 from invtorch.layers import (
     AdditiveCoupling,
     AffineCoupling,
@@ -16,6 +17,7 @@ __all__ = [
     "AffineCoupling",
     "Composite",
     "Conjugation",
+    "DriftError",
     "GatedResidualBlock",
     "Householder1x1",
     "InvertibleModule",

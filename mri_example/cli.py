@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, auto_cli, set_parsing_settings
 
 from mri_example.comparison import compare
 from mri_example.data import (
@@ -216,8 +216,27 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+GROUPS = ("model", "masks", "training", "simulation", "tile")
+
+
 class Parser(ArgumentParser):
     """A parser that says what is wrong, and not all that would have been right."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse, and refuse what is no set of options where one must be."""
+        try:
+            parsed = super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError:
+            self.error("the configuration is not text: write it as YAML")
+        command = parsed.get("subcommand")
+        for name in GROUPS:
+            value = parsed.get(f"{command}.{name}", Namespace())
+            if not isinstance(value, Namespace):
+                self.error(
+                    f"{name} is {value!r}, but must hold options, `name: value` each; "
+                    f"leave it out for the defaults"
+                )
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2, unless another parser asked."""

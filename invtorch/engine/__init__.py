@@ -12,13 +12,14 @@ from invtorch.engine.anchors import Anchors, Wanted
 from invtorch.engine.automatic import Automatic
 from invtorch.engine.budget import Plan, amount
 from invtorch.engine.compiled import elementary
-from invtorch.engine.guard import GUARDS
+from invtorch.engine.guard import GUARDS, DriftError
 from invtorch.engine.strategies import Strategy, run
 
 __all__ = [
     "GUARDS",
     "Anchors",
     "Automatic",
+    "DriftError",
     "Plan",
     "Strategy",
     "Wanted",

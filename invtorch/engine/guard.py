@@ -38,6 +38,24 @@ AMPLIFIED = (
 )
 
 
+class DriftError(RuntimeError):
+    """A rebuilt state was not that of the forward pass, or a layer made NaN or Inf.
+
+    It comes at the end of the backward pass, when gradients are filled in: do not step
+    with them. To go on without this batch, catch it and clear the gradients.
+
+    Examples:
+        >>> from torch import nn
+        >>> from invtorch import AdditiveCoupling, DriftError, InvertibleSequential
+        >>> net = InvertibleSequential(AdditiveCoupling(nn.Conv2d(1, 1, 1)))
+        >>> _ = nn.init.constant_(net[0].conditioner.weight, float("inf"))
+        >>> try:
+        ...     net(torch.ones(1, 2, 4, 4)).sum().backward()
+        ... except DriftError:
+        ...     net.zero_grad()  # and on with the next batch
+    """
+
+
 class Guard:
     """Compares the states of one pass, and speaks at the end of each backward pass.
 
@@ -117,7 +135,7 @@ class Guard:
 
     def _tell(self, message: str, remedied: bool = False) -> None:
         if self.policy == "raise" or (self.policy == "adapt" and not remedied):
-            raise RuntimeError(message)
+            raise DriftError(message)
         if self.policy is not None:
             warnings.warn(message, stacklevel=2)
 

@@ -67,7 +67,7 @@ def nifti_volumes(path: Path) -> Iterator[tuple[str, Volume]]:
 
 def _volume(path: Path) -> Volume:
     image, voxels = _read(path)
-    if voxels.ndim == 4:
+    if voxels.ndim == 4 and voxels.size:
         voxels = voxels[..., 0]
     if voxels.ndim != 3 or voxels.dtype.kind not in "uif":
         raise InputError(

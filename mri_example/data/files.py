@@ -21,6 +21,7 @@ from mri_example.data.layout import (
 )
 from mri_example.data.opening import dataset, opened
 from mri_example.errors import InputError
+from mri_example.paths import check_folder
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -89,7 +90,9 @@ class KSpaceFile:
             InputError: If it cannot be read or holds NaN or infinite values.
         """
         with opened(self.path) as file:
-            kspace: NDArray[np.complex64] = file["kspace"][index].astype(np.complex64)
+            stored = file["kspace"][index]
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, below
+            kspace: NDArray[np.complex64] = stored.astype(np.complex64)
         if not np.isfinite(kspace).all():
             raise InputError(
                 f"{self.path}: the k-space of slice {index} holds NaN or infinite "
@@ -131,8 +134,7 @@ def volume_paths(folder: Path) -> list[Path]:
     Raises:
         InputError: If the folder is missing or holds none.
     """
-    if not folder.is_dir():
-        raise InputError(f"the folder {folder} does not exist: check the path")
+    check_folder(folder)
     paths = sorted(
         path
         for path in folder.iterdir()
@@ -155,12 +157,15 @@ def read_reconstruction(path: Path) -> NDArray[np.float32]:
 def _volume(path: Path, name: str) -> NDArray[np.float32]:
     with opened(path) as file:
         stored = dataset(file, name, path)
+        if stored.shape is None:
+            raise InputError(f"{path}: {name} is empty: write it again")
         if stored.dtype.kind not in "fiu":
             raise InputError(
                 f"{path}: {name} is {stored.dtype}, but must be real magnitudes: "
                 f"write their absolute values"
             )
-        volume: NDArray[np.float32] = stored[()].astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            volume: NDArray[np.float32] = stored[()].astype(np.float32)
     return volume
 
 

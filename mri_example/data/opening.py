@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 
 from mri_example.errors import InputError
+from mri_example.paths import check_file
 
 # What h5py raises, by where a file is damaged.
 UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
@@ -24,8 +25,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     Raises:
         InputError: If it is missing, truncated, damaged or of another format.
     """
-    if not path.is_file():
-        raise InputError(f"the file {path} does not exist: check the path")
+    check_file(path)
     try:
         with h5py.File(path, "r") as file:
             yield file

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
+from jsonargparse import ArgumentError, ArgumentParser
+
 from mri_example.errors import InputError
 from mri_example.model.base import Reconstructor
 from mri_example.model.reconstructor import IRIMReconstructor
@@ -34,7 +36,7 @@ class ModelConfig(ABC):
         """
         for name, value in self.plain().items():
             counts = value if isinstance(value, list) else [value]
-            if name in COUNTS and min(counts) < 1:
+            if name in COUNTS and min(counts, default=0) < 1:
                 raise InputError(f"{name} is {value}, but must be at least 1")
         try:
             model = self._model()
@@ -205,7 +207,7 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     """Return the configuration that `ModelConfig.plain` wrote; further keys may stand.
 
     Raises:
-        InputError: If there is no such model, or the values are not its fields.
+        InputError: If there is no such model, or a value is not of its field's type.
     """
     name = values.get("model")
     if name not in MODELS:
@@ -214,9 +216,23 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
         )
     model = MODELS[name]
     known = {field.name for field in fields(model)}  # type: ignore[arg-type]
-    options = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in values.items()
-        if key in known
-    }
-    return model(**options)
+    options = {key: value for key, value in values.items() if key in known}
+    return _typed(model, options)
+
+
+def _typed(model: type[ModelConfig], options: dict[str, Any]) -> ModelConfig:
+    """Make a configuration of values whose types are checked, as on a command line."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=ModelConfig)
+    path = f"{model.__module__}.{model.__name__}"
+    try:
+        parsed = parser.parse_object(
+            {"model": {"class_path": path, "init_args": options}}
+        )
+    except ArgumentError as error:
+        raise InputError(
+            f"{model.__name__} has no such options ({' '.join(str(error).split())}): "
+            f"give values of their types"
+        ) from error
+    made: ModelConfig = parser.instantiate_classes(parsed).model
+    return made

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri_example.errors import InputError
+from mri_example.paths import check_file
 
 Array: TypeAlias = NDArray[Any]
 NAME = "mask"
@@ -30,8 +31,7 @@ def read_array(path: Path) -> Array:
         InputError: If the file is missing, cannot be read, or leaves open which of its
             arrays is meant.
     """
-    if not path.is_file():
-        raise InputError(f"the file {path} does not exist: check the path")
+    check_file(path)
     try:
         array = READERS.get(path.suffix, _text)(path)
     except InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from mri_example.data.writing import whole_file
+from mri_example.data import whole_file
 from mri_example.errors import InputError
 from mri_example.model import Reconstructor, model_config
+from mri_example.paths import check_file
 
 CONFIGURATION = "invtorch_configuration"
 RESUMED = (
@@ -49,10 +51,10 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         InputError: If the file is missing, damaged, or not a checkpoint of this
             package.
     """
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} does not exist: check the path")
+    check_file(path, "checkpoint")
     try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that it refuses
+            checkpoint = torch.load(path, map_location=device, weights_only=True)
     except (
         RuntimeError,
         EOFError,
@@ -68,6 +70,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         raise InputError(
             f"{path} is not a checkpoint of this package: give one that `fit` wrote"
         )
+    if not isinstance(checkpoint[CONFIGURATION], dict):
+        raise InputError(f"{path} holds no configuration: train the model again")
     return checkpoint
 
 
@@ -87,6 +91,11 @@ def check_same(path: Path, configuration: dict[str, Any]) -> int:
         raise InputError(
             f"{path} has no {missing[0]!r}, so no run can go on from it: train into "
             f"another folder"
+        )
+    if not isinstance(checkpoint["epoch"], int):
+        raise InputError(
+            f"{path} has the epoch {checkpoint['epoch']!r}, so no run can go on from "
+            f"it: train into another folder"
         )
     old = checkpoint[CONFIGURATION]
     changed = [key for key in configuration if configuration[key] != old.get(key)]
@@ -111,17 +120,20 @@ def load_model(path: Path, device: str = "cpu") -> Reconstructor:
         InputError: If the file is not a checkpoint of this package.
     """
     checkpoint = load_checkpoint(path, device)
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds no weights: train the model again")
     prefix = "model."
     tensors = {
-        key.removeprefix(prefix): value
-        for key, value in checkpoint.get("state_dict", {}).items()
-        if key.startswith(prefix)
+        str(key).removeprefix(prefix): value
+        for key, value in state.items()
+        if str(key).startswith(prefix)
     }
     return model_of(checkpoint[CONFIGURATION], tensors, path).to(device)
 
 
 def model_of(
-    configuration: Any, tensors: dict[str, Tensor], path: Path
+    configuration: dict[str, Any], tensors: dict[str, Tensor], path: Path
 ) -> Reconstructor:
     """Build a model and give it its weights, ready for inference.
 
@@ -133,9 +145,10 @@ def model_of(
     Raises:
         InputError: If they do not belong together.
     """
-    if not isinstance(configuration, dict):
-        raise InputError(f"{path} holds no configuration: train the model again")
-    model = model_config(configuration).build()
+    try:
+        model = model_config(configuration).build()
+    except InputError as error:
+        raise InputError(f"{path} describes no model: {error}") from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,9 +89,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "devices", "learning_rate", "clip"):
-            self._check(name, getattr(self, name) > 0, "positive")
-        for name in ("minutes", "seed", "workers"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
+            self._check(name, 0 < getattr(self, name) < math.inf, "positive")
+        for name in ("minutes", "workers"):
+            self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        self._check("seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         self._check("fraction", 0 < self.fraction <= 1, "in (0, 1]")
         sizes = self.crop or (1, 1)
         self._check("crop", min(sizes) > 0, "at least one row and column")

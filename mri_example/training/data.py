@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning
+import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
-from mri_example.data import Sample, SliceDataset
+from mri_example.data import KSpaceFile, Sample, SliceDataset
 from mri_example.data.augmentation import flip_and_turn
 from mri_example.errors import InputError
+from mri_example.metrics import nmse
 from mri_example.model import ModelConfig
 from mri_example.sampling import Masks
 from mri_example.training.configuration import TrainingConfig
@@ -70,7 +72,7 @@ class SliceData(lightning.LightningDataModule):
             coils=model.coils,
         )
         for file in self.validation.files:
-            file.check_target()
+            _check_scored(file)
         _load_each_size(self.training)
         _load_each_size(self.validation)
 
@@ -112,6 +114,15 @@ class SliceData(lightning.LightningDataModule):
             sampler=sampler,
             num_workers=self.config.workers,
         )
+
+
+def _check_scored(file: KSpaceFile) -> None:
+    """Make sure that a reconstruction of a file can be compared with its target."""
+    target = file.target_volume()
+    try:
+        nmse(target, np.zeros((file.slices, *file.crop)))
+    except InputError as error:
+        raise InputError(f"{file.path} cannot be validated on: {error}") from error
 
 
 def _load_each_size(dataset: SliceDataset) -> None:

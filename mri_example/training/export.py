@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from mri_example.data.writing import whole_file
 from mri_example.errors import InputError
 from mri_example.model import Reconstructor
+from mri_example.paths import check_file
 from mri_example.training.checkpoints import (
     CONFIGURATION,
     load_checkpoint,
@@ -55,8 +57,7 @@ def load(path: Path, device: str = "cpu") -> Reconstructor:
     """
     if path.suffix != SUFFIX:
         return load_model(path, device)
-    if not path.is_file():
-        raise InputError(f"the model {path} does not exist: check the path")
+    check_file(path, "model")
     try:
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
@@ -65,9 +66,17 @@ def load(path: Path, device: str = "cpu") -> Reconstructor:
         raise InputError(
             f"{path} cannot be read as safetensors ({error}): copy it again"
         ) from error
-    if CONFIGURATION not in metadata:
+    return model_of(_configuration(metadata, path), tensors, path).to(device)
+
+
+def _configuration(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        configuration = json.loads(metadata[CONFIGURATION])
+    except (KeyError, json.JSONDecodeError):
+        configuration = None
+    if not isinstance(configuration, dict):
         raise InputError(
             f"{path} is not a model that this package exported: give one that `export` "
             f"wrote"
         )
-    return model_of(json.loads(metadata[CONFIGURATION]), tensors, path).to(device)
+    return configuration

@@ -16,9 +16,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from invtorch import DriftError
 from mri_example.data import whole_file
 from mri_example.errors import InputError
 from mri_example.model import IRIM2D, ModelConfig
+from mri_example.paths import make_folder
 from mri_example.training.checkpoints import WholeCheckpointIO, check_same
 from mri_example.training.configuration import (
     MaskConfig,
@@ -62,8 +64,6 @@ def fit(
     Raises:
         InputError: If data, configuration or a checkpoint in `output` cannot be used.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output is {output}, which is a file: choose a folder")
     configuration = plain(model, masks, training)
     last = output / "last.ckpt"
     done = check_same(last, configuration) if last.exists() else 0
@@ -76,7 +76,8 @@ def fit(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer = _trainer(output, training)
-        with _stopping_well(trainer, output):
+        make_folder(output)
+        with _stopping_well(trainer, task, output), _restoring(task, last):
             trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
     return output / "best.ckpt"
 
@@ -101,21 +102,44 @@ def fit_once(
 
 
 @contextlib.contextmanager
-def _stopping_well(trainer: lightning.Trainer, output: Path) -> Iterator[None]:
+def _stopping_well(
+    trainer: lightning.Trainer, task: ReconstructionTask, output: Path
+) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if not (output / "last.ckpt").exists() and trainer.is_global_zero:
+        nothing = not (task.started and (output / "last.ckpt").exists())
+        if nothing and trainer.is_global_zero:
             _remove_logs(trainer, output)
         raise
+    except DriftError as error:
+        raise InputError(
+            f"training stopped at step {trainer.global_step}: {error}"
+        ) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from stop
         raise
 
 
+@contextlib.contextmanager
+def _restoring(task: ReconstructionTask, last: Path) -> Iterator[None]:
+    """Name the checkpoint that a run cannot go on from."""
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if task.started or not last.exists():
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(
+            f"{last} cannot be gone on from ({reason}): train into another folder"
+        ) from error
+
+
 def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:
-    """Remove what was logged by a run that left nothing to go on from."""
+    """Remove what this run logged if it left nothing to go on from."""
     folders = [Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
 from mri_example.data import KSpaceFile, Sample, blend
+from mri_example.errors import InputError
 from mri_example.metrics import METRICS, score, summarize
 from mri_example.model import Reconstructor
 from mri_example.signal import center_crop, root_sum_of_squares
@@ -49,7 +50,12 @@ class ReconstructionTask(lightning.LightningModule):
         self.config = config
         self.files = files
         self.configuration = configuration
+        self.started = False
         self.outputs: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
+
+    def on_train_start(self) -> None:
+        """Note that everything is set up, and a checkpoint restored."""
+        self.started = True
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Let the random numbers of a step follow from its number alone."""
@@ -62,6 +68,20 @@ class ReconstructionTask(lightning.LightningModule):
         loss = self.loss(self.model, batch)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.image))
         return loss
+
+    def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
+        """Stop a training that diverges.
+
+        Raises:
+            InputError: If the loss is not finite any more.
+        """
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise InputError(
+                f"training diverged: the loss of step {self.global_step} is {loss}; "
+                f"lower learning_rate, which is {self.config.learning_rate}, and train "
+                f"into another folder"
+            )
 
     def validation_step(self, batch: Sample) -> None:
         """Reconstruct a slice or slab, and keep it for the end of the epoch."""

@@ -1,0 +1,48 @@
+"""Paths that a user gave: what is not there, and what is something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mri_example.errors import InputError
+
+
+def check_file(path: Path, what: str = "file") -> None:
+    """Make sure that a file is there.
+
+    Raises:
+        InputError: If there is none, or a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"the {what} {path} is a folder: name a file in it")
+    if not path.is_file():
+        raise InputError(f"the {what} {path} does not exist: check the path")
+
+
+def check_folder(path: Path) -> None:
+    """Make sure that a folder is there.
+
+    Raises:
+        InputError: If there is none, or a file.
+    """
+    if path.is_file():
+        raise InputError(f"the folder {path} is a file: name the folder it lies in")
+    if not path.is_dir():
+        raise InputError(f"the folder {path} does not exist: check the path")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for output, unless it is there.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output is {path}, which is a file: choose a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"output is {path}, which cannot be made ({error.strerror}): choose a "
+            f"folder that you can write to"
+        ) from error
