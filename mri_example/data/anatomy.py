@@ -69,7 +69,7 @@ def _volume(path: Path) -> Volume:
     image, voxels = _read(path)
     if voxels.ndim == 4 and voxels.size:
         voxels = voxels[..., 0]
-    if voxels.ndim != 3 or voxels.dtype.kind not in "uif":
+    if voxels.ndim != 3 or not voxels.size or voxels.dtype.kind not in "uif":
         raise InputError(
             f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a "
             f"volume of real magnitudes: convert it"

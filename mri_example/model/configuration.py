@@ -210,7 +210,7 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
         InputError: If there is no such model, or a value is not of its field's type.
     """
     name = values.get("model")
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise InputError(
             f"the model is {name!r}, but can only be one of {', '.join(MODELS)}"
         )

@@ -77,7 +77,7 @@ def fit(
             warnings.filterwarnings("ignore", message)
         trainer = _trainer(output, training)
         make_folder(output)
-        with _stopping_well(trainer, task, output), _restoring(task, last):
+        with _stopping_well(trainer, task, output), _in_words(task, last):
             trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
     return output / "best.ckpt"
 
@@ -112,10 +112,6 @@ def _stopping_well(
         if nothing and trainer.is_global_zero:
             _remove_logs(trainer, output)
         raise
-    except DriftError as error:
-        raise InputError(
-            f"training stopped at step {trainer.global_step}: {error}"
-        ) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from stop
@@ -123,12 +119,16 @@ def _stopping_well(
 
 
 @contextlib.contextmanager
-def _restoring(task: ReconstructionTask, last: Path) -> Iterator[None]:
-    """Name the checkpoint that a run cannot go on from."""
+def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
+    """Say which step made states that are no numbers, or which checkpoint is none."""
     try:
         yield
     except (InputError, torch.OutOfMemoryError):
         raise
+    except DriftError as error:
+        raise InputError(
+            f"training stopped at step {task.global_step}: {error}"
+        ) from error
     except Exception as error:
         if task.started or not last.exists():
             raise

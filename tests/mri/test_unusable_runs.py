@@ -1,12 +1,17 @@
 """What cannot be run is said in one sentence, before anything is written."""
 
+import copy
+import math
+import os
 import re
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
 
+from mri_example.training.module import ReconstructionTask
 from tests.mri.test_command_line import (
     MODEL,
     TRAINING,
@@ -39,6 +44,9 @@ def sentence(capsys, *arguments) -> str:
         ("seed", -1, "seed is -1"),
         ("workers", -1, "workers is -1"),
         ("crop", [0, 4], "crop is .0, 4., but must be at least one row"),
+        ("minutes", math.inf, "minutes is inf"),
+        ("learning_rate", math.inf, "learning_rate is inf"),
+        ("seed", 2**70, "seed is 1180591620717411303424, but must be from 0 to"),
     ],
 )
 def test_training_options_out_of_range(option, value, message, root, capsys) -> None:
@@ -65,18 +73,42 @@ def test_a_gpu_that_is_not_there(root, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("hidden", [0, 4]), ("steps", 0), ("strides", [1, 0])]
+    ("option", "value"),
+    [("hidden", [0, 4]), ("hidden", []), ("steps", 0), ("strides", [1, 0])],
 )
 def test_models_of_no_size(option, value, root, capsys) -> None:
     changed = configuration(root, model=MODEL | {option: value})
     assert f"{option} is" in sentence(capsys, "fit", "--config", changed)
 
 
-def test_an_output_that_is_a_file(root, capsys) -> None:
+def test_an_output_that_is_a_file_or_lies_below_one(root, capsys) -> None:
     (root / "run").write_text("kept")
     message = sentence(capsys, "fit", "--config", configuration(root))
     assert "which is a file: choose a folder" in message
+    below = configuration(root, output=str(root / "run/deeper"))
+    message = sentence(capsys, "fit", "--config", below)
+    assert "run/deeper, which cannot be made" in message
     assert (root / "run").read_text() == "kept"
+
+
+def test_a_training_that_diverges(root, capsys) -> None:
+    changed = configuration(root, training=TRAINING | {"learning_rate": 1e6})
+    message = sentence(capsys, "fit", "--config", changed)
+    assert "training stopped at step 1: layer " in message
+    assert "lower the learning rate" in message
+    assert not (root / "run").exists()
+
+
+def test_a_loss_that_is_not_finite(root, capsys, monkeypatch) -> None:
+    step = ReconstructionTask.training_step
+
+    def broken(self, batch):
+        return step(self, batch) * (math.nan if self.global_step == 1 else 1.0)
+
+    monkeypatch.setattr(ReconstructionTask, "training_step", broken)
+    message = sentence(capsys, "fit", "--config", configuration(root))
+    assert "training diverged: the loss of step " in message
+    assert "lower learning_rate, which is 0.001" in message
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -114,20 +146,73 @@ def test_simulations_of_no_number(option, tmp_path, capsys) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("damage", ["steps", "weights", "configuration", "code"])
-def test_checkpoints_whose_parts_do_not_fit(damage, root, capsys) -> None:
-    assert run("fit", "--config", configuration(root)) == 0
-    capsys.readouterr()
-    path = root / "run/best.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    if damage == "steps":
-        checkpoint["invtorch_configuration"]["steps"] = 3
-    elif damage == "weights":
-        del checkpoint["state_dict"]
-    elif damage == "configuration":
-        checkpoint["invtorch_configuration"] = "irim"
-    else:
+class Harmful:
+    """An object that makes a folder when it is loaded as a pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a checkpoint of a short run, as a dictionary."""
+    folder = tmp_path_factory.mktemp("trained")
+    for split, slices in {"train": 8, "val": 2}.items():
+        write_volume(folder / f"data/singlecoil_{split}/file_{split}.h5", slices)
+    assert run("fit", "--config", configuration(folder)) == 0
+    return torch.load(folder / "run/last.ckpt", weights_only=True)
+
+
+CONFIGURATION = "invtorch_configuration"
+WEIGHT = "model.irim.steps.1.module.0.vectors"
+OF_THE_MODEL = {
+    "other steps": lambda c: c[CONFIGURATION].update(steps=3),
+    "steps in words": lambda c: c[CONFIGURATION].update(steps="many"),
+    "too few widths": lambda c: c[CONFIGURATION].update(hidden=[4]),
+    "no model": lambda c: c[CONFIGURATION].pop("model"),
+    "a model of models": lambda c: c[CONFIGURATION].update(model={"model": 1}),
+    "no weights": lambda c: c.pop("state_dict"),
+    "a list of weights": lambda c: c.update(state_dict=[1]),
+    "weights without names": lambda c: c.update(state_dict={1: torch.ones(1)}),
+    "a missing weight": lambda c: c["state_dict"].pop(WEIGHT),
+    "a weight of another shape": lambda c: c["state_dict"].update(
+        {WEIGHT: torch.ones(3)}
+    ),
+    "no configuration": lambda c: c.update({CONFIGURATION: "irim"}),
+}
+OF_THE_RUN = {
+    **OF_THE_MODEL,
+    "no optimizer": lambda c: c.update(optimizer_states=[{}]),
+    "no loops": lambda c: c.update(loops={}),
+    "no schedule": lambda c: c.pop("lr_schedulers"),
+    "a version in words": lambda c: c.update({"pytorch-lightning_version": "x"}),
+    "an epoch in words": lambda c: c.update(epoch="x"),
+}
+
+
+@pytest.mark.parametrize("damage", OF_THE_RUN)
+def test_checkpoints_that_no_run_can_go_on_from(damage, trained, root, capsys) -> None:
+    checkpoint, path = copy.deepcopy(trained), root / "run/last.ckpt"
+    OF_THE_RUN[damage](checkpoint)
+    path.parent.mkdir()
+    torch.save(checkpoint, path)
+    before = path.read_bytes()
+    message = sentence(capsys, "fit", "--config", configuration(root))
+    assert "last.ckpt" in message
+    assert [p.name for p in (root / "run").iterdir()] == ["last.ckpt"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [*OF_THE_MODEL, "code"])
+def test_checkpoints_whose_parts_do_not_fit(damage, trained, root, capsys) -> None:
+    checkpoint, path = copy.deepcopy(trained), root / "best.ckpt"
+    if damage == "code":
         checkpoint["callbacks"] = Harmful(root / "harm")
+    else:
+        OF_THE_MODEL[damage](checkpoint)
     torch.save(checkpoint, path)
     test, out = root / "data/singlecoil_test", root / "out"
     arguments = ("reconstruct", "--data", test, "--output", out, "--checkpoint", path)
@@ -150,27 +235,6 @@ def test_a_text_file_is_no_checkpoint(command, root, capsys) -> None:
     assert not out.exists()
 
 
-def test_a_checkpoint_that_no_run_can_go_on_from(root, capsys) -> None:
-    assert run("fit", "--config", configuration(root)) == 0
-    capsys.readouterr()
-    path = root / "run/last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    del checkpoint["pytorch-lightning_version"]
-    torch.save(checkpoint, path)
-    message = sentence(capsys, "fit", "--config", configuration(root))
-    assert "last.ckpt has no 'pytorch-lightning_version'" in message
-
-
-class Harmful:
-    """An object that writes a file when it is loaded as a pickle."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -178,6 +242,9 @@ class Harmful:
         ({"model": MODEL | {"channel": 8}}, "channel"),
         ({"typo": 1}, "typo"),
         ({"training": TRAINING | {"epochs": "many"}}, "training.epochs"),
+        ({"training": None}, "training is None"),
+        ({"model": None}, "model is None"),
+        ({"training": [1]}, "training is [1]"),
     ],
 )
 def test_unknown_keys_and_wrong_types(changes, named, root, capsys) -> None:
@@ -227,11 +294,65 @@ def test_masks_that_fit_no_file_are_found_before_training(root, capsys) -> None:
     assert not (root / "run").exists()
 
 
-def test_a_target_with_nan_is_named(root, capsys) -> None:
+@pytest.mark.parametrize(
+    ("size", "value", "message"),
+    [
+        (16, np.nan, "reconstruction_esc holds NaN"),
+        (20, 1.0, "must hold a square of the target's width, 20"),
+        (16, 0.0, "the target is zero everywhere"),
+    ],
+)
+def test_a_target_that_nothing_compares_with_is_named_before_training(
+    size, value, message, root, capsys
+) -> None:
     path = root / "data/singlecoil_val/file_val.h5"
-    write_volume(path, 2, reconstruction_esc=np.full((2, 16, 16), np.nan, np.float32))
-    assert run("fit", "--config", configuration(root)) == 2
-    assert "file_val.h5: reconstruction_esc holds NaN" in capsys.readouterr().err
+    target = np.full((2, size, size), value, np.float32)
+    write_volume(path, 2, reconstruction_esc=target)
+    found = sentence(capsys, "fit", "--config", configuration(root))
+    assert "file_val.h5" in found
+    assert message in found
+    assert not (root / "run").exists()
+
+
+def test_files_for_folders_and_folders_for_files(root, capsys) -> None:
+    test, out = root / "data/singlecoil_test", root / "out"
+    arguments = ("reconstruct", "--output", out, "--data")
+    message = sentence(capsys, *arguments, test / "file_test.h5")
+    assert "file_test.h5 is a file: name the folder" in message
+    for option in ("--checkpoint", "--masks.file"):
+        message = sentence(capsys, *arguments, test, option, root)
+        assert f"{root} is a folder: name a file in it" in message
+
+
+def test_a_binary_file_is_no_configuration(root, capsys) -> None:
+    path = root / "data/singlecoil_test/file_test.h5"
+    message = sentence(capsys, "fit", "--config", path)
+    assert "the configuration is not text: write it as YAML" in message
+
+
+def test_an_empty_reconstruction(root, capsys) -> None:
+    test, out = root / "data/singlecoil_test", root / "out"
+    out.mkdir()
+    with h5py.File(out / "file_test.h5", "w") as file:
+        file["reconstruction"] = h5py.Empty("f")
+    arguments = ("evaluate", "--targets", test, "--reconstructions", out)
+    assert "reconstruction is empty" in sentence(capsys, *arguments)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_k_space_beyond_single_precision(root, capsys) -> None:
+    kspace = np.full((3, 32, 16), 1e300, np.complex128)
+    write_volume(root / "in/large.h5", kspace=kspace, reconstruction_esc=None)
+    arguments = ("reconstruct", "--data", root / "in", "--output", root / "out")
+    assert "large.h5: the k-space of slice 0" in sentence(capsys, *arguments)
+
+
+def test_a_nifti_volume_of_nothing(tmp_path, capsys) -> None:
+    path = tmp_path / "empty.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 9, 0)), np.eye(4)), path)
+    arguments = ("simulate", "--output", tmp_path / "out", "--source", path)
+    message = sentence(capsys, *arguments)
+    assert "empty.nii holds float64 of shape (4, 9, 0)" in message
 
 
 def test_a_complex_reconstruction_is_not_cut_to_its_real_part(root, capsys) -> None:
