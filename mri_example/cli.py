@@ -230,8 +230,9 @@ class Parser(ArgumentParser):
             self.error("the configuration is not text: write it as YAML")
         command = parsed.get("subcommand")
         for name in GROUPS:
-            value = parsed.get(f"{command}.{name}", Namespace())
-            if not isinstance(value, Namespace):
+            key = f"{command}.{name}"
+            value = parsed.get(key)
+            if key in parsed and not isinstance(value, Namespace):
                 self.error(
                     f"{name} is {value!r}, but must hold options, `name: value` each; "
                     f"leave it out for the defaults"

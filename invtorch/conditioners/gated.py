@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+
+from invtorch.arguments import check_count
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {
@@ -41,8 +43,10 @@ class GatedResidualBlock(nn.Module):
         that `stride` does not divide are padded with zeros and cropped again.
 
     Raises:
-        ValueError: If `dims` is not 1, 2 or 3, `kernel_size` is even, `stride` does not
-            have one positive entry per axis, or an input has another rank.
+        TypeError: If a size is no whole number.
+        ValueError: If a size is not positive, `dims` is not 1, 2 or 3, `kernel_size` is
+            even, `stride` does not have one entry per axis, or an input has another
+            rank.
 
     Examples:
         >>> block = GatedResidualBlock(2, 3, hidden=8, stride=(2, 4))
@@ -65,6 +69,13 @@ class GatedResidualBlock(nn.Module):
         dims: int = 2,
     ) -> None:
         super().__init__()
+        for name, count in {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "hidden": hidden,
+            "kernel_size": kernel_size,
+        }.items():
+            check_count(name, count)
         self.in_channels, self.out_channels, self.dims = in_channels, out_channels, dims
         s = self.stride = _per_axis(stride, dims)
         if kernel_size % 2 == 0:
@@ -104,9 +115,9 @@ class GatedResidualBlock(nn.Module):
 def _per_axis(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:
     if dims not in CONVOLUTIONS:
         raise ValueError(f"dims is {dims}, but must be 1, 2 or 3")
-    strides = (stride,) * dims if isinstance(stride, int) else tuple(stride)
-    if len(strides) != dims or min(strides) < 1:
-        raise ValueError(
-            f"stride is {stride}, but needs {dims} positive entries (dims)"
-        )
+    strides = tuple(stride) if isinstance(stride, Iterable) else (stride,) * dims
+    for one in strides:
+        check_count("stride", one)
+    if len(strides) != dims:
+        raise ValueError(f"stride is {stride}, but needs {dims} entries (dims)")
     return strides

@@ -146,8 +146,12 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     @state_dtype.setter
     def state_dtype(self, dtype: torch.dtype | None) -> None:
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"state_dtype is {dtype}, but must be a floating dtype")
+        known = dtype is None or isinstance(dtype, torch.dtype)
+        if not known or (dtype is not None and not dtype.is_floating_point):
+            raise ValueError(
+                f"state_dtype is {dtype!r}, but must be a floating dtype such as "
+                f"torch.float64"
+            )
         self._state_dtype = dtype
 
     @property

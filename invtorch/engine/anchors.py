@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
+from invtorch.arguments import check_count
 from invtorch.engine.drift import Measured, appeared, runs
 
 Wanted: TypeAlias = int | Sequence[int] | str
@@ -29,6 +30,7 @@ class Anchors:
         wanted: How many states are kept, spread evenly; or their indices; or `"auto"`.
 
     Raises:
+        TypeError: If it is neither a whole number, nor some of them, nor a word.
         ValueError: If a number is negative, or a word is not `"auto"`.
     """
 
@@ -39,8 +41,9 @@ class Anchors:
                     f"anchors is {wanted!r}, but the only word it can be is 'auto'; "
                     f"else it is a number of states, or their indices"
                 )
-        elif min([wanted] if isinstance(wanted, int) else wanted, default=0) < 0:
-            raise ValueError(f"anchors is {wanted!r}, but must not be negative")
+        else:
+            for one in wanted if isinstance(wanted, Iterable) else (wanted,):
+                check_count("anchors", one, least=0)
         self.wanted = wanted
         self.gains: dict[int, float] | None = None
         self.growth = 0.0

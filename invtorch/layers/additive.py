@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invtorch.arguments import check_count
 from invtorch.base import VolumePreserving
 from invtorch.grid import check_exact, check_spacing, snap
 from invtorch.layers.fitting import (
@@ -64,10 +65,9 @@ class AdditiveCoupling(VolumePreserving):
         grid: float | None = None,
     ) -> None:
         super().__init__()
-        if split is not None and split < 1:
-            raise ValueError(f"split is {split}, but x1 must have at least 1 channel")
-        if dim == 1:
-            check_conditioner(conditioner, split, None)
+        if split is not None:
+            check_count("split", split)
+        check_conditioner(conditioner, split if dim == 1 else None, None)
         self.conditioner = conditioner
         self.split = split
         self.dim = dim

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invtorch.arguments import check_count
 from invtorch.base import InvertibleModule
 from invtorch.layers.fitting import (
     check_conditioner,
@@ -84,8 +85,8 @@ class AffineCoupling(InvertibleModule):
         bound: float = 2.0,
     ) -> None:
         super().__init__()
-        if split is not None and split < 1:
-            raise ValueError(f"split is {split}, but x1 must have at least 1 channel")
+        if split is not None:
+            check_count("split", split)
         if scale not in LOG_SCALES:
             raise ValueError(f"scale is {scale!r}, but can be one of {[*LOG_SCALES]}")
         if not bound > 1:
@@ -95,8 +96,7 @@ class AffineCoupling(InvertibleModule):
                 f"bound is {bound}, but must be finite with scale='tanh', whose slope "
                 f"it sets; scale='exp' goes without a bound"
             )
-        if dim == 1:
-            check_conditioner(conditioner, split, None)
+        check_conditioner(conditioner, split if dim == 1 else None, None)
         self.conditioner = conditioner
         self.split = split
         self.dim = dim

@@ -7,6 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from invtorch.arguments import check_module
+
+POINTWISE = (
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.PReLU),
+    *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Identity, nn.Dropout),
+    *(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+)
+
 
 def check_conditioner(
     conditioner: nn.Module, inputs: int | None, outputs: int | None
@@ -14,8 +22,8 @@ def check_conditioner(
     """Compare the channels that a conditioner declares with those it will see.
 
     Convolutions, whatever else has attributes `in_channels` and `out_channels`, and
-    sequences that begin or end with such a module are checked when the layer is built;
-    others when they are first called. More input
+    sequences of which the first or last module that changes channels is such a one, are
+    checked when the layer is built; others when they are first called. More input
     channels than the state gives are left alone: they may be those of the context.
 
     Args:
@@ -24,8 +32,10 @@ def check_conditioner(
         outputs: Channels that it should return, if known.
 
     Raises:
+        TypeError: If it is no `nn.Module`.
         ValueError: If a number of channels cannot be right.
     """
+    check_module("conditioner", conditioner)
     name = type(conditioner).__name__
     takes = getattr(_end(conditioner, 0), "in_channels", None)
     returns = getattr(_end(conditioner, -1), "out_channels", None)
@@ -42,9 +52,12 @@ def check_conditioner(
 
 
 def _end(network: nn.Module, place: int) -> nn.Module:
-    """Return the first (0) or last (-1) module of nested sequences."""
-    while isinstance(network, nn.Sequential) and len(network):
-        network = network[place]
+    """Return the first (0) or last (-1) module that may change the channels."""
+    while isinstance(network, nn.Sequential):
+        changing = [m for m in network if not isinstance(m, POINTWISE)]
+        if not changing:
+            break
+        network = changing[place]
     return network
 
 

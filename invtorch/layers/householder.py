@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invtorch.arguments import check_count
 from invtorch.base import VolumePreserving
 from invtorch.functional import householder_product, mix_channels
 from invtorch.layers.fitting import check_channels
@@ -69,8 +70,11 @@ def householder_vectors(channels: int, reflections: int) -> nn.Parameter:
     """Draw the normals of `reflections` hyperplanes in `channels` dimensions.
 
     Raises:
+        TypeError: If one of them is no whole number.
         ValueError: If `reflections` is not between 1 and `channels`.
     """
+    check_count("channels", channels)
+    check_count("reflections", reflections)
     if not 1 <= reflections <= channels:
         raise ValueError(
             f"reflections is {reflections}, but must be between 1 and channels "

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invtorch.arguments import check_count
 from invtorch.base import VolumePreserving
 from invtorch.functional import correlate_channels, householder_product, mix_channels
 from invtorch.layers.fitting import (
@@ -62,8 +63,7 @@ class OrthogonalCoupling(VolumePreserving):
         self, conditioner: nn.Module, *, channels: int, reflections: int = 3
     ) -> None:
         super().__init__()
-        if channels < 2:
-            raise ValueError(f"channels is {channels}, but a coupling needs at least 2")
+        check_count("channels", channels, least=2)
         check_conditioner(conditioner, channels // 2, channels - channels // 2)
         self.conditioner = conditioner
         self.vectors = householder_vectors(channels, reflections)

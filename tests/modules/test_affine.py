@@ -49,7 +49,7 @@ def test_without_a_word_of_the_network_the_scale_is_one() -> None:
         ({"scale": "softplus"}, "scale is 'softplus', but can be one of"),
         ({"bound": 1.0}, "bound is 1.0, but must be larger than 1"),
         ({"bound": float("inf")}, "bound is inf, but must be finite with scale='tanh'"),
-        ({"split": 0}, "split is 0, but x1 must have at least 1"),
+        ({"split": 0}, "split is 0, but must be at least 1"),
     ],
 )
 def test_arguments_that_cannot_be(options, message) -> None:

@@ -44,8 +44,8 @@ def test_weights_are_normalized_per_first_axis() -> None:
     [
         ({"dims": 4}, "dims is 4, but must be 1, 2 or 3"),
         ({"kernel_size": 2}, "kernel_size is 2, but must be odd"),
-        ({"stride": (1, 2, 3)}, r"stride is \(1, 2, 3\), but needs 2 positive entries"),
-        ({"stride": 0}, "stride is 0, but needs 2 positive"),
+        ({"stride": (1, 2, 3)}, r"stride is \(1, 2, 3\), but needs 2 entries"),
+        ({"stride": 0}, "stride is 0, but must be at least 1"),
     ],
 )
 def test_impossible_arguments(options, message) -> None:
