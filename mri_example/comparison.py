@@ -12,13 +12,17 @@ from typing import Any
 
 import torch
 
-from invtorch.planning import measure_memory
-from mri_example.data import Simulation, SliceDataset, simulate_demo, whole_file
+from mri_example.data import Simulation, simulate_demo, whole_file
 from mri_example.evaluation import evaluate
-from mri_example.model import IRIM2D, IRIM3D, RIM, ModelConfig, Reconstructor, UNet
+from mri_example.model import IRIM2D, IRIM3D, RIM, ModelConfig, UNet
 from mri_example.reconstruction import reconstruct, zero_filled
-from mri_example.training import MaskConfig, TrainingConfig, fit_once, load
-from mri_example.training.losses import training_loss
+from mri_example.training import (
+    MaskConfig,
+    TrainingConfig,
+    fit_once,
+    load,
+    step_memory,
+)
 
 HIDDEN, STRIDES = (32, 32, 64, 64, 32), (1, 2, 4, 4, 2)
 MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,), (8,))}
@@ -111,7 +115,7 @@ def _rows(folder: Path, contender: Contender, coils: int) -> list[dict[str, Any]
             "parameters": sum(p.numel() for p in model.parameters()),
             "minutes": training.minutes,
             "steps": torch.load(last, weights_only=True)["global_step"],
-            "peak": _peak(folder / "data", contender),
+            "peak": step_memory(folder / "data", contender.model, BOTH, training),
         }
     test = folder / "data" / f"{contender.training.challenge}_test"
     rows = []
@@ -123,29 +127,6 @@ def _rows(folder: Path, contender: Contender, coils: int) -> list[dict[str, Any]
         named = {"coils": coils, "method": contender.name, "acceleration": acceleration}
         rows.append(named | costs | scores)
     return rows
-
-
-def _peak(data: Path, contender: Contender) -> int:
-    """Return the peak of a training step above its parameter gradients, in bytes."""
-    config, training = contender.model, contender.training
-    assert config is not None
-    dataset = SliceDataset(
-        data / f"{training.challenge}_train",
-        BOTH.build(),
-        slab=config.slab,
-        epoch=0,
-    )
-    samples = [dataset[i] for i in range(training.batch_size)]
-    batch = torch.utils.data.default_collate(samples)
-    model: Reconstructor = config.build()
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    loss = training_loss(training)
-
-    def step() -> None:
-        torch.autograd.backward(loss(model, batch))
-
-    return measure_memory(step).peak
 
 
 def _write(path: Path, rows: list[dict[str, Any]], minutes: float) -> None:

@@ -234,5 +234,4 @@ def _typed(model: type[ModelConfig], options: dict[str, Any]) -> ModelConfig:
             f"{model.__name__} has no such options ({' '.join(str(error).split())}): "
             f"give values of their types"
         ) from error
-    made: ModelConfig = parser.instantiate_classes(parsed).model
-    return made
+    return model(**vars(parsed.model.init_args))

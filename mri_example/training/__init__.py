@@ -4,6 +4,7 @@ from mri_example.training.checkpoints import load_model
 from mri_example.training.configuration import MaskConfig, TrainingConfig
 from mri_example.training.export import export, load
 from mri_example.training.fit import fit, fit_once
+from mri_example.training.memory import step_memory
 
 __all__ = [
     "MaskConfig",
@@ -13,4 +14,5 @@ __all__ = [
     "fit_once",
     "load",
     "load_model",
+    "step_memory",
 ]

@@ -50,7 +50,9 @@ class TrainingConfig:
 
     Args:
         challenge: Which folders of the data root: singlecoil or multicoil.
-        epochs: Passes through the training slices.
+        epochs: How often the model is validated and a checkpoint written.
+        epoch_steps: Steps of an epoch, drawn from all training slices; 0 for one pass
+            through them.
         batch_size: Slices in one step.
         learning_rate: Highest learning rate of Adam; it warms up over the first
             twentieth of the run and falls along a cosine.
@@ -72,6 +74,7 @@ class TrainingConfig:
 
     challenge: Literal["singlecoil", "multicoil"] = "singlecoil"
     epochs: int = 50
+    epoch_steps: int = 0
     batch_size: int = 8
     learning_rate: float = 1e-3
     clip: float = 1.0
@@ -90,7 +93,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "devices", "learning_rate", "clip"):
             self._check(name, 0 < getattr(self, name) < math.inf, "positive")
-        for name in ("minutes", "workers"):
+        for name in ("minutes", "workers", "epoch_steps"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         self._check("seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         self._check("fraction", 0 < self.fraction <= 1, "in (0, 1]")

@@ -165,6 +165,7 @@ def _unchecked_trainer(output: Path, training: TrainingConfig) -> lightning.Trai
         devices=training.devices,
         precision=training.precision,  # type: ignore[arg-type]
         max_epochs=training.epochs,
+        limit_train_batches=training.epoch_steps or 1.0,
         max_time=timedelta(minutes=training.minutes) if training.minutes else None,
         gradient_clip_val=training.clip,
         use_distributed_sampler=False,
