@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from invtorch.recording import State, nested, recorded
+from invtorch.recording import Direction, State, nested, recorded
 
 MEMORY = ("invert", "offload", "checkpoint", "store")  # from what keeps least
 
@@ -61,7 +61,8 @@ class InvertibleModule(nn.Module):
         for name in DIRECTIONS:
             if name in cls.__dict__:
                 method = cls.__dict__[name]
-                setattr(cls, name, functools.wraps(method)(wrapped(method)))
+                call = wrapped(Direction(name, method))
+                setattr(cls, name, functools.wraps(method)(call))
         if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
             for replay in REPLAYS.values():
                 if replay not in cls.__dict__:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 State = Tensor | tuple[Tensor, ...]
+
+
+class Direction(NamedTuple):
+    """A direction of a class: what the class calls it, and the function it wrote."""
+
+    name: str
+    function: Callable[..., Any]
+
+    def __call__(self, module: Any, state: State, *context: Any) -> Any:
+        """Evaluate it."""
+        return self.function(module, state, *context)
 
 
 class Recorder(Protocol):
@@ -19,7 +30,7 @@ class Recorder(Protocol):
     def record(
         self,
         module: Any,
-        direction: Callable[..., Any],
+        direction: Direction,
         state: State,
         context: tuple[Any, ...],
     ) -> Any:
@@ -51,7 +62,7 @@ def recording(recorder: Recorder | None) -> Iterator[None]:
         _running.recorder = previous
 
 
-def recorded(direction: Callable[..., Any]) -> Callable[..., Any]:
+def recorded(direction: Direction) -> Callable[..., Any]:
     """Let a method of an elementary module go through the recorder."""
 
     def call(self: nn.Module, state: State, *context: Any) -> Any:
@@ -66,7 +77,7 @@ def recorded(direction: Callable[..., Any]) -> Callable[..., Any]:
 def _untraced(
     recorder: Recorder,
     module: nn.Module,
-    direction: Callable[..., Any],
+    direction: Direction,
     state: State,
     context: tuple[Any, ...],
 ) -> Any:
@@ -77,7 +88,7 @@ def _untraced(
 _record = torch.compiler.disable(_untraced)
 
 
-def nested(direction: Callable[..., Any]) -> Callable[..., Any]:
+def nested(direction: Direction) -> Callable[..., Any]:
     """Let a method of a module made of others tell the recorder what to keep."""
 
     def call(self: Any, state: State, *context: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from invtorch.engine.graph import foreign_leaf
@@ -37,6 +38,19 @@ def check_dtypes(label: str, state: Iterable[Tensor], output: Iterable[Tensor]) 
             )
 
 
+def check_log_det(label: str, log_det: object) -> None:
+    """Refuse a log-determinant that is a plain number.
+
+    Raises:
+        TypeError: If it is no tensor.
+    """
+    if not isinstance(log_det, Tensor):
+        raise TypeError(
+            f"{label} returned a log-determinant that is a {type(log_det).__name__}: "
+            f"return a tensor, one number a sample"
+        )
+
+
 def check_sharding(label: str, parts: Iterable[nn.Module]) -> None:
     """Refuse a layer that FSDP would gather in pieces.
 
@@ -54,6 +68,20 @@ def check_sharding(label: str, parts: Iterable[nn.Module]) -> None:
                 f"`fully_shard` was applied to, which a replay would gather at the "
                 f"wrong time: apply `fully_shard` to the layer or to the container"
             )
+
+
+def check_transforms(label: str) -> None:
+    """Refuse a backward pass inside of a transform of `torch.func`.
+
+    Raises:
+        RuntimeError: If one is active.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            f"{label} cannot be evaluated again inside of `torch.vmap` or another "
+            f"transform around a backward pass: give `torch.autograd.grad` the option "
+            f"`is_grads_batched=True`, or call the container inside of the transform"
+        )
 
 
 def check_closed(

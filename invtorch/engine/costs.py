@@ -150,8 +150,8 @@ class _Trial:
                 self.step(self._given(0), self.context), self.context
             )
             errors = [b - x for b, x in zip(as_tensors(back), self.state, strict=True)]
-            scale = float(size(self.state))
-            return float(size(tuple(errors))) / scale if scale else 0.0
+            scale = float(size(self.state).norm())
+            return float(size(tuple(errors)).norm()) / scale if scale else 0.0
 
     def _timed(self, memory: str) -> float:
         start = self._clock()

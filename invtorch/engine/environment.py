@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -36,14 +36,14 @@ class Environment:
     `torch.func.functional_call` has ended since.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
+    def __init__(self, parts: Iterable[nn.Module], device: torch.device) -> None:
         self.device = device
         self.autocast = _autocast(device)
         self.modes: list[tuple[nn.Module, bool]] = []
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self.drawn_from: RandomStates = {}
-        for part in module.modules():
+        for part in parts:
             self.modes.append((part, part.training))
             self.parameters += _slots(part._parameters)
             self.buffers += _slots(part._buffers)

@@ -15,12 +15,12 @@ PROBES = 2
 
 
 def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
-    r"""Return a few random projections of a state.
+    r"""Return a few random projections of each tensor of a state.
 
     $$ f = a^\top X b, \qquad \mathbb{E}\,(a^\top \delta b)^2 = \lVert\delta\rVert^2 $$
 
-    for weights $a$, $b$ of random sign and unit variance, the state $X$ being seen as a
-    matrix: the difference of two fingerprints estimates the distance of two states.
+    for weights $a$, $b$ of random sign and unit variance, the tensor $X$ being seen as
+    a matrix: the difference of two fingerprints estimates the distance of two tensors.
     Every element counts, so that an error of a single one is seen, and NaN and Inf are.
     Two projections sum over the columns first, two over the rows, which reads the state
     twice.
@@ -29,21 +29,22 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
         state: The tensors, without a graph.
 
     Returns:
-        The projections, shape `(2 * PROBES,)`.
+        The projections, shape `(tensors, 2 * PROBES)`.
     """
     with no_autocast(state[0]):
-        parts = [_project(_real(t), seed) for seed, t in enumerate(state)]
-    return parts[0] if len(parts) == 1 else _stacked(parts).sum(0)
+        return _stacked([_project(_real(t), seed) for seed, t in enumerate(state)])
 
 
 def size(state: tuple[Tensor, ...]) -> Tensor:
-    """Return the Euclidean norm of a state, shape `()`."""
-    norms = [_norm(tensor) for tensor in map(_real, state)]
-    return norms[0] if len(norms) == 1 else _norm(_stacked(norms))
+    """Return the Euclidean norm of each tensor of a state, shape `(tensors,)`.
+
+    That of integers is zero: there is no size by which they may be off.
+    """
+    return _stacked([_norm(tensor) for tensor in state])
 
 
 def distance(one: list[float], other: list[float]) -> float:
-    """Estimate the distance of two states from their fingerprints."""
+    """Estimate the distance of two tensors from their projections."""
     squares = [(p - q) ** 2 for p, q in zip(one, other, strict=True)]
     return float((sum(squares) / len(squares)) ** 0.5)
 
@@ -63,11 +64,16 @@ def _project(tensor: Tensor, seed: int) -> Tensor:
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=_exact(tensor))
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor.new_zeros((), dtype=torch.float64)
+    real = _real(tensor)
+    norm: Tensor = torch.linalg.vector_norm(real, dtype=_exact(real))
     return norm
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0].unsqueeze(0)
     return torch.stack([p.to(parts[0].device, torch.float64) for p in parts])
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch.base import REPLAYS, InvertibleModule
 from invtorch.engine.contract import (
     check_arity,
     check_closed,
     check_dtypes,
+    check_log_det,
     check_sharding,
 )
 from invtorch.engine.environment import Environment, version
-from invtorch.engine.riding import exchanged, tensors_in
-from invtorch.recording import State, recording
+from invtorch.engine.locks import held, locks_of
+from invtorch.engine.riding import copied, exchanged, tensors_in
+from invtorch.recording import Direction, State, recording
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -40,24 +40,13 @@ class Replayed(NamedTuple):
     outputs: Tensors
 
 
-_locks: WeakKeyDictionary[InvertibleModule, threading.RLock] = WeakKeyDictionary()
-
-
-def _lock_of(module: InvertibleModule) -> threading.RLock:
-    """Return what lets one thread at a time evaluate a layer.
-
-    A replay puts other parameters and buffers into the layer for as long as it lasts.
-    """
-    return _locks.get(module) or _locks.setdefault(module, threading.RLock())
-
-
 def of_the_layer(method: Method) -> Method:
     """Let one thread evaluate a layer, and note on an error which layer it was."""
 
     @functools.wraps(method)
     def call(self: Frame, *arguments: Any) -> Any:
         try:
-            with self.lock:
+            with held(self.locks):
                 return method(self, *arguments)
         except Exception as error:
             self.note_on(error)
@@ -75,7 +64,7 @@ class Frame:
     Args:
         index: Position on the tape.
         module: The layer.
-        direction: The method that was called, as its class defines it.
+        direction: What was called, and under which name the class has it.
         state: The input of the call.
         context: The tensors that ride along.
     """
@@ -84,7 +73,7 @@ class Frame:
         self,
         index: int,
         module: InvertibleModule,
-        direction: Callable[..., Any],
+        direction: Direction,
         state: State,
         context: tuple[Any, ...],
     ) -> None:
@@ -92,22 +81,25 @@ class Frame:
         self.module = module
         self.direction = direction
         self.single = isinstance(state, Tensor)
-        self.context = context
+        self.context = copied(context)
         self.riding = tensors_in(context)
         self.versions = [*map(version, self.riding)]
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
-        self.lock = _lock_of(module)
-        self.environment = self._surroundings(first.device)
+        parts = [*module.modules()]
+        self.locks = locks_of(parts)
+        self.environment = self._surroundings(parts, first.device)
         check_sharding(self.label, [part for part, _ in self.environment.modes[1:]])
         parameters = (slot.tensor for slot in self.environment.parameters)
         needed = (t for t in (*self.riding, *parameters) if t.requires_grad)
         self.companions: Tensors = tuple(dict.fromkeys(needed))
 
-    def _surroundings(self, device: torch.device) -> Environment:
+    def _surroundings(
+        self, parts: list[nn.Module], device: torch.device
+    ) -> Environment:
         try:
-            with self.lock:
-                return Environment(self.module, device)
+            with held(self.locks):
+                return Environment(parts, device)
         except ValueError as error:
             raise RuntimeError(
                 f"{self.label} has parameters without a shape, those of a lazy module: "
@@ -115,13 +107,11 @@ class Frame:
             ) from error
 
     @of_the_layer
-    def run(self, state: Tensors) -> Tensors:
-        """Evaluate the call for the first time."""
+    def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
+        """Evaluate the call for the first time, with the context as it was given."""
         versions = [*map(version, state)]
         with self.environment.observed(), recording(None):
-            outputs = self._flat(
-                self.direction(self.module, self._as(state), *self.context)
-            )
+            outputs = self._flat(self.direction(self.module, self._as(state), *context))
         self._check(state, outputs)
         written = self.environment.written()
         if written is not None:
@@ -139,10 +129,10 @@ class Frame:
         return outputs
 
     @of_the_layer
-    def store(self, state: State) -> Tensors:
+    def store(self, state: State, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call and leave it to autograd."""
         with recording(None):
-            outputs = self._flat(self.direction(self.module, state, *self.context))
+            outputs = self._flat(self.direction(self.module, state, *context))
         self._check(as_tensors(state), outputs)
         return outputs
 
@@ -150,9 +140,10 @@ class Frame:
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
         self._check_unmodified()
-        inverse = getattr(self.module, INVERSES[self.direction.__name__])
+        inverse = getattr(self.module, INVERSES[self.direction.name])
+        context = copied(self.context)
         with torch.no_grad(), self.environment.restored({}), recording(None):
-            return as_tensors(inverse(self._as(output), *self.context))
+            return as_tensors(inverse(self._as(output), *context))
 
     @of_the_layer
     def rerun(self, state: Tensors) -> Replayed:
@@ -164,7 +155,7 @@ class Frame:
 
     def replay(self, output: Tensors) -> Replayed:
         """Evaluate the call again from its output, inverting on the way."""
-        short_cut = getattr(self.module, REPLAYS[self.direction.__name__], None)
+        short_cut = getattr(self.module, REPLAYS[self.direction.name], None)
         if short_cut is None:
             return self.rerun(self.invert(output))
 
@@ -223,13 +214,14 @@ class Frame:
         return state[0] if self.single else state[: self.arity]
 
     def _flat(self, output: Any) -> Tensors:
-        if not self.direction.__name__.endswith("log_det"):
+        if not self.direction.name.endswith("log_det"):
             return as_tensors(output)
         state, log_det = output
+        check_log_det(self.label, log_det)
         return (*as_tensors(state), log_det)
 
     def _check(self, state: Tensors, outputs: Tensors) -> None:
-        log_dets = self.direction.__name__.endswith("log_det")
+        log_dets = self.direction.name.endswith("log_det")
         check_arity(self.label, self.arity, len(outputs) - log_dets)
         check_dtypes(self.label, state, outputs)
 

@@ -7,6 +7,7 @@ end of the backward pass.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from typing import Any
@@ -70,8 +71,7 @@ class Guard:
         self.frames: list[Frame] = []
         self.sizes: list[Any] = []
         self.taken: list[Any] = []
-        self.compared: list[tuple[int, int, Any]] = []
-        self.task = -1
+        self.compared: dict[int, list[tuple[int, int, Any]]] = {}
         self.dtype = torch.float32
 
     def take(self, state: Tensors) -> None:
@@ -83,17 +83,19 @@ class Guard:
 
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Keep the fingerprint of a state of the backward pass."""
-        self.compared.append((layer, index, _read(fingerprint(state))))
         task = backward_pass()
-        if task == -1 or task != self.task:
-            self.task = task
-            at_the_end(self.speak)
+        one = layer, index, _read(fingerprint(state))
+        if task in self.compared:
+            self.compared[task].append(one)
+        else:
+            self.compared[task] = [one]
+            at_the_end(functools.partial(self.speak, task))
 
-    def speak(self) -> None:
-        """Judge what was compared, and raise or warn."""
-        compared, self.compared = self.compared, []
-        sizes = _values(self.sizes)
-        if not all(map(math.isfinite, sizes)):
+    def speak(self, task: int) -> None:
+        """Judge what was compared in one backward pass, and raise or warn."""
+        compared = self.compared.pop(task)
+        sizes: list[list[float]] = _values(self.sizes)
+        if not all(map(_finite, sizes)):
             self._tell(self._not_finite(sizes))
             return
         measured = self._measure(compared, sizes)
@@ -105,14 +107,14 @@ class Guard:
             self._check_growth(sizes)
 
     def _measure(
-        self, compared: list[tuple[int, int, Any]], sizes: list[float]
+        self, compared: list[tuple[int, int, Any]], sizes: list[list[float]]
     ) -> list[Measured]:
         taken = _values(self.taken)
         found = _values([value for _, _, value in compared])
         measured: list[Measured] = []
         for (layer, index, _), value in zip(compared, found, strict=True):
-            scale = max(sizes[layer], sizes[layer + 1])
-            error = _ratio(distance(taken[index], value), scale)
+            scales = map(max, sizes[layer], sizes[layer + 1])
+            error = max(map(_ratio, map(distance, taken[index], value), scales))
             one = Measured(layer, index, error, self._precision(layer))
             measured.append(one.after(measured[-1]) if measured else one)
         return measured
@@ -139,8 +141,8 @@ class Guard:
         if self.policy is not None:
             warnings.warn(message, stacklevel=2)
 
-    def _not_finite(self, sizes: list[float]) -> str:
-        first = next(i for i, s in enumerate(sizes) if not math.isfinite(s))
+    def _not_finite(self, sizes: list[list[float]]) -> str:
+        first = next(i for i, s in enumerate(sizes) if not _finite(s))
         if first == 0:
             return "the input of the container has NaN or Inf"
         return (
@@ -171,14 +173,14 @@ class Guard:
             f"allowed"
         )
         if not math.isfinite(worst.error):
-            off = "is not finite, or not zero as it was in the forward pass"
+            off = "is not finite, or differs where there were zeros or integers before"
         return (
             f"{what} {off}: do not step with the gradients of this backward pass. "
             f"{why}{remedy}"
         ), remedied
 
-    def _check_growth(self, sizes: list[float]) -> None:
-        positive = [s for s in sizes if s > 0]
+    def _check_growth(self, sizes: list[list[float]]) -> None:
+        positive = [s for s in (math.hypot(*parts) for parts in sizes) if s > 0]
         growth = max(positive, default=1.0) / min(positive, default=1.0)
         coarsest = max(map(self._precision, range(len(self.frames))))
         limit = coarsest**-0.5
@@ -190,6 +192,10 @@ class Guard:
                 f"bound the scale of the conditioners",
                 stacklevel=2,
             )
+
+
+def _finite(sizes: list[float]) -> bool:
+    return all(map(math.isfinite, sizes))
 
 
 def _ratio(difference: float, scale: float) -> float:

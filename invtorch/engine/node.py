@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtorch.engine.contract import check_transforms
 from invtorch.engine.frame import Frame, Replayed, Tensors
 from invtorch.engine.reports import handed_outward
 
@@ -26,27 +27,35 @@ class ReplayNode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, frame: Frame, handle: Any, outputs: list[Tensor], *tensors: Tensor
+        ctx: Any, handle: Any, outputs: list[Tensor], *tensors: Tensor
     ) -> Tensors:
-        """Hand the outputs on; `handle` is a weak reference to a place on the tape."""
-        ctx.frame, ctx.handle = frame, handle
+        """Hand the outputs on; `handle` is a weak reference to a place on the tape.
+
+        What the call is evaluated again with is freed where PyTorch frees what is
+        saved, even if the node itself lives on.
+        """
+        ctx.handle = handle
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors[: frame.arity])
+        ctx.save_for_backward(*tensors[: handle().frame.arity])
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Rebuild the input, evaluate the call again, and differentiate it."""
-        handle, needed = ctx.handle(), ctx.needs_input_grad[3:]
-        if handle is None or torch.is_grad_enabled():
-            replayed = ctx.frame.reconnect(ctx.saved_tensors)
+        handle, needed = ctx.handle(), ctx.needs_input_grad[2:]
+        if handle is None:
+            return ctx.saved_tensors  # type: ignore[no-any-return] # PyTorch refuses
+        frame: Frame = handle.frame
+        check_transforms(frame.label)
+        if torch.is_grad_enabled():
+            replayed = frame.reconnect(ctx.saved_tensors)
         else:
             replayed = handle.replay()
         try:
             with handed_outward():
-                return None, None, None, *_pull_back(replayed, grads, needed)
+                return None, None, *_pull_back(replayed, grads, needed)
         except Exception as error:
-            ctx.frame.note_on(error)
+            frame.note_on(error)
             raise
 
 

@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map
+
+Context: TypeAlias = tuple[Any, ...]
 
 
-def tensors_in(context: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """Return the tensors of a context, those in lists and dictionaries too."""
+def tensors_in(context: Context) -> tuple[Tensor, ...]:
+    """Return the tensors of a context, those in collections and dataclasses too."""
     if _flat(context):
         return context
-    return tuple(c for c in tree_leaves(context) if isinstance(c, Tensor))
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(keep, context)
+    return tuple(found)
 
 
-def exchanged(
-    context: tuple[Any, ...], others: Mapping[Tensor, Tensor]
-) -> Iterable[Any]:
+def copied(context: Context) -> Context:
+    """Return a context of the same tensors that nobody else can fill or change."""
+    return context if _flat(context) else mapped(lambda tensor: tensor, context)
+
+
+def exchanged(context: Context, others: Mapping[Tensor, Tensor]) -> Context:
     """Return a context in which other tensors stand for some."""
     if _flat(context):
-        return [others.get(c, c) for c in context]
-    found: Iterable[Any] = tree_map_only(Tensor, lambda c: others.get(c, c), context)
+        return tuple(others.get(c, c) for c in context)
+    return mapped(lambda tensor: others.get(tensor, tensor), context)
+
+
+def mapped(function: Callable[[Tensor], Tensor], context: Context) -> Context:
+    """Return a copy of a context with `function` applied to its tensors."""
+
+    def at(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        twin = copy.copy(leaf)
+        for field in dataclasses.fields(leaf):
+            value = tree_map(at, getattr(leaf, field.name))
+            object.__setattr__(twin, field.name, value)  # it may be frozen
+        return twin
+
+    found: Context = tree_map(at, context)
     return found
 
 
-def _flat(context: tuple[Any, ...]) -> bool:
+def _flat(context: Context) -> bool:
     return all(isinstance(c, Tensor) for c in context)

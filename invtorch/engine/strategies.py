@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -13,9 +12,10 @@ from torch.autograd import forward_ad
 from invtorch.base import InvertibleModule, Pass, PassWithLogDet
 from invtorch.engine import compiled
 from invtorch.engine.anchors import Anchors
+from invtorch.engine.frame import differentiable
 from invtorch.engine.guard import Guard
 from invtorch.engine.tape import Tape
-from invtorch.recording import State, current_recorder, recording
+from invtorch.recording import Direction, State, current_recorder, recording
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -35,7 +35,7 @@ class Store:
     def record(
         self,
         module: InvertibleModule,
-        direction: Callable[..., Any],
+        direction: Direction,
         state: State,
         context: tuple[Any, ...],
     ) -> Any:
@@ -140,7 +140,8 @@ def _run_in(
     if not isinstance(walk, PassWithLogDet):
         return _returned(result, given, single)
     output, log_det = result
-    return _returned(output, given, single), log_det.to(given[0].dtype.to_real())
+    floating = next(t.dtype for t in given if differentiable(t))
+    return _returned(output, given, single), log_det.to(floating.to_real())
 
 
 def _returned(output: Any, given: tuple[Tensor, ...], single: bool) -> Any:
@@ -150,7 +151,9 @@ def _returned(output: Any, given: tuple[Tensor, ...], single: bool) -> Any:
 
 
 def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
-    """Return a precision in the kind of a tensor: complex stays complex."""
+    """Return a precision in the kind of a tensor: complex and integers stay so."""
+    if not differentiable(tensor):
+        return tensor.dtype
     return dtype.to_complex() if tensor.is_complex() else dtype
 
 

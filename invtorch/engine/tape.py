@@ -16,7 +16,7 @@ import threading
 import weakref
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,14 +28,14 @@ from invtorch.engine.frame import Frame, Replayed, Tensors, as_tensors
 from invtorch.engine.guard import Guard
 from invtorch.engine.node import ReplayNode
 from invtorch.engine.snapshot import Snapshot
-from invtorch.recording import State
+from invtorch.recording import Direction, State
 
 
 class Handle:
     """What a node saves in place of its input state. Without handles the tape dies."""
 
-    def __init__(self, tape: Tape, index: int) -> None:
-        self.tape, self.index = tape, index
+    def __init__(self, tape: Tape, index: int, frame: Frame) -> None:
+        self.tape, self.index, self.frame = tape, index, frame
 
     def replay(self) -> Replayed:
         """Evaluate the call again, detached from the graph around it."""
@@ -80,7 +80,7 @@ class Tape:
     def record(
         self,
         module: InvertibleModule,
-        direction: Callable[..., Any],
+        direction: Direction,
         state: State,
         context: tuple[Any, ...],
     ) -> Any:
@@ -93,13 +93,13 @@ class Tape:
         wanted = *self.assigned[index : index + 1], self.memory
         memory = max(module.memory or "invert", *wanted, key=MEMORY.index)
         if not any(t.requires_grad for t in inputs):
-            outputs, kept = frame.run(tensors), False
+            outputs, kept = frame.run(tensors, context), False
         elif memory == "store":
-            outputs, kept = frame.store(state), not self.stored
+            outputs, kept = frame.store(state, context), not self.stored
         else:
-            found = [t.detach() for t in frame.run(tensors)]
-            with self._promising(index) as handle:
-                outputs = ReplayNode.apply(frame, handle, found, *inputs)
+            found = [t.detach() for t in frame.run(tensors, context)]
+            with self._promising(index, frame) as handle:
+                outputs = ReplayNode.apply(handle, found, *inputs)
             kept = memory != "invert" or index in self.anchors
         self.stored = memory == "store"
         self._append(frame, tensors, outputs[: frame.arity], kept, memory)
@@ -238,11 +238,11 @@ class Tape:
         self.order.remove(index)
 
     @contextmanager
-    def _promising(self, index: int) -> Iterator[weakref.ref[Handle]]:
+    def _promising(self, index: int, frame: Frame) -> Iterator[weakref.ref[Handle]]:
         """Let what is saved inside be a handle of state `index` instead of tensors."""
         self.wanted.extend([False] * (index + 1 - len(self.wanted)))
         self.wanted[index], self.top = True, index
-        handle = Handle(self, index)
+        handle = Handle(self, index, frame)
         place = itertools.count()
         with saved_tensors_hooks(lambda _: (handle, next(place)), _kept_promise):
             yield weakref.ref(handle)

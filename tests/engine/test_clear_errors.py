@@ -311,3 +311,19 @@ def test_an_inner_loss_asked_for_twice_after_the_layers_above_were_freed() -> No
         RuntimeError, match=r"the output of layer 5 \(\w+\) is gone, .*"
     ):
         torch.autograd.grad(loss, x)
+
+
+def test_a_hook_that_conjugates_the_state() -> None:
+    net = InvertibleSequential(Scale(4), Scale(4), guard=None, anchors=0)
+    net[0].register_forward_hook(lambda _, __, output: output.conj())
+    with pytest.raises(RuntimeError, match=r"layer 1 \(Scale\).*a hook or"):
+        net(torch.randn(1, 4, 2, 2, dtype=torch.complex64, requires_grad=True))
+
+
+def test_a_log_determinant_that_is_no_tensor(x) -> None:
+    class Counts(Scale):
+        def forward_and_log_det(self, x):
+            return self.forward(x), 0.0
+
+    with pytest.raises(TypeError, match=r"layer 0 \(Counts\) returned .* a float"):
+        InvertibleSequential(Counts(4)).forward_and_log_det(x)

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,8 +12,8 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from invtorch import AdditiveCoupling
-from tests.parts import Conditioner
+from invtorch import AdditiveCoupling, InvertibleSequential
+from tests.parts import Conditioner, Scale
 from tests.stacks import alternating, both, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, assert_equal
@@ -176,3 +178,70 @@ def test_backward_in_another_thread(anchors) -> None:
             return pool.submit(torch.autograd.grad, loss, inputs).result()
 
     assert_all_equal(*both(net, gradients))
+
+
+class Slow(nn.Linear):
+    """A conditioner in which two threads meet."""
+
+    def forward(self, x):
+        time.sleep(0.05)
+        h = super().forward(x)
+        time.sleep(0.05)
+        return h
+
+
+def test_threads_whose_layers_share_a_conditioner() -> None:
+    conditioner = Slow(2, 2)
+    conditioner.weight.register_hook(lambda g: None)  # a replay needs a stand-in
+    one, two = (InvertibleSequential(AdditiveCoupling(conditioner)) for _ in range(2))
+    x, found = torch.ones(3, 4), []
+    loss = one(x).sum()
+
+    def other() -> None:
+        time.sleep(0.025)
+        loss = two(x).sum()
+        time.sleep(0.25)
+        found.append(torch.autograd.grad(loss, conditioner.weight)[0])
+
+    threads = [threading.Thread(target=loss.backward), threading.Thread(target=other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(found[0], torch.full((2, 2), 3.0))
+
+
+def test_gradients_in_batches(anchors) -> None:
+    net, x = stack(anchors, depth=4), sample(batch=1, requires_grad=True)
+    directions = torch.eye(5, x.numel(), dtype=x.dtype).view(5, *x.shape)
+
+    def gradients():
+        return torch.autograd.grad(net(x), x, directions, is_grads_batched=True)
+
+    assert_all_equal(*both(net, gradients))
+    net.memory = "invert"
+    y = net(x)
+    with pytest.raises(RuntimeError, match="is_grads_batched=True"):
+        torch.vmap(lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0])(
+            directions
+        )
+
+
+def test_directions_that_are_those_of_another_class_swapped(anchors) -> None:
+    class Turned(Scale):
+        forward = Scale.inverse
+        inverse = Scale.forward
+
+    class Written(Scale):
+        forward = lambda self, x: Scale.inverse(self, x)  # noqa: E731
+        inverse = lambda self, y: Scale.forward(self, y)  # noqa: E731
+
+    for kind in (Turned, Written):
+        layers = [AdditiveCoupling(Conditioner(2, 2)), kind(4), kind(4)]
+        net = InvertibleSequential(*layers, anchors=anchors, guard=None).double()
+        x = sample(requires_grad=True)
+
+        def gradients(net=net, x=x):
+            return torch.autograd.grad(weighed(net(x)), [x, *parameters(net)])
+
+        assert_all_equal(*both(net, gradients))

@@ -1,0 +1,85 @@
+"""The parts of a tuple state are each judged by their own size."""
+
+import pytest
+import torch
+from torch import nn
+
+from invtorch import DriftError, InvertibleModule, InvertibleSequential
+from tests.parts import Leapfrog
+
+
+class Wrong(InvertibleModule):
+    """A layer whose inverse is wrong in the first part, and hands the second on."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, state):
+        a, other = state
+        return a * self.w.exp() + a.sin(), other
+
+    def inverse(self, state):
+        a, other = state
+        return a / self.w.exp(), other
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.full((2, 3), 50_000),
+        torch.full((2, 3), 10**12),
+        torch.full((2, 3), 1e9),
+        torch.full((2, 3), 1e9, dtype=torch.float64),
+        torch.ones(2, 3, dtype=torch.bool),
+    ],
+    ids=["tokens", "large integers", "large", "large and fine", "a mask"],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_part_of_another_size_hides_nothing(other, dtype, first) -> None:
+    class Swapped(Wrong):
+        def forward(self, state):
+            return super().forward(state[::-1])[::-1]
+
+        def inverse(self, state):
+            return super().inverse(state[::-1])[::-1]
+
+    layer = Wrong if first else Swapped
+    net = InvertibleSequential(*[layer() for _ in range(3)], anchors=0).to(dtype)
+    a = torch.linspace(-1, 1, 6, dtype=dtype).view(2, 3).requires_grad_()
+    output = net((a, other) if first else (other, a))
+    loss = output[0 if first else 1].square().sum()
+    with pytest.raises(DriftError, match="is off by"):
+        loss.backward()
+
+
+class Off(InvertibleModule):
+    """A layer whose inverse brings back other integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, state):
+        a, ids = state
+        return a * self.w.exp(), ids + 1
+
+    def inverse(self, state):
+        a, ids = state
+        return a / self.w.exp(), ids - 1 + (ids == 10**6)
+
+
+def test_integers_must_come_back_exactly() -> None:
+    net = InvertibleSequential(Off(), Off(), anchors=0)
+    ids = torch.arange(10**6 - 5, 10**6 + 5)
+    a = torch.randn(10, requires_grad=True)
+    with pytest.raises(DriftError, match="differs where there were zeros or integers"):
+        net((a, ids))[0].sum().backward()
+
+
+def test_a_momentum_that_starts_from_zero_is_no_breach() -> None:
+    torch.manual_seed(0)
+    net = InvertibleSequential(*[Leapfrog(2) for _ in range(50)], anchors=0)
+    x = torch.randn(2, 2, 5, 5, requires_grad=True)
+    net((x, torch.zeros_like(x)))[0].square().sum().backward()
