@@ -18,7 +18,7 @@ from invtorch.engine.contract import (
     check_sharding,
 )
 from invtorch.engine.environment import Environment, version
-from invtorch.engine.locks import held, locks_of
+from invtorch.engine.locks import Locks
 from invtorch.engine.riding import copied, exchanged, tensors_in
 from invtorch.recording import Direction, State, recording
 
@@ -46,7 +46,7 @@ def of_the_layer(method: Method) -> Method:
     @functools.wraps(method)
     def call(self: Frame, *arguments: Any) -> Any:
         try:
-            with held(self.locks):
+            with self.locks:
                 return method(self, *arguments)
         except Exception as error:
             self.note_on(error)
@@ -87,7 +87,7 @@ class Frame:
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
         parts = [*module.modules()]
-        self.locks = locks_of(parts)
+        self.locks = Locks(parts)
         self.environment = self._surroundings(parts, first.device)
         check_sharding(self.label, [part for part, _ in self.environment.modes[1:]])
         parameters = (slot.tensor for slot in self.environment.parameters)
@@ -98,7 +98,7 @@ class Frame:
         self, parts: list[nn.Module], device: torch.device
     ) -> Environment:
         try:
-            with held(self.locks):
+            with self.locks:
                 return Environment(parts, device)
         except ValueError as error:
             raise RuntimeError(

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TypeAlias
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-Locks: TypeAlias = "list[threading.RLock]"
-
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
-def locks_of(parts: Iterable[nn.Module]) -> Locks:
-    """Return a lock for each module, in an order that is the same in all threads.
+class Locks:
+    """Hold all modules of a layer for as long as a block runs.
 
-    A module may be part of several layers, which then wait for each other.
+    A module may be part of several layers, which then wait for each other: all threads
+    take the locks in the same order.
+
+    Args:
+        parts: The modules.
     """
-    return [
-        _locks.get(part) or _locks.setdefault(part, threading.RLock())
-        for part in sorted(parts, key=id)
-    ]
 
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
+        self.locks = [
+            _locks.get(part) or _locks.setdefault(part, threading.RLock())
+            for part in sorted(parts, key=id)
+        ]
 
-@contextmanager
-def held(locks: Locks) -> Iterator[None]:
-    """Hold all locks inside."""
-    with ExitStack() as stack:
-        for lock in locks:
-            stack.enter_context(lock)
-        yield
+    def __enter__(self) -> None:
+        for lock in self.locks:
+            lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        for lock in self.locks:
+            lock.release()

@@ -24,8 +24,13 @@ def network(depth: int, kind: str = "OrthogonalCoupling", **options):
     return InvertibleSequential(*layers, **options), torch.randn(2, 8, 8, 8)
 
 
-def live_states(depth: int, direction: str = "forward", **options) -> float:
-    net, x = network(depth, **options)
+def live_states(
+    depth: int,
+    direction: str = "forward",
+    kind: str = "OrthogonalCoupling",
+    **options,
+) -> float:
+    net, x = network(depth, kind, **options)
     return measure_memory(lambda: getattr(net, direction)(x)).live / x.nbytes
 
 
@@ -33,6 +38,13 @@ def live_states(depth: int, direction: str = "forward", **options) -> float:
 def test_live_bytes_after_forward_are_equal_at_every_depth(direction) -> None:
     live = [live_states(depth, direction, anchors=0) for depth in DEPTHS]
     assert live == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_live_bytes_do_not_know_depth_for_any_module(kind, direction) -> None:
+    live = [live_states(depth, direction, kind, anchors=0) for depth in (8, 64)]
+    assert live == [1.0, 1.0]
 
 
 def test_the_default_keeps_at_most_eight_states_more() -> None:
