@@ -49,6 +49,7 @@ def measure_memory(
 
     Raises:
         ValueError: If `device` is neither the CPU nor a CUDA device.
+        RuntimeError: If it is the CPU, and a profiler runs already.
 
     Examples:
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
@@ -62,7 +63,7 @@ def measure_memory(
     gc.collect()  # what is already dead must not be freed in between
     if device.type == "cuda":
         return _measure_cuda(call, device)
-    with profile(profile_memory=True) as record:
+    with _profiled() as record:
         result = call()
     del result
     return _counted(_changes(record))
@@ -81,13 +82,23 @@ def measure_two(
         results: list[T] = []
         before = _measure_cuda(lambda: results.append(first()), device)
         return before, _measure_cuda(lambda: second(results.pop()), device)
-    with profile(profile_memory=True) as record:
+    with _profiled() as record:
         result = first()
         with record_function(BETWEEN):
             second(result)
     changes = list(_changes(record))
     place = next(i for i, change in enumerate(changes) if change is None)
     return _counted(changes[:place]), _counted(changes[place + 1 :])
+
+
+def _profiled() -> profile:
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+        raise RuntimeError(
+            "memory is counted by PyTorch's profiler, which runs already and does not "
+            'nest: if it is a container with memory="auto" that is profiled, call it '
+            "once before on an input of this kind, so that it has its plan"
+        )
+    return profile(profile_memory=True)
 
 
 def _counted(changes: Iterable[int | None]) -> Memory:
