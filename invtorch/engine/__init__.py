@@ -5,7 +5,7 @@ it, `frame` is one call on it, `environment` and `randomness` bring back what th
 read besides its arguments, and `node` is the autograd function that ties a call into
 PyTorch's graph. `guard` compares rebuilt states with those of the forward pass, by
 their `fingerprint`; `anchors` are the states that are kept exactly. `costs` measures
-layers under each strategy, and `budget` chooses among them.
+`copies` of the layers under each strategy, and `budget` chooses among them.
 """
 
 from invtorch.engine.anchors import Anchors, Wanted

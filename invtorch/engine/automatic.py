@@ -6,13 +6,14 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from invtorch.base import Pass
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.budget import Plan, plan
 from invtorch.engine.compiled import elementary
 from invtorch.engine.costs import Cost, measure_costs
-from invtorch.engine.frame import as_tensors
+from invtorch.engine.frame import as_tensors, differentiable
 
 
 class Automatic:
@@ -66,7 +67,7 @@ class Automatic:
                 [step.module for step in steps],
                 places,
                 self._bytes(tensors[0].device),
-                torch.finfo(tensors[0].dtype).eps,
+                max(map(_eps, tensors)),
             )
         self.latest = self.plans[seen]
         return self.latest.strategies
@@ -82,3 +83,7 @@ def capacity(device: torch.device) -> int:
         total: int = torch.cuda.get_device_properties(device).total_memory
         return total
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _eps(tensor: Tensor) -> float:
+    return torch.finfo(tensor.dtype).eps if differentiable(tensor) else 0.0

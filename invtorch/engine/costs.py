@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from invtorch.base import Pass, Step
-from invtorch.engine.anchors import Anchors
+from invtorch.engine.copies import copied
 from invtorch.engine.fingerprint import size
 from invtorch.engine.frame import Tensors, as_tensors, differentiable
 from invtorch.engine.memory import Memory, bytes_of, measure_two
-from invtorch.engine.strategies import Strategy, run
+from invtorch.engine.randomness import nothing_drawn
+from invtorch.engine.riding import tensors_in
+from invtorch.engine.strategies import Store
+from invtorch.engine.tape import Tape
+from invtorch.recording import recording
 
 REPETITIONS = 5
 
@@ -52,21 +56,22 @@ def measure_costs(
 ) -> list[Cost]:
     """Measure every step on the state that reaches it; equal ones are measured once.
 
-    Modules are copied, so that nothing of them changes, nor does the random state.
+    Modules, state and context are copied, so that nothing of them changes, nor does a
+    random state. What is saved for backward goes through no hooks of the caller, such
+    as those of `torch.utils.checkpoint`.
     """
     known: dict[Any, Cost] = {}
     found = []
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices):
+    with nothing_drawn(), saved_tensors_hooks(_as_it_is, _as_it_is):
         for i, step in enumerate(steps):
             key = _signature(step, state)
             if key not in known:
                 known[key] = _measure(step, state, context)
             label = f"layer {i} ({type(step.module).__name__})"
             found.append(known[key]._replace(label=label))
+            module, given, riding = copied(step.module, state, context)
             with torch.no_grad():
-                module = deepcopy(step.module)
-                state = step._replace(module=module)(state, context)
+                state = step._replace(module=module)(given, riding)
     return found
 
 
@@ -79,10 +84,10 @@ def _signature(step: Step, state: Any) -> Any:
 
 
 def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
-    step = step._replace(module=deepcopy(step.module))
-    step.module.memory = None
+    module, state, context = copied(step.module, state, context)
+    module.memory = None
     tensors = as_tensors(state)
-    trial = _Trial(step, tensors, isinstance(state, Tensor), context)
+    trial = _Trial(step._replace(module=module), state, context)
     strategies = ["store", "checkpoint", "invert"]
     strategies += ["offload"] if tensors[0].is_cuda else []
     counted = {name: trial.count(name) for name in strategies}
@@ -101,23 +106,23 @@ def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
 
 
 class _Trial:
-    """One layer, run alone under each strategy."""
+    """One layer, run alone under each strategy; it and what it is given are copies."""
 
-    def __init__(
-        self, step: Step, state: Tensors, single: bool, context: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, step: Step, state: Any, context: tuple[Any, ...]) -> None:
         self.walk = Pass([step])
         self.step = step
-        self.single = single
-        self.context = tuple(_detached(c) for c in context)
-        self.state = tuple(t.detach().clone() for t in state)
-        self.device = state[0].device
-        for t in self.state:
-            t.requires_grad_(differentiable(t))
+        self.single = isinstance(state, Tensor)
+        self.context = context
+        self.state = tuple(
+            t.detach().requires_grad_(differentiable(t)) for t in as_tensors(state)
+        )
+        self.device = self.state[0].device
         with torch.no_grad():
             outputs = as_tensors(step(self._given(0), self.context))
         self.output = bytes_of(outputs)
-        self.gradients = [torch.ones_like(t) for t in outputs if differentiable(t)]
+        self.gradients = [torch.ones_like(t) for t in outputs]
+        leaves = (*self.state, *tensors_in(context), *step.module.parameters())
+        self.leaves = [t for t in leaves if t.requires_grad]
 
     def count(self, memory: str, copies: int = 0) -> tuple[Memory, Memory]:
         """Count a forward pass, and then a backward pass above what that left.
@@ -149,7 +154,8 @@ class _Trial:
             back = self.step.inverse(
                 self.step(self._given(0), self.context), self.context
             )
-            errors = [b - x for b, x in zip(as_tensors(back), self.state, strict=True)]
+            pairs = zip(as_tensors(back), self.state, strict=True)
+            errors = [_signed(b) - _signed(x) for b, x in pairs]
             scale = float(size(self.state).norm())
             return float(size(tuple(errors)).norm()) / scale if scale else 0.0
 
@@ -164,19 +170,28 @@ class _Trial:
         return time.perf_counter()
 
     def _given(self, copies: int) -> Any:
-        state = tuple(t * 1 for t in self.state) if copies else self.state
+        state = tuple(t.clone() for t in self.state) if copies else self.state
         return state[0] if self.single else state
 
     def _forward(self, memory: str, copies: int) -> Tensors:
-        strategy = Strategy(memory, Anchors(0), None, 1, None)
-        with torch.enable_grad():
-            output = run(strategy, self.walk, self._given(copies), self.context)
+        recorder = Store() if memory == "store" else Tape(memory, frozenset(), None)
+        with torch.enable_grad(), recording(recorder):
+            output = self.walk(self._given(copies), self.context)
+        recorder.end()
         return as_tensors(output)
 
     def _backward(self, outputs: Tensors) -> None:
-        ends = [t for t in outputs if t.requires_grad]
-        torch.autograd.backward(ends, self.gradients[: len(ends)])
+        pairs = zip(outputs, self.gradients, strict=True)
+        ends = [(t, gradient) for t, gradient in pairs if t.requires_grad]
+        if ends:
+            tensors, gradients = zip(*ends, strict=True)
+            torch.autograd.backward(tensors, gradients, inputs=self.leaves)
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+def _signed(tensor: Tensor) -> Tensor:
+    """Return numbers that can be subtracted; booleans cannot, and bytes wrap around."""
+    return tensor if differentiable(tensor) else tensor.double()
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +38,20 @@ def rewound(states: RandomStates) -> Iterator[None]:
         yield
     finally:
         _set(present)
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Go on afterwards as if nothing was drawn, by PyTorch, Python or NumPy."""
+    numpy = sys.modules.get("numpy")
+    python, arrays = random.getstate(), numpy and numpy.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy:
+                numpy.random.set_state(arrays)
 
 
 def _get(device: torch.device) -> Tensor:
