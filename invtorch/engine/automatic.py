@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtorch.base import Pass
+from invtorch.base import Pass, Step
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.budget import Plan, plan
 from invtorch.engine.compiled import elementary
 from invtorch.engine.costs import Cost, measure_costs
 from invtorch.engine.frame import as_tensors, differentiable
+from invtorch.engine.riding import tensors_in
 
 
 class Automatic:
@@ -54,8 +55,9 @@ class Automatic:
         """Return the strategies of the layers of a pass, in their order."""
         steps = elementary(walk.steps)
         tensors = as_tensors(state)
-        kinds = tuple((t.shape, t.dtype, t.device) for t in tensors)
-        modes = tuple((id(s.module), s.direction, s.module.training) for s in steps)
+        given = (*tensors, *tensors_in(context))
+        kinds = tuple((t.shape, t.dtype, t.device) for t in given)
+        modes = tuple(map(_mode, steps))
         places = anchors.places(len(steps))
         asked = tuple(step.module.memory for step in steps)
         seen = kinds, modes, asked, places, self.budget
@@ -83,6 +85,11 @@ def capacity(device: torch.device) -> int:
         total: int = torch.cuda.get_device_properties(device).total_memory
         return total
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _mode(step: Step) -> tuple[Any, ...]:
+    trained = [p.requires_grad for p in step.module.parameters()]
+    return id(step.module), step.direction, step.module.training, *trained
 
 
 def _eps(tensor: Tensor) -> float:

@@ -77,7 +77,7 @@ def measure_costs(
 
 def _signature(step: Step, state: Any) -> Any:
     """Return what two steps have in common that cost the same."""
-    parameters = ((p.shape, p.dtype) for p in step.module.parameters())
+    parameters = ((p.shape, p.dtype, p.requires_grad) for p in step.module.parameters())
     tensors = ((t.shape, t.dtype, t.stride()) for t in as_tensors(state))
     kind = type(step.module), repr(step.module), step.module.training
     return *kind, step.direction, step.context, *parameters, *tensors

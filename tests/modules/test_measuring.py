@@ -302,3 +302,26 @@ def test_inside_of_a_checkpoint() -> None:
 
     assert_all_equal(gradients("auto"), gradients("store"))
     assert net.plan.costs[0].stored > 0
+
+
+def test_what_is_frozen_is_measured_anew() -> None:
+    def linear() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1))
+
+    net, x = couplings(linear, memory="auto"), sample()
+    stored = []
+    for trained in (True, False):
+        net[1].requires_grad_(trained)
+        net(x)
+        stored.append([cost.stored for cost in net.plan.costs])
+    (first, second), (still, frozen) = stored
+    assert first == second == still > frozen
+
+
+def test_a_context_of_another_shape_is_measured() -> None:
+    net, x = couplings(plain, memory="auto"), sample()
+    stored = []
+    for context in (sample(1)[..., :1, :1], sample(1)):
+        net(x, context.requires_grad_())
+        stored.append(net.plan.costs[0].stored)
+    assert stored[0] < stored[1]
