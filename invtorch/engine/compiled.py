@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from invtorch.base import Composite, Step
@@ -36,8 +36,9 @@ class Call(NamedTuple):
     Attributes:
         label: What errors call it.
         step: The step.
-        names: Its parameters that need a gradient.
-        places: Where its context and these parameters stand.
+        names: Its parameters and buffers.
+        places: Where its context and then these stand.
+        learned: Which of them need a gradient.
         single: Whether the state is one tensor, not a tuple.
         anchor: Whether its input is kept.
     """
@@ -46,22 +47,31 @@ class Call(NamedTuple):
     step: Step
     names: tuple[str, ...]
     places: tuple[int, ...]
+    learned: tuple[bool, ...]
     single: bool
     anchor: bool
 
     def companions(self, tensors: Sequence[Any]) -> list[Any]:
-        """Pick context and parameters among the tensors of the pass."""
+        """Pick context, parameters and buffers among the tensors of the pass."""
         return [tensors[i] for i in self.places]
 
+    def choose(self, values: Sequence[Any]) -> list[Any]:
+        """Pick what needs a gradient among the values of its companions."""
+        return [v for v, wanted in zip(values, self.learned, strict=True) if wanted]
+
+    def replaced(self, values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+        """Put others in the place of what needs a gradient."""
+        rest = iter(others)
+        pairs = zip(values, self.learned, strict=True)
+        return [next(rest) if wanted else v for v, wanted in pairs]
+
     def evaluate(self, state: Tensors, companions: Sequence[Any]) -> Tensors:
-        """Take the step with these tensors as context and parameters."""
+        """Take the step with these tensors as context, parameters and buffers."""
         riding = len(self.places) - len(self.names)
         values = dict(zip(self.names, companions[riding:], strict=True))
         with _reparametrize_module(self.step.module, values):
-            single = len(state) == 1
-            output = self.step(
-                state[0] if single else state, tuple(companions[:riding])
-            )
+            given = state[0] if self.single else state
+            output = self.step(given, tuple(companions[:riding]))
         return as_tuple(output)
 
     @property
@@ -115,14 +125,20 @@ def run(
     for i, step in enumerate(elementary(steps)):
         label = f"layer {i} ({type(step.module).__name__})"
         check_replayable(label, step.module)
-        named = step.module.named_parameters(remove_duplicate=False)
-        learned = [(n, p) for n, p in named if p.requires_grad]
-        names = tuple(name for name, _ in learned)
-        places = tuple(layout.place(p) for _, p in learned)
+        named = tensors_of(step.module)
+        places = tuple(layout.place(t) for t in named.values())
         places = (riding if step.context else ()) + places
-        calls.append(Call(label, step, names, places, single, i in anchors))
+        learned = tuple(layout.tensors[i].requires_grad for i in places)
+        names = tuple(named)
+        calls.append(Call(label, step, names, places, learned, single, i in anchors))
     outputs = CompiledPass.apply(calls, guarded, start, *layout.tensors)
     return outputs[0] if single else outputs  # type: ignore[no-any-return]
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a module, by all of their names."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
 def elementary(steps: Sequence[Step]) -> list[Step]:
@@ -190,16 +206,20 @@ class CompiledPass(torch.autograd.Function):
                 with torch.no_grad():
                     state = call.back.evaluate(output, companions)
 
-            def forward(*inputs: Tensor, call: Call = call) -> Tensors:
-                return call.evaluate(inputs[:arity], inputs[arity:])
+            def forward(
+                *inputs: Tensor, call: Call = call, fixed: list[Any] = companions
+            ) -> Tensors:
+                replaced = call.replaced(fixed, inputs[arity:])
+                return call.evaluate(inputs[:arity], replaced)
 
             allowed = max(allowed, tolerance_of(call.step.module, output))
-            again, pull = torch.func.vjp(forward, *state, *companions)  # type: ignore[misc]
+            learned = call.choose(companions)
+            again, pull = torch.func.vjp(forward, *state, *learned)  # type: ignore[misc]
             check_replay(i, call, marks, state, output, again, allowed)
             allowed = 0.0 if call.anchor else allowed
             pulled = pull(grads)
             grads = pulled[:arity]
-            collect(call.places, pulled[arity:])
+            collect(call.choose(call.places), pulled[arity:])
         collect(ctx.start, grads)
         return None, None, None, *found
 
