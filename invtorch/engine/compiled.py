@@ -227,8 +227,8 @@ class CompiledPass(torch.autograd.Function):
 def check_norms(calls: Sequence[Call], marks: Tensors) -> None:
     """Assert in the graph that the states were finite, if they were marked."""
     for table in marks:
-        for call, norm in zip(calls, table[1:, -1].unbind(), strict=True):
-            check_finite(call.label, norm)
+        for call, norms in zip(calls, table[1:, :, -1].unbind(), strict=True):
+            check_finite(call.label, norms)
 
 
 def check_replay(

@@ -82,14 +82,14 @@ def check_closed(label: str, outputs: Sequence[Tensor]) -> None:
     "invtorch::mark", mutates_args=(), schema="(Tensor[] state) -> Tensor"
 )
 def mark(state: Sequence[Tensor]) -> Tensor:
-    """Return the fingerprint of a state and then its norm, as one node of a graph."""
-    numbers = fingerprint(tuple(state)), size(tuple(state)).view(1)
-    return torch.cat([n.to(_exact(state)) for n in numbers])
+    """Return fingerprint and norm of each tensor of a state, as one node of a graph."""
+    numbers = fingerprint(tuple(state)), size(tuple(state)).unsqueeze(1)
+    return torch.cat([n.to(_exact(state)) for n in numbers], dim=1)
 
 
 @mark.register_fake
 def _(state: Sequence[Tensor]) -> Tensor:
-    return state[0].new_empty(2 * PROBES + 1, dtype=_exact(state))
+    return state[0].new_empty(len(state), 2 * PROBES + 1, dtype=_exact(state))
 
 
 def _exact(state: Sequence[Tensor]) -> torch.dtype:
@@ -108,10 +108,10 @@ def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
     return tolerance(finest, coarsest)
 
 
-def check_finite(label: str, norm: Tensor) -> None:
+def check_finite(label: str, norms: Tensor) -> None:
     """Assert in the graph that a state of the forward pass was finite."""
     torch._assert_async(
-        norm.isfinite(),
+        norms.isfinite().all(),
         f"{label} made NaN or Inf of a finite state (or was given them): do not step "
         f"with these gradients; bound what its conditioner returns, or lower the "
         f"learning rate",
@@ -128,11 +128,13 @@ def check_rebuilt(
         rebuilt: The mark of its rebuilt input.
         before: The mark of its input in the forward pass.
         after: The mark of its output in the forward pass.
-        limit: How far off it may be, in units of the larger one of the two states.
+        limit: How far off a tensor of it may be, in units of the larger one of those
+            before and after the layer.
     """
-    distance = (rebuilt - before)[:-1].square().mean().sqrt()
+    distances = (rebuilt - before)[:, :-1].square().mean(1).sqrt()
+    scales = torch.maximum(before[:, -1], after[:, -1])
     torch._assert_async(
-        distance <= limit * torch.maximum(before[-1], after[-1]),
+        (distances <= limit * scales).all(),
         f"the state rebuilt by inverting {label} is off by more than {limit:.1e} of "
         f"its size: do not step with the gradients of this backward pass. Its inverse "
         f"cannot bring back what the forward direction made small, or rounding was "
