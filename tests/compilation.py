@@ -1,0 +1,15 @@
+"""What tests under `torch.compile` share: how they compile, and what they overhear."""
+
+import pytest
+import torch
+
+COMPILING = [
+    pytest.mark.usefixtures("fresh_dynamo"),
+    # what Dynamo does with non-leaf inputs, and to trace a function
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a"),
+    pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated"),
+]
+
+
+def compiled(function, backend="aot_eager", fullgraph=True):
+    return torch.compile(function, backend=backend, fullgraph=fullgraph)
