@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from invtorch.base import Composite, Step
+from invtorch.engine.contract import check_arity, check_dtypes
 from invtorch.engine.replayable import (
     check_arguments,
     check_closed,
@@ -154,7 +155,7 @@ def elementary(steps: Sequence[Step]) -> list[Step]:
 
 
 class CompiledPass(torch.autograd.Function):
-    """All steps of a pass; saved are output, anchors, marks, context, parameters."""
+    """All steps of a pass; saved are output, anchors, marks and what `Layout` holds."""
 
     @staticmethod
     def forward(
@@ -173,8 +174,11 @@ class CompiledPass(torch.autograd.Function):
             if call.anchor:  # Dynamo saves no view of another tensor
                 anchors += state if i == 0 else tuple(t.clone() for t in state)
             companions = [detached(c) for c in call.companions(tensors)]
+            given = tuple(map(detached, state))
             with torch.enable_grad():
-                state = call.evaluate(tuple(map(detached, state)), companions)
+                state = call.evaluate(given, companions)
+            check_arity(call.label, len(given), len(state))
+            check_dtypes(call.label, given, state)
             check_closed(call.label, state)
             marks += [mark(list(state))] if guarded else []
         kept = (torch.stack(marks),) if guarded else ()

@@ -95,6 +95,40 @@ def test_a_log_determinant_is_refused_in_words() -> None:
         compiled(net.forward_and_log_det)(sample(requires_grad=True))
 
 
+class Split(InvertibleModule):
+    """A layer that turns one tensor into two."""
+
+    def forward(self, x, *_):
+        return x.chunk(2, 1)
+
+    def inverse(self, y, *_):
+        return torch.cat(y, 1)
+
+
+class Single(InvertibleModule):
+    """A layer that turns double precision into single precision."""
+
+    def forward(self, x, *_):
+        return x.float()
+
+    def inverse(self, y, *_):
+        return y.double()
+
+
+BROKEN = {
+    "two for one": (Split, r"layer 0 \(Split\) returned 2 tensors for a state of 1"),
+    "dtype": (Single, r"layer 0 \(Single\) changed the dtype of the state from"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BROKEN))
+def test_a_layer_that_returns_another_kind_of_state_is_refused_in_words(case) -> None:
+    layer, message = BROKEN[case]
+    net = InvertibleSequential(layer(), anchors=0, guard=None)
+    with pytest.raises(Unsupported, match=message):
+        compiled(net)(sample(requires_grad=True))
+
+
 def test_a_tensor_captured_by_closure_is_refused_in_words() -> None:
     captured = torch.ones(1, dtype=torch.float64, requires_grad=True)
 
