@@ -297,3 +297,20 @@ def test_a_state_in_half_precision_without_a_guard_is_refused_in_words() -> None
         Unsupported, match=r"a state in torch\.bfloat16 cannot be rebuilt"
     ):
         compiled(net)(sample().bfloat16().requires_grad_())
+
+
+def test_a_part_of_another_size_hides_no_wrong_inverse() -> None:
+    class Wrong(Leapfrog):
+        def inverse(self, state):
+            q, other = state
+            return q / 2, other
+
+        def forward(self, state):
+            q, other = state
+            return q * 2 + self.force(q), other
+
+    net = InvertibleSequential(Wrong(4), Wrong(4), anchors=0)
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    y, _ = compiled(net)((x, torch.full_like(x, 1e9)))
+    with pytest.raises(RuntimeError, match=r"did not repeat itself|is off by more"):
+        y.square().sum().backward()
