@@ -123,8 +123,8 @@ def raised(
         trial = list(strategies)
         for j in same:
             trial[j] = strategy
-        better = seconds(costs, trial) < seconds(costs, strategies)
-        if better and peak(costs, trial, anchors) <= budget:
+        no_slower = seconds(costs, trial) <= seconds(costs, strategies)
+        if no_slower and peak(costs, trial, anchors) <= budget:
             strategies = trial
     return strategies
 
