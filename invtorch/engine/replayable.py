@@ -79,7 +79,7 @@ def check_closed(label: str, outputs: Sequence[Tensor]) -> None:
 
 
 @torch.library.custom_op(
-    "invtorch::mark", mutates_args=(), schema="(Tensor[] state) -> Tensor"
+    "invtorch::marks", mutates_args=(), schema="(Tensor[] state) -> Tensor"
 )
 def mark(state: Sequence[Tensor]) -> Tensor:
     """Return fingerprint and norm of each tensor of a state, as one node of a graph."""

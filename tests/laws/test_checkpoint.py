@@ -3,6 +3,7 @@
 import copy
 from contextlib import nullcontext
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,7 @@ def test_in_double_precision(example, memory, direction, probability, seed) -> N
     assert_all_equal(*both(example, memory, direction, seed))
 
 
+@pytest.mark.filterwarnings("ignore:the state grows")
 @given(networks, memories, directions, probabilities, seeds)
 def test_under_autocast(example, memory, direction, probability, seed) -> None:
     """Of a state in float64, bfloat16 sees a difference only where it ties."""

@@ -167,10 +167,11 @@ def test_a_file_of_another_format_is_named(path):
         KSpaceFile.inspect(path)
 
 
-@pytest.mark.parametrize("name", ["missing.h5", "."])
-def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(InputError, match="does not exist: check the path"):
-        KSpaceFile.inspect(tmp_path / name)
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"missing.h5 does not exist: check the path"):
+        KSpaceFile.inspect(tmp_path / "missing.h5")
+    with pytest.raises(InputError, match="is a folder: name a file in it"):
+        KSpaceFile.inspect(tmp_path)
 
 
 def test_a_folder_lists_its_volumes_by_name(tmp_path):

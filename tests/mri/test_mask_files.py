@@ -123,9 +123,10 @@ def test_files_that_leave_the_mask_open(tmp_path) -> None:
 
 
 def test_missing_files(tmp_path) -> None:
-    for path in (tmp_path / "m.npy", tmp_path):
-        with pytest.raises(InputError, match="does not exist"):
-            MaskFile(path)
+    with pytest.raises(InputError, match=r"m.npy does not exist"):
+        MaskFile(tmp_path / "m.npy")
+    with pytest.raises(InputError, match="is a folder: name a file in it"):
+        MaskFile(tmp_path)
 
 
 def test_the_command_line_takes_a_file(tmp_path) -> None:
