@@ -33,10 +33,10 @@ demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject,
 	$(BIN)/python -m mri_example demo
 
 test: $(STAMP) ## run the tests (hypothesis profile "ci")
-	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 thorough: $(STAMP) ## run the tests with many more drawn examples
-	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP) ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .

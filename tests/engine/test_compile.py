@@ -1,5 +1,7 @@
 """Under `torch.compile` gradients stay right and memory saved."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -194,6 +196,7 @@ def test_stacks_in_which_rebuilt_states_reach_a_conditioner(case, anchors) -> No
     assert_right_when_compiled(net, lambda: weighed(net(x)), [x, *parameters(net)])
 
 
+@functools.cache
 def saved_states(
     depth: int, memory: str, anchors: int = 0, guard: str | None = None
 ) -> float:

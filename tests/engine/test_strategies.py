@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invtorch import Conjugation, Householder1x1, InvertibleSequential
@@ -55,6 +55,7 @@ def test_a_container_keeps_at_least_what_it_was_told() -> None:
     assert measure_memory(lambda: net(x)).live == len(net) * x.nbytes
 
 
+@settings(max_examples=8)
 @given(st.sets(st.integers(0, 29)), st.sampled_from(["offload", "checkpoint"]))
 def test_a_block_that_keeps_its_input_costs_one_state(chosen, memory) -> None:
     net = InvertibleSequential(*[Scale(4) for _ in range(30)], anchors=0)

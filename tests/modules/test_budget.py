@@ -64,7 +64,7 @@ def measured_once(anchors: int):
 
 
 @pytest.mark.parametrize("anchors", [0, 4])
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(st.floats(0, 1))
 def test_the_peak_is_foreseen_and_within_the_budget(anchors, place) -> None:
     net, step, highest = measured_once(anchors)
