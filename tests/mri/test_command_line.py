@@ -76,14 +76,18 @@ def refused(capsys, *arguments) -> str:
     return re.sub(r"\s+", " ", err)
 
 
-def test_from_files_to_scores(root, capsys) -> None:
-    assert run("fit", "--config", configuration(root)) == 0
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+def test_from_files_to_scores(device, root, capsys) -> None:
+    accelerator = {"cpu": "cpu", "cuda": "gpu"}[device]
+    changed = configuration(root, training=TRAINING | {"accelerator": accelerator})
+    assert run("fit", "--config", changed) == 0
     test, out = root / "data/singlecoil_test", root / "out"
     checkpoint = root / "run/best.ckpt"
-    code = run(
-        *("reconstruct", "--data", test, "--output", out, "--checkpoint", checkpoint)
-    )
-    assert code == 0
+    arguments = ("--data", test, "--output", out, "--checkpoint", checkpoint)
+    assert run("reconstruct", *arguments, "--device", device) == 0
     with h5py.File(out / "file_test.h5") as file:
         assert list(file) == ["reconstruction"]
         assert file["reconstruction"].shape == (3, 16, 16)
