@@ -102,7 +102,7 @@ def test_a_layer_is_not_blamed_for_the_rounding_of_coarser_ones_above(seed) -> N
     net.state_dtype = torch.float32
     found = gradient(net, x)
     net.memory = "store"
-    assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
+    assert error(found, truth) <= 1.5 * error(gradient(net, x), truth)
 
 
 @pytest.mark.parametrize("depth", [64, 400])
@@ -120,7 +120,7 @@ def test_autocast_over_a_float32_state(depth, dtype) -> None:
 
     found = mixed()
     net.memory = "store"
-    assert error(found, truth) <= 1.05 * error(mixed(), truth)
+    assert error(found, truth) <= 1.5 * error(mixed(), truth)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
