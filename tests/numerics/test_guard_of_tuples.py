@@ -83,3 +83,20 @@ def test_a_momentum_that_starts_from_zero_is_no_breach() -> None:
     net = InvertibleSequential(*[Leapfrog(2) for _ in range(50)], anchors=0)
     x = torch.randn(2, 2, 5, 5, requires_grad=True)
     net((x, torch.zeros_like(x)))[0].square().sum().backward()
+
+
+@pytest.mark.parametrize("memory", ["invert", "store"])
+def test_a_finer_state_leaves_integers_as_they_are(memory) -> None:
+    class Hands(InvertibleModule):
+        def forward(self, state):
+            return state
+
+        def inverse(self, state):
+            return state
+
+    net = InvertibleSequential(Hands(), state_dtype=torch.float32, memory=memory)
+    ids = torch.full((2, 3), 2**25 + 1)
+    a = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    output, found = net((a, ids))
+    assert output.dtype == torch.float64
+    assert torch.equal(found, ids)
