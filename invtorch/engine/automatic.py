@@ -6,14 +6,14 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from invtorch.base import Pass, Step
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.budget import Plan, plan
 from invtorch.engine.compiled import elementary
 from invtorch.engine.costs import Cost, measure_costs
-from invtorch.engine.frame import as_tensors, differentiable
+from invtorch.engine.drift import eps_of
+from invtorch.engine.frame import as_tensors
 from invtorch.engine.riding import tensors_in
 
 
@@ -69,7 +69,7 @@ class Automatic:
                 [step.module for step in steps],
                 places,
                 self._bytes(tensors[0].device),
-                max(map(_eps, tensors)),
+                max(eps_of(t.dtype) for t in tensors),
             )
         self.latest = self.plans[seen]
         return self.latest.strategies
@@ -90,7 +90,3 @@ def capacity(device: torch.device) -> int:
 def _mode(step: Step) -> tuple[Any, ...]:
     trained = [p.requires_grad for p in step.module.parameters()]
     return id(step.module), step.direction, step.module.training, *trained
-
-
-def _eps(tensor: Tensor) -> float:
-    return torch.finfo(tensor.dtype).eps if differentiable(tensor) else 0.0

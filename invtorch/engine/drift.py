@@ -43,6 +43,11 @@ class Measured(NamedTuple):
         return self._replace(noise=max(self.noise, other.noise))
 
 
+def eps_of(dtype: torch.dtype) -> float:
+    """Return the rounding of a dtype; integers have none."""
+    return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0
+
+
 def tolerance(state: float, computed: float) -> float:
     """Return how far a rebuilt state may be off, relative to its size.
 

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from invtorch.engine.anchors import Anchors
-from invtorch.engine.drift import Measured, appeared, runs, tolerance, until_first
+from invtorch.engine.drift import (
+    Measured,
+    appeared,
+    eps_of,
+    runs,
+    tolerance,
+    until_first,
+)
 from invtorch.engine.fingerprint import distance, fingerprint, size
 from invtorch.engine.frame import Frame, Tensors
 from invtorch.engine.reports import at_the_end, backward_pass
@@ -77,7 +84,7 @@ class Guard:
     def take(self, state: Tensors) -> None:
         """Keep the fingerprint of the next state of the forward pass."""
         if not self.taken:
-            self.dtype = max((t.dtype for t in state), key=_eps)
+            self.dtype = max((t.dtype for t in state), key=eps_of)
         self.taken.append(_read(fingerprint(state)))
         self.sizes.append(_read(size(state)))
 
@@ -99,7 +106,7 @@ class Guard:
             self._tell(self._not_finite(sizes))
             return
         measured = self._measure(compared, sizes)
-        self.anchors.learn(measured, _eps(self.dtype))
+        self.anchors.learn(measured, eps_of(self.dtype))
         found = self._breaches(measured)
         if found:
             self._tell(*self._judged(found))
@@ -121,11 +128,11 @@ class Guard:
 
     def _precision(self, layer: int) -> float:
         """Return the eps of the coarsest dtype that a layer computes in."""
-        return max(map(_eps, (self.dtype, *self.frames[layer].precisions())))
+        return max(map(eps_of, (self.dtype, *self.frames[layer].precisions())))
 
     def _breaches(self, measured: list[Measured]) -> list[list[Measured]]:
         """Return what led to each error out of bounds, the error being the last."""
-        eps = _eps(self.dtype)
+        eps = eps_of(self.dtype)
         finest = math.sqrt(eps)
 
         def out_of_bounds(one: Measured) -> bool:
@@ -153,7 +160,7 @@ class Guard:
 
     def _judged(self, found: list[list[Measured]]) -> tuple[str, bool]:
         """Return what to say of the breaches, and whether a remedy was taken."""
-        eps, last = _eps(self.dtype), found[0][-1]
+        eps, last = eps_of(self.dtype), found[0][-1]
         allowed = tolerance(eps, last.noise)
         suspect = appeared(found[0], last.noise, allowed)
         worst = suspect or last
@@ -202,10 +209,6 @@ def _ratio(difference: float, scale: float) -> float:
     if difference == 0:
         return 0.0
     return difference / scale if scale and math.isfinite(difference) else math.inf
-
-
-def _eps(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0
 
 
 def _read(values: Tensor) -> Any:

@@ -129,7 +129,7 @@ def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
         raise InputError(
             f"training stopped at step {task.global_step}: {error}"
         ) from error
-    except Exception as error:
+    except Exception as error:  # of any kind, by what is damaged
         if task.started or not last.exists():
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
