@@ -62,8 +62,9 @@ def reconstruct(
         tile: The most that the method is given at once, for what does not fit.
         progress: Show a progress bar.
         on_failure: Called with the path of a volume that fails and the error; the
-            volume is skipped. Without it the first failure ends everything, and what
-            can be seen without reconstructing is seen before anything is written.
+            volume is skipped, and an earlier reconstruction of it is removed from
+            `output`. Without it the first failure ends everything, and what can be
+            seen without reconstructing is seen before anything is written.
 
     Returns:
         The files written.
@@ -75,7 +76,8 @@ def reconstruct(
     _check(method, data, output, device, batch_size, tile)
     if isinstance(method, nn.Module):
         method.to(device)
-    dataset = _dataset(method, data, mask_function, tile, on_failure)
+    skip = _skipping(output, on_failure)
+    dataset = _dataset(method, data, mask_function, tile, skip)
     magnitudes = in_tiles(method, tile)
     batch = max(1, batch_size // (dataset.slab or 1))
 
@@ -90,7 +92,7 @@ def reconstruct(
 
     bar = tqdm(dataset.files, desc="reconstruct", unit="volume", disable=not progress)
     with bar as files:
-        paths = [_attempt(written, file, file.path, on_failure) for file in files]
+        paths = [_attempt(written, file, file.path, skip) for file in files]
     return [path for path in paths if path is not None]
 
 
@@ -103,6 +105,18 @@ def _check(
         raise InputError(f"batch_size is {batch_size}, but must be at least 1")
     check_device(device)
     tile.check(method)
+
+
+def _skipping(output: Path, on_failure: OnFailure | None) -> OnFailure | None:
+    """Let no reconstruction of an earlier run stand for a volume that fails."""
+    if on_failure is None:
+        return None
+
+    def skip(path: Path, error: InputError) -> None:
+        (output / path.name).unlink(missing_ok=True)
+        on_failure(path, error)
+
+    return skip
 
 
 def _dataset(

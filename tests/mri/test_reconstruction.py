@@ -230,6 +230,18 @@ def test_volumes_that_fail_are_skipped_only_if_that_is_asked_for(tmp_path, capsy
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.h5"]
 
 
+def test_a_volume_that_fails_leaves_no_reconstruction_of_an_earlier_run(tmp_path):
+    """Else it would be evaluated as one of this run."""
+    damaged(tmp_path / "data")
+    (tmp_path / "out").mkdir()
+    for name in ("cut", "nan", "of another folder"):
+        (tmp_path / f"out/{name}.h5").write_bytes(b"earlier")
+    options = [f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out'}"]
+    assert main(["reconstruct", *options, "--skip_failures=true"]) == 0
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["good.h5", "of another folder.h5"]
+
+
 def test_nothing_that_could_be_reconstructed_is_an_error(tmp_path, capsys):
     damaged(tmp_path)
     (tmp_path / "good.h5").unlink()
