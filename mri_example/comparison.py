@@ -46,7 +46,7 @@ def contenders(coils: int) -> list[Contender]:
     return [
         Contender("zero-filled"),
         Contender("U-Net", UNet(16, 4), replace(own, loss="l1", batch_size=4)),
-        Contender("RIM", RIM(64, 8), own),
+        Contender("RIM", RIM(64, 8), replace(own, batch_size=2 if coils == 1 else 1)),
         Contender("i-RIM 2D", IRIM2D(channels, 6, HIDDEN, STRIDES, coils), own),
         Contender(
             "i-RIM 3D",

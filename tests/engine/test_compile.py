@@ -25,7 +25,7 @@ from tests.tolerances import assert_all_equal, assert_equal, relative_error
 pytestmark = COMPILING
 
 
-@pytest.fixture(params=[0, 3], ids=["inversion", "3 anchors"])
+@pytest.fixture(params=[0, 2], ids=["inversion", "2 anchors"])
 def anchors(request) -> int:
     """Return fewer anchors than there are layers: a graph of many takes long."""
     return request.param
@@ -44,7 +44,7 @@ def assert_right_when_compiled(net, function, inputs, **options) -> None:
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_a_compiled_container_in_one_graph(direction, anchors) -> None:
-    net, x = stack(anchors, depth=6), sample(requires_grad=True)
+    net, x = stack(anchors, depth=4), sample(requires_grad=True)
 
     def loss():
         return weighed(getattr(net, direction)(torch.sin(x)) * 2)
@@ -59,13 +59,13 @@ def test_more_layers_than_the_default_has_anchors() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")
 def test_inductor() -> None:
-    net, x = stack(1, depth=3), sample(requires_grad=True)
+    net, x = stack(1, depth=2), sample(requires_grad=True)
     inputs = [x, *parameters(net)]
     assert_right_when_compiled(net, lambda: weighed(net(x)), inputs, backend="inductor")
 
 
 def test_nested_containers_shared_blocks_and_contexts(anchors) -> None:
-    a, b, c = stack(0, depth=3), stack(0, depth=3), stack(0, depth=2)
+    a, b, c = (stack(0, depth=2) for _ in range(3))
     net = InvertibleSequential(*a, b, WithoutContext(c), a[1], b[0].inv)
     net.anchors = anchors
     x, context = sample(requires_grad=True), sample(1, requires_grad=True)
@@ -77,7 +77,7 @@ def test_nested_containers_shared_blocks_and_contexts(anchors) -> None:
 
 
 def test_tuple_states(anchors) -> None:
-    net = InvertibleSequential(*[Leapfrog(2) for _ in range(6)], anchors=anchors)
+    net = InvertibleSequential(*[Leapfrog(2) for _ in range(4)], anchors=anchors)
     net.double()
     q, p = sample(2, requires_grad=True), sample(2, requires_grad=True)
 
@@ -111,7 +111,7 @@ def test_a_state_that_is_a_tuple_of_one_tensor() -> None:
 
 
 def test_frozen_parameters_and_an_input_without_gradient(anchors) -> None:
-    net, x = stack(anchors, depth=6), sample()
+    net, x = stack(anchors, depth=4), sample()
     net[3].requires_grad_(False)
     trained = [p for p in net.parameters() if p.requires_grad]
     assert_right_when_compiled(net, lambda: weighed(net(x)), trained)
@@ -216,13 +216,13 @@ def test_memory_is_flat_in_depth() -> None:
 
 
 def test_the_guard_keeps_at_most_five_numbers_a_state() -> None:
-    for depth in (2, 8):
+    for depth in (2, 4):
         found = saved_states(depth, "invert", guard="raise")
         assert 1 < found <= 1 + 5 * (depth + 1) / (4 * 16 * 16)
 
 
 def test_anchors_cost_one_state_each() -> None:
-    assert [saved_states(8, "invert", anchors) for anchors in (0, 1, 3)] == [1, 2, 4]
+    assert [saved_states(4, "invert", anchors) for anchors in (0, 1, 3)] == [1, 2, 4]
 
 
 def test_compiled_conditioners(anchors) -> None:
@@ -254,7 +254,7 @@ def test_compiled_conditioners(anchors) -> None:
 
 @pytest.mark.parametrize("memory", ["invert", "store"])
 def test_transforms_inside_of_a_compiled_function(memory) -> None:
-    net, x = stack(0), sample(requires_grad=True)
+    net, x = stack(0, depth=3), sample(requires_grad=True)
     net.memory = memory
 
     def gradient(x):
@@ -273,9 +273,9 @@ def test_transforms_inside_of_a_compiled_function(memory) -> None:
 
 
 def test_autocast() -> None:
-    net = stack(3).float()
+    net = stack(2, depth=4).float()
     x = sample()
-    exact = stack(3)
+    exact = stack(2, depth=4)
     exact.load_state_dict(net.state_dict())
     reference = torch.autograd.grad(exact(x).square().sum(), parameters(exact))
 
