@@ -216,13 +216,13 @@ def test_memory_is_flat_in_depth() -> None:
 
 
 def test_the_guard_keeps_at_most_five_numbers_a_state() -> None:
-    for depth in (2, 4):
+    for depth in (2, 8):
         found = saved_states(depth, "invert", guard="raise")
         assert 1 < found <= 1 + 5 * (depth + 1) / (4 * 16 * 16)
 
 
 def test_anchors_cost_one_state_each() -> None:
-    assert [saved_states(4, "invert", anchors) for anchors in (0, 1, 3)] == [1, 2, 4]
+    assert [saved_states(8, "invert", anchors) for anchors in (0, 1, 3)] == [1, 2, 4]
 
 
 def test_compiled_conditioners(anchors) -> None:
@@ -273,9 +273,9 @@ def test_transforms_inside_of_a_compiled_function(memory) -> None:
 
 
 def test_autocast() -> None:
-    net = stack(2, depth=4).float()
+    net = stack(3).float()
     x = sample()
-    exact = stack(2, depth=4)
+    exact = stack(3)
     exact.load_state_dict(net.state_dict())
     reference = torch.autograd.grad(exact(x).square().sum(), parameters(exact))
 
