@@ -9,7 +9,7 @@ STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THR
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough check docs bench figures clean
+.PHONY: help demo test thorough check docs bench compare figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ $(DOCS_STAMP): $(STAMP)
 	touch $@
 
 demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject, evaluate, draw
-	$(BIN)/python -m mri_example demo
+	$(STEADY) $(BIN)/python -m mri_example demo
 
 test: $(STAMP) ## run the tests (hypothesis profile "ci")
 	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -54,6 +54,9 @@ bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/
 	$(STEADY) $(BIN)/python -m benchmarks.overhead
 	$(STEADY) $(BIN)/python -m benchmarks.budget
 	$(STEADY) $(BIN)/python -m benchmarks.depth
+
+compare: $(STAMP) ## train every method for 10 minutes on 1 and on 8 coils (95 minutes), print a table
+	$(STEADY) $(BIN)/python -m mri_example compare
 
 figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results/
 	$(BIN)/python -m benchmarks.figures

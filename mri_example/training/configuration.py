@@ -65,8 +65,8 @@ class TrainingConfig:
         augment: Flip, transpose and turn the phase of training images.
         seed: What all randomness follows from.
         workers: Processes that load data.
-        minutes: Stop after so many minutes, 0 for no limit. The learning rate falls in
-            time for it.
+        minutes: Stop after so many minutes, 0 for no limit. The learning rate rises and
+            falls in time for it.
         accelerator: Where to train, as Lightning names it: auto, cpu, gpu.
         devices: How many devices.
         precision: As Lightning names it, for example 32-true or bf16-mixed.

@@ -114,16 +114,17 @@ class ReconstructionTask(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return Adam, with a warm-up and a cosine over the whole run.
 
-        A run with a time limit is over when that is reached, or after its epochs.
+        A run with a time limit is over when that is reached, or after its epochs: both
+        follow whichever of the two is nearer to its end.
         """
         optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
         total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
-            done = min(1.0, max(step / total, self._time_spent()))
-            return min(1.0, (step + 1) / (WARM_UP * total)) * (
-                0.5 + 0.5 * math.cos(math.pi * done)
-            )
+            spent = self._time_spent()
+            done = min(1.0, max(step / total, spent))
+            warm = min(1.0, max((step + 1) / total, spent) / WARM_UP)
+            return warm * (0.5 + 0.5 * math.cos(math.pi * done))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
