@@ -1,5 +1,7 @@
 """Draw the figures of README and docs from the recorded results."""
 
+from typing import Any
+
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
@@ -14,28 +16,50 @@ LOSSES = {
 COLORS = {
     "plain autograd": "#b3261e",
     "checkpoint every layer": "#c98a00",
+    "checkpoint in √L segments": "#7d5a3c",
+    "MemCNN": "#3b6fb6",
+    "revlib": "#8e44ad",
     "invtorch, 8 anchors (default)": "#0b6e4f",
     "invtorch, anchors=0": "#58a68a",
 }
-APART = {"invtorch, 8 anchors (default)": 21, "invtorch, anchors=0": 5}
+LEADER = {"arrowstyle": "-", "lw": 0.8, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 1}
+PAPER = "paper's layer"
+MEMORY = {
+    PAPER: "memory_against_depth",
+    "additive coupling": "memory_of_additive_couplings",
+}  # the figure of each network
 
 
 def memory() -> None:
-    """Draw peak memory against depth."""
+    """Draw peak memory against depth, a figure for each network that was measured."""
     record = read("memory")
+    for network, name in MEMORY.items():
+        rows = [r for r in record["rows"] if r.get("network", PAPER) == network]
+        if rows:
+            draw_memory(rows, f"Memory of a training step, {network}", name)
+
+
+def draw_memory(rows: list[dict[str, Any]], title: str, name: str) -> None:
+    """Draw a curve for each contender, its name at the end."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 3.8), layout="constrained", dpi=150)
         axis = figure.subplots()
-        for name, color in COLORS.items():
-            rows = [row for row in record["rows"] if row["contender"] == name]
-            depths = [row["depth"] for row in rows]
-            peaks = [row["bytes"] / 1e6 for row in rows]
-            axis.plot(depths, peaks, "o-", color=color, lw=2)
+        last = max(row["depth"] for row in rows)
+        ends = {r["contender"]: r["bytes"] / 1e6 for r in rows if r["depth"] == last}
+        heights = apart(ends, gap=0.065 * max(ends.values()))
+        for contender, color in COLORS.items():
+            members = [row for row in rows if row["contender"] == contender]
+            if not members:
+                continue
+            depths = [row["depth"] for row in members]
+            axis.plot(
+                depths, [r["bytes"] / 1e6 for r in members], "o-", color=color, lw=2
+            )
             axis.annotate(
-                f"{name}: {peaks[-1]:,.0f} MB",
-                (depths[-1], peaks[-1]),
-                xytext=(8, APART.get(name, 0)),
-                textcoords="offset points",
+                f"{contender}: {ends[contender]:,.0f} MB",
+                (last, ends[contender]),
+                xytext=(1.08 * last, heights[contender]),
+                arrowprops={"color": color} | LEADER,
                 va="center",
                 color=color,
                 annotation_clip=False,
@@ -44,8 +68,18 @@ def memory() -> None:
         axis.set_ylim(bottom=0)
         axis.set_xlabel("layers")
         axis.set_ylabel("activations at the peak, MB")
-        axis.set_title("Memory of a training step (64 channels, 64 × 64)", loc="left")
-        figure.savefig(IMAGES / "memory_against_depth.png")
+        axis.set_title(f"{title} (64 channels, 64 × 64)", loc="left")
+        figure.savefig(IMAGES / f"{name}.png")
+
+
+def apart(heights: dict[str, float], gap: float) -> dict[str, float]:
+    """Lift labels, from the lowest up, until none covers the one below it."""
+    found: dict[str, float] = {}
+    free = gap / 2
+    for name in sorted(heights, key=lambda name: heights[name]):
+        found[name] = max(heights[name], free)
+        free = found[name] + gap
+    return found
 
 
 def training() -> None:
