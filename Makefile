@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 DOCS_STAMP := $(VENV)/.docs
+PEERS ?= memcnn==1.5.2 revlib==1.7.2
+PEERS_STAMP := $(VENV)/.peers
 STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
 export OMP_NUM_THREADS ?= 2
 
@@ -29,6 +31,13 @@ $(DOCS_STAMP): $(STAMP)
 	$(INSTALL) --editable '.[docs]'
 	touch $@
 
+# Peers need torch and numpy alone, whatever they ask for. Benchmarks run without them.
+$(PEERS_STAMP): $(STAMP)
+	@all=yes; for peer in $(PEERS); do \
+	$(INSTALL) --no-deps "$$peer" || \
+	{ all=no; echo "$$peer can't be installed: the benchmarks leave it out"; }; done; \
+	test $$all = no || touch $@
+
 demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject, evaluate, draw
 	$(STEADY) $(BIN)/python -m mri_example demo
 
@@ -48,7 +57,7 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 docs: $(DOCS_STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP) ## measure memory and time against depth; results in benchmarks/results/
+bench: $(STAMP) $(PEERS_STAMP) ## measure memory and time against depth; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
 	$(STEADY) $(BIN)/python -m benchmarks.overhead

@@ -1,43 +1,78 @@
 """Peak memory of a training step against depth: `python -m benchmarks.memory`.
 
-Bytes are those of the profiler's memory events on a CPU and of the caching allocator on
-CUDA, above what was allocated before the step: network, input and gradients.
+Each contender has a fresh process for each network. Bytes are those of the profiler's
+memory events on a CPU and of the caching allocator on CUDA, above what was allocated
+before the step: network, input and gradients.
 """
 
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
+from typing import Any
 
 import torch
 
-from benchmarks.networks import CONTENDERS, algebraic, clear, step
+from benchmarks.contenders import runners, step
+from benchmarks.networks import Maker, additive, algebraic, clear
+from benchmarks.peers import announce, versions
 from benchmarks.record import write
 from invtorch.planning import measure_memory
 
-DEPTHS = (8, 50, 100, 200, 400)
+CASES: dict[str, tuple[Maker, tuple[int, ...]]] = {
+    "paper's layer": (algebraic, (8, 50, 100, 200, 400)),
+    "additive coupling": (additive, (4, 16, 64)),
+}
 CHANNELS = HIDDEN = SIZE = 64
+
+
+def peak(maker: Maker, depth: int, name: str) -> int:
+    """Measure a contender on a network of a depth."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    net = maker(CHANNELS, HIDDEN, depth).to(device)
+    x = torch.randn(1, CHANNELS, SIZE, SIZE, device=device)
+    clear(net)
+    run = runners(net)[name]
+    return measure_memory(partial(step, run, x), device=device).peak
+
+
+def measure(case: str, name: str) -> list[dict[str, Any]]:
+    """Measure a contender at all depths of a network."""
+    maker, depths = CASES[case]
+    state = 4 * CHANNELS * SIZE**2
+    rows = []
+    for depth in depths:
+        found = peak(maker, depth, name)
+        row = {"network": case, "contender": name, "depth": depth, "bytes": found}
+        rows.append({**row, "states": found / state})
+        print(f"{case:18} {depth:4} layers  {name:30}  {found / 1e6:8.1f} MB")
+    return rows
+
+
+def afresh(case: str, name: str) -> list[dict[str, Any]]:
+    """Measure in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, case, name).result()
 
 
 def main() -> None:
     """Measure all contenders at all depths."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    announce()
     rows = []
-    for depth in DEPTHS:
-        torch.manual_seed(0)
-        net = algebraic(CHANNELS, HIDDEN, depth).to(device)
-        x = torch.randn(1, CHANNELS, SIZE, SIZE, device=device)
-        for name, contender in CONTENDERS.items():
-            clear(net)
-            training_step = partial(step, net, x, contender)
-            peak = measure_memory(training_step, device=device).peak
-            row = {"contender": name, "depth": depth, "bytes": peak}
-            rows.append({**row, "states": peak / x.nbytes})
-            print(f"{depth:4} layers  {name:30}  {peak / 1e6:8.1f} MB", flush=True)
+    for case, (maker, _) in CASES.items():
+        for name in runners(maker(CHANNELS, HIDDEN, 2)):
+            rows += afresh(case, name)
     settings = {
-        "network": "OrthogonalCoupling(GatedResidualBlock), strides 1 2 4 8",
+        "networks": {
+            "paper's layer": "OrthogonalCoupling(GatedResidualBlock), strides 1 2 4 8",
+            "additive coupling": "AdditiveCoupling, two 3x3 convolutions and a ReLU",
+        },
         "channels": CHANNELS,
         "hidden": HIDDEN,
         "size": SIZE,
         "batch": 1,
         "dtype": "float32",
+        "peers": versions(),
     }
     write("memory", settings, rows)
 

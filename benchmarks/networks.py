@@ -1,10 +1,9 @@
-"""The networks that are measured, and how each contender runs them."""
+"""The networks that are measured."""
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from invtorch import (
     AdditiveCoupling,
@@ -16,6 +15,7 @@ from invtorch import (
 )
 
 STRIDES = (1, 2, 4, 8)
+Maker = Callable[[int, int, int], InvertibleSequential]  # channels, hidden, depth
 
 
 def block(channels: int, hidden: int, index: int) -> GatedResidualBlock:
@@ -62,48 +62,6 @@ def additive(channels: int, hidden: int, depth: int) -> InvertibleSequential:
     return InvertibleSequential(
         *[AdditiveCoupling(conditioner()) for _ in range(depth)]
     )
-
-
-Contender = Callable[[InvertibleSequential, Tensor], Tensor]
-
-
-def plain(net: InvertibleSequential, x: Tensor) -> Tensor:
-    """Run with plain autograd."""
-    net.memory = "store"
-    return net(x)  # type: ignore[no-any-return]
-
-
-def checkpointed(net: InvertibleSequential, x: Tensor) -> Tensor:
-    """Run with `torch.utils.checkpoint` around every layer."""
-    net.memory = "store"
-    for layer in net:
-        x = checkpoint(layer, x, use_reentrant=False)
-    return x
-
-
-def inverted(net: InvertibleSequential, x: Tensor) -> Tensor:
-    """Run with pure inversion."""
-    net.memory, net.anchors = "invert", 0
-    return net(x)  # type: ignore[no-any-return]
-
-
-def anchored(net: InvertibleSequential, x: Tensor) -> Tensor:
-    """Run with this library's default: inversion and eight anchors."""
-    net.memory, net.anchors = "invert", 8
-    return net(x)  # type: ignore[no-any-return]
-
-
-CONTENDERS: dict[str, Contender] = {
-    "plain autograd": plain,
-    "checkpoint every layer": checkpointed,
-    "invtorch, 8 anchors (default)": anchored,
-    "invtorch, anchors=0": inverted,
-}
-
-
-def step(net: InvertibleSequential, x: Tensor, contender: Contender) -> None:
-    """Make one training step, without the optimizer."""
-    contender(net, x).square().mean().backward()
 
 
 def clear(net: nn.Module) -> None:

@@ -10,23 +10,16 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.networks import (
-    CONTENDERS,
-    additive,
-    algebraic,
-    clear,
-    conjugated,
-    plain,
-    step,
-)
+from benchmarks.contenders import plain, runners, step
+from benchmarks.networks import Maker, additive, algebraic, clear, conjugated
+from benchmarks.peers import announce, versions
 from benchmarks.record import write
-from invtorch import InvertibleSequential
 
-Maker = Callable[[int, int, int], InvertibleSequential]
 # name: network, channels, hidden, size, depth, repetitions
 CASES: dict[str, tuple[Maker, int, int, int, int, int]] = {
     "paper's layer, 64x64": (algebraic, 64, 64, 64, 32, 9),
@@ -66,19 +59,20 @@ def actions_of(
     """Return a training step for each contender, on networks of equal size."""
     net = maker(channels, hidden, depth).to(x.device)
     clear(net)
-    actions = {
-        name: lambda c=contender: step(net, x, c)
-        for name, contender in CONTENDERS.items()
-    }
+    actions: dict[str, Callable[[], None]]
+    actions = {name: partial(step, run, x) for name, run in runners(net).items()}
     if maker is algebraic:
         other = conjugated(channels, hidden, depth).to(x.device)
         clear(other)
-        actions["plain autograd, paper's form"] = lambda: step(other, x, plain)
+        actions["plain autograd, paper's form"] = partial(
+            step, partial(plain, other), x
+        )
     return actions
 
 
 def main() -> None:
     """Measure all cases."""
+    announce()
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
@@ -94,7 +88,8 @@ def main() -> None:
             rows.append({**row, "ratio": median / reference})
             print(f"{case:26} {name:30} {median / reference:6.2f}", flush=True)
     malloc = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")}
-    write("time", {"threads": 1, "malloc": malloc, "reference": REFERENCE}, rows)
+    settings = {"threads": 1, "malloc": malloc, "reference": REFERENCE}
+    write("time", settings | {"peers": versions()}, rows)
 
 
 if __name__ == "__main__":
