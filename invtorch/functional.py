@@ -12,9 +12,12 @@ from torch import Tensor
 def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
     r"""Return the orthogonal matrix $U = H_1 H_2 \cdots H_R$.
 
-    $$ H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
+    $$ H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r), \qquad
+       U = I - V S^{-1} V^\top $$
 
-    Of complex vectors it is unitary: $\top$ then stands for the conjugate transpose.
+    with the $v_r$ as columns of $V$, and $S$ what lies above the diagonal of
+    $V^\top V$, with half of its diagonal. Of complex vectors $U$ is unitary: $\top$
+    then stands for the conjugate transpose.
 
     Args:
         vectors: The $v_r$ as rows, shape `(reflections, channels)`.
@@ -26,6 +29,9 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
 
     Raises:
         ValueError: If the vectors are complex and the state is real.
+
+    References:
+        Joffrain et al., *Accumulating Householder transformations, revisited*, 2006.
     """
     if state is not None:
         if vectors.is_complex() and not state.is_complex():
@@ -35,11 +41,19 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
             )
         dtype = state.real.dtype if state.is_complex() else state.dtype
         vectors = vectors.to(torch.promote_types(vectors.dtype, dtype))
-    matrix = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-    for v in vectors:
-        w = v.conj()
-        matrix = matrix - torch.outer(matrix @ v, w * (2 / w.dot(v)))
-    return matrix
+    V = vectors.to(torch.promote_types(vectors.dtype, torch.float32)).T
+    with no_autocast(V):
+        S = _half_diagonal(V.mH @ V)
+        identity = torch.eye(len(V), dtype=V.dtype, device=V.device)
+        U: Tensor = identity - V @ torch.linalg.solve_triangular(S, V.mH, upper=True)
+    return U.to(vectors.dtype)
+
+
+def _half_diagonal(matrix: Tensor) -> Tensor:
+    """Return what lies above the diagonal, with half of the diagonal."""
+    size = len(matrix)
+    weights = torch.ones(size, size, dtype=matrix.dtype, device=matrix.device)
+    return matrix * weights.triu_().fill_diagonal_(0.5)
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:

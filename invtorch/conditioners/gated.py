@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from invtorch.arguments import check_count
-
-CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: dict[int, Any] = {
-    1: nn.ConvTranspose1d,
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
-}
+from invtorch.conditioners.patches import (
+    CONVOLUTIONS,
+    GatherPatches,
+    SpreadPatches,
+    from_patches,
+)
 
 
 class GatedResidualBlock(nn.Module):
@@ -82,14 +80,12 @@ class GatedResidualBlock(nn.Module):
             raise ValueError(
                 f"kernel_size is {kernel_size}, but must be odd to be centered"
             )
-        conv, transposed = CONVOLUTIONS[dims], TRANSPOSED[dims]
-        self.gather = weight_norm(conv(in_channels, hidden, s, s))
-        self.look = weight_norm(
-            conv(hidden, hidden, kernel_size, padding=kernel_size // 2)
+        around = CONVOLUTIONS[dims](
+            hidden, hidden, kernel_size, padding=kernel_size // 2
         )
-        self.spread = weight_norm(
-            transposed(hidden, 2 * out_channels, s, s, bias=False)
-        )
+        self.gather = weight_norm(GatherPatches(in_channels, hidden, s))
+        self.look = weight_norm(around)
+        self.spread = weight_norm(SpreadPatches(hidden, 2 * out_channels, s))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated output, of the spatial size of `x`."""
@@ -99,11 +95,12 @@ class GatedResidualBlock(nn.Module):
                 f"dims={self.dims}: give it (batch, channels, {self.dims} spatial "
                 f"axes), or build it with other dims"
             )
-        size = x.shape[2:]
         h = F.relu(self.gather(self._padded(x)))
         h = F.relu(self.look(h))
-        h = self.spread(h)
-        return F.glu(h[(..., *map(slice, size))], dim=1)
+        out = from_patches(F.glu(self.spread(h), dim=1), self.stride)
+        for axis, size in enumerate(x.shape[2:], start=2):
+            out = out.narrow(axis, 0, size)
+        return out
 
     def _padded(self, x: Tensor) -> Tensor:
         missing = [-n % s for n, s in zip(x.shape[2:], self.stride, strict=True)]

@@ -1,0 +1,119 @@
+"""Convolutions whose kernel is their stride, as products with patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+
+
+class GatherPatches(nn.Module):
+    r"""Compute every position of a coarse grid from the patch under it.
+
+    A convolution whose patches do not overlap: a matrix product, which is faster than
+    the general algorithm.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels on the coarse grid.
+        patch: Size of a patch along each axis.
+
+    Shape:
+        From `(batch, in_channels, *space)` to `(batch, out_channels, *space / patch)`;
+        `weight` is `(out_channels, in_channels, *patch)`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, patch: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.patch = tuple(patch)
+        convolution = CONVOLUTIONS[len(patch)](in_channels, out_channels, self.patch)
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the coarse grid."""
+        patches = to_patches(x, self.patch)
+        columns = patches.flatten(2)
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        found: Tensor = torch.baddbmm(self.bias[:, None], weight, columns)
+        return found.view(*found.shape[:2], *patches.shape[2:])
+
+    def extra_repr(self) -> str:
+        """Show sizes."""
+        outputs, inputs = self.weight.shape[:2]
+        return f"{inputs}, {outputs}, patch={self.patch}"
+
+
+class SpreadPatches(nn.Module):
+    r"""Compute a patch from every position of a coarse grid.
+
+    The transpose of `GatherPatches`, without a bias. The patches are left as channels,
+    so that what comes next can work on them in place; `from_patches` lays them out.
+
+    Args:
+        in_channels: Channels on the coarse grid.
+        out_channels: Channels of the patches.
+        patch: Size of a patch along each axis.
+
+    Shape:
+        From `(batch, in_channels, *coarse)` to `(batch, out_channels * prod(patch),
+        *coarse)`; `weight` is `(in_channels, out_channels, *patch)`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, patch: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.patch = tuple(patch)
+        transposed = TRANSPOSED[len(patch)]
+        self.weight = transposed(in_channels, out_channels, self.patch).weight
+        self.register_parameter("bias", None)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the patches."""
+        found: Tensor = torch.matmul(self.weight.flatten(1).mT, h.flatten(2))
+        return found.view(*found.shape[:2], *h.shape[2:])
+
+    def extra_repr(self) -> str:
+        """Show sizes."""
+        inputs, outputs = self.weight.shape[:2]
+        return f"{inputs}, {outputs}, patch={self.patch}"
+
+
+def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """Let the entries of each patch be channels of a coarser grid.
+
+    From `(batch, channels, *space)` to `(batch, channels * prod(patch), *space /
+    patch)`, of each channel all entries in a row.
+    """
+    if math.prod(patch) == 1:
+        return x
+    coarse = [n // s for n, s in zip(x.shape[2:], patch, strict=True)]
+    pairs = chain.from_iterable(zip(coarse, patch, strict=True))
+    last = 2 + 2 * len(patch)
+    order = (0, 1, *range(3, last, 2), *range(2, last, 2))
+    return x.reshape(*x.shape[:2], *pairs).permute(order).flatten(1, 1 + len(patch))
+
+
+def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
+    """Undo `to_patches`."""
+    if math.prod(patch) == 1:
+        return patches
+    dims = len(patch)
+    split = patches.unflatten(1, (-1, *patch))
+    axes = chain.from_iterable((2 + dims + i, 2 + i) for i in range(dims))
+    fine = [n * s for n, s in zip(patches.shape[2:], patch, strict=True)]
+    found: Tensor = split.permute(0, 1, *axes).reshape(*split.shape[:2], *fine)
+    return found
