@@ -26,10 +26,12 @@ DEPTH = 32
 REPETITIONS = 60
 CHECKS: dict[tuple[Any, str], Callable[..., Any]] = {
     (frame, "check_sharding"): lambda *_: None,
+    (frame, "check_unwritten"): lambda *_: None,
     (frame, "check_closed"): lambda *_: None,
     (frame.Frame, "_check"): lambda *_: None,
     (frame.Frame, "_check_unmodified"): lambda *_: None,
     (Environment, "written"): lambda *_: None,
+    (Environment, "overwritten"): lambda *_: None,
     (Tape, "_check_unbroken"): lambda *_: None,
     (Snapshot, "unchanged"): lambda *_: True,
 }

@@ -70,6 +70,30 @@ def check_sharding(label: str, parts: Iterable[nn.Module]) -> None:
             )
 
 
+def check_unwritten(label: str, parameter: str | None, attribute: str | None) -> None:
+    """Refuse a layer that writes into what it reads.
+
+    Args:
+        label: What to call the layer.
+        parameter: The name of a parameter that its forward pass changed in place.
+        attribute: The name of another tensor of it, not a buffer, that it changed so.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
+    if parameter is not None:
+        raise RuntimeError(
+            f"{label} changed its parameter {parameter} in its own forward pass, which "
+            f"a replay would not repeat: if that initializes it, call the container "
+            f"once under `torch.no_grad()` before training"
+        )
+    if attribute is not None:
+        raise RuntimeError(
+            f"{label} changed its attribute {attribute} in place in its own forward "
+            f"pass, which a replay would do again: register it as a buffer"
+        )
+
+
 def check_transforms(label: str) -> None:
     """Refuse a backward pass inside of a transform of `torch.func`.
 

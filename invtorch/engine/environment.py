@@ -13,9 +13,13 @@ from torch.nn.utils import parametrize
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
 from invtorch.functional import autocast_enabled
 
+BORN_WITH = frozenset(vars(nn.Module()))
+PLAIN = (int, float, complex, str, type(None))
+Attributes = dict[str, Any]
+
 
 class Slot(NamedTuple):
-    """A place in a module that holds a parameter or a buffer, and what it held."""
+    """A place in a module that holds a tensor, and what it held."""
 
     holder: dict[str, Tensor | None]
     name: str
@@ -28,12 +32,16 @@ class Slot(NamedTuple):
 
 
 class Environment:
-    """The surroundings of one call: random numbers, precision, parameters, buffers.
+    """The surroundings of one call: random numbers, precision, what modules hold.
 
     `observed()` wraps the forward pass and keeps what it changed; `restored()` brings
     everything back for a replay, so that dropout repeats its mask, running statistics
     move once, and parameters are those of the forward pass even where
     `torch.func.functional_call` has ended since.
+
+    So are other attributes of the modules, and what a replay writes into them is
+    undone. Tensors and objects that the forward pass itself exchanged are not kept:
+    they may hold the graph of the pass before.
     """
 
     def __init__(self, parts: Iterable[nn.Module], device: torch.device) -> None:
@@ -42,19 +50,26 @@ class Environment:
         self.modes: list[tuple[nn.Module, bool]] = []
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
+        self.tensors: list[Slot] = []
+        self.attributes: list[tuple[Attributes, Attributes]] = []
         self.drawn_from: RandomStates = {}
         for part in parts:
             self.modes.append((part, part.training))
-            self.parameters += _slots(part._parameters)
-            self.buffers += _slots(part._buffers)
+            self.parameters += _slots(part._parameters, part._parameters)
+            self.buffers += _slots(part._buffers, part._buffers)
 
     @contextmanager
     def observed(self) -> Iterator[None]:
-        """Keep the random state and the buffers that the call inside changes."""
+        """Keep random state, buffers and attributes that the call inside changes."""
         states = random_states(self.device)
         copies = [slot.tensor.clone() for slot in self.buffers]
+        holders = [vars(part) for part, _ in self.modes]
+        before = [(holder, _own(holder)) for holder in holders]
+        tensors = [slot for pair in before for slot in _slots(*pair)]
         with weight_caches_off():
             yield
+        self.attributes = [(holder, _left(holder, own)) for holder, own in before]
+        self.tensors = [slot for slot in tensors if slot.holds(slot.tensor)]
         self.drawn_from = moved(states)
         self.buffers = [
             slot if _untouched(slot, copy) else slot._replace(tensor=copy, version=0)
@@ -76,15 +91,20 @@ class Environment:
             stack.enter_context(weight_caches_off())
             stack.enter_context(_swapped(self._changes(stand_ins)))
             stack.enter_context(_in_modes(self.modes))
+            stack.enter_context(_with_attributes(self.attributes))
             yield
 
     def written(self) -> str | None:
         """Name a parameter that was changed in place since the call began."""
         return _changed(self.parameters)
 
+    def overwritten(self) -> str | None:
+        """Name an attribute, neither parameter nor buffer, that was changed so."""
+        return _changed(self.tensors)
+
     def modified(self) -> str | None:
-        """Name a parameter or buffer changed in place since the forward pass."""
-        return _changed(self.parameters) or _changed(self.buffers)
+        """Name a tensor of a module changed in place since the forward pass."""
+        return _changed(self.parameters) or _changed(self.buffers) or self.overwritten()
 
     def _changes(self, stand_ins: dict[Tensor, Tensor]) -> list[tuple[Slot, Tensor]]:
         parameters = [(s, stand_ins.get(s.tensor, s.tensor)) for s in self.parameters]
@@ -118,12 +138,26 @@ def _untouched(slot: Slot, copy: Tensor) -> bool:
     return copy.device.type == "cpu" and torch.equal(copy, slot.tensor)
 
 
-def _slots(holder: dict[str, Any]) -> list[Slot]:
+def _slots(holder: Attributes, values: Attributes) -> list[Slot]:
     return [
         Slot(holder, name, tensor, version(tensor))
-        for name, tensor in holder.items()
-        if tensor is not None
+        for name, tensor in values.items()
+        if isinstance(tensor, Tensor)
     ]
+
+
+def _own(holder: Attributes) -> Attributes:
+    """Return the attributes of a module that are not those of every module."""
+    return {name: v for name, v in holder.items() if name not in BORN_WITH}
+
+
+def _left(holder: Attributes, before: Attributes) -> Attributes:
+    """Return the attributes that were left alone, and numbers, words and `None`."""
+    return {
+        name: value
+        for name, value in before.items()
+        if holder.get(name) is value or isinstance(value, PLAIN)
+    }
 
 
 def _sharded(slot: Slot, tensor: Tensor) -> bool:
@@ -150,6 +184,20 @@ def _swapped(changes: list[tuple[Slot, Tensor]]) -> Iterator[None]:
     finally:
         for (slot, _), tensor in zip(changes, present, strict=True):
             slot.holder[slot.name] = tensor
+
+
+@contextmanager
+def _with_attributes(attributes: list[tuple[Attributes, Attributes]]) -> Iterator[None]:
+    present = [_own(holder) for holder, _ in attributes]
+    for holder, before in attributes:
+        holder.update(before)
+    try:
+        yield
+    finally:
+        for (holder, _), own in zip(attributes, present, strict=True):
+            for name in _own(holder).keys() - own.keys():
+                del holder[name]
+            holder.update(own)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from invtorch.engine.contract import (
     check_dtypes,
     check_log_det,
     check_sharding,
+    check_unwritten,
 )
 from invtorch.engine.environment import Environment, version
 from invtorch.engine.locks import Locks
@@ -113,13 +114,9 @@ class Frame:
         with self.environment.observed(), recording(None):
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
         self._check(state, outputs)
-        written = self.environment.written()
-        if written is not None:
-            raise RuntimeError(
-                f"{self.label} changed its parameter {written} in its own forward "
-                f"pass, which a replay would not repeat: if that initializes it, call "
-                f"the container once under `torch.no_grad()` before training"
-            )
+        check_unwritten(
+            self.label, self.environment.written(), self.environment.overwritten()
+        )
         if versions != [*map(version, state)]:
             raise RuntimeError(
                 f"{self.label} modified its input in place, so it cannot be rebuilt: "

@@ -1,0 +1,136 @@
+"""Attributes of modules, neither parameter nor buffer: read and written as in plain."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from invtorch import AdditiveCoupling
+from tests.parts import Conditioner
+from tests.stacks import alternating, both, parameters, sample
+from tests.strategies import weighed
+from tests.tolerances import assert_all_equal
+
+EXCHANGED = {
+    "a tensor": {"mask": torch.full((1, 2, 1, 1), 0.3, dtype=torch.float64)},
+    "a tensor that hardly differs": {"mask": torch.ones(1).double() + 1e-9},
+    "a number": {"temperature": 0.5},
+    "a switch": {"open": False},
+}
+
+
+class Switched(Conditioner):
+    """A conditioner that reads a tensor, a number and a switch, and counts calls."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.mask = torch.ones(1, dtype=torch.float64)
+        self.temperature, self.open = 1.5, True
+        self.count, self.penalty = 0, None
+
+    def forward(self, x):
+        self.count += 1
+        h = super().forward(x) * self.mask / self.temperature
+        self.penalty = h.square().sum()
+        return h if self.open else h.detach()
+
+
+def network(anchors: int, make=Switched, **options):
+    layers = [AdditiveCoupling(make()) for _ in range(10)]
+    return alternating(layers, anchors=anchors, **options).double()
+
+
+def conditioners(net):
+    return [layer.conditioner for layer in net[1::2]]
+
+
+@pytest.mark.parametrize("guard", ["raise", None])
+@pytest.mark.parametrize("what", sorted(EXCHANGED))
+def test_what_is_exchanged_before_backward(anchors, guard, what) -> None:
+    x = sample(requires_grad=True)
+
+    def gradients(net):
+        loss = weighed(net(x))
+        vars(net[7].conditioner).update(EXCHANGED[what])
+        return torch.autograd.grad(loss, [x, *parameters(net)])
+
+    found, plain = network(anchors, guard=guard), network(0, memory="store")
+    plain.load_state_dict(found.state_dict())
+    assert_all_equal(gradients(found), gradients(plain))
+    for name, value in EXCHANGED[what].items():
+        assert getattr(found[7].conditioner, name) is value
+
+
+def test_what_a_forward_pass_writes_is_written_once(anchors) -> None:
+    net, x = network(anchors), sample(requires_grad=True)
+
+    def gradients():
+        loss = weighed(net(x))
+        found = torch.autograd.grad(loss, [x, *parameters(net)], retain_graph=True)
+        penalty = sum(c.penalty for c in conditioners(net))
+        return [*found, *torch.autograd.grad(penalty, [x, *parameters(net)])]
+
+    found, plain = both(net, gradients)
+    assert_all_equal(found, plain)
+    assert {c.count for c in conditioners(net)} == {2}
+
+
+class Cached(Conditioner):
+    """A conditioner that computes a weight when it is first called."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.kept = None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = self.second.bias.tanh().view(1, 2, 1, 1)
+        return super().forward(x) * self.kept
+
+
+def test_a_weight_that_the_first_call_computes(anchors) -> None:
+    net, x = network(anchors, Cached), sample(requires_grad=True)
+
+    def gradients():
+        for conditioner in conditioners(net):
+            conditioner.kept = None
+        return torch.autograd.grad(weighed(net(x)), [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
+class Counted(Conditioner):
+    """A conditioner that counts in a tensor that is no buffer."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.count = torch.zeros(1)
+
+    def forward(self, x):
+        self.count += 1
+        return super().forward(x)
+
+
+def test_a_tensor_that_a_layer_changes_in_place() -> None:
+    with pytest.raises(RuntimeError, match=r"layer 1 .* its attribute count .*buffer"):
+        network(0, Counted)(sample())
+
+
+@pytest.mark.parametrize("guard", ["raise", None])
+def test_a_tensor_that_is_changed_in_place_before_backward(guard) -> None:
+    net = network(0, guard=guard)
+    loss = weighed(net(sample()))
+    net[7].conditioner.mask.mul_(1 + 1e-9)
+    with pytest.raises(RuntimeError, match=r"mask of layer 7 .*modified in place"):
+        loss.backward()
+
+
+def test_a_pass_keeps_nothing_of_the_pass_before() -> None:
+    net, witnesses = network(0), []
+    for _ in range(3):
+        y = net(sample(requires_grad=True))
+        witnesses.append(weakref.ref(net[7].conditioner.penalty))
+    gc.collect()
+    assert [w() is None for w in witnesses] == [True, True, False]
+    assert y.requires_grad
