@@ -51,15 +51,15 @@ def check_log_det(label: str, log_det: object) -> None:
         )
 
 
-def check_sharding(label: str, parts: Iterable[nn.Module]) -> None:
-    """Refuse a layer that FSDP would gather in pieces.
+def check_parts(label: str, parts: Iterable[nn.Module]) -> None:
+    """Refuse a layer with a part whose parameters a replay cannot exchange.
 
     Args:
         label: What to call the layer.
         parts: The modules inside of it.
 
     Raises:
-        RuntimeError: If `fully_shard` was applied to one of them.
+        RuntimeError: If `fully_shard` or `torch.jit` was applied to one of them.
     """
     for part in parts:
         if hasattr(type(part), "_get_fsdp_state"):
@@ -68,6 +68,34 @@ def check_sharding(label: str, parts: Iterable[nn.Module]) -> None:
                 f"`fully_shard` was applied to, which a replay would gather at the "
                 f"wrong time: apply `fully_shard` to the layer or to the container"
             )
+        if isinstance(part, torch.jit.ScriptModule):
+            raise RuntimeError(
+                f"{label} has a part that `torch.jit` compiled, whose parameters and "
+                f"buffers a replay cannot exchange: use the module that it was made "
+                f"of, which `torch.compile` can compile, or set memory='store' on the "
+                f"container"
+            )
+
+
+def without_shape(label: str) -> RuntimeError:
+    """Return the error of a layer whose parameters have no shape yet."""
+    return RuntimeError(
+        f"{label} has parameters without a shape, those of a lazy module: call the "
+        f"container once under `torch.no_grad()`, which gives them one"
+    )
+
+
+def check_intact(label: str, intact: bool) -> None:
+    """Refuse an inverse that works in place.
+
+    Raises:
+        RuntimeError: If the output that it was given is not what it was.
+    """
+    if not intact:
+        raise RuntimeError(
+            f"{label} modified in place the output from which its input was rebuilt, "
+            f"and which the caller may still use: let its inverse return a new tensor"
+        )
 
 
 def check_unwritten(label: str, parameter: str | None, attribute: str | None) -> None:

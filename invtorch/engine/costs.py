@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.parameter import is_lazy
 
 from invtorch.base import Pass, Step
+from invtorch.engine.contract import without_shape
 from invtorch.engine.copies import copied
 from invtorch.engine.fingerprint import size
 from invtorch.engine.frame import Tensors, as_tensors, differentiable
@@ -59,15 +61,20 @@ def measure_costs(
     Modules, state and context are copied, so that nothing of them changes, nor does a
     random state. What is saved for backward goes through no hooks of the caller, such
     as those of `torch.utils.checkpoint`.
+
+    Raises:
+        RuntimeError: If a layer has parameters without a shape.
     """
     known: dict[Any, Cost] = {}
     found = []
     with nothing_drawn(), saved_tensors_hooks(_as_it_is, _as_it_is):
         for i, step in enumerate(steps):
+            label = f"layer {i} ({type(step.module).__name__})"
+            if any(map(is_lazy, step.module.parameters())):
+                raise without_shape(label)
             key = _signature(step, state)
             if key not in known:
                 known[key] = _measure(step, state, context)
-            label = f"layer {i} ({type(step.module).__name__})"
             found.append(known[key]._replace(label=label))
             module, given, riding = copied(step.module, state, context)
             with torch.no_grad():

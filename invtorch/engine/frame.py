@@ -14,9 +14,11 @@ from invtorch.engine.contract import (
     check_arity,
     check_closed,
     check_dtypes,
+    check_intact,
     check_log_det,
-    check_sharding,
+    check_parts,
     check_unwritten,
+    without_shape,
 )
 from invtorch.engine.environment import Environment, version
 from invtorch.engine.locks import Locks
@@ -90,7 +92,7 @@ class Frame:
         parts = [*module.modules()]
         self.locks = Locks(parts)
         self.environment = self._surroundings(parts, first.device)
-        check_sharding(self.label, [part for part, _ in self.environment.modes[1:]])
+        check_parts(self.label, [part for part, _ in self.environment.modes[1:]])
         parameters = (slot.tensor for slot in self.environment.parameters)
         needed = (t for t in (*self.riding, *parameters) if t.requires_grad)
         self.companions: Tensors = tuple(dict.fromkeys(needed))
@@ -102,10 +104,7 @@ class Frame:
             with self.locks:
                 return Environment(parts, device)
         except ValueError as error:
-            raise RuntimeError(
-                f"{self.label} has parameters without a shape, those of a lazy module: "
-                f"call the container once under `torch.no_grad()`, which gives them one"
-            ) from error
+            raise without_shape(self.label) from error
 
     @of_the_layer
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
@@ -138,9 +137,11 @@ class Frame:
         """Rebuild the input state from the output state, without a graph."""
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
-        context = copied(self.context)
+        context, versions = copied(self.context), [*map(version, output)]
         with torch.no_grad(), self.environment.restored({}), recording(None):
-            return as_tensors(inverse(self._as(output), *context))
+            state = as_tensors(inverse(self._as(output), *context))
+        check_intact(self.label, versions == [*map(version, output)])
+        return state
 
     @of_the_layer
     def rerun(self, state: Tensors) -> Replayed:
@@ -157,7 +158,9 @@ class Frame:
             return self.rerun(self.invert(output))
 
         def evaluate(*context: Any) -> tuple[Tensors, Tensors]:
+            versions = [*map(version, output)]
             state, outputs = short_cut(self._as(output), *context)
+            check_intact(self.label, versions == [*map(version, output)])
             return as_tensors(state), self._flat(outputs)
 
         return self._again(evaluate, _leaf)

@@ -196,3 +196,29 @@ def test_a_log_determinant_that_is_no_tensor(x) -> None:
 
     with pytest.raises(TypeError, match=r"layer 0 \(Counts\) returned .* a float"):
         InvertibleSequential(Counts(4)).forward_and_log_det(x)
+
+
+class InPlace(Scale):
+    """A layer whose inverse writes into the output that it is given."""
+
+    def inverse(self, y):
+        return y.mul_((-self.log_scale).view(self.shape).exp())
+
+
+@pytest.mark.parametrize("guard", ["raise", None])
+def test_an_inverse_that_works_in_place_on_the_output(x, guard) -> None:
+    net = InvertibleSequential(Scale(4), InPlace(4), anchors=0, guard=guard)
+    loss = net(x).sum()
+    with pytest.raises(RuntimeError, match=r"layer 1 \(InPlace\) modified in"):
+        loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+@pytest.mark.parametrize("memory", ["invert", "auto"])
+def test_a_conditioner_that_torch_jit_compiled(x, memory) -> None:
+    scripted = torch.jit.script(nn.Conv2d(2, 2, 1))
+    net = InvertibleSequential(AdditiveCoupling(scripted), memory=memory)
+    with pytest.raises(RuntimeError, match=r"layer 0 .*`torch.jit` compiled.*store"):
+        net(x)
+    net.memory = "store"
+    net(x).sum().backward()
