@@ -186,7 +186,8 @@ class Frame:
                 state, outputs = evaluate(*context)
         inputs = (*state, *stand_ins.values())
         own = (slot.tensor for slot in self.environment.parameters)
-        known = (*inputs, *(p for p in own if p not in stand_ins))
+        fixed = (t for t in (*self.riding, *own) if t not in stand_ins)
+        known = (*inputs, *fixed)
         check_closed(self.label, known, outputs)
         return Replayed(inputs, outputs)
 

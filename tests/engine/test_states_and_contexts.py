@@ -23,6 +23,17 @@ def test_context_that_needs_gradients(anchors) -> None:
     assert_all_equal(*both(net, gradients))
 
 
+def test_a_context_that_needs_gradients_only_later(anchors) -> None:
+    net, x, context = stack(anchors), sample(requires_grad=True), sample(1)
+
+    def gradients():
+        loss = weighed(net(x, context.requires_grad_(False)))
+        context.requires_grad_()
+        return torch.autograd.grad(loss, [x, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
+
+
 def test_the_state_itself_as_context(anchors) -> None:
     net, x = stack(anchors), sample(requires_grad=True)
 
