@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from invtorch.engine.drift import tolerance
 from invtorch.engine.fingerprint import PROBES, fingerprint, size
@@ -21,7 +23,7 @@ def check_replayable(label: str, module: nn.Module) -> None:
 
     Raises:
         RuntimeError: If the module draws random numbers, moves running statistics,
-            calls hooks, or is to keep more than its container.
+            calls hooks, has no shape yet, or is to keep more than its container.
     """
     reason = ""
     if getattr(module, "memory", None) not in (None, "invert"):
@@ -59,6 +61,10 @@ def _reason(part: nn.Module) -> str:
         return f"draws random numbers ({name})"
     if isinstance(part, _NormBase) and part.training and part.track_running_stats:
         return f"moves running statistics ({name})"
+    if isinstance(part, _SpectralNorm) and part.training:
+        return f"moves what it estimates the norm with ({name})"
+    if isinstance(part, LazyModuleMixin):
+        return f"has parameters without a shape until it is called ({name})"
     if any(getattr(part, hooks) for hooks in HOOKS):
         return f"has hooks (on its {name})"
     return ""
@@ -137,8 +143,9 @@ def check_rebuilt(
         (distances <= limit * scales).all(),
         f"the state rebuilt by inverting {label} is off by more than {limit:.1e} of "
         f"its size: do not step with the gradients of this backward pass. Its inverse "
-        f"cannot bring back what the forward direction made small, or rounding was "
-        f"amplified layer by layer: keep more states (`anchors=`), keep the state in "
+        f"cannot bring back what the forward direction made small, or its output was "
+        f"changed in place, or rounding was amplified layer by layer: keep more states "
+        f"(`anchors=`), keep the state in "
         f"higher precision (`state_dtype=`), or set memory='store'",
     )
 

@@ -1,0 +1,169 @@
+"""What `torch.compile` gets wrong without a sign is noticed in the backward pass."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from invtorch import (
+    AdditiveCoupling,
+    Householder1x1,
+    InvertibleModule,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
+from tests.compilation import COMPILING, compiled
+from tests.parts import Conditioner, Leapfrog, Reverse, Scale
+from tests.stacks import sample, stack
+
+pytestmark = COMPILING
+
+
+@pytest.mark.parametrize(("anchors", "guard"), [(0, "raise"), (3, "raise")])
+def test_randomness_that_no_module_shows_is_noticed_in_the_backward_pass(
+    anchors, guard
+) -> None:
+    class Drops(Conditioner):
+        def forward(self, x):
+            return F.dropout(super().forward(x), 0.1)
+
+    layers = [AdditiveCoupling(Drops(2, 2)) for _ in range(6)]
+    net = InvertibleSequential(*layers, anchors=anchors, guard=guard).double()
+    loss = compiled(net)(sample(requires_grad=True)).sum()
+    with pytest.raises(RuntimeError, match=r"layer 5 .* did not repeat itself"):
+        loss.backward()
+
+
+class Tempered(Conditioner):
+    """A conditioner with a buffer, and a frozen weight."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.register_buffer("temperature", torch.ones(1))
+        self.second.weight.requires_grad_(False)
+
+    def forward(self, x):
+        return super().forward(x) / self.temperature
+
+
+@pytest.mark.parametrize(("guard", "factor"), [(None, 3), ("raise", 1 + 1e-9)])
+@pytest.mark.parametrize("name", ["first.weight", "second.weight", "temperature"])
+def test_what_is_changed_in_place_before_backward_is_noticed(
+    name, guard, factor
+) -> None:
+    layers = [AdditiveCoupling(Tempered()) for _ in range(2)]
+    net = InvertibleSequential(*layers, anchors=0, guard=guard).double()
+    loss = compiled(net)(sample(requires_grad=True)).square().sum()
+    with torch.no_grad():
+        net[0].conditioner.state_dict(keep_vars=True)[name].mul_(factor)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_wrong_inverse_is_noticed_in_the_backward_pass() -> None:
+    class Wrong(Scale):
+        def inverse(self, y):
+            return super().inverse(y) * 1.01
+
+    net = InvertibleSequential(Scale(4), Wrong(4), Scale(4), anchors=0).double()
+    loss = compiled(net)(sample(requires_grad=True)).sum()
+    with pytest.raises(RuntimeError, match=r"layer 1 \(Wrong\) did not repeat itself"):
+        loss.backward()
+
+
+class Clamped(InvertibleModule):
+    """A layer that loses what is beyond one half."""
+
+    def forward(self, x, *_):
+        return torch.tanh(x.clamp(-0.5, 0.5))
+
+    def inverse(self, y, *_):
+        return torch.atanh(y)
+
+
+def lossy():
+    mixed = [Householder1x1(4), AdditiveCoupling(Conditioner(2, 2))]
+    return [*mixed, Clamped(), AdditiveCoupling(Conditioner(2, 2))], sample().double()
+
+
+def drifting():
+    layers = []
+    for _ in range(8):
+        conditioner = Conditioner(2, 2)
+        with torch.no_grad():
+            conditioner.second.weight.mul_(400)
+        layers.append(OrthogonalCoupling(conditioner, channels=4))
+    return layers, sample().float()
+
+
+OFF = {
+    "lossy": (lossy, r"inverting layer 2 \(Clamped\) is off by more than"),
+    "drifting": (drifting, r"inverting layer \d+ \(OrthogonalCoupling\) is off .*step"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "fullgraph"), [("lossy", True), ("lossy", False), ("drifting", True)]
+)
+def test_a_state_rebuilt_wrongly_is_noticed_in_the_backward_pass(
+    case, fullgraph
+) -> None:
+    make, message = OFF[case]
+    layers, x = make()
+    net = InvertibleSequential(*layers, anchors=0).to(x.dtype)
+    loss = compiled(net, fullgraph=fullgraph)(x.requires_grad_()).sum()
+    with pytest.raises(RuntimeError, match=message):
+        loss.backward()
+    torch._dynamo.reset()
+    net.guard = None
+    compiled(net, backend="eager", fullgraph=fullgraph)(x).sum().backward()
+
+
+class Coarse(InvertibleModule):
+    """A layer in half precision, whose inverse is as exact as that allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+
+    def forward(self, x, *_):
+        return x * self.scale.to(x.dtype)
+
+    def inverse(self, y, *_):
+        return y / self.scale.to(y.dtype) * 1.005
+
+
+def test_a_layer_is_not_blamed_for_a_coarser_one_above() -> None:
+    net = InvertibleSequential(Reverse(), Coarse(), anchors=0)
+    x = sample().float().requires_grad_()
+    compiled(net)(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+    fine = InvertibleSequential(Reverse(), Coarse().float(), anchors=0)
+    with pytest.raises(RuntimeError, match=r"layer 1 \(Coarse\) is off|did not repeat"):
+        compiled(fine)(x).sum().backward()
+
+
+def test_nan_is_laid_at_the_layer_that_made_it() -> None:
+    net = stack(0, depth=3)
+    with torch.no_grad():
+        net[1].conditioner.second.weight.fill_(torch.nan)
+    loss = compiled(net)(sample(requires_grad=True)).sum()
+    with pytest.raises(RuntimeError, match=r"layer 1 \(OrthogonalCoupling\) made NaN"):
+        loss.backward()
+
+
+def test_a_part_of_another_size_hides_no_wrong_inverse() -> None:
+    class Wrong(Leapfrog):
+        def inverse(self, state):
+            q, other = state
+            return q / 2, other
+
+        def forward(self, state):
+            q, other = state
+            return q * 2 + self.force(q), other
+
+    net = InvertibleSequential(Wrong(4), Wrong(4), anchors=0)
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    y, _ = compiled(net)((x, torch.full_like(x, 1e9)))
+    with pytest.raises(RuntimeError, match=r"did not repeat itself|is off by more"):
+        y.square().sum().backward()
