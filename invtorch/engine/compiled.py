@@ -244,14 +244,14 @@ def check_replay(
     again: Tensors,
     allowed: float,
 ) -> None:
-    """Assert in the graph that a replay is right, if the states were marked.
+    """Assert in the graph that a replay is right.
 
-    Its output must be that of the layer, and the state that was rebuilt be off by no
-    more than the layers allow that it was rebuilt through.
+    Its output must be that of the layer. If the states were marked, the one that was
+    rebuilt must be off by no more than the layers allow that it was rebuilt through.
     """
+    limit = tolerance_of(call.step.module, output)
+    check_round_trip(call.label, again, output, limit)
     for table in marks:
-        limit = tolerance_of(call.step.module, output)
-        check_round_trip(call.label, again, output, limit)
         if not call.anchor:
             before, behind = table[index], table[index + 1]
             check_rebuilt(call.label, mark(list(state)), before, behind, allowed)

@@ -19,7 +19,7 @@ from tests.stacks import sample, stack
 pytestmark = COMPILING
 
 
-@pytest.mark.parametrize(("anchors", "guard"), [(0, "raise"), (3, "raise")])
+@pytest.mark.parametrize(("anchors", "guard"), [(0, "raise"), (3, "raise"), (3, None)])
 def test_randomness_that_no_module_shows_is_noticed_in_the_backward_pass(
     anchors, guard
 ) -> None:
