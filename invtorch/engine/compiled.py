@@ -42,6 +42,7 @@ class Call(NamedTuple):
         learned: Which of them need a gradient.
         single: Whether the state is one tensor, not a tuple.
         anchor: Whether its input is kept.
+        buffers: Which of its tensors a replay may write into, so that it takes copies.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Call(NamedTuple):
     learned: tuple[bool, ...]
     single: bool
     anchor: bool
+    buffers: frozenset[str] = frozenset()
 
     def companions(self, tensors: Sequence[Any]) -> list[Any]:
         """Pick context, parameters and buffers among the tensors of the pass."""
@@ -70,15 +72,22 @@ class Call(NamedTuple):
         """Take the step with these tensors as context, parameters and buffers."""
         riding = len(self.places) - len(self.names)
         values = dict(zip(self.names, companions[riding:], strict=True))
+        values |= {name: values[name].clone() for name in self.buffers}
         with _reparametrize_module(self.step.module, values):
             given = state[0] if self.single else state
             output = self.step(given, tuple(companions[:riding]))
         return as_tuple(output)
 
     @property
+    def again(self) -> Call:
+        """The step as a replay takes it, on copies of the buffers."""
+        named = self.step.module.named_buffers(remove_duplicate=False)
+        return self._replace(buffers=frozenset(name for name, _ in named))
+
+    @property
     def back(self) -> Call:
         """The inverse of the step, on the same tensors."""
-        return self._replace(step=self.step.inverse)
+        return self.again._replace(step=self.step.inverse)
 
 
 class Layout:
@@ -214,7 +223,7 @@ class CompiledPass(torch.autograd.Function):
                 *inputs: Tensor, call: Call = call, fixed: list[Any] = companions
             ) -> Tensors:
                 replaced = call.replaced(fixed, inputs[arity:])
-                return call.evaluate(inputs[:arity], replaced)
+                return call.again.evaluate(inputs[:arity], replaced)
 
             allowed = max(allowed, tolerance_of(call.step.module, output))
             learned = call.choose(companions)
