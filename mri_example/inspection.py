@@ -47,6 +47,7 @@ class FolderReport:
             "rows x columns": f"{file.shape[-2]} x {file.shape[-1]}",
             "coils": str(file.coils),
             "acquisition": str(file.attributes.get("acquisition", "not named")),
+            "acquisition/scanner": file.scan,
             "target": file.target or "none",
             "mask": "none" if file.mask is None else "of its own",
             "header": "none" if file.assumed else "ISMRMRD",

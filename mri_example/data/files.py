@@ -19,6 +19,7 @@ from mri_example.data.layout import (
     padding_of,
     target_of,
 )
+from mri_example.data.metadata import scan_name
 from mri_example.data.opening import dataset, opened
 from mri_example.errors import InputError
 from mri_example.paths import check_folder
@@ -38,6 +39,7 @@ class KSpaceFile:
         padding: First measured column, and the one after the last.
         mask: The mask that a file of undersampled k-space brings along, `(cols,)`.
         attributes: Acquisition, maximum of the target volume and the like.
+        scan: The acquisition and the scanner, for example `CORPD_FBK/Skyra`.
         assumed: What had to be assumed because the file does not say it, or "".
     """
 
@@ -48,6 +50,7 @@ class KSpaceFile:
     padding: tuple[int, int]
     mask: NDArray[np.float32] | None
     attributes: Mapping[str, Any]
+    scan: str
     assumed: str
 
     @classmethod
@@ -70,6 +73,9 @@ class KSpaceFile:
                 padding=padding_of(header, cols, path),
                 mask=mask_of(file, cols, path),
                 attributes=dict(file.attrs),
+                scan=scan_name(
+                    file.attrs.get("acquisition"), header.scanner if header else ""
+                ),
                 assumed="" if header else _assumed(crop),
             )
 

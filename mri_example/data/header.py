@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from mri_example.errors import InputError
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
+SCANNER = ("acquisitionSystemInformation", "systemModel")
 Size = tuple[int, int, int]
 
 
@@ -22,12 +23,14 @@ class Header:
         recon: Matrix of the reconstructed space, in the same order.
         center: Index of the central phase-encoding step.
         maximum: Highest index of the phase-encoding steps.
+        scanner: Its model, for example `Skyra`, or "" where the header does not say it.
     """
 
     encoded: Size
     recon: Size
     center: int
     maximum: int
+    scanner: str = ""
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -46,13 +49,15 @@ class Header:
             InputError: If it is not XML, or a field is missing or not a size.
         """
         try:
-            encoding = ElementTree.fromstring(xml).find(_path("encoding"))
+            root = ElementTree.fromstring(xml)
+            encoding = root.find(_path("encoding"))
             step = _path("encodingLimits", "kspace_encoding_step_1")
             return cls(
                 encoded=_size(encoding, "encodedSpace"),
                 recon=_size(encoding, "reconSpace"),
                 center=_number(encoding, f"{step}/{_path('center')}"),
                 maximum=_number(encoding, f"{step}/{_path('maximum')}"),
+                scanner=(root.findtext(_path(*SCANNER)) or "").strip(),
             )
         except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
             raise InputError(
@@ -64,6 +69,8 @@ class Header:
         """Write the header."""
         ElementTree.register_namespace("", NAMESPACE)
         root = ElementTree.Element(_path("ismrmrdHeader"))
+        if self.scanner:
+            _nested(root, *SCANNER).text = self.scanner
         encoding = ElementTree.SubElement(root, _path("encoding"))
         for name, size in (("encodedSpace", self.encoded), ("reconSpace", self.recon)):
             matrix = _nested(encoding, name, "matrixSize")

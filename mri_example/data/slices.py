@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mri_example.data.augmentation import Augmentation
 from mri_example.data.files import KSpaceFile, volume_paths
+from mri_example.data.metadata import one_hot
 from mri_example.data.slabs import slab_starts
 from mri_example.errors import InputError
 from mri_example.fourier import fftc, ifftc
@@ -35,6 +36,7 @@ class Sample(NamedTuple):
         maximum: Largest magnitude of the target volume, or of `image` if there is none.
         name: Name of the file.
         slice_index: The (first) slice in the volume.
+        metadata: 1 for the kind of the scan among those that the model knows.
     """
 
     zero_filled: Tensor
@@ -43,6 +45,13 @@ class Sample(NamedTuple):
     maximum: float
     name: str
     slice_index: int
+    metadata: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a method is given: images, mask, and metadata if it knows any scans."""
+        told = (self.metadata,) if self.metadata.shape[-1] else ()
+        return self.zero_filled, self.mask, *told
 
 
 class SliceDataset(Dataset[Sample]):
@@ -69,6 +78,8 @@ class SliceDataset(Dataset[Sample]):
         crop: Rows and columns of what a model is trained on, for batches of slices of
             different sizes; larger images are cropped, smaller ones padded with zeros.
         augment: Changes the fully sampled image in training.
+        metadata: The kinds of scans that the model knows, as `KSpaceFile.scan` names
+            them. Files of others are logged.
 
     Raises:
         InputError: If the folder has no usable files, one has other coils, or one for
@@ -86,6 +97,7 @@ class SliceDataset(Dataset[Sample]):
         seed: int = 0,
         crop: tuple[int, int] | None = None,
         augment: Augmentation | None = None,
+        metadata: Sequence[str] = (),
     ) -> None:
         paths = volume_paths(folder) if isinstance(folder, Path) else folder
         self.files = [KSpaceFile.inspect(path) for path in paths]
@@ -94,9 +106,10 @@ class SliceDataset(Dataset[Sample]):
             if epoch is not None:
                 _check_for_training(file, slab)
         _log_what_was_assumed(self.files)
+        _log_unknown_scans(self.files, metadata)
         self.mask_function, self.slab = mask_function, slab
         self.epoch, self.seed = epoch, seed
-        self.crop, self.augment = crop, augment
+        self.crop, self.augment, self.metadata = crop, augment, metadata
         self.items = [(f, i) for f in self.files for i in self.starts(f)]
 
     def __len__(self) -> int:
@@ -111,7 +124,8 @@ class SliceDataset(Dataset[Sample]):
         axes = encoded_axes(mask)
         zero_filled = ifftc(undersample(fftc(image, axes), mask), axes)
         maximum = float(file.attributes.get("max", image.abs().max()))
-        return Sample(zero_filled, mask, image, maximum, file.path.name, index)
+        told, name = one_hot(file.scan, self.metadata), file.path.name
+        return Sample(zero_filled, mask, image, maximum, name, index, told)
 
     def starts(self, file: KSpaceFile) -> list[int]:
         """Return the first slices of the samples of a file."""
@@ -176,6 +190,16 @@ def _log_what_was_assumed(files: Sequence[KSpaceFile]) -> None:
         first, more = assumed[0], len(assumed) - 1
         others = f" and {more} more" if more else ""
         LOG.warning("%s%s: %s", first.path, others, first.assumed)
+
+
+def _log_unknown_scans(files: Sequence[KSpaceFile], known: Sequence[str]) -> None:
+    unknown = sorted({file.scan for file in files} - set(known)) if known else []
+    if unknown:
+        LOG.warning(
+            "the model knows nothing of scans of the kind %s (acquisition/scanner): it "
+            "is told that they are of none of those it knows",
+            ", ".join(unknown),
+        )
 
 
 def check_coils(file: KSpaceFile, coils: int | None) -> None:

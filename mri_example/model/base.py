@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,8 @@ class Reconstructor(nn.Module):
     Shape:
         - Zero-filled images of the coils: complex `(batch, coils, *space)`.
         - Mask: `(batch, 1, *ones, cols)`, broadcast over coils, slices and rows.
+        - Metadata, of models that know some kinds of scans: `(batch, kinds)`, 1 for the
+          kind of a scan, all zero for an unknown one. Without them all are unknown.
         - Reconstruction: complex `(batch, copies, *space)`, one image for each coil or
           one for all. Its magnitude is the root-sum-of-squares over the copies.
 
@@ -20,18 +24,23 @@ class Reconstructor(nn.Module):
         slab: Slices of the slabs that volumes are reconstructed from; `None` for
             slices.
         coils: Number of coils of the data; `None` for any.
+        metadata: Names of the kinds of scans that the model knows.
     """
 
     dims: int = 2
     slab: int | None = None
     coils: int | None = None
+    metadata: Sequence[str] = ()
 
-    def trajectory(self, zero_filled: Tensor, mask: Tensor) -> list[Tensor]:
+    def trajectory(
+        self, zero_filled: Tensor, mask: Tensor, metadata: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the estimates that the training loss is averaged over.
 
         The last of them is the reconstruction; most models have no other.
         """
-        return [self(zero_filled, mask)]
+        known = () if metadata is None else (metadata,)
+        return [self(zero_filled, mask, *known)]
 
 
 def standard_deviation(images: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ COUNTS = (
     *("coils", "multiplicity", "slab"),
 )
 Guard = Literal["raise", "warn", "adapt"] | None
+KNEE_SCANS = tuple(  # in the order of the authors' channels
+    f"{acquisition}/{scanner}"
+    for scanner in ("Aera", "Biograph_mMR", "Prisma_fit", "Skyra")
+    for acquisition in ("CORPDFS_FBK", "CORPD_FBK")
+)
 
 
 class ModelConfig(ABC):
@@ -27,6 +32,7 @@ class ModelConfig(ABC):
 
     slab: int | None = None  # slices that the model sees at once, None for one
     coils: int | None = None  # of the data, None for any
+    metadata: tuple[str, ...] = ()  # kinds of scans that the model knows
 
     def build(self) -> Reconstructor:
         """Make the model, with random weights.
@@ -79,6 +85,7 @@ class IRIM2D(ModelConfig):
         anchors: Number of states that are kept exactly while inverting, or "auto".
         guard: What is done if rebuilt states drift: "raise", "warn", "adapt" (keep
             more of them) or null.
+        metadata: Kinds of scans that the model knows, as acquisition/scanner.
     """
 
     dims: ClassVar[int] = 2
@@ -94,6 +101,7 @@ class IRIM2D(ModelConfig):
     memory: Memory = "invert"
     anchors: int | Literal["auto"] = 8
     guard: Guard = "raise"
+    metadata: tuple[str, ...] = ()
 
     def _model(self) -> Reconstructor:
         options = asdict(self)
@@ -121,6 +129,7 @@ class IRIM3D(IRIM2D):
         anchors: Number of states that are kept exactly while inverting, or "auto".
         guard: What is done if rebuilt states drift: "raise", "warn", "adapt" (keep
             more of them) or null.
+        metadata: Kinds of scans that the model knows, as acquisition/scanner.
         slab: Slices of a slab.
     """
 
@@ -133,9 +142,10 @@ class IRIM3D(IRIM2D):
 class ChallengeIRIM(IRIM2D):
     """The i-RIM of the fastMRI challenge, single coil; see `IRIMReconstructor`.
 
-    12 couplings a step, four copies of the estimate, and an image read from the whole
-    state: 275,206,144 parameters and 41,408 in the read-out. For several coils the
-    authors took 96 channels and one copy of the estimate of each coil.
+    12 couplings a step, four copies of the estimate, the kind of the scan in the last
+    eight channels of the first state, and an image read from the whole state:
+    275,206,144 parameters and 41,408 in the read-out. For several coils the authors
+    took 96 channels and one copy of the estimate of each coil.
 
     Args:
         channels: Channels of the machine state.
@@ -151,6 +161,7 @@ class ChallengeIRIM(IRIM2D):
         anchors: Number of states that are kept exactly while inverting, or "auto".
         guard: What is done if rebuilt states drift: "raise", "warn", "adapt" (keep
             more of them) or null.
+        metadata: Kinds of scans that the model knows, as acquisition/scanner.
 
     References:
         Putzky et al., *i-RIM applied to the fastMRI challenge*, 2019. arXiv:1910.08952
@@ -164,6 +175,7 @@ class ChallengeIRIM(IRIM2D):
     multiplicity: int = 4
     read_out: Literal["estimate", "parametric"] = "parametric"
     final_update: bool = True
+    metadata: tuple[str, ...] = KNEE_SCANS
 
 
 @dataclass(frozen=True)

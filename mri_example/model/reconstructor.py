@@ -38,19 +38,22 @@ class IRIMReconstructor(Reconstructor):
         read_out: `"estimate"` returns the (first) estimate of each coil, `"parametric"`
             one image that a small network reads from the whole state.
         final_update: Write the gradient into the memory once more after the last step.
+        metadata: Kinds of scans that the model knows; each has one of the last channels
+            of the first state, which is 1 for a scan of that kind, and 0 for others.
         memory: Memory strategy; see `invtorch.InvertibleSequential`.
         anchors: States kept exactly; see `invtorch.InvertibleSequential`.
         guard: What is done if rebuilt states drift; see the same.
 
     Shape:
-        Zero-filled images, complex `(batch, coils, *space)`, and a mask
-        `(batch, 1, *ones, cols)`; the reconstruction is complex `(batch, coils,
-        *space)`, or `(batch, 1, *space)` with the parametric read-out.
+        Zero-filled images, complex `(batch, coils, *space)`, a mask
+        `(batch, 1, *ones, cols)`, and metadata `(batch, kinds)`, which may be left out;
+        the reconstruction is complex `(batch, coils, *space)`, or `(batch, 1, *space)`
+        with the parametric read-out.
 
     Raises:
         ValueError: If `hidden` and `strides` differ in length, the state is too small
-            for the copies of the estimate and their gradients, `read_out` is unknown,
-            or data have another number of coils or axes.
+            for the copies of the estimate, their gradients and the metadata,
+            `read_out` is unknown, or data have another number of coils, axes or kinds.
 
     Examples:
         >>> model = IRIMReconstructor(8, steps=2, hidden=(8, 8), strides=(1, 2))
@@ -76,6 +79,7 @@ class IRIMReconstructor(Reconstructor):
         dims: int = 2,
         read_out: str = "estimate",
         final_update: bool = False,
+        metadata: Sequence[str] = (),
         memory: str = "invert",
         anchors: int | Sequence[int] | str = 8,
         guard: str | None = "raise",
@@ -91,12 +95,14 @@ class IRIMReconstructor(Reconstructor):
                 f"read_out is {read_out!r}, but can only be 'estimate' or 'parametric'"
             )
         copies = coils * multiplicity
-        if not 0 < 4 * copies <= channels:
+        needed = 4 * copies + len(metadata)
+        if not 0 < needed <= channels:
             raise ValueError(
                 f"channels is {channels}, but {multiplicity} complex estimate(s) of "
-                f"{coils} coil(s) and their gradients need at least {4 * copies}"
+                f"{coils} coil(s), their gradients and {len(metadata)} kinds of scans "
+                f"(metadata) need at least {needed}"
             )
-        self.channels, self.dims = channels, dims
+        self.channels, self.dims, self.metadata = channels, dims, tuple(metadata)
         self.coils, self.multiplicity = coils, multiplicity
         self.irim = IRIM(
             [_fan(channels, hidden, strides, dims) for _ in range(steps)],
@@ -118,13 +124,15 @@ class IRIMReconstructor(Reconstructor):
     def memory(self, memory: str) -> None:
         self.irim.steps.memory = memory
 
-    def forward(self, zero_filled: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, zero_filled: Tensor, mask: Tensor, metadata: Tensor | None = None
+    ) -> Tensor:
         """Return the reconstruction."""
         self._check(zero_filled)
         scale = standard_deviation(zero_filled)
         copies = (1, self.multiplicity, *(1,) * self.dims)
         measured = (zero_filled / scale).repeat(copies)
-        state = self.irim(self._start(measured), measured, mask)
+        state = self.irim(self._start(measured, metadata), measured, mask)
         return scale * self._image(state)
 
     def _check(self, zero_filled: Tensor) -> None:
@@ -136,11 +144,21 @@ class IRIMReconstructor(Reconstructor):
                 f"other coils or dims"
             )
 
-    def _start(self, measured: Tensor) -> Tensor:
+    def _start(self, measured: Tensor, metadata: Tensor | None) -> Tensor:
         estimate = complex_to_channels(measured)
         batch, used, *space = estimate.shape
+        kinds = len(self.metadata)
         memory = estimate.new_zeros(batch, self.channels - used, *space)
-        return torch.cat([estimate, memory], dim=1)
+        if metadata is None:
+            return torch.cat([estimate, memory], dim=1)
+        if metadata.shape != (batch, kinds):
+            raise ValueError(
+                f"metadata has shape {tuple(metadata.shape)}, but must be "
+                f"{(batch, kinds)}: one entry for each kind of scan the model knows"
+            )
+        told = metadata.to(estimate).view(batch, kinds, *(1,) * self.dims)
+        everywhere = told.expand(-1, -1, *space)
+        return torch.cat([estimate, memory[:, kinds:], everywhere], dim=1)
 
     def _image(self, state: Tensor) -> Tensor:
         if self.read_out is not None:

@@ -92,8 +92,11 @@ class RIMReconstructor(Reconstructor):
         """Return the last estimate."""
         return self.trajectory(zero_filled, mask)[-1]
 
-    def trajectory(self, zero_filled: Tensor, mask: Tensor) -> list[Tensor]:
+    def trajectory(
+        self, zero_filled: Tensor, mask: Tensor, metadata: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the estimates of all steps."""
+        del metadata
         batch, coils, *space = zero_filled.shape
         scale = standard_deviation(zero_filled)
         measured = (zero_filled / scale).reshape(batch * coils, 1, *space)

@@ -50,8 +50,9 @@ def reconstruct(
     Args:
         method: A `Reconstructor`, or a function like one, of zero-filled images of
             coils and masks. If it has a `slab`, it is given slabs of so many slices
-            that overlap by half, and the magnitudes are blended. A module is moved to
-            the device.
+            that overlap by half, and the magnitudes are blended; if it has `metadata`,
+            kinds of scans that it knows, it is also told which of them a scan is. A
+            module is moved to the device.
         data: Folder of files in the fastMRI layout, of one coil or several.
         output: Folder for the reconstructions, one file for each input, of the same
             name: data set `reconstruction`, float32 magnitudes `(slices, H, W)`, and
@@ -128,6 +129,7 @@ def _dataset(
 ) -> SliceDataset:
     """Return the slices or slabs of the files that can be used."""
     coils, slab = getattr(method, "coils", None), getattr(method, "slab", None)
+    known = getattr(method, "metadata", ())
 
     def usable(path: Path) -> Path:
         check_coils(KSpaceFile.inspect(path), coils)
@@ -135,7 +137,9 @@ def _dataset(
 
     found = [_attempt(usable, path, path, on_failure) for path in volume_paths(data)]
     paths = [path for path in found if path is not None]
-    return SliceDataset(paths, mask_function, slab=tile.slices or slab, coils=coils)
+    return SliceDataset(
+        paths, mask_function, slab=tile.slices or slab, coils=coils, metadata=known
+    )
 
 
 def _attempt(

@@ -13,7 +13,7 @@ from mri_example.reconstruction.method import Method
 from mri_example.reconstruction.tile import Tile
 from mri_example.signal import root_sum_of_squares
 
-Magnitudes: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Magnitudes: TypeAlias = Callable[..., Tensor]
 ROWS, COLS = -2, -1
 
 
@@ -21,10 +21,10 @@ def in_tiles(method: Method, tile: Tile) -> Magnitudes:
     """Return a function like `method` that returns magnitudes, blended from tiles.
 
     Weights are products of those that slabs are blended with, one along each axis. The
-    mask is handed on whole.
+    mask, and metadata if there are any, are handed on whole.
 
     Args:
-        method: A function of zero-filled images and masks.
+        method: A function of zero-filled images and masks, and perhaps metadata.
         tile: Rows and columns of a tile; its slices are the matter of a data set.
 
     Shape:
@@ -38,8 +38,8 @@ def in_tiles(method: Method, tile: Tile) -> Magnitudes:
         True
     """
 
-    def whole(images: Tensor, masks: Tensor) -> Tensor:
-        return root_sum_of_squares(method(images, masks), dim=1)
+    def whole(images: Tensor, *data: Tensor) -> Tensor:
+        return root_sum_of_squares(method(images, *data), dim=1)
 
     return _along(COLS, tile.cols, _along(ROWS, tile.rows, whole))
 
@@ -48,11 +48,11 @@ def _along(axis: int, size: int | None, magnitudes: Magnitudes) -> Magnitudes:
     if size is None:
         return magnitudes
 
-    def tiled(images: Tensor, masks: Tensor) -> Tensor:
+    def tiled(images: Tensor, *data: Tensor) -> Tensor:
         length = images.shape[axis]
         own = min(size, length)
         starts = slab_starts(length, own, max(1, own // 2))
-        tiles = {s: magnitudes(images.narrow(axis, s, own), masks) for s in starts}
+        tiles = {s: magnitudes(images.narrow(axis, s, own), *data) for s in starts}
         return _blended(tiles, axis, length)
 
     return tiled

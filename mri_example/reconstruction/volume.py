@@ -27,7 +27,7 @@ def reconstruct_volume(
     """Reconstruct a volume; where slabs overlap, they are blended.
 
     Args:
-        magnitudes: A function of zero-filled images and masks.
+        magnitudes: A function of what `Sample.inputs` holds.
         dataset: The slices or slabs of the file and perhaps of others.
         file: The file.
         device: Where to compute.
@@ -55,9 +55,8 @@ def _applied(
     magnitudes: Magnitudes, samples: Sequence[Sample], file: KSpaceFile, device: str
 ) -> Tensor:
     try:
-        images = torch.stack([sample.zero_filled for sample in samples]).to(device)
-        masks = torch.stack([sample.mask for sample in samples]).to(device)
-        return magnitudes(images, masks)
+        inputs = zip(*(sample.inputs for sample in samples), strict=True)
+        return magnitudes(*(torch.stack(parts).to(device) for parts in inputs))
     except ValueError as error:
         raise InputError(f"{file.path} cannot be reconstructed: {error}") from error
     except torch.OutOfMemoryError as error:

@@ -39,7 +39,7 @@ class SliceData(lightning.LightningDataModule):
         root: Folder with `singlecoil_train` and `singlecoil_val`, or `multicoil_...`.
         mask_function: Draws the masks.
         config: Batch size, crop, seed and the like.
-        model: The model that the data are for: its slabs and coils.
+        model: The model that the data are for: its slabs, coils and kinds of scans.
         first_epoch: The epoch in which the run begins, or goes on.
     """
 
@@ -63,6 +63,7 @@ class SliceData(lightning.LightningDataModule):
             seed=config.seed,
             crop=config.crop,
             augment=flip_and_turn if config.augment else None,
+            metadata=model.metadata,
         )
         _check_batches(self.training, config)
         self.validation = SliceDataset(
@@ -70,6 +71,7 @@ class SliceData(lightning.LightningDataModule):
             mask_function,
             slab=model.slab,
             coils=model.coils,
+            metadata=model.metadata,
         )
         for file in self.validation.files:
             _check_scored(file)

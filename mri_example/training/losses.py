@@ -25,7 +25,7 @@ def training_loss(config: TrainingConfig) -> Callable[[Reconstructor, Sample], T
     one = _LOSSES[config.loss](config)
 
     def loss(model: Reconstructor, batch: Sample) -> Tensor:
-        estimates = model.trajectory(batch.zero_filled, batch.mask)
+        estimates = model.trajectory(*batch.inputs)
         return torch.stack([one(estimate, batch) for estimate in estimates]).mean()
 
     return loss

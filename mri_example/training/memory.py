@@ -35,6 +35,7 @@ def step_memory(
         masks.build(),
         slab=model.slab,
         crop=training.crop,
+        metadata=model.metadata,
         epoch=0,
     )
     samples = [dataset[i] for i in range(training.batch_size)]

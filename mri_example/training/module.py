@@ -85,7 +85,7 @@ class ReconstructionTask(lightning.LightningModule):
 
     def validation_step(self, batch: Sample) -> None:
         """Reconstruct a slice or slab, and keep it for the end of the epoch."""
-        image = root_sum_of_squares(self.model(batch.zero_filled, batch.mask), dim=1)
+        image = root_sum_of_squares(self.model(*batch.inputs), dim=1)
         for i, name in enumerate(batch.name):
             cropped = center_crop(image[i], self.files[name].crop).float().cpu()
             slab = cropped.reshape(-1, *cropped.shape[-2:]).numpy()

@@ -11,7 +11,12 @@ from mri_example.errors import InputError
 
 sizes = st.tuples(*[st.integers(1, 1000)] * 3)
 headers = st.builds(
-    Header, sizes, sizes, center=st.integers(0, 500), maximum=st.integers(0, 999)
+    Header,
+    sizes,
+    sizes,
+    center=st.integers(0, 500),
+    maximum=st.integers(0, 999),
+    scanner=st.sampled_from(["", "Skyra", "MAGNETOM Vida <3T>"]),
 )
 KNEE = Header(encoded=(640, 368, 1), recon=(320, 320, 1), center=166, maximum=331)
 

@@ -32,7 +32,7 @@ SMALL = {
     "irim": IRIM2D(8, 2, **FAN),
     "irim, two coils": IRIM2D(8, 2, **FAN, coils=2),
     "irim 3d": IRIM3D(8, 2, **FAN, slab=3),
-    "challenge": ChallengeIRIM(16, 1, **FAN),
+    "challenge": ChallengeIRIM(24, 1, **FAN),
     "rim": RIM(8, 3),
     "unet": UNet(4, 2),
 }
