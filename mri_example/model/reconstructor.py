@@ -24,7 +24,8 @@ class IRIMReconstructor(Reconstructor):
     one complex image for each coil, each with the gradient of its own likelihood. The
     memory starts from zero. Each step is a fan of `OrthogonalCoupling`s that look at
     the images on grids of different coarseness. What is read from the final state is
-    multiplied by the scale again.
+    multiplied by the scale again. Whoever hands in a part of an image hands in the
+    scale of the whole.
 
     Args:
         channels: Channels of the machine state.
@@ -125,11 +126,16 @@ class IRIMReconstructor(Reconstructor):
         self.irim.steps.memory = memory
 
     def forward(
-        self, zero_filled: Tensor, mask: Tensor, metadata: Tensor | None = None
+        self,
+        zero_filled: Tensor,
+        mask: Tensor,
+        metadata: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """Return the reconstruction."""
         self._check(zero_filled)
-        scale = standard_deviation(zero_filled)
+        scale = standard_deviation(zero_filled) if scale is None else scale
         copies = (1, self.multiplicity, *(1,) * self.dims)
         measured = (zero_filled / scale).repeat(copies)
         state = self.irim(self._start(measured, metadata), measured, mask)

@@ -54,6 +54,8 @@ class RIMReconstructor(Reconstructor):
        \eta_{t+1} = \eta_t + g(\nabla D, \eta_t, s_{t+1}) $$
 
     All steps share their weights. Coils are reconstructed each by itself, as a batch.
+    Images are divided by their standard deviation; whoever hands in a part of an image
+    hands in the scale of the whole.
 
     Args:
         channels: Channels of the hidden states.
@@ -88,17 +90,24 @@ class RIMReconstructor(Reconstructor):
         self.recall = ConvGRU(channels)
         self.update = nn.Conv2d(channels, OUTPUTS, 3, padding=1, bias=False)
 
-    def forward(self, zero_filled: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, zero_filled: Tensor, mask: Tensor, *, scale: Tensor | None = None
+    ) -> Tensor:
         """Return the last estimate."""
-        return self.trajectory(zero_filled, mask)[-1]
+        return self.trajectory(zero_filled, mask, scale=scale)[-1]
 
     def trajectory(
-        self, zero_filled: Tensor, mask: Tensor, metadata: Tensor | None = None
+        self,
+        zero_filled: Tensor,
+        mask: Tensor,
+        metadata: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the estimates of all steps."""
         del metadata
         batch, coils, *space = zero_filled.shape
-        scale = standard_deviation(zero_filled)
+        scale = standard_deviation(zero_filled) if scale is None else scale
         measured = (zero_filled / scale).reshape(batch * coils, 1, *space)
         masks = mask.repeat_interleave(coils, dim=0)
         estimate = complex_to_channels(measured)

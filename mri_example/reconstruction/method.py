@@ -12,6 +12,7 @@ from mri_example.model import (
     RIMReconstructor,
     UNetReconstructor,
 )
+from mri_example.model.base import standard_deviation
 
 Method: TypeAlias = Callable[..., Tensor]  # of `Sample.inputs`
 
@@ -51,6 +52,19 @@ def tile_axes(method: Any) -> tuple[str, ...]:
     if isinstance(method, IRIMReconstructor | RIMReconstructor):
         return ("rows",)
     return tuple(getattr(method, "tile_axes", ()))
+
+
+def scale_of_whole(method: Any, images: Tensor) -> dict[str, Tensor]:
+    """Return what a method must be told of images to be given parts of them.
+
+    The i-RIM and the RIM divide images by their standard deviation; a part has another.
+
+    Returns:
+        Arguments of the method; none of one that takes no scale.
+    """
+    if isinstance(method, IRIMReconstructor | RIMReconstructor):
+        return {"scale": standard_deviation(images)}
+    return {}
 
 
 def method_name(method: Any) -> str:

@@ -12,11 +12,11 @@ from mri_example.reconstruction.method import Method, method_name, tile_axes
 class Tile:
     """The most that a method is given at once; `None` is all there is.
 
-    Tiles overlap by half, and their magnitudes are blended. What a method takes from
-    the whole image, as the scale of the data, it takes from a tile instead, and near
-    the edges of a tile convolutions do not see what is beyond them: an image in tiles
-    is not to the last digit the image as a whole. Edges that are multiples of the
-    coarsest grid of the network keep it closest. See `tile_axes` for what can be cut.
+    Tiles overlap by half, and their magnitudes are blended. The i-RIM and the RIM are
+    told the scale of the whole image; the U-Net normalizes a tile by itself. Near the
+    edges of a tile convolutions do not see what is beyond them: an image in tiles is
+    not to the last digit the image as a whole. Edges that are multiples of the coarsest
+    grid of the network keep it closest. See `tile_axes` for what can be cut.
 
     Args:
         rows: Rows (readout) of a tile.

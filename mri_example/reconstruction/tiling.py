@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mri_example.data import blend, slab_starts
-from mri_example.reconstruction.method import Method
+from mri_example.reconstruction.method import Method, scale_of_whole
 from mri_example.reconstruction.tile import Tile
 from mri_example.signal import root_sum_of_squares
 
@@ -21,7 +21,8 @@ def in_tiles(method: Method, tile: Tile) -> Magnitudes:
     """Return a function like `method` that returns magnitudes, blended from tiles.
 
     Weights are products of those that slabs are blended with, one along each axis. The
-    mask, and metadata if there are any, are handed on whole.
+    mask, and metadata if there are any, are handed on whole, and so is the scale of the
+    images to a method that divides by it.
 
     Args:
         method: A function of zero-filled images and masks, and perhaps metadata.
@@ -38,21 +39,28 @@ def in_tiles(method: Method, tile: Tile) -> Magnitudes:
         True
     """
 
-    def whole(images: Tensor, *data: Tensor) -> Tensor:
-        return root_sum_of_squares(method(images, *data), dim=1)
+    def at_once(images: Tensor, *data: Tensor, **scale: Tensor) -> Tensor:
+        return root_sum_of_squares(method(images, *data, **scale), dim=1)
 
-    return _along(COLS, tile.cols, _along(ROWS, tile.rows, whole))
+    in_parts = _along(COLS, tile.cols, _along(ROWS, tile.rows, at_once))
+
+    def magnitudes(images: Tensor, *data: Tensor) -> Tensor:
+        return in_parts(images, *data, **scale_of_whole(method, images))
+
+    return magnitudes
 
 
 def _along(axis: int, size: int | None, magnitudes: Magnitudes) -> Magnitudes:
     if size is None:
         return magnitudes
 
-    def tiled(images: Tensor, *data: Tensor) -> Tensor:
+    def tiled(images: Tensor, *data: Tensor, **scale: Tensor) -> Tensor:
         length = images.shape[axis]
         own = min(size, length)
         starts = slab_starts(length, own, max(1, own // 2))
-        tiles = {s: magnitudes(images.narrow(axis, s, own), *data) for s in starts}
+        tiles = {
+            s: magnitudes(images.narrow(axis, s, own), *data, **scale) for s in starts
+        }
         return _blended(tiles, axis, length)
 
     return tiled

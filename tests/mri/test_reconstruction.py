@@ -95,6 +95,41 @@ def test_descent_along_the_gradient_is_the_same_in_tiles_of_rows(rows):
     assert torch.allclose(found.double(), descend(data, mask)[:, 0].abs(), atol=1e-5)
 
 
+def looking_at_single_pixels(model):
+    """Take from convolutions all that looks beyond a pixel."""
+    for name, kernel in model.named_parameters():
+        if kernel.ndim > 3 and not name.endswith("original0"):
+            whole = kernel.data.clone()
+            center = tuple(slice(n // 2, n // 2 + 1) for n in kernel.shape[2:])
+            kernel.data.zero_()
+            kernel.data[(..., *center)] = whole[(..., *center)]
+    return model.double()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 12])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "model",
+    [
+        IRIM2D(16, 2, (4, 4), (1, 1)),
+        IRIM2D(16, 2, (4, 4), (1, 1), multiplicity=2, read_out="parametric"),
+        IRIM3D(16, 2, (4, 4), (1, 1), slab=3),
+        RIM(4, 3),
+    ],
+    ids=["irim", "read-out", "irim 3d", "rim"],
+)
+@torch.no_grad()
+def test_a_network_of_single_pixels_is_the_same_in_tiles_of_rows(model, batch, rows):
+    """So nothing but what lies beyond its edges is hidden from a tile: no scale is."""
+    method = looking_at_single_pixels(model.build())
+    _, data, mask = problem(12, 9, slices=model.slab or 0)
+    mask = mask if model.slab is None else mask[:, :, :1]
+    data = (data * torch.linspace(0.01, 1, 12).view(-1, 1) ** 2)[:batch]
+    expected = in_tiles(method, WHOLE)(data, mask[:batch])
+    found = in_tiles(method, Tile(rows=rows))(data, mask[:batch])
+    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("model", "tile"),
     [
