@@ -71,7 +71,8 @@ class SliceDataset(Dataset[Sample]):
         mask_function: Draws the masks.
         slab: Number of slices in a slab; `None` for slices without such an axis. In
             training a slab starts at every slice, otherwise slabs overlap by half, and
-            a volume with fewer slices is one slab.
+            a volume with fewer slices is one slab. So is the volume of a 3-D
+            acquisition, whose masks tell slices apart: they are measured together.
         coils: Number of coils that every file must have; `None` for any.
         epoch: Number of the training epoch; `None` outside of training.
         seed: Seed of the training randomness.
@@ -131,14 +132,19 @@ class SliceDataset(Dataset[Sample]):
         """Return the first slices of the samples of a file."""
         if self.slab is None:
             return list(range(file.slices))
-        slab = min(self.slab, file.slices)
+        slab = self._depth(file, self.slab)
         step = 1 if self.epoch is not None else max(1, slab // 2)
         return slab_starts(file.slices, slab, step)
+
+    def _depth(self, file: KSpaceFile, slab: int) -> int:
+        whole = self.mask_function.encodes_slices and file.mask is None
+        in_training = self.epoch is not None
+        return file.slices if whole and not in_training else min(slab, file.slices)
 
     def _image(self, file: KSpaceFile, index: int) -> Tensor:
         if self.slab is None:
             return _slice(file, index)
-        slab = range(index, index + min(self.slab, file.slices))
+        slab = range(index, index + self._depth(file, self.slab))
         return torch.stack([_slice(file, i) for i in slab], dim=1)
 
     def _prepared(self, image: Tensor, item: int) -> Tensor:

@@ -18,7 +18,7 @@ from mri_example.data import (
 from mri_example.data.slices import check_coils
 from mri_example.errors import InputError
 from mri_example.reconstruction.device import check_device
-from mri_example.reconstruction.method import Method
+from mri_example.reconstruction.method import Method, zero_filled
 from mri_example.reconstruction.tile import WHOLE, Tile
 from mri_example.reconstruction.tiling import in_tiles
 from mri_example.reconstruction.undersampling import undersampling
@@ -50,7 +50,8 @@ def reconstruct(
     Args:
         method: A `Reconstructor`, or a function like one, of zero-filled images of
             coils and masks. If it has a `slab`, it is given slabs of so many slices
-            that overlap by half, and the magnitudes are blended; if it has `metadata`,
+            that overlap by half, and the magnitudes are blended, but whole volumes
+            where masks tell slices apart; if it has `metadata`,
             kinds of scans that it knows, it is also told which of them a scan is. A
             module is moved to the device.
         data: Folder of files in the fastMRI layout, of one coil or several.
@@ -75,6 +76,7 @@ def reconstruct(
             cannot be given such tiles, or device or batch size are none.
     """
     _check(method, data, output, device, batch_size, tile)
+    _check_slices(tile, mask_function)
     if isinstance(method, nn.Module):
         method.to(device)
     skip = _skipping(output, on_failure)
@@ -108,6 +110,14 @@ def _check(
     tile.check(method)
 
 
+def _check_slices(tile: Tile, mask_function: Masks) -> None:
+    if tile.slices is not None and mask_function.encodes_slices:
+        raise InputError(
+            f"tile.slices is {tile.slices}, but the masks tell slices apart, so all "
+            f"slices of a volume are measured together: cut rows instead"
+        )
+
+
 def _skipping(output: Path, on_failure: OnFailure | None) -> OnFailure | None:
     """Let no reconstruction of an earlier run stand for a volume that fails."""
     if on_failure is None:
@@ -130,6 +140,8 @@ def _dataset(
     """Return the slices or slabs of the files that can be used."""
     coils, slab = getattr(method, "coils", None), getattr(method, "slab", None)
     known = getattr(method, "metadata", ())
+    if method is zero_filled and mask_function.encodes_slices:
+        slab = 1  # at least, for the data set to have volumes
 
     def usable(path: Path) -> Path:
         check_coils(KSpaceFile.inspect(path), coils)

@@ -17,6 +17,11 @@ class Masks(Protocol):
     `MaskFile` has one mask for all.
     """
 
+    @property
+    def encodes_slices(self) -> bool:
+        """Whether masks differ from slice to slice, as those of 3-D acquisitions do."""
+        ...
+
     def __call__(
         self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
     ) -> tuple[Tensor, int]:

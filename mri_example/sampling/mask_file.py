@@ -57,6 +57,11 @@ class MaskFile:
             )
         object.__setattr__(self, "measured", values.astype(bool))  # once, here
 
+    @property
+    def encodes_slices(self) -> bool:
+        """Whether the mask is one of slices and columns."""
+        return self.measured.ndim == 2
+
     def __call__(
         self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
     ) -> tuple[Tensor, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from numpy.random import RandomState
@@ -39,6 +40,7 @@ class MaskFunction:
     pattern: str
     center_fractions: Sequence[float]
     accelerations: Sequence[float]
+    encodes_slices: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         fractions, accelerations = self.center_fractions, self.accelerations

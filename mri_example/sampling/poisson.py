@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +55,7 @@ class PoissonMaskFunction:
 
     center_fractions: Sequence[float]
     accelerations: Sequence[float]
+    encodes_slices: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_pairs(self.center_fractions, self.accelerations)

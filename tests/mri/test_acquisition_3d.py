@@ -1,27 +1,56 @@
-"""Slabs of a 3-D acquisition are undersampled along slices and columns."""
+"""3-D acquisitions are undersampled along slices and columns, as whole volumes."""
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
-from mri_example.data import Simulation, SliceDataset
+from mri_example.cli import main
+from mri_example.data import Simulation, SliceDataset, read_reconstruction
 from mri_example.errors import InputError
-from mri_example.fourier import fftc
+from mri_example.fourier import fftc, ifftc
+from mri_example.model import IRIM3D, UNet
 from mri_example.physics import LikelihoodGradient
-from mri_example.sampling import PoissonMaskFunction, undersample
+from mri_example.reconstruction import Tile, reconstruct
+from mri_example.sampling import (
+    MaskFunction,
+    PoissonMaskFunction,
+    undersample,
+    volume_seed,
+)
 from mri_example.signal import complex_to_channels
+from mri_example.training import TrainingConfig
+from mri_example.training.data import SliceData
 from tests.tolerances import relative_error
+
+SLICES, SIZE = 10, 16
+MASKS = PoissonMaskFunction([0.2], [3])
+EVERYTHING = MaskFunction("random", [1.0], [1])
+THIN = IRIM3D(8, 1, hidden=(4,), strides=(1,), slab=4)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    volume = torch.rand(10, 16, 16).numpy()
-    Simulation(size=16).write(tmp_path / "a.h5", volume, "one")
-    return tmp_path
+    volume = np.random.default_rng(0).random((SLICES, SIZE, SIZE), dtype=np.float32)
+    Simulation(size=SIZE).write(tmp_path / "data/a.h5", volume, "one")
+    return tmp_path / "data"
 
 
-def test_what_is_measured_of_a_slab_is_its_3d_kspace(folder) -> None:
-    sample = SliceDataset(folder, PoissonMaskFunction([0.2], [3]), slab=8)[0]
-    assert sample.mask.shape == (1, 8, 1, 16)
+def measured(folder) -> torch.Tensor:
+    """Return the zero-filled image of the whole volume."""
+    slices = torch.stack([s.image[0] for s in SliceDataset(folder, EVERYTHING)])
+    shape = (1, SLICES, SIZE, SIZE)
+    mask, _ = MASKS(shape, seed=volume_seed("a.h5"))
+    return ifftc(undersample(fftc(slices.view(shape), 3), mask), 3)[0]
+
+
+@pytest.mark.parametrize(("epoch", "depth"), [(0, 8), (None, SLICES)])
+def test_what_is_measured_is_3d_kspace(folder, epoch, depth) -> None:
+    """In training that of slabs, which stand for volumes; otherwise of volumes."""
+    dataset = SliceDataset(folder, MASKS, slab=8, epoch=epoch)
+    assert len(dataset) == (3 if epoch == 0 else 1)
+    sample = dataset[0]
+    assert sample.mask.shape == (1, depth, 1, SIZE)
     expected = undersample(fftc(sample.image, dims=3), sample.mask)
     assert relative_error(fftc(sample.zero_filled, dims=3), expected) < 1e-6
     estimate = complex_to_channels(sample.image.unsqueeze(0))
@@ -30,6 +59,53 @@ def test_what_is_measured_of_a_slab_is_its_3d_kspace(folder) -> None:
     assert gradient.norm() < 1e-5 * estimate.norm()
 
 
-def test_single_slices_have_no_such_mask(folder) -> None:
+@pytest.mark.parametrize("slab", [1, 4, 99])
+def test_a_volume_is_measured_once_however_thin_the_slabs(folder, slab) -> None:
+    """Slabs that overlap, each with a mask of its own, would be told of more."""
+    (sample,) = SliceDataset(folder, MASKS, slab=slab)
+    assert sample.mask.mean().item() == pytest.approx(1 / 3, abs=0.01)
+    assert torch.allclose(sample.zero_filled[0], measured(folder), atol=1e-9)
+
+
+def test_validation_is_on_whole_volumes(folder, tmp_path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / f"singlecoil_{split}").symlink_to(folder)
+    data = SliceData(tmp_path, MASKS, TrainingConfig(), THIN)
+    assert [s.image.shape[1] for s in data.validation] == [SLICES]
+    assert {s.image.shape[1] for s in data.training} == {THIN.slab}
+
+
+def test_the_command_line_reconstructs_volumes(folder, tmp_path) -> None:
+    np.save(tmp_path / "own.npy", MASKS((1, SLICES, 1, SIZE), seed=0)[0].numpy())
+    ways = {
+        "poisson": "--masks={pattern: poisson, center_fractions: [0.2], "
+        "accelerations: [3]}",
+        "file": f"--masks.file={tmp_path / 'own.npy'}",
+    }
+    for name, masks in ways.items():
+        out = tmp_path / name
+        assert main(["reconstruct", f"--data={folder}", f"--output={out}", masks]) == 0
+        with h5py.File(out / "a.h5") as file:
+            assert file.attrs["acceleration"] == 3
+    found = read_reconstruction(tmp_path / "poisson/a.h5")
+    assert np.allclose(found, measured(folder).abs(), rtol=1e-4, atol=1e-9)
+
+
+def test_a_model_of_slabs_is_given_the_volume(folder, tmp_path) -> None:
+    method, shapes = THIN.build(), []
+    method.register_forward_pre_hook(lambda _, x: shapes.append(x[0].shape[2]))
+    reconstruct(method, folder, tmp_path / "out", MASKS, progress=False)
+    assert shapes == [SLICES]
+    with pytest.raises(
+        InputError, match=r"tile.slices is 2, but the masks .* cut rows"
+    ):
+        reconstruct(method, folder, tmp_path / "no", MASKS, tile=Tile(slices=2))
+    tile = Tile(rows=8)
+    reconstruct(method, folder, tmp_path / "o", MASKS, tile=tile, progress=False)
+
+
+def test_single_slices_have_no_such_mask(folder, tmp_path) -> None:
     with pytest.raises(InputError, match="use slabs of slices"):
-        SliceDataset(folder, PoissonMaskFunction([0.2], [3]))[0]
+        SliceDataset(folder, MASKS)[0]
+    with pytest.raises(InputError, match="use slabs of slices"):
+        reconstruct(UNet(2, 2).build(), folder, tmp_path / "out", MASKS)
