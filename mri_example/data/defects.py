@@ -40,7 +40,7 @@ def check_values(file: KSpaceFile) -> None:
     Raises:
         InputError: If k-space or target cannot be read or are not finite, k-space is
             not zero where the mask says that nothing was measured, or the attributes
-            `max` and `norm` are not those of the target.
+            `max` and `norm` are no numbers or not those of the target.
     """
     for index in range(file.slices):
         _check_kspace(file, index)
@@ -60,7 +60,8 @@ def _check_kspace(file: KSpaceFile, index: int) -> None:
 def _check_target(file: KSpaceFile) -> None:
     target = file.target_volume()
     for name, value in {"max": target.max(), "norm": np.linalg.norm(target)}.items():
-        stated = file.attributes.get(name, value)
+        said = file.number(name)
+        stated = value if said is None else said
         if not np.isclose(stated, value, rtol=CLOSE, atol=0):
             raise InputError(
                 f"{file.path}: the attribute {name!r} is {stated:.6g}, but that of "

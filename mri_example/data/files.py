@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,34 @@ class KSpaceFile:
                 f"values: repair or remove the file"
             )
         return kspace
+
+    def number(self, name: str) -> float | None:
+        """Return an attribute, `None` if there is no such.
+
+        Raises:
+            InputError: If it is not one finite number.
+        """
+        value = self.attributes.get(name)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(
+                f"{self.path}: the attribute {name!r} is {value!r}, but must be a "
+                f"number: repair or remove it"
+            )
+        return number
+
+    @cached_property
+    def maximum(self) -> float | None:
+        """Maximum of the target volume, as it is said or read; `None` without one."""
+        said = self.number("max")
+        if said is not None or self.target is None:
+            return said
+        return float(self.target_volume().max())
 
     def check_target(self) -> str:
         """Return the name of the target's data set.

@@ -19,7 +19,7 @@ from mri_example.data.slabs import slab_starts
 from mri_example.errors import InputError
 from mri_example.fourier import fftc, ifftc
 from mri_example.sampling import Masks, encoded_axes, undersample, volume_seed
-from mri_example.signal import center_crop, ifft2c
+from mri_example.signal import center_crop, ifft2c, root_sum_of_squares
 
 LOG = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class Sample(NamedTuple):
         mask: 1 where columns were measured, `(1, ..., 1, cols)`.
         image: Images of the full k-space, alike; equal to `zero_filled` where the file
             itself is undersampled.
-        maximum: Largest magnitude of the target volume, or of `image` if there is none.
+        maximum: Largest magnitude of the target volume; if there is none, of `image`,
+            all coils combined.
         name: Name of the file.
         slice_index: The (first) slice in the volume.
         metadata: 1 for the kind of the scan among those that the model knows.
@@ -124,7 +125,9 @@ class SliceDataset(Dataset[Sample]):
         mask = self._mask(file, image.shape, item)
         axes = encoded_axes(mask)
         zero_filled = ifftc(undersample(fftc(image, axes), mask), axes)
-        maximum = float(file.attributes.get("max", image.abs().max()))
+        maximum = file.maximum
+        if maximum is None:
+            maximum = float(root_sum_of_squares(image, dim=0).max())
         told, name = one_hot(file.scan, self.metadata), file.path.name
         return Sample(zero_filled, mask, image, maximum, name, index, told)
 

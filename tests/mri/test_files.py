@@ -63,6 +63,24 @@ def test_attributes_are_those_of_the_target(path):
     assert file.attributes["norm"] == pytest.approx(np.linalg.norm(target))
 
 
+@pytest.mark.parametrize("value", ["big", [1.0, 2.0], np.nan, b"\xff"])
+def test_an_attribute_that_is_no_number_is_named(path, value):
+    with h5py.File(path, "r+") as file:
+        file.attrs["max"] = value
+    message = r"volume\.h5: the attribute 'max' is .*, but must be a number"
+    with pytest.raises(InputError, match=message):
+        KSpaceFile.inspect(path).maximum  # noqa: B018 (it reads the file)
+
+
+def test_the_maximum_is_that_of_the_target_if_nothing_says_it(path):
+    assert KSpaceFile.inspect(path).maximum == 3 * 12 * 10 - 1
+    with h5py.File(path, "r+") as file:
+        del file.attrs["max"]
+    assert KSpaceFile.inspect(path).maximum == 3 * 12 * 10 - 1
+    change(path, reconstruction_esc=None)
+    assert KSpaceFile.inspect(path).maximum is None
+
+
 def test_the_data_and_not_the_header_count_the_slices(path):
     header = Header((ROWS, COLS, 40), (12, 10, 40), center=6, maximum=11)
     change(path, ismrmrd_header=header.xml())

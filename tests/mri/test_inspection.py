@@ -123,6 +123,7 @@ DEEP = {
         "reconstruction_esc holds NaN or infinite",
     ),
     "maximum": (attribute(max=3.0), "'max' is 3, but that of reconstruction_esc is 2"),
+    "no number": (attribute(max="big"), "'max' is 'big', but must be a number"),
     "norm": (attribute(norm=1.0), "'norm' is 1, but that of reconstruction_esc is 20"),
 }
 SHALLOW = {

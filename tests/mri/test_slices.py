@@ -71,6 +71,23 @@ def test_the_target_is_the_magnitude_of_the_image(volumes):
         assert close(sample.image.abs()[0], torch.from_numpy(target))
 
 
+def test_every_slice_has_the_maximum_of_its_volume(tmp_path):
+    """Also without an attribute; without a target, that of all coils of the slice."""
+    write(tmp_path, "a.h5", (3, 48, 24))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        largest = file["reconstruction_esc"][()].max()
+        del file.attrs["max"]
+    for sample in SliceDataset(tmp_path, MASKS, epoch=0):
+        assert sample.maximum == pytest.approx(largest)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        kspace = file["kspace"][()]
+        del file["kspace"], file["reconstruction_esc"]
+        file["kspace"] = np.stack([kspace, 2 * kspace], axis=1)
+    for sample in SliceDataset(tmp_path, MASKS):
+        combined = sample.image.abs().square().sum(0).sqrt()
+        assert sample.maximum == pytest.approx(combined.max().item())
+
+
 def test_evaluation_masks_follow_from_the_name_of_the_volume(volumes):
     for sample in SliceDataset(volumes[0], MASKS):
         mask, _ = MASKS((1, 24, 24), seed=volume_seed(sample.name))
