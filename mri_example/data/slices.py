@@ -160,7 +160,10 @@ class SliceDataset(Dataset[Sample]):
             return torch.from_numpy(file.mask).view(*(1,) * (len(shape) - 1), -1)
         training = self.epoch is not None
         seed = self._seed(item) if training else volume_seed(file.path.name)
-        mask, _ = self.mask_function(shape, seed=seed)
+        try:
+            mask, _ = self.mask_function(shape, seed=seed)
+        except InputError as error:
+            raise InputError(f"{file.path} cannot be undersampled: {error}") from error
         return mask if shape[-1] != file.shape[-1] else _padded(mask, file.padding)
 
     def _seed(self, item: int) -> tuple[int, int, int]:

@@ -265,6 +265,19 @@ def test_volumes_that_fail_are_skipped_only_if_that_is_asked_for(tmp_path, capsy
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.h5"]
 
 
+def test_masks_that_do_not_fit_a_volume_name_it(tmp_path, capsys):
+    for size in (16, 20):
+        Simulation(size).write(tmp_path / f"data/{size}.h5", head(), "x")
+    np.save(tmp_path / "mask.npy", np.ones(SIZE))
+    options = [f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out'}"]
+    options.append(f"--masks.file={tmp_path / 'mask.npy'}")
+    assert main(["reconstruct", *options]) == 2
+    assert "20.h5 cannot be undersampled: " in capsys.readouterr().err
+    assert main(["reconstruct", *options, "--skip_failures=true"]) == 0
+    assert "20.h5 cannot be undersampled: " in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["16.h5"]
+
+
 def test_a_volume_that_fails_leaves_no_reconstruction_of_an_earlier_run(tmp_path):
     """Else it would be evaluated as one of this run."""
     damaged(tmp_path / "data")
