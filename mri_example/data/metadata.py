@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+UNKNOWN = "unknown"
 REPEATED = "REPEAT"  # at the end of an acquisition that was done again
 
 
@@ -22,10 +23,13 @@ def scan_name(acquisition: Any, scanner: str) -> str:
         >>> scan_name("CORPDFS_FBKREPEAT", "Skyra")
         'CORPDFS_FBK/Skyra'
         >>> scan_name(None, "")
-        '/'
+        'unknown/unknown'
     """
-    told = acquisition.decode() if isinstance(acquisition, bytes) else acquisition
-    return f"{str(told or '').removesuffix(REPEATED)}/{scanner}"
+    told = acquisition
+    if isinstance(acquisition, bytes):
+        told = acquisition.decode(errors="replace")
+    kind = str(told or UNKNOWN).removesuffix(REPEATED)
+    return f"{kind}/{scanner or UNKNOWN}"
 
 
 def one_hot(scan: str, known: Sequence[str]) -> Tensor:

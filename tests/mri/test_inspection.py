@@ -66,7 +66,7 @@ def test_each_folder_is_counted(root):
         "rows x columns": {"12 x 8": 1, "12 x 9": 1},
         "coils": {"1": 2},
         "acquisition": {"T2": 1, "T1": 1},
-        "acquisition/scanner": {"T2/": 1, "T1/": 1},
+        "acquisition/scanner": {"T2/unknown": 1, "T1/unknown": 1},
         "target": {"reconstruction_esc": 2},
         "mask": {"none": 2},
         "header": {"ISMRMRD": 2},

@@ -67,7 +67,8 @@ def test_an_unknown_scan_has_no_channel_and_is_named(tmp_path, caplog, scan):
     with caplog.at_level(logging.WARNING):
         dataset = SliceDataset(tmp_path, MASKS, metadata=KNEE_SCANS)
     assert not dataset[0].metadata.any()
-    assert f"{scan[0] or ''}/{scan[1]}" in caplog.text
+    named = "/".join(part or "unknown" for part in scan)
+    assert named in caplog.text
     caplog.clear()
     (sample, *_) = SliceDataset(tmp_path, MASKS)
     assert len(sample.inputs) == 2
@@ -76,7 +77,7 @@ def test_an_unknown_scan_has_no_channel_and_is_named(tmp_path, caplog, scan):
 
 def test_a_file_without_a_header_is_of_an_unknown_scanner(tmp_path):
     path = write(tmp_path / "a.h5", b"T2", "")
-    assert KSpaceFile.inspect(path).scan == "T2/"
+    assert KSpaceFile.inspect(path).scan == "T2/unknown"
 
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
