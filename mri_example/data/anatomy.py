@@ -75,7 +75,13 @@ def _volume(path: Path) -> Volume:
             f"volume of real magnitudes: convert it"
         )
     check_magnitudes(voxels, path)
-    return upright(voxels, image.affine)
+    affine = np.nan_to_num(image.affine)
+    if not np.linalg.det(affine):
+        raise InputError(
+            f"{path} does not say where its voxels are (its affine is singular), so it "
+            f"cannot be turned upright: set the affine of the scan"
+        )
+    return upright(voxels, affine)
 
 
 def _read(path: Path) -> tuple[Any, NDArray[Any]]:

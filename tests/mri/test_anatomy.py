@@ -112,6 +112,16 @@ def test_voxels_that_are_no_magnitudes_are_refused(tmp_path, voxels, message):
         list(nifti_volumes(tmp_path))
 
 
+@pytest.mark.parametrize("rows", [b"\0" * 48, b"\xff" * 48], ids=["zero", "NaN"])
+def test_a_header_that_puts_all_voxels_in_one_place_is_refused(tmp_path, rows):
+    save(tmp_path / "a.nii", np.ones((4, 4, 4), np.float32))
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[280:328] = rows  # of the affine
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.nii does not say where its voxels are"):
+        list(nifti_volumes(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_truncated_file_is_named(tmp_path, name, share):
