@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
 from mri_example.errors import InputError
@@ -137,6 +138,34 @@ def test_the_weights_of_the_authors_give_their_output_and_gradient() -> None:
     before = plain.irim(state, zero_filled, mask)
     touched = (before - out).abs().amax((0, 2, 3)) > 1e-9
     assert touched.tolist() == [False] * 2 + [True] * 2 + [False] * 4
+
+
+def test_the_read_out_of_the_authors_computes_what_their_weights_say() -> None:
+    reference = np.load(REFERENCE)
+    names = [name for name in reference.files if name.startswith("a/p/")]
+    weights = {name[4:]: torch.tensor(reference[name]) for name in names}
+    channels = reference["a/x"].shape[1]
+    shapes = {
+        "l1": (channels, channels, 1, 1),
+        "l2": (channels, channels, 3, 3),
+        "l3": (channels, 2, 1, 1),
+    }
+    kernels = {}
+    for block, shape in shapes.items():
+        v = torch.randn(shape, dtype=torch.float64)
+        g = torch.rand(channels, 1, 1, 1, dtype=torch.float64)
+        kernels[block] = g * v / v.flatten(1).norm(dim=1).view(g.shape)
+        weights[f"output_function.{block}.weight_v"] = v
+        weights[f"output_function.{block}.weight_g"] = g
+    biases = [torch.randn(channels, dtype=torch.float64) for _ in range(2)]
+    weights |= {f"output_function.l{i}.bias": b for i, b in enumerate(biases, 1)}
+    model = authors_model(reference, final_update=True, read_out="parametric")
+    load_authors_weights(model, weights)
+    state = torch.tensor(reference["a/o"])
+    h = functional.conv2d(state, kernels["l1"], biases[0]).relu()
+    h = functional.conv2d(h, kernels["l2"], biases[1], padding=1).relu()
+    expected = torch.einsum("bchw,co->bohw", h, kernels["l3"][..., 0, 0])
+    assert_equal(model.read_out(state), expected)
 
 
 @pytest.mark.parametrize(
