@@ -1,6 +1,7 @@
 """A training run learns, keeps the best of what it saw, and draws anew every epoch."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mri_example.data.volumes import embedded_anatomy
 from mri_example.model import IRIM2D
 from mri_example.training import MaskConfig, TrainingConfig, fit
 from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
 
 MODEL = IRIM2D(8, 2, (8, 8), (1, 2))
 TRAINING = TrainingConfig(
@@ -62,13 +64,47 @@ def test_the_best_checkpoint_has_the_highest_similarity(run) -> None:
     assert checkpoint["epoch"] == scores.index(max(scores))
 
 
-def test_masks_differ_from_epoch_to_epoch(run) -> None:
+def loader(run, rank: int = 0, ranks: int = 1, epoch: int = 0):
+    """Return the training loader of one of some processes."""
     data = SliceData(run, MASKS.build(), TRAINING, MODEL)
-    data.trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0})()
-    loader = data.train_dataloader()
-    masks = []
+    trainer = {"world_size": ranks, "global_rank": rank}
+    data.trainer = type("Trainer", (), trainer)()
+    found = data.train_dataloader()
+    found.sampler.set_epoch(epoch)
+    return found
+
+
+def test_masks_differ_from_epoch_to_epoch_and_from_rank_to_rank(run) -> None:
+    seen: dict[tuple[float, ...], tuple[int, int]] = {}
     for epoch in range(3):
-        loader.sampler.set_epoch(epoch)
-        masks.append(torch.stack([data.training[i].mask for i in range(8)]))
-    assert not torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[1], masks[2])
+        slices = []
+        for rank in range(2):
+            for batch in loader(run, rank, 2, epoch):
+                slices += batch.slice_index.tolist()
+                for mask in batch.mask.flatten(1).tolist():
+                    assert seen.setdefault(tuple(mask), (epoch, rank)) == (epoch, rank)
+        assert sorted(slices) == list(range(16))
+
+
+def test_weights_do_not_depend_on_the_workers(run, tmp_path) -> None:
+    ends = []
+    for workers in (0, 2):
+        training = replace(TRAINING, epochs=2, epoch_steps=2, workers=workers)
+        fit(run, tmp_path / str(workers), MODEL, MASKS, training)
+        last = torch.load(tmp_path / f"{workers}/last.ckpt", weights_only=True)
+        ends.append(last["state_dict"])
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+
+
+def test_the_loss_draws_other_pixels_on_other_ranks_and_steps(monkeypatch) -> None:
+    task = ReconstructionTask(MODEL.build(), TRAINING, {}, {})
+    draws = {}
+    for where in [(0, 0), (0, 1), (1, 0), (0, 0)]:
+        for name, value in zip(("global_step", "global_rank"), where, strict=True):
+            monkeypatch.setattr(ReconstructionTask, name, value)
+        torch.rand(1)
+        task.on_train_batch_start()
+        drawn = torch.rand(3)
+        assert draws.setdefault(where, drawn).equal(drawn)
+    assert len(torch.stack(list(draws.values())).unique(dim=0)) == 3
