@@ -24,7 +24,7 @@ from mri_example.training import (
     step_memory,
 )
 
-HIDDEN, STRIDES = (32, 32, 64, 64, 32), (1, 2, 4, 4, 2)
+HIDDEN, STRIDES = (32, 64, 64, 32), (1, 2, 4, 2)
 MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,), (8,))}
 BOTH = MaskConfig("random", (0.08, 0.04), (4, 8))
 LONG = 1000  # epochs: the clock ends a training
@@ -46,20 +46,17 @@ def contenders(coils: int) -> list[Contender]:
     own = TrainingConfig(
         epochs=LONG,
         epoch_steps=EPOCH,
-        batch_size=2,
-        fraction=1.0,
-        learning_rate=2e-3,
+        batch_size=1,
+        learning_rate=4e-3,
+        loss="l1",
     )
+    slower = replace(own, learning_rate=2e-3)
     return [
         Contender("zero-filled"),
-        Contender("U-Net", UNet(16, 4), replace(own, loss="l1", batch_size=4)),
-        Contender("RIM", RIM(32, 8), replace(own, batch_size=2 if coils == 1 else 1)),
-        Contender("i-RIM 2D", IRIM2D(channels, 6, HIDDEN, STRIDES, coils), own),
-        Contender(
-            "i-RIM 3D",
-            IRIM3D(channels, 4, HIDDEN, STRIDES, coils, slab=4),
-            replace(own, batch_size=1),
-        ),
+        Contender("U-Net", UNet(16, 4), replace(slower, batch_size=4)),
+        Contender("RIM", RIM(32, 8), slower),
+        Contender("i-RIM 2D", IRIM2D(channels, 4, HIDDEN, STRIDES, coils), own),
+        Contender("i-RIM 3D", IRIM3D(channels, 4, HIDDEN, STRIDES, coils, slab=4), own),
     ]
 
 

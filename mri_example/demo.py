@@ -36,10 +36,10 @@ MODEL = IRIM2D(
 )
 TRAINING = TrainingConfig(
     epochs=15,
-    epoch_steps=60,
-    batch_size=2,
-    fraction=1.0,
-    learning_rate=2e-3,
+    epoch_steps=75,
+    batch_size=1,
+    learning_rate=4e-3,
+    loss="l1",
     minutes=5.5,
 )
 MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,), (8,))}

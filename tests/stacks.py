@@ -2,8 +2,15 @@
 
 import torch
 
-from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
+from invtorch import (
+    AdditiveCoupling,
+    Householder1x1,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
 from tests.parts import Conditioner, Reverse
+
+DEPTH = 12
 
 
 def stack(anchors: int, dropout: float = 0.0, depth: int = 10):
@@ -22,6 +29,15 @@ def alternating(layers, **options):
     """Return a container of `layers` with the channels turned around before each."""
     members = [member for layer in layers for member in (Reverse(), layer)]
     return InvertibleSequential(*members, **options)
+
+
+def mixed(conditioner, anchors: int) -> InvertibleSequential:
+    """Couplings between channels that are mixed, deeper than the anchors."""
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(DEPTH):
+        layers += [AdditiveCoupling(conditioner()), Householder1x1(4)]
+    return InvertibleSequential(*layers, anchors=anchors).double()
 
 
 def sample(channels: int = 4, batch: int = 2, **options):

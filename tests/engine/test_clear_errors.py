@@ -58,6 +58,14 @@ def test_a_parameter_changed_in_place(net, x) -> None:
         loss.backward()
 
 
+def test_a_buffer_changed_in_place(net, x) -> None:
+    net[1].conditioner.register_buffer("strength", torch.ones(1))
+    loss = net(x).sum()
+    net[1].conditioner.strength.zero_()
+    with pytest.raises(RuntimeError, match=r"strength of layer 1 .*modified in place"):
+        loss.backward()
+
+
 def test_a_context_changed_in_place(net, x) -> None:
     context = torch.ones(1, 1, 3, 3)
     loss = net(x, context).sum()

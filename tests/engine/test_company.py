@@ -2,9 +2,6 @@
 
 import copy
 import pickle
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -55,8 +52,13 @@ def test_the_older_checkpoint_inside_is_refused_by_pytorch_and_the_layer_named()
 def test_copies_and_pickles_compute_the_same(anchors) -> None:
     net, x = stack(anchors), sample()
     net(x).sum().backward()
+
+    def gradients(net):
+        return torch.autograd.grad(weighed(net(x)), parameters(net))
+
     for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(copied(x), net(x))
+        assert_all_equal(gradients(copied), gradients(net))
         assert list(copied.state_dict()) == list(net.state_dict())
         assert copied.anchors == anchors
 
@@ -148,67 +150,6 @@ def test_anomaly_mode(anchors) -> None:
             return torch.autograd.grad(weighed(net(x)), [x, *parameters(net)])
 
     assert_all_equal(*both(net, gradients))
-
-
-def test_training_threads_that_share_a_network(anchors) -> None:
-    net = stack(anchors, dropout=0.0)
-    inputs = [sample() for _ in range(4)]
-
-    def gradients(x):
-        return torch.autograd.grad(weighed(net(x)), parameters(net))
-
-    net.memory = "store"
-    expected = [gradients(x) for x in inputs]
-    net.memory = "invert"
-    for _ in range(5):
-        with ThreadPoolExecutor(4) as pool:
-            for found, reference in zip(
-                pool.map(gradients, inputs), expected, strict=True
-            ):
-                assert_all_equal(found, reference)
-
-
-def test_backward_in_another_thread(anchors) -> None:
-    net, x = stack(anchors), sample(requires_grad=True)
-
-    def gradients():
-        loss = weighed(net(x))
-        with ThreadPoolExecutor(1) as pool:
-            inputs = [x, *parameters(net)]
-            return pool.submit(torch.autograd.grad, loss, inputs).result()
-
-    assert_all_equal(*both(net, gradients))
-
-
-class Slow(nn.Linear):
-    """A conditioner in which two threads meet."""
-
-    def forward(self, x):
-        time.sleep(0.05)
-        h = super().forward(x)
-        time.sleep(0.05)
-        return h
-
-
-def test_threads_whose_layers_share_a_conditioner() -> None:
-    conditioner = Slow(2, 2)
-    conditioner.weight.register_hook(lambda g: None)  # a replay needs a stand-in
-    one, two = (InvertibleSequential(AdditiveCoupling(conditioner)) for _ in range(2))
-    x, found = torch.ones(3, 4), []
-    loss = one(x).sum()
-
-    def other() -> None:
-        time.sleep(0.025)
-        loss = two(x).sum()
-        time.sleep(0.25)
-        found.append(torch.autograd.grad(loss, conditioner.weight)[0])
-
-    threads = [threading.Thread(target=loss.backward), threading.Thread(target=other)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert torch.equal(found[0], torch.full((2, 2), 3.0))
 
 
 def test_gradients_in_batches(anchors) -> None:

@@ -1,8 +1,6 @@
 """What a layer does on its own: it differentiates, keeps things, starts late."""
 
 import gc
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,19 +14,8 @@ from invtorch import (
     InvertibleSequential,
 )
 from tests.parts import Conditioner
-from tests.stacks import both, parameters, sample, stack
+from tests.stacks import DEPTH, both, mixed, parameters, sample, stack
 from tests.tolerances import assert_all_equal
-
-DEPTH = 12
-
-
-def mixed(conditioner, anchors: int) -> InvertibleSequential:
-    """Couplings between channels that are mixed, deeper than the anchors."""
-    torch.manual_seed(0)
-    layers = []
-    for _ in range(DEPTH):
-        layers += [AdditiveCoupling(conditioner()), Householder1x1(4)]
-    return InvertibleSequential(*layers, anchors=anchors).double()
 
 
 def differentiated(net, loss):
@@ -262,50 +249,3 @@ def test_lazy_modules_are_given_a_shape_first() -> None:
         net(x)
     net(x).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
-
-
-class Normalized(Conditioner):
-    """A conditioner with running statistics."""
-
-    def __init__(self):
-        super().__init__(2, 2)
-        self.norm = nn.BatchNorm2d(2)
-
-    def forward(self, x, *context):
-        return self.norm(super().forward(x, *context))
-
-
-@pytest.mark.parametrize("kind", ["hooks on parameters", "BatchNorm", "second order"])
-def test_threads_share_a_net_whose_replay_needs_it_changed(kind) -> None:
-    net = mixed(Normalized if kind == "BatchNorm" else lambda: Conditioner(2, 2), 0)
-    if kind == "hooks on parameters":
-        for parameter in net.parameters():
-            parameter.register_hook(lambda g: 2 * g)
-    inputs = [sample(requires_grad=True) for _ in range(4)]
-    own = {id(t) for t in (*net.parameters(), *net.buffers())}
-    weights = parameters(net)  # a thread that replays puts others in their place
-
-    def call(x):
-        wanted = [x, *weights]
-        return grad(net(x).sin().sum(), wanted, create_graph=kind == "second order")
-
-    net.memory = "store"
-    expected = [call(x) for x in inputs]
-    net.memory = "invert"
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            results = list(pool.map(call, inputs * 4))
-    finally:
-        sys.setswitchinterval(before)
-    for found, reference in zip(results, expected * 4, strict=True):
-        assert_all_equal(found, reference)
-    assert own == {id(t) for t in (*net.parameters(), *net.buffers())}
-    if kind == "BatchNorm":
-        counts = {int(m.num_batches_tracked) for m in net.modules() if is_norm(m)}
-        assert counts == {4 + 16}
-
-
-def is_norm(module) -> bool:
-    return isinstance(module, nn.BatchNorm2d)
