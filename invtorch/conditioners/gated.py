@@ -80,11 +80,11 @@ class GatedResidualBlock(nn.Module):
             raise ValueError(
                 f"kernel_size is {kernel_size}, but must be odd to be centered"
             )
-        around = CONVOLUTIONS[dims](
-            hidden, hidden, kernel_size, padding=kernel_size // 2
-        )
+        convolution, around = CONVOLUTIONS[dims], kernel_size // 2
         self.gather = weight_norm(GatherPatches(in_channels, hidden, s))
-        self.look = weight_norm(around)
+        self.look = weight_norm(
+            convolution(hidden, hidden, kernel_size, padding=around)
+        )
         self.spread = weight_norm(SpreadPatches(hidden, 2 * out_channels, s))
 
     def forward(self, x: Tensor) -> Tensor:

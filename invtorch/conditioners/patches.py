@@ -77,8 +77,10 @@ class SpreadPatches(nn.Module):
     ) -> None:
         super().__init__()
         self.patch = tuple(patch)
-        transposed = TRANSPOSED[len(patch)]
-        self.weight = transposed(in_channels, out_channels, self.patch).weight
+        transposed = TRANSPOSED[len(patch)](
+            in_channels, out_channels, self.patch, bias=False
+        )
+        self.weight = transposed.weight
         self.register_parameter("bias", None)
 
     def forward(self, h: Tensor) -> Tensor:
