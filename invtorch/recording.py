@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -52,14 +52,17 @@ def current_recorder() -> Recorder | None:
     return _running.recorder
 
 
-@contextmanager
-def recording(recorder: Recorder | None) -> Iterator[None]:
+class Recording:
     """Hand the calls of invertible modules to `recorder`; `None` evaluates them."""
-    previous, _running.recorder = _running.recorder, recorder
-    try:
-        yield
-    finally:
-        _running.recorder = previous
+
+    def __init__(self, recorder: Recorder | None) -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> None:
+        self.previous, _running.recorder = _running.recorder, self.recorder
+
+    def __exit__(self, *_: object) -> None:
+        _running.recorder = self.previous
 
 
 def recorded(direction: Direction) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from invtorch.engine.randomness import nothing_drawn
 from invtorch.engine.riding import tensors_in
 from invtorch.engine.strategies import Store
 from invtorch.engine.tape import Tape
-from invtorch.recording import recording
+from invtorch.recording import Recording
 
 REPETITIONS = 5
 
@@ -182,7 +182,7 @@ class _Trial:
 
     def _forward(self, memory: str, copies: int) -> Tensors:
         recorder = Store() if memory == "store" else Tape(memory, frozenset(), None)
-        with torch.enable_grad(), recording(recorder):
+        with torch.enable_grad(), Recording(recorder):
             output = self.walk(self._given(copies), self.context)
         recorder.end()
         return as_tensors(output)

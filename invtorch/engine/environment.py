@@ -66,7 +66,7 @@ class Environment:
         holders = [vars(part) for part, _ in self.modes]
         before = [(holder, _own(holder)) for holder in holders]
         tensors = [slot for pair in before for slot in _slots(*pair)]
-        with weight_caches_off():
+        with WeightCachesOff():
             yield
         self.attributes = [(holder, _left(holder, own)) for holder, own in before]
         self.tensors = [slot for slot in tensors if slot.holds(slot.tensor)]
@@ -88,11 +88,15 @@ class Environment:
                 stack.enter_context(rewound(self.drawn_from))
             if _autocast(self.device) != self.autocast:
                 stack.enter_context(torch.autocast(self.device.type, **self.autocast))
-            stack.enter_context(weight_caches_off())
-            stack.enter_context(_swapped(self._changes(stand_ins)))
-            stack.enter_context(_in_modes(self.modes))
+            changes = self._changes(stand_ins)
+            if changes:
+                stack.enter_context(_swapped(changes))
+            moded = [(part, mode) for part, mode in self.modes if part.training != mode]
+            if moded:
+                stack.enter_context(_in_modes(moded))
             stack.enter_context(_with_attributes(self.attributes))
-            yield
+            with WeightCachesOff():
+                yield
 
     def written(self) -> str | None:
         """Name a parameter that was changed in place since the call began."""
@@ -148,7 +152,7 @@ def _slots(holder: Attributes, values: Attributes) -> list[Slot]:
 
 def _own(holder: Attributes) -> Attributes:
     """Return the attributes of a module that are not those of every module."""
-    return {name: v for name, v in holder.items() if name not in BORN_WITH}
+    return {name: holder[name] for name in holder.keys() - BORN_WITH}
 
 
 def _left(holder: Attributes, before: Attributes) -> Attributes:
@@ -188,21 +192,21 @@ def _swapped(changes: list[tuple[Slot, Tensor]]) -> Iterator[None]:
 
 @contextmanager
 def _with_attributes(attributes: list[tuple[Attributes, Attributes]]) -> Iterator[None]:
-    present = [_own(holder) for holder, _ in attributes]
+    present = [dict(holder) for holder, _ in attributes]
     for holder, before in attributes:
         holder.update(before)
     try:
         yield
     finally:
         for (holder, _), own in zip(attributes, present, strict=True):
-            for name in _own(holder).keys() - own.keys():
-                del holder[name]
             holder.update(own)
+            if len(holder) > len(own):
+                for name in holder.keys() - own.keys():
+                    del holder[name]
 
 
 @contextmanager
-def _in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-    changed = [(module, mode) for module, mode in modes if module.training != mode]
+def _in_modes(changed: list[tuple[nn.Module, bool]]) -> Iterator[None]:
     for module, mode in changed:
         module.training = mode
     try:
@@ -212,15 +216,15 @@ def _in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
             module.training = not mode
 
 
-@contextmanager
-def weight_caches_off() -> Iterator[None]:
+class WeightCachesOff:
     """Let no weight that was computed without a graph be found in a cache later."""
-    autocast = torch.is_autocast_cache_enabled()
-    parametrizations = parametrize._cache_enabled
-    torch.set_autocast_cache_enabled(False)
-    parametrize._cache_enabled = 0
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(autocast)
-        parametrize._cache_enabled = parametrizations
+
+    def __enter__(self) -> None:
+        self.autocast = torch.is_autocast_cache_enabled()
+        self.parametrizations = parametrize._cache_enabled
+        torch.set_autocast_cache_enabled(False)
+        parametrize._cache_enabled = 0
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_autocast_cache_enabled(self.autocast)
+        parametrize._cache_enabled = self.parametrizations

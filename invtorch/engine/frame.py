@@ -23,7 +23,7 @@ from invtorch.engine.contract import (
 from invtorch.engine.environment import Environment, version
 from invtorch.engine.locks import Locks
 from invtorch.engine.riding import copied, exchanged, tensors_in
-from invtorch.recording import Direction, State, recording
+from invtorch.recording import Direction, Recording, State
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -89,7 +89,7 @@ class Frame:
         self.versions = [*map(version, self.riding)]
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
-        parts = [*module.modules()]
+        parts = _parts(module)
         self.locks = Locks(parts)
         self.environment = self._surroundings(parts, first.device)
         check_parts(self.label, [part for part, _ in self.environment.modes[1:]])
@@ -110,7 +110,7 @@ class Frame:
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
         versions = [*map(version, state)]
-        with self.environment.observed(), recording(None):
+        with self.environment.observed(), Recording(None):
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
         self._check(state, outputs)
         check_unwritten(
@@ -127,7 +127,7 @@ class Frame:
     @of_the_layer
     def store(self, state: State, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call and leave it to autograd."""
-        with recording(None):
+        with Recording(None):
             outputs = self._flat(self.direction(self.module, state, *context))
         self._check(as_tensors(state), outputs)
         return outputs
@@ -138,7 +138,7 @@ class Frame:
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
         context, versions = copied(self.context), [*map(version, output)]
-        with torch.no_grad(), self.environment.restored({}), recording(None):
+        with torch.no_grad(), self.environment.restored({}), Recording(None):
             state = as_tensors(inverse(self._as(output), *context))
         check_intact(self.label, versions == [*map(version, output)])
         return state
@@ -182,7 +182,7 @@ class Frame:
         with torch.enable_grad():
             stand_ins = {t: stand_in(t) for t in self.companions}
             context = exchanged(self.context, stand_ins)
-            with self.environment.restored(stand_ins), recording(None):
+            with self.environment.restored(stand_ins), Recording(None):
                 state, outputs = evaluate(*context)
         inputs = (*state, *stand_ins.values())
         own = (slot.tensor for slot in self.environment.parameters)
@@ -235,6 +235,18 @@ class Frame:
                 f"the backward pass: step the optimizer after backward, or change a "
                 f"copy"
             )
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """Return a module and all inside of it, each once, faster than `modules()`."""
+    found = {module: None}
+    todo = [module]
+    while todo:
+        for part in todo.pop()._modules.values():
+            if part is not None and part not in found:
+                found[part] = None
+                todo.append(part)
+    return [*found]
 
 
 def as_tensors(state: Any) -> Tensors:

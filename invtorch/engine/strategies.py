@@ -15,7 +15,7 @@ from invtorch.engine.anchors import Anchors
 from invtorch.engine.frame import differentiable
 from invtorch.engine.guard import Guard
 from invtorch.engine.tape import Tape
-from invtorch.recording import Direction, State, current_recorder, recording
+from invtorch.recording import Direction, Recording, State, current_recorder
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -40,7 +40,7 @@ class Store:
         context: tuple[Any, ...],
     ) -> Any:
         """Evaluate the call."""
-        with recording(None):
+        with Recording(None):
             return direction(module, state, *context)
 
     def end(self) -> None:
@@ -158,7 +158,7 @@ def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
 
 
 def _walk(recorder: Store | Tape, walk: Pass, state: Any, context: Any) -> Any:
-    with recording(recorder):
+    with Recording(recorder):
         result = walk(state, context)
     recorder.end()
     return result
