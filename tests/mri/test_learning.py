@@ -2,9 +2,11 @@
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 
 from mri_example.data import Simulation, simulate_volumes
 from mri_example.data.volumes import embedded_anatomy
@@ -108,3 +110,34 @@ def test_the_loss_draws_other_pixels_on_other_ranks_and_steps(monkeypatch) -> No
         drawn = torch.rand(3)
         assert draws.setdefault(where, drawn).equal(drawn)
     assert len(torch.stack(list(draws.values())).unique(dim=0)) == 3
+
+
+def rates(monkeypatch, minutes: float, steps: int) -> list[float]:
+    """Return the learning rates along a run in shares of their highest value.
+
+    The run has a hundred steps, and lasts a minute if it takes them all.
+    """
+    task = ReconstructionTask(MODEL.build(), replace(TRAINING, minutes=minutes), {}, {})
+    clock = type("Clock", (Timer,), {"time_elapsed": lambda self: self.seconds})()
+    trainer = SimpleNamespace(estimated_stepping_batches=steps, callbacks=[clock])
+    monkeypatch.setattr(ReconstructionTask, "trainer", trainer)
+    clock.seconds = 0.0
+    schedule = task.configure_optimizers()["lr_scheduler"]["scheduler"]
+    found = []
+    for step in range(100):
+        clock.seconds = 0.6 * step
+        found.append(schedule.lr_lambdas[0](step))
+    return found
+
+
+def test_the_learning_rate_follows_the_clock_as_it_follows_the_steps(
+    monkeypatch,
+) -> None:
+    by_steps = rates(monkeypatch, minutes=0, steps=100)
+    by_clock = rates(monkeypatch, minutes=1, steps=100_000)
+    both = rates(monkeypatch, minutes=1, steps=100)
+    assert by_steps[0] < 0.5 < max(by_steps[:6])
+    assert by_steps[-1] < 0.01
+    assert by_clock[1:] == pytest.approx(by_steps[1:], abs=0.21)
+    assert by_clock[10:] == pytest.approx(by_steps[10:], abs=1e-9)
+    assert both == pytest.approx(by_steps)
