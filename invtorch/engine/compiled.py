@@ -23,6 +23,7 @@ from invtorch.engine.replayable import (
     check_rebuilt,
     check_replayable,
     check_round_trip,
+    check_unchanged,
     mark,
     tolerance_of,
 )
@@ -164,7 +165,10 @@ def elementary(steps: Sequence[Step]) -> list[Step]:
 
 
 class CompiledPass(torch.autograd.Function):
-    """All steps of a pass; saved are output, anchors, marks and what `Layout` holds."""
+    """All steps of a pass; saved are output, anchors, marks and what `Layout` holds.
+
+    Without a guard the output alone is marked.
+    """
 
     @staticmethod
     def forward(
@@ -190,8 +194,8 @@ class CompiledPass(torch.autograd.Function):
             check_dtypes(call.label, given, state)
             check_closed(call.label, state)
             marks += [mark(list(state))] if guarded else []
-        kept = (torch.stack(marks),) if guarded else ()
-        ctx.save_for_backward(*state, *anchors, *kept, *tensors)
+        marks = marks or [mark(list(state))]
+        ctx.save_for_backward(*state, *anchors, torch.stack(marks), *tensors)
         return state
 
     @staticmethod
@@ -201,8 +205,9 @@ class CompiledPass(torch.autograd.Function):
         kept = arity * (1 + sum(call.anchor for call in ctx.calls))
         state = after(grads, ctx.saved_tensors[:arity])
         anchors, tensors = ctx.saved_tensors[arity:kept], ctx.saved_tensors[kept:]
-        marks, tensors = tensors[: ctx.guarded], tensors[ctx.guarded :]
-        marks = after(grads, marks)
+        (table,), tensors = after(grads, tensors[:1]), tensors[1:]
+        check_unchanged(mark(list(state)), table[-1])
+        marks = (table,) if ctx.guarded else ()
         check_norms(ctx.calls, marks)
         found: list[Any] = [None] * len(tensors)
 

@@ -15,6 +15,7 @@ from invtorch.engine.drift import tolerance
 from invtorch.engine.fingerprint import PROBES, fingerprint, size
 from invtorch.functional import autocast_enabled
 
+SAME = 64  # eps that a mark may be off when it is computed again
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
@@ -121,6 +122,23 @@ def check_finite(label: str, norms: Tensor) -> None:
         f"{label} made NaN or Inf of a finite state (or was given them): do not step "
         f"with these gradients; bound what its conditioner returns, or lower the "
         f"learning rate",
+    )
+
+
+def check_unchanged(now: Tensor, before: Tensor) -> None:
+    """Assert in the graph that the output of a pass is what it was.
+
+    Args:
+        now: The mark of the output when its gradient has come.
+        before: The mark of it in the forward pass.
+    """
+    limit = SAME * torch.finfo(before.dtype).eps
+    close = (now - before).abs() <= limit * before.abs().amax(1, keepdim=True)
+    torch._assert_async(
+        (close | before.isnan() | before.isinf()).all(),
+        "the output of an invertible container was changed in place inside of a "
+        "compiled function, and the states before it can no longer be rebuilt: change "
+        "a copy of it, for instance `y = y + 1` in place of `y += 1`",
     )
 
 

@@ -60,6 +60,21 @@ def test_what_is_changed_in_place_before_backward_is_noticed(
         loss.backward()
 
 
+@pytest.mark.parametrize("guard", ["raise", None])
+def test_the_output_changed_in_place_in_the_graph_is_noticed(guard) -> None:
+    layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(2)]
+    net = InvertibleSequential(*layers, anchors=0, guard=guard).double()
+
+    def changed(x):
+        y = net(x)
+        y += 1
+        return y
+
+    loss = compiled(changed)(sample(requires_grad=True)).square().sum()
+    with pytest.raises(RuntimeError, match=r"output .* was changed in place"):
+        loss.backward()
+
+
 def test_a_wrong_inverse_is_noticed_in_the_backward_pass() -> None:
     class Wrong(Scale):
         def inverse(self, y):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
+from invtorch.engine import guard, strategies
 from invtorch.planning import measure_memory
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed
@@ -70,3 +71,25 @@ def test_memory_does_not_know_depth(device) -> None:
 
     assert kept(4) == kept(32)
     assert kept(32, "checkpoint") > kept(4, "checkpoint") + 27 * x.nbytes
+
+
+def test_nothing_waits_for_the_device_until_all_layers_are_done(
+    monkeypatch, anchors
+) -> None:
+    """The meta device has no values: whatever else would read one would raise."""
+    events = []
+
+    def read(taken):
+        events.append("values are read")
+        return [torch.ones(t.shape).tolist() for t in taken]
+
+    monkeypatch.setattr(strategies, "_real", lambda state: True)
+    monkeypatch.setattr(guard, "_values", read)
+    with torch.device("meta"):
+        net, x = stack(anchors), sample(requires_grad=True)
+    for layer in net:
+        layer.conditioner.register_forward_hook(lambda *_: events.append("layer"))
+    net(x).sum().backward()
+    end = 2 * len(net)
+    assert events[:end] == ["layer"] * end
+    assert set(events[end:]) == {"values are read"}
