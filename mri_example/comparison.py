@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
+from mri_example import figures
 from mri_example.data import Simulation, simulate_demo, whole_file
+from mri_example.data.files import KSpaceFile, read_reconstruction
 from mri_example.evaluation import evaluate
 from mri_example.model import IRIM2D, IRIM3D, RIM, ModelConfig, UNet
 from mri_example.reconstruction import reconstruct, zero_filled
@@ -29,6 +32,7 @@ MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,)
 BOTH = MaskConfig("random", (0.08, 0.04), (4, 8))
 LONG = 1000  # epochs: the clock ends a training
 EPOCH = 200  # steps: validation takes a small part of the time
+SHOWN_SLICE = 30
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def compare(
     minutes: float = 10.0,
     coils: tuple[int, ...] = (1, 8),
 ) -> None:
-    """Train all methods for equal times on the embedded heads and print a table.
+    """Train all methods for equal times on the embedded heads; print a table, draw.
 
     Zero-filled, U-Net, RIM, i-RIM 2D and i-RIM 3D at 4x and 8x acceleration, on the
     split of the demo. What is there already is kept, and a comparison that was
@@ -73,7 +77,8 @@ def compare(
     scores do not compare with those of the fastMRI leaderboard.
 
     Args:
-        output: Folder for data, checkpoints, reconstructions and results.json.
+        output: Folder for data, checkpoints, reconstructions, results.json and
+            pictures.
         minutes: Training time of each method.
         coils: The numbers of coils to compare with; 1 is single-coil data.
     """
@@ -88,6 +93,10 @@ def compare(
             )
             rows += _rows(folder, replace(contender, training=training), count)
             _write(output / "results.json", rows, minutes)
+        for acceleration in MASKS:
+            picture = output / f"{count}_coils_{acceleration}x.png"
+            figures.save(_picture(folder, acceleration, count), picture)
+            sys.stdout.write(f"picture: {picture}\n")
     sys.stdout.write(f"{table(rows)}\nresults: {output}/results.json\n")
 
 
@@ -124,13 +133,34 @@ def _rows(folder: Path, contender: Contender, coils: int) -> list[dict[str, Any]
     test = folder / "data" / f"{contender.training.challenge}_test"
     rows = []
     for acceleration, masks in MASKS.items():
-        out = folder / "reconstructions" / f"{contender.name}_{acceleration}x"
+        out = _reconstructions(folder, contender.name, acceleration)
         method = zero_filled if model is None else model
         reconstruct(method, test, out, masks.build(), progress=False)
         scores = asdict(evaluate(test, out).summary.mean)
         named = {"coils": coils, "method": contender.name, "acceleration": acceleration}
         rows.append(named | costs | scores)
     return rows
+
+
+def _picture(folder: Path, acceleration: int, coils: int) -> Figure:
+    """Show a slice of the unseen head as each method reconstructs it."""
+    (path,) = (folder / "data").glob("*_test/*.h5")
+    volumes = {
+        contender.name: read_reconstruction(
+            _reconstructions(folder, contender.name, acceleration) / path.name
+        )
+        for contender in contenders(coils)
+    }
+    seen = f"{coils} coil{'s' if coils > 1 else ''}, {acceleration}x acceleration"
+    return figures.compare(
+        KSpaceFile.inspect(path).target_volume()[SHOWN_SLICE],
+        {name: volume[SHOWN_SLICE] for name, volume in volumes.items()},
+        f"unseen head, {seen} (simulated k-space)",
+    )
+
+
+def _reconstructions(folder: Path, method: str, acceleration: int) -> Path:
+    return folder / "reconstructions" / f"{method}_{acceleration}x"
 
 
 def _write(path: Path, rows: list[dict[str, Any]], minutes: float) -> None:
