@@ -41,7 +41,8 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
             )
         dtype = state.real.dtype if state.is_complex() else state.dtype
         vectors = vectors.to(torch.promote_types(vectors.dtype, dtype))
-    V = vectors.to(torch.promote_types(vectors.dtype, torch.float32)).T
+    exact = torch.float32 if vectors.device.type == "mps" else torch.float64
+    V = vectors.to(torch.promote_types(vectors.dtype, exact)).T  # never in TF32
     with no_autocast(V):
         S = _half_diagonal(V.mH @ V)
         identity = torch.eye(len(V), dtype=V.dtype, device=V.device)

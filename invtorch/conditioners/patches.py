@@ -60,7 +60,7 @@ class SpreadPatches(nn.Module):
     r"""Compute a patch from every position of a coarse grid.
 
     The transpose of `GatherPatches`, without a bias. The patches are left as channels,
-    so that what comes next can work on them in place; `from_patches` lays them out.
+    for a gate to halve them before `from_patches` lays them out.
 
     Args:
         in_channels: Channels on the coarse grid.
