@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-import weakref
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -32,10 +33,24 @@ from invtorch.recording import Direction, State
 
 
 class Handle:
-    """What a node saves in place of its input state. Without handles the tape dies."""
+    """What a node saves in place of its input state. Without handles the tape dies.
+
+    A node finds its handle by a number, and holds no weak reference of its own: while
+    other threads use a node, Python's garbage collector may take it for unreachable. It
+    finds out before it frees the node, but after it cleared such weak references.
+    """
+
+    living: WeakValueDictionary[int, Handle] = WeakValueDictionary()
+    numbers = itertools.count()
 
     def __init__(self, tape: Tape, index: int, frame: Frame) -> None:
         self.tape, self.index, self.frame = tape, index, frame
+        self.number = next(self.numbers)
+        self.living[self.number] = self
+
+    def finder(self) -> Callable[[], Handle | None]:
+        """Return what finds this handle for as long as somebody else holds it."""
+        return partial(self.living.get, self.number)
 
     def replay(self) -> Replayed:
         """Evaluate the call again, detached from the graph around it."""
@@ -238,14 +253,16 @@ class Tape:
         self.order.remove(index)
 
     @contextmanager
-    def _promising(self, index: int, frame: Frame) -> Iterator[weakref.ref[Handle]]:
+    def _promising(
+        self, index: int, frame: Frame
+    ) -> Iterator[Callable[[], Handle | None]]:
         """Let what is saved inside be a handle of state `index` instead of tensors."""
         self.wanted.extend([False] * (index + 1 - len(self.wanted)))
         self.wanted[index], self.top = True, index
         handle = Handle(self, index, frame)
         place = itertools.count()
         with saved_tensors_hooks(lambda _: (handle, next(place)), _kept_promise):
-            yield weakref.ref(handle)
+            yield handle.finder()
 
     def _check_unbroken(self, frame: Frame, state: Tensors) -> None:
         index = len(self.frames)

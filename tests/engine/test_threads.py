@@ -1,5 +1,6 @@
 """Threads that share a network, or a part of one."""
 
+import gc
 import sys
 import threading
 import time
@@ -123,3 +124,34 @@ def test_threads_share_a_net_whose_replay_needs_it_changed(kind) -> None:
 
 def is_norm(module) -> bool:
     return isinstance(module, nn.BatchNorm2d)
+
+
+def test_a_garbage_collection_while_other_threads_compute() -> None:
+    """PyTorch shows nodes to the collector by counts that other threads change.
+
+    The collector may take a living node for garbage, find out before it frees it, and
+    have cleared the weak references that only the node held.
+    """
+    net = InvertibleSequential(AdditiveCoupling(nn.Linear(2, 2)), guard=None)
+    weights, x = parameters(net), torch.ones(64, 4)
+    done = threading.Event()
+
+    def collect() -> None:
+        while not done.is_set():
+            gc.collect(0)
+            time.sleep(0)
+
+    def train(_) -> None:
+        for _ in range(500):
+            y = net(x)
+            for _ in range(30):
+                z = 2 * y
+            grad(z.sum(), weights)
+
+    with ThreadPoolExecutor(4) as pool:
+        collector = pool.submit(collect)
+        try:
+            list(pool.map(train, range(3)))
+        finally:
+            done.set()
+        collector.result()
