@@ -1,4 +1,7 @@
-"""One thread at a time evaluates a module: a replay lends it other parameters."""
+"""Threads that share modules and parameters.
+
+One thread at a time evaluates a module: a replay lends it other parameters.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import threading
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
@@ -34,3 +38,17 @@ class Locks:
     def __exit__(self, *_: object) -> None:
         for lock in self.locks:
             lock.release()
+
+
+def accumulators(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return what keeps the gradient accumulators of leaves, if other threads run.
+
+    PyTorch makes the accumulator of a leaf when a graph first asks for it, under a lock
+    of the leaf, and may wait for the interpreter meanwhile. A custom function asks for
+    it while it holds the interpreter, and both would wait for ever. An operator asks
+    without holding it, and as long as its result lives nobody makes another one.
+    """
+    if threading.active_count() == 1:
+        return []
+    with torch.enable_grad():
+        return [t.view_as(t) for t in tensors if t.is_leaf]

@@ -28,9 +28,9 @@ class ReplayNode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, handle: Any, outputs: list[Tensor], *tensors: Tensor
+        ctx: Any, handle: Callable[[], Any], outputs: list[Tensor], *tensors: Tensor
     ) -> Tensors:
-        """Hand the outputs on; `handle` is a weak reference to a place on the tape.
+        """Hand the outputs on; `handle` finds a place on the tape while it is held.
 
         What the call is evaluated again with is freed where PyTorch frees what is
         saved, even if the node itself lives on.

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 from torch import Tensor
@@ -27,6 +27,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from invtorch.base import MEMORY, InvertibleModule
 from invtorch.engine.frame import Frame, Replayed, Tensors, as_tensors
 from invtorch.engine.guard import Guard
+from invtorch.engine.locks import accumulators
 from invtorch.engine.node import ReplayNode
 from invtorch.engine.snapshot import Snapshot
 from invtorch.recording import Direction, State
@@ -40,7 +41,7 @@ class Handle:
     finds out before it frees the node, but after it cleared such weak references.
     """
 
-    living: WeakValueDictionary[int, Handle] = WeakValueDictionary()
+    living: ClassVar[WeakValueDictionary[int, Handle]] = WeakValueDictionary()
     numbers = itertools.count()
 
     def __init__(self, tape: Tape, index: int, frame: Frame) -> None:
@@ -113,8 +114,10 @@ class Tape:
             outputs, kept = frame.store(state, context), not self.stored
         else:
             found = [t.detach() for t in frame.run(tensors, context)]
+            kept_accumulators = accumulators(inputs)
             with self._promising(index, frame) as handle:
                 outputs = ReplayNode.apply(handle, found, *inputs)
+            del kept_accumulators
             kept = memory != "invert" or index in self.anchors
         self.stored = memory == "store"
         self._append(frame, tensors, outputs[: frame.arity], kept, memory)

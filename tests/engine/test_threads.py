@@ -1,6 +1,7 @@
 """Threads that share a network, or a part of one."""
 
 import gc
+import subprocess
 import sys
 import threading
 import time
@@ -155,3 +156,32 @@ def test_a_garbage_collection_while_other_threads_compute() -> None:
         finally:
             done.set()
         collector.result()
+
+
+ACCUMULATORS = """
+import threading
+import torch
+from torch import nn
+from invtorch import AdditiveCoupling, InvertibleSequential
+
+net = InvertibleSequential(AdditiveCoupling(nn.Linear(2, 2)))
+weights, x = list(net.parameters()), torch.ones(3, 4)
+done = threading.Event()
+
+def other():
+    while not done.is_set():
+        for weight in weights:
+            weight.view(-1)
+
+thread = threading.Thread(target=other)
+thread.start()
+for _ in range(300):
+    net(x)
+done.set()
+thread.join()
+"""
+
+
+def test_nobody_waits_for_ever_for_a_gradient_accumulator() -> None:
+    """In a process of its own, which can be ended: the interpreter would hang."""
+    subprocess.run([sys.executable, "-c", ACCUMULATORS], check=True, timeout=120)
