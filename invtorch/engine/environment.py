@@ -55,8 +55,10 @@ class Environment:
         self.drawn_from: RandomStates = {}
         for part in parts:
             self.modes.append((part, part.training))
-            self.parameters += _slots(part._parameters, part._parameters)
-            self.buffers += _slots(part._buffers, part._buffers)
+            if part._parameters:
+                self.parameters += _slots(part._parameters, part._parameters)
+            if part._buffers:
+                self.buffers += _slots(part._buffers, part._buffers)
 
     @contextmanager
     def observed(self) -> Iterator[None]:
@@ -64,8 +66,16 @@ class Environment:
         states = random_states(self.device)
         copies = [slot.tensor.clone() for slot in self.buffers]
         holders = [vars(part) for part, _ in self.modes]
-        before = [(holder, _own(holder)) for holder in holders]
-        tensors = [slot for pair in before for slot in _slots(*pair)]
+        before = [
+            (holder, {name: holder[name] for name in holder.keys() - BORN_WITH})
+            for holder in holders
+        ]
+        tensors = [
+            Slot(holder, name, value, version(value))
+            for holder, own in before
+            for name, value in own.items()
+            if isinstance(value, Tensor)
+        ]
         with WeightCachesOff():
             yield
         self.attributes = [(holder, _left(holder, own)) for holder, own in before]
@@ -77,11 +87,11 @@ class Environment:
         ]
 
     @contextmanager
-    def restored(self, stand_ins: dict[Tensor, Tensor]) -> Iterator[None]:
+    def restored(self, stand_ins: dict[int, Tensor]) -> Iterator[None]:
         """Bring the surroundings back.
 
         Args:
-            stand_ins: What takes the place of a parameter of the forward pass.
+            stand_ins: What takes the place of a parameter, found by its `id`.
         """
         with ExitStack() as stack:
             if self.drawn_from:
@@ -94,7 +104,7 @@ class Environment:
             moded = [(part, mode) for part, mode in self.modes if part.training != mode]
             if moded:
                 stack.enter_context(_in_modes(moded))
-            stack.enter_context(_with_attributes(self.attributes))
+            stack.enter_context(WithAttributes(self.attributes))
             with WeightCachesOff():
                 yield
 
@@ -110,12 +120,16 @@ class Environment:
         """Name a tensor of a module changed in place since the forward pass."""
         return _changed(self.parameters) or _changed(self.buffers) or self.overwritten()
 
-    def _changes(self, stand_ins: dict[Tensor, Tensor]) -> list[tuple[Slot, Tensor]]:
-        parameters = [(s, stand_ins.get(s.tensor, s.tensor)) for s in self.parameters]
-        return [
-            *[(s, t) for s, t in parameters if not s.holds(t) and not _sharded(s, t)],
-            *[(s, s.tensor.clone()) for s in self.buffers if not s.holds(s.tensor)],
-        ]
+    def _changes(self, stand_ins: dict[int, Tensor]) -> list[tuple[Slot, Tensor]]:
+        changes = []
+        for slot in self.parameters:
+            tensor = stand_ins.get(id(slot.tensor), slot.tensor)
+            if not slot.holds(tensor) and not _sharded(slot, tensor):
+                changes.append((slot, tensor))
+        for slot in self.buffers:
+            if not slot.holds(slot.tensor):
+                changes.append((slot, slot.tensor.clone()))
+        return changes
 
 
 def version(tensor: Tensor) -> int:
@@ -148,11 +162,6 @@ def _slots(holder: Attributes, values: Attributes) -> list[Slot]:
         for name, tensor in values.items()
         if isinstance(tensor, Tensor)
     ]
-
-
-def _own(holder: Attributes) -> Attributes:
-    """Return the attributes of a module that are not those of every module."""
-    return {name: holder[name] for name in holder.keys() - BORN_WITH}
 
 
 def _left(holder: Attributes, before: Attributes) -> Attributes:
@@ -190,15 +199,23 @@ def _swapped(changes: list[tuple[Slot, Tensor]]) -> Iterator[None]:
             slot.holder[slot.name] = tensor
 
 
-@contextmanager
-def _with_attributes(attributes: list[tuple[Attributes, Attributes]]) -> Iterator[None]:
-    present = [dict(holder) for holder, _ in attributes]
-    for holder, before in attributes:
-        holder.update(before)
-    try:
-        yield
-    finally:
-        for (holder, _), own in zip(attributes, present, strict=True):
+class WithAttributes:
+    """Give modules back the attributes of the forward pass, and undo what is written.
+
+    Args:
+        attributes: The attributes of modules now, and those of the forward pass.
+    """
+
+    def __init__(self, attributes: list[tuple[Attributes, Attributes]]) -> None:
+        self.attributes = attributes
+
+    def __enter__(self) -> None:
+        self.present = [dict(holder) for holder, _ in self.attributes]
+        for holder, before in self.attributes:
+            holder.update(before)
+
+    def __exit__(self, *_: object) -> None:
+        for (holder, _before), own in zip(self.attributes, self.present, strict=True):
             holder.update(own)
             if len(holder) > len(own):
                 for name in holder.keys() - own.keys():

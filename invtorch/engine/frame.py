@@ -93,9 +93,9 @@ class Frame:
         self.locks = Locks(parts)
         self.environment = self._surroundings(parts, first.device)
         check_parts(self.label, [part for part, _ in self.environment.modes[1:]])
-        parameters = (slot.tensor for slot in self.environment.parameters)
-        needed = (t for t in (*self.riding, *parameters) if t.requires_grad)
-        self.companions: Tensors = tuple(dict.fromkeys(needed))
+        parameters = [slot.tensor for slot in self.environment.parameters]
+        riding = {id(t): t for t in (*self.riding, *parameters) if t.requires_grad}
+        self.companions: Tensors = tuple(riding.values())
 
     def _surroundings(
         self, parts: list[nn.Module], device: torch.device
@@ -180,13 +180,13 @@ class Frame:
     ) -> Replayed:
         self._check_unmodified()
         with torch.enable_grad():
-            stand_ins = {t: stand_in(t) for t in self.companions}
+            stand_ins = {id(t): stand_in(t) for t in self.companions}
             context = exchanged(self.context, stand_ins)
             with self.environment.restored(stand_ins), Recording(None):
                 state, outputs = evaluate(*context)
         inputs = (*state, *stand_ins.values())
-        own = (slot.tensor for slot in self.environment.parameters)
-        fixed = (t for t in (*self.riding, *own) if t not in stand_ins)
+        own = [slot.tensor for slot in self.environment.parameters]
+        fixed = [t for t in (*self.riding, *own) if id(t) not in stand_ins]
         known = (*inputs, *fixed)
         check_closed(self.label, known, outputs)
         return Replayed(inputs, outputs)

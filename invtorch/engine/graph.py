@@ -10,12 +10,9 @@ from torch.autograd.graph import Node
 
 def foreign_leaf(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> Tensor | None:
     """Return a leaf that `outputs` depend on other than through `known`, if any."""
-    leaves, seen = set(), set()
-    for tensor in known:
-        if tensor.grad_fn is None:
-            leaves.add(id(tensor))
-        else:
-            seen.add(tensor.grad_fn)
+    known = [*known]
+    leaves = {id(t) for t in known if t.grad_fn is None}
+    seen: set[Node | None] = {t.grad_fn for t in known}
     todo: list[Node] = [t.grad_fn for t in outputs if t.grad_fn is not None]
     while todo:
         node = todo.pop()
@@ -25,5 +22,7 @@ def foreign_leaf(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> Tensor |
         leaf: Tensor | None = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in leaves:
             return leaf
-        todo.extend(parent for parent, _ in node.next_functions if parent is not None)
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                todo.append(parent)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,11 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 RandomStates = dict[torch.device, Tensor]
+
+# PyTorch makes the tensor of a state while it holds a lock of the generator. If Python
+# collects garbage at that moment and lets another thread go on, that one would wait for
+# the lock for ever, and hold the interpreter.
+_ONE_THREAD = threading.RLock()
 
 
 def random_states(device: torch.device) -> RandomStates:
@@ -45,24 +51,28 @@ def nothing_drawn() -> Iterator[None]:
     """Go on afterwards as if nothing was drawn, by PyTorch, Python or NumPy."""
     numpy = sys.modules.get("numpy")
     python, arrays = random.getstate(), numpy and numpy.random.get_state()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            if numpy:
-                numpy.random.set_state(arrays)
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    present = {device: _get(device) for device in (CPU, *gpus)}
+    try:
+        yield
+    finally:
+        _set(present)
+        random.setstate(python)
+        if numpy:
+            numpy.random.set_state(arrays)
 
 
 def _get(device: torch.device) -> Tensor:
-    if device == CPU:
-        return torch.get_rng_state()
-    return torch.get_device_module(device).get_rng_state(device)  # type: ignore[no-any-return]
+    with _ONE_THREAD:
+        if device == CPU:
+            return torch.get_rng_state()
+        return torch.get_device_module(device).get_rng_state(device)  # type: ignore[no-any-return]
 
 
 def _set(states: RandomStates) -> None:
-    for device, state in states.items():
-        if device == CPU:
-            torch.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state, device)
+    with _ONE_THREAD:
+        for device, state in states.items():
+            if device == CPU:
+                torch.set_rng_state(state)
+            else:
+                torch.get_device_module(device).set_rng_state(state, device)

@@ -32,11 +32,11 @@ def copied(context: Context) -> Context:
     return context if _flat(context) else mapped(lambda tensor: tensor, context)
 
 
-def exchanged(context: Context, others: Mapping[Tensor, Tensor]) -> Context:
-    """Return a context in which other tensors stand for some."""
+def exchanged(context: Context, others: Mapping[int, Tensor]) -> Context:
+    """Return a context in which other tensors stand for some, given by their `id`."""
     if _flat(context):
-        return tuple(others.get(c, c) for c in context)
-    return mapped(lambda tensor: others.get(tensor, tensor), context)
+        return tuple([others.get(id(c), c) for c in context])
+    return mapped(lambda tensor: others.get(id(tensor), tensor), context)
 
 
 def mapped(function: Callable[[Tensor], Tensor], context: Context) -> Context:

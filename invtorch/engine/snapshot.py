@@ -27,7 +27,7 @@ class Snapshot(NamedTuple):
     @classmethod
     def of(cls, state: Tensors) -> Snapshot:
         """Take a snapshot that shares memory with `state` but not its graph."""
-        return cls(tuple(t.detach() for t in state), tuple(map(version, state)))
+        return cls(tuple([t.detach() for t in state]), tuple(map(version, state)))
 
     def on_host(self) -> Snapshot:
         """Move to the memory of the host; what lives there already stays as it is."""

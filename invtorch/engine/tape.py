@@ -49,6 +49,11 @@ class Handle:
         self.number = next(self.numbers)
         self.living[self.number] = self
 
+    def promised(self) -> saved_tensors_hooks:
+        """Let what is saved inside be this handle instead of tensors."""
+        place = itertools.count()
+        return saved_tensors_hooks(lambda _: (self, next(place)), _kept_promise)
+
     def finder(self) -> Callable[[], Handle | None]:
         """Return what finds this handle for as long as somebody else holds it."""
         return partial(self.living.get, self.number)
@@ -114,10 +119,10 @@ class Tape:
             outputs, kept = frame.store(state, context), not self.stored
         else:
             found = [t.detach() for t in frame.run(tensors, context)]
-            kept_accumulators = accumulators(inputs)
-            with self._promising(index, frame) as handle:
-                outputs = ReplayNode.apply(handle, found, *inputs)
-            del kept_accumulators
+            handle, held = self._handle(index, frame), accumulators(inputs)
+            with handle.promised():
+                outputs = ReplayNode.apply(handle.finder(), found, *inputs)
+            del handle, held
             kept = memory != "invert" or index in self.anchors
         self.stored = memory == "store"
         self._append(frame, tensors, outputs[: frame.arity], kept, memory)
@@ -142,19 +147,22 @@ class Tape:
     def replay(self, index: int) -> Replayed:
         """Evaluate call `index` again, from its input if kept, else from its output."""
         frame = self.frames[index]
-        with self._held():
+        with self.lock:
             if index in self.states:
                 replayed = frame.rerun(self._read(index))
                 self._compare(index, index + 1, replayed.outputs[: frame.arity])
-                return replayed
-            replayed = frame.replay(self._state(index + 1))
-            self._move(index, replayed.inputs[: frame.arity])
-            return replayed
+            else:
+                replayed = frame.replay(self._state(index + 1))
+                self._move(index, replayed.inputs[: frame.arity])
+            self._trim()
+        return replayed
 
     def rebuild(self, index: int) -> Tensors:
         """Return state `index`: kept, or rebuilt from the nearest kept one above."""
-        with self._held():
-            return self._state(index)
+        with self.lock:
+            state = self._state(index)
+            self._trim()
+        return state
 
     def release(self, index: int) -> None:
         """Drop what is out of reach once state `index` will not be asked for again.
@@ -168,13 +176,6 @@ class Tape:
                 self._trim()
             finally:
                 self.lock.release()
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Let no other thread move states, and drop afterwards what is out of reach."""
-        with self.lock:
-            yield
-            self._trim()
 
     def _trim(self) -> None:
         """Drop the states that are out of reach.
@@ -255,17 +256,11 @@ class Tape:
         del self.states[index]
         self.order.remove(index)
 
-    @contextmanager
-    def _promising(
-        self, index: int, frame: Frame
-    ) -> Iterator[Callable[[], Handle | None]]:
-        """Let what is saved inside be a handle of state `index` instead of tensors."""
+    def _handle(self, index: int, frame: Frame) -> Handle:
+        """Return a handle of state `index`, which is wanted for as long as it lives."""
         self.wanted.extend([False] * (index + 1 - len(self.wanted)))
         self.wanted[index], self.top = True, index
-        handle = Handle(self, index, frame)
-        place = itertools.count()
-        with saved_tensors_hooks(lambda _: (handle, next(place)), _kept_promise):
-            yield handle.finder()
+        return Handle(self, index, frame)
 
     def _check_unbroken(self, frame: Frame, state: Tensors) -> None:
         index = len(self.frames)

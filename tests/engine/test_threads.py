@@ -158,8 +158,8 @@ def test_a_garbage_collection_while_other_threads_compute() -> None:
         collector.result()
 
 
-ACCUMULATORS = """
-import threading
+SHARED = """
+import gc, random, threading, time
 import torch
 from torch import nn
 from invtorch import AdditiveCoupling, InvertibleSequential
@@ -167,12 +167,26 @@ from invtorch import AdditiveCoupling, InvertibleSequential
 net = InvertibleSequential(AdditiveCoupling(nn.Linear(2, 2)))
 weights, x = list(net.parameters()), torch.ones(3, 4)
 done = threading.Event()
+"""
 
+ACCUMULATORS = """
 def other():
     while not done.is_set():
         for weight in weights:
             weight.view(-1)
+"""
 
+GENERATOR = """
+gc.callbacks.append(lambda *_: time.sleep(1e-4))
+another = InvertibleSequential(AdditiveCoupling(nn.Linear(2, 2)))
+
+def other():
+    while not done.is_set():
+        gc.set_threshold(random.randrange(1, 30))
+        another(x)
+"""
+
+TOGETHER = """
 thread = threading.Thread(target=other)
 thread.start()
 for _ in range(300):
@@ -182,6 +196,10 @@ thread.join()
 """
 
 
-def test_nobody_waits_for_ever_for_a_gradient_accumulator() -> None:
+@pytest.mark.parametrize(
+    "program", [ACCUMULATORS, GENERATOR], ids=["gradient accumulators", "generators"]
+)
+def test_nobody_waits_for_ever_inside_of_pytorch(program) -> None:
     """In a process of its own, which can be ended: the interpreter would hang."""
-    subprocess.run([sys.executable, "-c", ACCUMULATORS], check=True, timeout=120)
+    command = [sys.executable, "-c", SHARED + program + TOGETHER]
+    subprocess.run(command, check=True, timeout=120)
