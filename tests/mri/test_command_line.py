@@ -1,11 +1,7 @@
 """The command line, from files to scores, and what it says of bad input."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -15,7 +11,6 @@ import torch
 import yaml
 
 from mri_example.cli import main
-from mri_example.training.module import ReconstructionTask
 
 ROOT = Path(__file__).parents[2]
 MODEL = {"channels": 8, "steps": 2, "hidden": [4, 4], "strides": [1, 2]}
@@ -138,85 +133,6 @@ def test_zero_filled_files_with_and_without_header_and_with_a_mask(tmp_path) -> 
     for name in ("target", "bare", "masked"):
         with h5py.File(tmp_path / f"out/{name}.h5") as file:
             assert file["reconstruction"].shape == (3, 16, 16)
-
-
-KILLED = """
-import os, signal, sys
-from mri_example.cli import main
-from mri_example.training.module import ReconstructionTask
-
-step = ReconstructionTask.training_step
-
-def training_step(self, batch):
-    if self.global_step == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch)
-
-ReconstructionTask.training_step = training_step
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
-    workers, root, tmp_path
-) -> None:
-    def arguments(output: Path) -> list[str]:
-        options = {"epochs": 4, "batch_size": 1, "workers": workers}
-        config = configuration(root, output=str(output), training=TRAINING | options)
-        return ["fit", "--config", str(config.rename(root / f"{output.name}.yaml"))]
-
-    def command(output: Path) -> list[str]:
-        return [sys.executable, "-m", "mri_example", *arguments(output)]
-
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = {
-        "cwd": ROOT,
-        "env": environment,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-    }
-    subprocess.run(command(whole), check=True, **options)
-    for step in (12, 16):  # in the second epoch, and right after it
-        murder = [sys.executable, "-c", KILLED, str(step), *arguments(killed)]
-        died = subprocess.run(murder, check=False, **options)
-        assert died.returncode == -signal.SIGKILL
-        reached = torch.load(killed / "last.ckpt", weights_only=True)["global_step"]
-        assert reached == 8 * (step // 8) <= step
-    subprocess.run(command(killed), check=True, **options)
-    one, other = (
-        torch.load(folder / "last.ckpt", weights_only=True)
-        for folder in (whole, killed)
-    )
-    assert one["epoch"] == other["epoch"] == 3
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, other["state_dict"][name]), name
-
-
-def test_a_checkpoint_of_another_configuration(root, capsys) -> None:
-    assert run("fit", "--config", configuration(root)) == 0
-    capsys.readouterr()
-    changed = configuration(root, model=MODEL | {"steps": 3})
-    message = refused(capsys, "fit", "--config", changed)
-    assert (
-        "last.ckpt was written with steps = 2, but the configuration says 3" in message
-    )
-
-
-def test_a_file_that_is_no_checkpoint(root, capsys) -> None:
-    data = root / "data/singlecoil_test"
-    bad = root / "bad.ckpt"
-    bad.write_bytes(b"not a checkpoint")
-    arguments = ("reconstruct", "--data", data, "--output", root / "out")
-    message = refused(capsys, *arguments, "--checkpoint", bad)
-    assert "bad.ckpt cannot be read as a checkpoint" in message
-    message = refused(capsys, *arguments, "--checkpoint", root / "none.ckpt")
-    assert "none.ckpt does not exist" in message
-    torch.save({"weights": torch.ones(1)}, bad)
-    message = refused(capsys, *arguments, "--checkpoint", bad)
-    assert "bad.ckpt is not a checkpoint of this package" in message
-    assert not (root / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -354,21 +270,3 @@ def test_help_can_be_worked_from(command, capsys) -> None:
     out = capsys.readouterr().out
     assert "usage: python -m mri_example" in out
     assert OPTIONS[command] in out
-
-
-def test_control_c_is_said_and_can_be_gone_on_from(root, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # Lightning ignores SIGINT
-    step = ReconstructionTask.training_step
-
-    def interrupted(self, batch):
-        if self.global_step == 3:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    options = TRAINING | {"batch_size": 2}
-    config = configuration(root, training=options)
-    with monkeypatch.context() as patched:
-        patched.setattr(ReconstructionTask, "training_step", interrupted)
-        assert run("fit", "--config", config) == 130
-    assert "interrupted: run the same command again" in capsys.readouterr().err
-    assert run("fit", "--config", config) == 0

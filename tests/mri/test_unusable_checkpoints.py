@@ -1,0 +1,107 @@
+"""Checkpoints that no run can go on from: an error, and nothing is unpickled."""
+
+import copy
+import os
+
+import pytest
+import torch
+
+from tests.mri.test_command_line import (
+    configuration,
+    root,
+    run,
+    write_volume,
+)
+from tests.mri.test_unusable_runs import sentence
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+__all__ = ["root"]  # a fixture
+
+
+class Harmful:
+    """An object that makes a folder when it is loaded as a pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a checkpoint of a short run, as a dictionary."""
+    folder = tmp_path_factory.mktemp("trained")
+    for split, slices in {"train": 8, "val": 2}.items():
+        write_volume(folder / f"data/singlecoil_{split}/file_{split}.h5", slices)
+    assert run("fit", "--config", configuration(folder)) == 0
+    return torch.load(folder / "run/last.ckpt", weights_only=True)
+
+
+CONFIGURATION = "invtorch_configuration"
+WEIGHT = "model.irim.steps.1.module.0.vectors"
+OF_THE_MODEL = {
+    "other steps": lambda c: c[CONFIGURATION].update(steps=3),
+    "steps in words": lambda c: c[CONFIGURATION].update(steps="many"),
+    "too few widths": lambda c: c[CONFIGURATION].update(hidden=[4]),
+    "no model": lambda c: c[CONFIGURATION].pop("model"),
+    "a model of models": lambda c: c[CONFIGURATION].update(model={"model": 1}),
+    "no weights": lambda c: c.pop("state_dict"),
+    "a list of weights": lambda c: c.update(state_dict=[1]),
+    "weights without names": lambda c: c.update(state_dict={1: torch.ones(1)}),
+    "a missing weight": lambda c: c["state_dict"].pop(WEIGHT),
+    "a weight of another shape": lambda c: c["state_dict"].update(
+        {WEIGHT: torch.ones(3)}
+    ),
+    "no configuration": lambda c: c.update({CONFIGURATION: "irim"}),
+}
+OF_THE_RUN = {
+    **OF_THE_MODEL,
+    "no optimizer": lambda c: c.update(optimizer_states=[{}]),
+    "no loops": lambda c: c.update(loops={}),
+    "no schedule": lambda c: c.pop("lr_schedulers"),
+    "a version in words": lambda c: c.update({"pytorch-lightning_version": "x"}),
+    "an epoch in words": lambda c: c.update(epoch="x"),
+}
+
+
+@pytest.mark.parametrize("damage", OF_THE_RUN)
+def test_checkpoints_that_no_run_can_go_on_from(damage, trained, root, capsys) -> None:
+    checkpoint, path = copy.deepcopy(trained), root / "run/last.ckpt"
+    OF_THE_RUN[damage](checkpoint)
+    path.parent.mkdir()
+    torch.save(checkpoint, path)
+    before = path.read_bytes()
+    message = sentence(capsys, "fit", "--config", configuration(root))
+    assert "last.ckpt" in message
+    assert [p.name for p in (root / "run").iterdir()] == ["last.ckpt"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [*OF_THE_MODEL, "code"])
+def test_checkpoints_whose_parts_do_not_fit(damage, trained, root, capsys) -> None:
+    checkpoint, path = copy.deepcopy(trained), root / "best.ckpt"
+    if damage == "code":
+        checkpoint["callbacks"] = Harmful(root / "harm")
+    else:
+        OF_THE_MODEL[damage](checkpoint)
+    torch.save(checkpoint, path)
+    test, out = root / "data/singlecoil_test", root / "out"
+    arguments = ("reconstruct", "--data", test, "--output", out, "--checkpoint", path)
+    assert "best.ckpt" in sentence(capsys, *arguments)
+    assert not (root / "harm").exists()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "fit"])
+def test_a_text_file_is_no_checkpoint(command, root, capsys) -> None:
+    path, out = root / "run/last.ckpt", root / "out"
+    path.parent.mkdir()
+    path.write_text("hello\nworld\n")
+    test = root / "data/singlecoil_test"
+    arguments = {
+        "fit": ("--config", configuration(root)),
+        "reconstruct": ("--data", test, "--output", out, "--checkpoint", path),
+    }[command]
+    assert "last.ckpt cannot be read" in sentence(capsys, command, *arguments)
+    assert not out.exists()
