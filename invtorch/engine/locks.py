@@ -51,4 +51,4 @@ def accumulators(tensors: Iterable[Tensor]) -> list[Tensor]:
     if threading.active_count() == 1:
         return []
     with torch.enable_grad():
-        return [t.view_as(t) for t in tensors if t.is_leaf]
+        return [t.view_as(t) for t in tensors if t.requires_grad and t.is_leaf]
