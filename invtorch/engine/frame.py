@@ -94,8 +94,8 @@ class Frame:
         self.environment = self._surroundings(parts, first.device)
         check_parts(self.label, [part for part, _ in self.environment.modes[1:]])
         parameters = [slot.tensor for slot in self.environment.parameters]
-        riding = {id(t): t for t in (*self.riding, *parameters) if t.requires_grad}
-        self.companions: Tensors = tuple(riding.values())
+        needed = {id(t): t for t in (*self.riding, *parameters) if t.requires_grad}
+        self.companions: Tensors = tuple(needed.values())
 
     def _surroundings(
         self, parts: list[nn.Module], device: torch.device

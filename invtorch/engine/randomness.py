@@ -48,7 +48,10 @@ def rewound(states: RandomStates) -> Iterator[None]:
 
 @contextmanager
 def nothing_drawn() -> Iterator[None]:
-    """Go on afterwards as if nothing was drawn, by PyTorch, Python or NumPy."""
+    """Go on afterwards as if nothing was drawn, by PyTorch, Python or NumPy.
+
+    In place of `torch.random.fork_rng`, which lets threads wait for each other.
+    """
     numpy = sys.modules.get("numpy")
     python, arrays = random.getstate(), numpy and numpy.random.get_state()
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
@@ -66,7 +69,8 @@ def _get(device: torch.device) -> Tensor:
     with _ONE_THREAD:
         if device == CPU:
             return torch.get_rng_state()
-        return torch.get_device_module(device).get_rng_state(device)  # type: ignore[no-any-return]
+        state: Tensor = torch.get_device_module(device).get_rng_state(device)
+        return state
 
 
 def _set(states: RandomStates) -> None:

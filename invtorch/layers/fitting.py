@@ -78,23 +78,10 @@ def in_its_precision(
         ValueError: If a convolution would take the batch for channels.
     """
     _check_batched(conditioner, x)
-    parameter = _first_parameter(conditioner, x)
+    parameter = next(conditioner.parameters(), x)
     if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
         x = x.to(parameter.dtype)
     return conditioner(x, *context)
-
-
-def _first_parameter(network: nn.Module, default: Tensor) -> Tensor:
-    """Return what `network.parameters()` begins with, without walking through all."""
-    for parameter in network._parameters.values():
-        if parameter is not None:
-            return parameter
-    for child in network._modules.values():
-        if child is not None:
-            found = _first_parameter(child, default)
-            if found is not default:
-                return found
-    return default
 
 
 def _check_batched(conditioner: nn.Module, x: Tensor) -> None:
