@@ -252,6 +252,8 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         said = " ".join(message.split())
+        if "Expected a <class 'tuple'>" in said:
+            said += ": write what belongs together as a list, such as [4,8] or [4]"
         shown = self.prog.replace("[options] ", "")
         self.exit(2, f"error: {said}: `{shown} --help` lists what there is\n")
 

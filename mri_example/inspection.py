@@ -9,17 +9,23 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mri_example.data.defects import check_place, check_values
+from mri_example.data.defects import check_header, check_place, check_values
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 
 CHALLENGES = ("singlecoil", "multicoil")
 SPLITS = ("train", "val", "test", "challenge")
-PUBLISHED = {  # volumes and slices of the single-coil knee data
+PUBLISHED = {  # volumes and slices of the knee data: Zbontar et al., arXiv:1811.08839
     "singlecoil_train": (973, 34742),
     "singlecoil_val": (199, 7135),
     "singlecoil_test": (108, 3903),
+    "singlecoil_challenge": (92, 3305),
+    "multicoil_train": (973, 34742),
+    "multicoil_val": (199, 7135),
+    "multicoil_test": (118, 4092),
+    "multicoil_challenge": (104, 3810),
 }
+BRAIN = "AX"  # how the acquisitions of the brain data begin
 
 
 @dataclass
@@ -57,8 +63,8 @@ class FolderReport:
 
     @property
     def published(self) -> str:
-        """How it compares with the published data set, or "" if it has no such part."""
-        if self.name not in PUBLISHED:
+        """How it compares with the published knee data, or "" if it holds brains."""
+        if any(name.startswith(BRAIN) for name in self.counts.get("acquisition", ())):
             return ""
         volumes, slices = PUBLISHED[self.name]
         if (self.volumes, self.slices) == (volumes, slices):
@@ -126,6 +132,7 @@ def _examine(path: Path, report: FolderReport, quick: bool) -> None:
         file = KSpaceFile.inspect(path)
         report.add(file)
         check_place(file, report.name)
+        check_header(file)
         if not quick:
             check_values(file)
     except InputError as error:

@@ -34,6 +34,22 @@ def check_place(file: KSpaceFile, folder: str) -> None:
         )
 
 
+def check_header(file: KSpaceFile) -> None:
+    """Make sure that the header of a file speaks of its k-space.
+
+    Raises:
+        InputError: If it encodes another number of columns: which of them count as
+            measured follows from that.
+    """
+    columns = file.shape[-1]
+    if file.encoded not in (None, columns):
+        raise InputError(
+            f"{file.path}: the header speaks of {file.encoded} encoded columns, but "
+            f"k-space has {columns}, so the wrong ones would count as measured: repair "
+            f"the header, or remove the data set 'ismrmrd_header'"
+        )
+
+
 def check_values(file: KSpaceFile) -> None:
     """Read all numbers of a file and make sure that they can be used.
 

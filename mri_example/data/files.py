@@ -39,6 +39,7 @@ class KSpaceFile:
         target: Name of the data set with the target, if there is one.
         crop: Rows and columns of target and reconstruction.
         padding: First measured column, and the one after the last.
+        encoded: Columns that the header speaks of, if there is one.
         mask: The mask that a file of undersampled k-space brings along, `(cols,)`.
         attributes: Acquisition, maximum of the target volume and the like.
         scan: The acquisition and the scanner, for example `CORPD_FBK/Skyra`.
@@ -50,6 +51,7 @@ class KSpaceFile:
     target: str | None
     crop: tuple[int, int]
     padding: tuple[int, int]
+    encoded: int | None
     mask: NDArray[np.float32] | None
     attributes: Mapping[str, Any]
     scan: str
@@ -73,6 +75,7 @@ class KSpaceFile:
                 target=target.name.lstrip("/") if target else None,
                 crop=crop,
                 padding=padding_of(header, cols, path),
+                encoded=header.encoded[1] if header else None,
                 mask=mask_of(file, cols, path),
                 attributes=dict(file.attrs),
                 scan=scan_name(

@@ -144,6 +144,7 @@ def test_zero_filled_files_with_and_without_header_and_with_a_mask(tmp_path) -> 
         ({"model": MODEL | {"read_out": "magic"}}, "magic"),
         ({"model": MODEL | {"hidden": [4]}}, "hidden has 1 entries and strides 2"),
         ({"model": MODEL | {"channels": 3}}, "channels is 3"),
+        ({"masks": {"accelerations": 4}}, "as a list, such as [4,8] or [4]"),
         ({"training": TRAINING | {"epochs": 0}}, "epochs is 0"),
         ({"training": TRAINING | {"fraction": 2}}, "fraction is 2"),
         ({"masks": {"pattern": "spiral"}}, "can only be one of random"),

@@ -12,7 +12,6 @@ from mri_example.errors import InputError
 from mri_example.inspection import PUBLISHED, inspect_root
 
 ROWS, COLS = 12, 8
-HEADER = Header((ROWS, COLS, 1), (6, 6, 1), center=COLS // 2, maximum=COLS - 1)
 
 
 def write(path, slices=2, coils=0, cols=COLS, **attributes):
@@ -21,8 +20,12 @@ def write(path, slices=2, coils=0, cols=COLS, **attributes):
     shape = (slices, coils, ROWS, cols) if coils else (slices, ROWS, cols)
     kspace = np.ones(shape, np.complex64)
     target = np.full((slices, 6, 6), 2, np.float32)
-    write_kspace(path, kspace, target, HEADER, {"acquisition": "T2"} | attributes)
+    write_kspace(path, kspace, target, header(cols), {"acquisition": "T2"} | attributes)
     return path
+
+
+def header(cols):
+    return Header((ROWS, cols, 1), (6, 6, 1), center=cols // 2, maximum=cols - 1)
 
 
 def change(path, **datasets):
@@ -84,7 +87,7 @@ def test_the_command_prints_counts_and_succeeds(root, capsys):
     out = capsys.readouterr().out
     assert "singlecoil_train: 2 volumes, 5 slices; the published knee" in out
     assert "  rows x columns: 12 x 8 (1), 12 x 9 (1)\n" in out
-    assert "multicoil_val: 2 volumes, 5 slices\n" in out
+    assert "multicoil_val: 2 volumes, 5 slices; the published knee" in out
     assert "  coils: 3 (1), 5 (1)\n" in out
     assert out.count("  defects: none\n") == 3
 
@@ -99,7 +102,14 @@ def test_the_published_counts_are_recognized(root, monkeypatch):
     )
     monkeypatch.setitem(inspection.PUBLISHED, "singlecoil_train", (2, 5))
     assert report.published == ", as published"
-    assert "multicoil_val" not in PUBLISHED
+    for part in ("train", "val"):  # the same scans, combined to one coil or not
+        assert PUBLISHED[f"multicoil_{part}"] == PUBLISHED[f"singlecoil_{part}"]
+    assert sum(volumes for volumes, _ in PUBLISHED.values()) == 1594 + 973 + 199
+
+
+def test_heads_are_not_compared_with_knees(root):
+    write(root / "multicoil_val/head.h5", coils=3, acquisition="AXT2")
+    assert reports(root)["multicoil_val"].published == ""
 
 
 def nan(path):
@@ -143,6 +153,10 @@ SHALLOW = {
     ),
     "length of mask": (lambda path: change(path, mask=np.ones(5)), r"shape \(5,\)"),
     "header": (lambda path: change(path, ismrmrd_header=b"<no"), "header cannot be re"),
+    "header of another file": (
+        lambda path: change(path, ismrmrd_header=header(COLS + 2).xml()),
+        "header speaks of 10 encoded columns, but k-space has 8",
+    ),
     "mask in training": (
         lambda path: change(path, mask=np.ones(COLS)),
         "brings a mask.*move it from singlecoil_train",
