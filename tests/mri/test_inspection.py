@@ -96,15 +96,15 @@ def test_the_published_counts_are_recognized(root, monkeypatch):
     assert PUBLISHED["singlecoil_train"] == (973, 34742)
     assert PUBLISHED["singlecoil_val"] == (199, 7135)
     assert PUBLISHED["singlecoil_test"] == (108, 3903)
+    for part in ("train", "val"):  # the same scans, combined to one coil or not
+        assert PUBLISHED[f"multicoil_{part}"] == PUBLISHED[f"singlecoil_{part}"]
+    assert sum(volumes for volumes, _ in PUBLISHED.values()) == 1594 + 973 + 199
     report = reports(root)["singlecoil_train"]
     assert (
         report.published == "; the published knee data have 973 volumes, 34742 slices"
     )
     monkeypatch.setitem(inspection.PUBLISHED, "singlecoil_train", (2, 5))
     assert report.published == ", as published"
-    for part in ("train", "val"):  # the same scans, combined to one coil or not
-        assert PUBLISHED[f"multicoil_{part}"] == PUBLISHED[f"singlecoil_{part}"]
-    assert sum(volumes for volumes, _ in PUBLISHED.values()) == 1594 + 973 + 199
 
 
 def test_heads_are_not_compared_with_knees(root):
