@@ -110,8 +110,12 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "inverted, anchors=auto": {"anchors": "auto"},
     "inverted, float64 state": {"anchors": 0, "state_dtype": torch.float64},
 }
-SINGLE = ("inverted, anchors=auto", "inverted, float64 state")
-PRECISIONS = ("float32", "bfloat16 conditioners, float32 state", "bfloat16 state")
+BASIC = tuple(STRATEGIES)[:3]
+PRECISIONS = {  # and the strategies that are tried in each
+    "float32": tuple(STRATEGIES),
+    "bfloat16 conditioners, float32 state": (*BASIC, "inverted, float64 state"),
+    "bfloat16 state": BASIC,
+}
 
 
 def network(layer: str, strength: float, depth: int) -> InvertibleSequential:
@@ -149,12 +153,11 @@ def configured(
 ) -> InvertibleSequential:
     """Return a copy of the network under a strategy, in a precision."""
     net = deepcopy(net)
+    if precision == "bfloat16 conditioners, float32 state":
+        net.state_dtype = torch.float32
     for name, value in options.items():
         setattr(net, name, value)
-    if precision == "float32":
-        return net
-    net.state_dtype = torch.float32 if "float32" in precision else None
-    return net.bfloat16()
+    return net if precision == "float32" else net.bfloat16()
 
 
 def measure(layer: str, strength: float, depth: int, seed: int) -> list[dict[str, Any]]:
@@ -168,10 +171,9 @@ def measure(layer: str, strength: float, depth: int, seed: int) -> list[dict[str
     with torch.no_grad():
         growth = float(exact(x.double()).norm() / x.double().norm())
     rows = []
-    for precision in PRECISIONS:
-        for strategy, options in STRATEGIES.items():
-            if precision != "float32" and strategy in SINGLE:
-                continue
+    for precision, strategies in PRECISIONS.items():
+        for strategy in strategies:
+            options = STRATEGIES[strategy]
             contender = configured(net, precision, options)
             start = x if precision == "float32" else x.bfloat16()
             start = start.clone().requires_grad_()

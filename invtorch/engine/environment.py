@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from torch.nn.utils import parametrize
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
 from invtorch.functional import autocast_enabled
 
-BORN_WITH = frozenset(vars(nn.Module()))
 PLAIN = (int, float, complex, str, type(None))
 Attributes = dict[str, Any]
 
@@ -39,22 +39,21 @@ class Environment:
     move once, and parameters are those of the forward pass even where
     `torch.func.functional_call` has ended since.
 
-    So are other attributes of the modules, and what a replay writes into them is
-    undone. Tensors and objects that the forward pass itself exchanged are not kept:
+    So are other attributes of the modules, such as their training mode, and what a
+    replay writes into them is undone. Tensors and objects that the forward pass itself exchanged are not kept:
     they may hold the graph of the pass before.
     """
 
     def __init__(self, parts: Iterable[nn.Module], device: torch.device) -> None:
         self.device = device
         self.autocast = _autocast(device)
-        self.modes: list[tuple[nn.Module, bool]] = []
+        self.parts = [*parts]
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self.tensors: list[Slot] = []
         self.attributes: list[tuple[Attributes, Attributes]] = []
         self.drawn_from: RandomStates = {}
-        for part in parts:
-            self.modes.append((part, part.training))
+        for part in self.parts:
             if part._parameters:
                 self.parameters += _slots(part._parameters, part._parameters)
             if part._buffers:
@@ -65,20 +64,14 @@ class Environment:
         """Keep random state, buffers and attributes that the call inside changes."""
         states = random_states(self.device)
         copies = [slot.tensor.clone() for slot in self.buffers]
-        holders = [vars(part) for part, _ in self.modes]
-        before = [
-            (holder, {name: holder[name] for name in holder.keys() - BORN_WITH})
-            for holder in holders
-        ]
-        tensors = [
-            Slot(holder, name, value, version(value))
-            for holder, own in before
-            for name, value in own.items()
-            if isinstance(value, Tensor)
-        ]
+        before = [(vars(part), vars(part).copy()) for part in self.parts]
+        tensors = [slot for holder, own in before for slot in _slots(holder, own)]
         with WeightCachesOff():
             yield
-        self.attributes = [(holder, _left(holder, own)) for holder, own in before]
+        self.attributes = [
+            (holder, own if _same(holder, own) else _left(holder, own))
+            for holder, own in before
+        ]
         self.tensors = [slot for slot in tensors if slot.holds(slot.tensor)]
         self.drawn_from = moved(states)
         self.buffers = [
@@ -101,9 +94,6 @@ class Environment:
             changes = self._changes(stand_ins)
             if changes:
                 stack.enter_context(_swapped(changes))
-            moded = [(part, mode) for part, mode in self.modes if part.training != mode]
-            if moded:
-                stack.enter_context(_in_modes(moded))
             stack.enter_context(WithAttributes(self.attributes))
             with WeightCachesOff():
                 yield
@@ -164,6 +154,12 @@ def _slots(holder: Attributes, values: Attributes) -> list[Slot]:
     ]
 
 
+def _same(holder: Attributes, before: Attributes) -> bool:
+    """Tell whether a module has the very attributes it had."""
+    values = map(operator.is_, holder.values(), before.values())
+    return [*holder] == [*before] and all(values)
+
+
 def _left(holder: Attributes, before: Attributes) -> Attributes:
     """Return the attributes that were left alone, and numbers, words and `None`."""
     return {
@@ -210,27 +206,20 @@ class WithAttributes:
         self.attributes = attributes
 
     def __enter__(self) -> None:
-        self.present = [dict(holder) for holder, _ in self.attributes]
+        self.present = []
         for holder, before in self.attributes:
-            holder.update(before)
+            if _same(holder, before):
+                self.present.append((holder, before))
+            else:
+                self.present.append((holder, holder.copy()))
+                holder.update(before)
 
     def __exit__(self, *_: object) -> None:
-        for (holder, _before), own in zip(self.attributes, self.present, strict=True):
-            holder.update(own)
-            if len(holder) > len(own):
+        for holder, own in self.present:
+            if not _same(holder, own):
+                holder.update(own)
                 for name in holder.keys() - own.keys():
                     del holder[name]
-
-
-@contextmanager
-def _in_modes(changed: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-    for module, mode in changed:
-        module.training = mode
-    try:
-        yield
-    finally:
-        for module, mode in changed:
-            module.training = not mode
 
 
 class WeightCachesOff:

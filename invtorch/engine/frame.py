@@ -92,7 +92,7 @@ class Frame:
         parts = _parts(module)
         self.locks = Locks(parts)
         self.environment = self._surroundings(parts, first.device)
-        check_parts(self.label, [part for part, _ in self.environment.modes[1:]])
+        check_parts(self.label, parts[1:])
         parameters = [slot.tensor for slot in self.environment.parameters]
         needed = {id(t): t for t in (*self.riding, *parameters) if t.requires_grad}
         self.companions: Tensors = tuple(needed.values())

@@ -47,15 +47,20 @@ def test_float64_over_float32_needs_no_anchor(strength, seed) -> None:
 
 
 def stacked(form: str, strength: float, depth: int) -> InvertibleSequential:
-    """Stack additive couplings whose halves take turns, or the paper's form."""
-    layers = []
-    for _ in range(depth):
-        coupling = AdditiveCoupling(conditioner(strength))
-        layers += {
-            "additive": [coupling, Reverse()],
-            "paper": [Conjugation(Householder1x1(CHANNELS), coupling)],
-        }[form]
-    return InvertibleSequential(*layers, anchors=0, state_dtype=torch.float64)
+    """Stack couplings over a state in float64, without anchors."""
+    layers = {
+        "additive": lambda: [AdditiveCoupling(conditioner(strength)), Reverse()],
+        "paper": lambda: [
+            Conjugation(
+                Householder1x1(CHANNELS), AdditiveCoupling(conditioner(strength))
+            )
+        ],
+        "algebraic": lambda: [
+            OrthogonalCoupling(conditioner(strength), channels=CHANNELS)
+        ],
+    }[form]
+    members = [layer for _ in range(depth) for layer in layers()]
+    return InvertibleSequential(*members, anchors=0, state_dtype=torch.float64)
 
 
 @pytest.mark.parametrize("form", ["additive", "paper"])
@@ -87,6 +92,21 @@ def test_float32_over_bfloat16(depth, seed) -> None:
     net, x = net.bfloat16(), x.bfloat16()
     found = gradient(net, x)
     net.memory = "store"
+    assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["additive", "paper", "algebraic"])
+@settings(max_examples=1, deadline=None, phases=[Phase.generate])
+@given(seed=seeds)
+def test_float64_over_half_precision_needs_no_anchor(form, dtype, seed) -> None:
+    """Rounding of the state hardly ever flips one of the conditioners' roundings."""
+    torch.manual_seed(seed)
+    net, x = stacked(form, 0.75, 400), images()
+    truth = truth_of(net, x)
+    net, x = net.to(dtype), x.to(dtype)
+    found = gradient(net, x)
+    net.memory, net.state_dtype = "store", torch.float32
     assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
 
 

@@ -1,0 +1,190 @@
+"""A training step at the size of the paper's networks: `python -m benchmarks.scale`.
+
+The 2-D state of the paper, 64 x 480 x 320, at 10, 40 and 80 couplings, which the paper
+counts as 50, 200 and 400 layers; a 3-D state that a CPU gets through; and a 3-D network
+of 1,000 couplings that is trained for a few steps. On a GPU the 3-D state is that of
+the paper, 64 x 32 x 480 x 320. A contender that would need more memory than there is
+is left out, by what it needed at fewer couplings, and the table says so.
+
+Each row has a fresh process. Memory is the peak of the first step above network, input
+and gradients, time is that of the second step.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.contenders import runners, step
+from benchmarks.networks import clear
+from benchmarks.record import write
+from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
+from invtorch.planning import measure_memory
+
+CHANNELS = 64
+COUPLINGS = (10, 40, 80)
+HIDDEN = (64, 64, 128, 128, 256, 256, 128, 128, 64, 64)  # the fan of a step
+STRIDES = (1, 1, 2, 2, 4, 4, 2, 2, 1, 1)
+NAMES = (
+    "plain autograd",
+    "checkpoint every layer",
+    "invtorch, 8 anchors (default)",
+    "invtorch, anchors=0",
+)
+DEEP = 1000
+STEPS = 5
+SPARE = 0.85  # of the memory, for a contender to be tried
+
+
+def fan(channels: int, couplings: int, axes: int) -> InvertibleSequential:
+    """Return a chain of the paper's layer; in 3-D no stride along the slices."""
+    half = channels // 2
+    return InvertibleSequential(
+        *[
+            OrthogonalCoupling(
+                GatedResidualBlock(
+                    half,
+                    channels - half,
+                    hidden=HIDDEN[i % len(HIDDEN)] * channels // CHANNELS,
+                    stride=(1,) * (axes - 2) + (STRIDES[i % len(STRIDES)],) * 2,
+                    dims=axes,
+                ),
+                channels=channels,
+            )
+            for i in range(couplings)
+        ]
+    )
+
+
+def device() -> str:
+    """Return where the steps are made."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def memory() -> int:
+    """Return the bytes that the device has."""
+    if device() == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    begin = time.perf_counter()
+    call()
+    if device() == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def measure(space: tuple[int, ...], couplings: int, name: str) -> dict[str, Any]:
+    """Measure one contender: peak of a first step, seconds of a second one."""
+    torch.manual_seed(0)
+    net = fan(CHANNELS, couplings, len(space)).to(device())
+    x = torch.randn(1, CHANNELS, *space, device=device())
+    clear(net)
+    make = partial(step, runners(net)[name], x)
+    peak = measure_memory(make, device=device()).peak
+    row = {"space": space, "couplings": couplings, "contender": name, "bytes": peak}
+    return row | {"states": peak / x.nbytes, "seconds": timed(make)}
+
+
+def afresh(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def against_depth(space: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Measure all contenders at all depths, as far as they fit."""
+    rows = []
+    for name in NAMES:
+        known: list[tuple[int, int]] = []
+        for couplings in COUPLINGS:
+            needed = expected(known, couplings)
+            case = f"{'x'.join(map(str, space)):12} {couplings:3} couplings  {name:30}"
+            if needed > SPARE * memory():
+                row = {"space": space, "couplings": couplings, "contender": name}
+                rows.append(row | {"bytes": None, "expected": needed})
+                print(f"{case} would need {needed / 1e9:.1f} GB", flush=True)
+                continue
+            rows.append(afresh(measure, space, couplings, name))
+            known.append((couplings, rows[-1]["bytes"]))
+            print(
+                f"{case} {rows[-1]['bytes'] / 1e9:6.3f} GB  "
+                f"{rows[-1]['seconds']:6.1f} s",
+                flush=True,
+            )
+    return rows
+
+
+def expected(known: list[tuple[int, int]], couplings: int) -> float:
+    """Continue the line through the last two measurements."""
+    if len(known) < 2:
+        return 0 if not known else known[0][1] * couplings / known[0][0]
+    (a, low), (b, high) = known[-2:]
+    return high + (high - low) / (b - a) * (couplings - b)
+
+
+def train_deep(space: tuple[int, ...], channels: int) -> list[dict[str, Any]]:
+    """Train a 3-D network of 1,000 couplings to remove noise, for a few steps.
+
+    The peak of the first step includes what the optimizer keeps from then on.
+    """
+    torch.manual_seed(0)
+    net = fan(channels, DEEP, 3).to(device())
+    clear(net)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-4)
+    ramp = torch.linspace(-1, 1, space[-1], device=device())
+    clean = ramp.expand(1, channels, *space).contiguous()
+    noisy = clean + 0.3 * torch.randn_like(clean)
+    losses: list[float] = []
+
+    def train() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        loss = nn.functional.mse_loss(net(noisy), clean)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+
+    rows = []
+    for i in range(STEPS):
+        begin = time.perf_counter()
+        peak = measure_memory(train, device=device()).peak
+        row = {"space": space, "couplings": DEEP, "step": i, "loss": losses[-1]}
+        row |= {"seconds": time.perf_counter() - begin, "bytes": peak}
+        rows.append(row | {"states": peak / clean.nbytes})
+        print(
+            f"{DEEP} couplings, step {i}: loss {row['loss']:.5f}, "
+            f"{peak / 1e6:.1f} MB, {row['seconds']:.1f} s",
+            flush=True,
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure what fits."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small states")
+    quick = parser.parse_args().quick
+    volume = (32, 480, 320) if device() == "cuda" else (8, 96, 80)
+    spaces = ((48, 32), (4, 16, 16)) if quick else ((480, 320), volume)
+    rows = [row for space in spaces for row in against_depth(space)]
+    deep = (4, 8, 8) if quick else (8, 32, 32)
+    rows += afresh(train_deep, deep, 16)
+    settings = {"channels": CHANNELS, "hidden": HIDDEN, "strides": STRIDES}
+    settings |= {"batch": 1, "dtype": "float32", "deep": {"channels": 16}}
+    settings |= {"threads": torch.get_num_threads(), "memory": memory()}
+    if not quick:
+        write("scale", settings, rows)
+
+
+if __name__ == "__main__":
+    main()
