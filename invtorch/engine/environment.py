@@ -40,8 +40,8 @@ class Environment:
     `torch.func.functional_call` has ended since.
 
     So are other attributes of the modules, such as their training mode, and what a
-    replay writes into them is undone. Tensors and objects that the forward pass itself exchanged are not kept:
-    they may hold the graph of the pass before.
+    replay writes into them is undone. Tensors and objects that the forward pass itself
+    exchanged are not kept: they may hold the graph of the pass before.
     """
 
     def __init__(self, parts: Iterable[nn.Module], device: torch.device) -> None:

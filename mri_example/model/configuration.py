@@ -42,7 +42,7 @@ class ModelConfig(ABC):
         """
         for name, value in self.plain().items():
             counts = value if isinstance(value, list) else [value]
-            if name in COUNTS and min(counts, default=0) < 1:
+            if name in COUNTS and counts != [None] and min(counts, default=0) < 1:
                 raise InputError(f"{name} is {value}, but must be at least 1")
         try:
             model = self._model()
@@ -76,7 +76,7 @@ class IRIM2D(ModelConfig):
         steps: Number of steps, each with weights of its own.
         hidden: Hidden channels of the couplings of a step.
         strides: Coarseness of the couplings of a step.
-        coils: Number of coils of the data.
+        coils: Number of coils of the data, or null for any, each by itself.
         multiplicity: Copies of the complex estimate in the state.
         read_out: How the image is read from the final state.
         final_update: Write the gradient once more after the last step.
@@ -94,7 +94,7 @@ class IRIM2D(ModelConfig):
     steps: int = 8
     hidden: tuple[int, ...] = (64, 64, 128, 128, 256, 256, 128, 128, 64, 64)
     strides: tuple[int, ...] = (1, 1, 2, 2, 4, 4, 2, 2, 1, 1)
-    coils: int = 1
+    coils: int | None = 1
     multiplicity: int = 1
     read_out: Literal["estimate", "parametric"] = "estimate"
     final_update: bool = False
@@ -120,7 +120,7 @@ class IRIM3D(IRIM2D):
         steps: Number of steps, each with weights of its own.
         hidden: Hidden channels of the couplings of a step.
         strides: Coarseness of the couplings of a step, in rows and columns.
-        coils: Number of coils of the data.
+        coils: Number of coils of the data, or null for any, each by itself.
         multiplicity: Copies of the complex estimate in the state.
         read_out: How the image is read from the final state.
         final_update: Write the gradient once more after the last step.
@@ -152,7 +152,7 @@ class ChallengeIRIM(IRIM2D):
         steps: Number of steps, each with weights of its own.
         hidden: Hidden channels of the couplings of a step.
         strides: Coarseness of the couplings of a step.
-        coils: Number of coils of the data.
+        coils: Number of coils of the data, or null for any, each by itself.
         multiplicity: Copies of the complex estimate in the state.
         read_out: How the image is read from the final state.
         final_update: Write the gradient once more after the last step.

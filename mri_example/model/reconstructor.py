@@ -22,7 +22,9 @@ class IRIMReconstructor(Reconstructor):
 
     The zero-filled images, divided by their standard deviation, are the first estimate:
     one complex image for each coil, each with the gradient of its own likelihood. The
-    memory starts from zero. Each step is a fan of `OrthogonalCoupling`s that look at
+    memory starts from zero. The coils share one state, so that they learn of each
+    other, or (`coils=None`) each has its own, whatever their number, and the weights
+    are those of a single coil. Each step is a fan of `OrthogonalCoupling`s that look at
     the images on grids of different coarseness. What is read from the final state is
     multiplied by the scale again. Whoever hands in a part of an image hands in the
     scale of the whole.
@@ -33,11 +35,12 @@ class IRIMReconstructor(Reconstructor):
         hidden: Hidden channels of the couplings of a step, one entry per coupling.
         strides: Coarseness of the couplings of a step, as many entries as `hidden`. In
             three dimensions slices are not made coarser.
-        coils: Number of coils of the data.
+        coils: Number of coils of the data, or `None` for any number, each by itself.
         multiplicity: Copies of the estimate in the state.
         dims: 2 for slices, 3 for slabs of slices.
         read_out: `"estimate"` returns the (first) estimate of each coil, `"parametric"`
-            one image that a small network reads from the whole state.
+            one image that a small network reads from the whole state, or from the
+            state of each coil.
         final_update: Write the gradient into the memory once more after the last step.
         metadata: Kinds of scans that the model knows; each has one of the last channels
             of the first state, which is 1 for a scan of that kind, and 0 for others.
@@ -49,7 +52,7 @@ class IRIMReconstructor(Reconstructor):
         Zero-filled images, complex `(batch, coils, *space)`, a mask
         `(batch, 1, *ones, cols)`, and metadata `(batch, kinds)`, which may be left out;
         the reconstruction is complex `(batch, coils, *space)`, or `(batch, 1, *space)`
-        with the parametric read-out.
+        with the parametric read-out of coils that share a state.
 
     Raises:
         ValueError: If `hidden` and `strides` differ in length, the state is too small
@@ -66,8 +69,6 @@ class IRIMReconstructor(Reconstructor):
         Putzky and Welling, *Invert to learn to invert*, 2019. arXiv:1911.10914
     """
 
-    coils: int
-
     def __init__(
         self,
         channels: int = 64,
@@ -75,7 +76,7 @@ class IRIMReconstructor(Reconstructor):
         hidden: Sequence[int] = (64, 64, 128, 128, 256, 256, 128, 128, 64, 64),
         strides: Sequence[int] = (1, 1, 2, 2, 4, 4, 2, 2, 1, 1),
         *,
-        coils: int = 1,
+        coils: int | None = 1,
         multiplicity: int = 1,
         dims: int = 2,
         read_out: str = "estimate",
@@ -95,16 +96,17 @@ class IRIMReconstructor(Reconstructor):
             raise ValueError(
                 f"read_out is {read_out!r}, but can only be 'estimate' or 'parametric'"
             )
-        copies = coils * multiplicity
+        together = coils or 1
+        copies = together * multiplicity
         needed = 4 * copies + len(metadata)
         if not 0 < needed <= channels:
             raise ValueError(
                 f"channels is {channels}, but {multiplicity} complex estimate(s) of "
-                f"{coils} coil(s), their gradients and {len(metadata)} kinds of scans "
-                f"(metadata) need at least {needed}"
+                f"{together} coil(s), their gradients and {len(metadata)} kinds of "
+                f"scans (metadata) need at least {needed}"
             )
         self.channels, self.dims, self.metadata = channels, dims, tuple(metadata)
-        self.coils, self.multiplicity = coils, multiplicity
+        self.coils, self.together, self.multiplicity = coils, together, multiplicity
         self.irim = IRIM(
             [_fan(channels, hidden, strides, dims) for _ in range(steps)],
             LikelihoodGradient(),
@@ -136,17 +138,23 @@ class IRIMReconstructor(Reconstructor):
         """Return the reconstruction."""
         self._check(zero_filled)
         scale = standard_deviation(zero_filled) if scale is None else scale
+        measured = (zero_filled / scale).unflatten(1, (-1, self.together))
+        batch, calls = measured.shape[:2]  # coils that are not together share weights
+        if metadata is not None:
+            metadata = metadata.repeat_interleave(calls, dim=0)
+        masks = mask.repeat_interleave(calls, dim=0)
         copies = (1, self.multiplicity, *(1,) * self.dims)
-        measured = (zero_filled / scale).repeat(copies)
-        state = self.irim(self._start(measured, metadata), measured, mask)
-        return scale * self._image(state)
+        measured = measured.flatten(0, 1).repeat(copies)
+        state = self.irim(self._start(measured, metadata), measured, masks)
+        return scale * self._image(state).unflatten(0, (batch, calls)).flatten(1, 2)
 
     def _check(self, zero_filled: Tensor) -> None:
         shape = tuple(zero_filled.shape)
-        if len(shape) != self.dims + 2 or shape[1] != self.coils:
+        if len(shape) != self.dims + 2 or self.coils not in (None, shape[1]):
+            coils = "any" if self.coils is None else self.coils
             raise ValueError(
                 f"the zero-filled images have shape {shape}, but this model takes "
-                f"(batch, {self.coils} coils, {self.dims} spatial axes): build it with "
+                f"(batch, {coils} coils, {self.dims} spatial axes): build it with "
                 f"other coils or dims"
             )
 
@@ -169,8 +177,8 @@ class IRIMReconstructor(Reconstructor):
     def _image(self, state: Tensor) -> Tensor:
         if self.read_out is not None:
             return channels_to_complex(self.read_out(state))
-        estimates = 2 * self.coils * self.multiplicity
-        return channels_to_complex(state[:, :estimates])[:, : self.coils]
+        estimates = 2 * self.together * self.multiplicity
+        return channels_to_complex(state[:, :estimates])[:, : self.together]
 
 
 def _fan(

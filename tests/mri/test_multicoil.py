@@ -20,7 +20,8 @@ from mri_example.data import (
 )
 from mri_example.data.coils import coil_maps, noise_covariance
 from mri_example.errors import InputError
-from mri_example.model import IRIM2D, IRIM3D, RIM, UNet
+from mri_example.model import IRIM2D, IRIM3D, RIM, IRIMReconstructor, UNet
+from mri_example.model.base import standard_deviation
 from mri_example.reconstruction import reconstruct, zero_filled
 from mri_example.sampling import MaskFunction
 from mri_example.signal import center_crop, ifft2c
@@ -160,10 +161,12 @@ def test_zero_filled_volumes_are_the_same_slice_by_slice_and_in_slabs(
         (IRIM2D(12, 1, **FAN, coils=COILS), "nmse"),
         (IRIM2D(12, 1, **FAN, coils=COILS, read_out="parametric"), "ssim"),
         (IRIM3D(12, 1, **FAN, coils=COILS, slab=3), "l1"),
+        (IRIM2D(8, 1, **FAN, coils=None), "l1"),
+        (IRIM3D(8, 1, **FAN, coils=None, slab=3, read_out="parametric"), "ssim"),
         (RIM(4, 2), "nmse"),
         (UNet(2, 2), "ssim"),
     ],
-    ids=["irim", "read-out", "irim 3d", "rim", "unet"],
+    ids=["irim", "read-out", "irim 3d", "any coils", "any 3d", "rim", "unet"],
 )
 def test_every_model_trains_is_exported_and_reconstructs(root, tmp_path, model, loss):
     training = TrainingConfig(
@@ -181,6 +184,39 @@ def test_every_model_trains_is_exported_and_reconstructs(root, tmp_path, model, 
     assert volumes[0].shape == (SLICES, SIZE, SIZE)
     assert np.isfinite(volumes[0]).all()
     assert np.array_equal(*volumes)
+
+
+@pytest.mark.parametrize("space", [(8, 8), (3, 8, 8)])
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
+def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
+    space, batch, coils, seed
+):
+    torch.manual_seed(seed)
+    options = {"dims": len(space), "multiplicity": 2, "metadata": ["a", "b"]}
+    each = IRIMReconstructor(10, 1, **FAN, coils=None, **options)
+    single = IRIMReconstructor(10, 1, **FAN, **options)
+    single.load_state_dict(each.state_dict())
+    images = torch.randn(batch, coils, *space, dtype=torch.complex64)
+    mask = (torch.rand(batch, *(1,) * len(space), 8) < 0.5).float()
+    metadata = torch.rand(batch, 2)
+    found = each(images, mask, metadata)
+    scale = standard_deviation(images)
+    for i in range(coils):
+        alone = single(images[:, i : i + 1], mask, metadata, scale=scale)
+        assert torch.allclose(found[:, i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_an_irim_for_any_coils_learns_from_files_of_different_coils(tmp_path):
+    for split, several in {"train": (2, 3), "val": (2, 4)}.items():
+        for coils in several:
+            file = tmp_path / f"multicoil_{split}/{split}{coils}.h5"
+            Simulation(SIZE, coils=coils).write(file, head(), split)
+    training = TrainingConfig("multicoil", epochs=1, batch_size=1, accelerator="cpu")
+    model = IRIM2D(8, 1, **FAN, coils=None)
+    best = load(fit(tmp_path, tmp_path / "run", model, training=training))
+    data, out = tmp_path / "multicoil_val", tmp_path / "out"
+    assert len(reconstruct(best, data, out, MASKS, progress=False)) == 2
+    assert np.isfinite(read_reconstruction(out / "val4.h5")).all()
 
 
 def refused(capsys, *arguments) -> str:
