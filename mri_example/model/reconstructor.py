@@ -138,15 +138,16 @@ class IRIMReconstructor(Reconstructor):
         """Return the reconstruction."""
         self._check(zero_filled)
         scale = standard_deviation(zero_filled) if scale is None else scale
-        measured = (zero_filled / scale).unflatten(1, (-1, self.together))
-        batch, calls = measured.shape[:2]  # coils that are not together share weights
+        batch, coils, *space = zero_filled.shape
+        calls = coils // self.together  # of the same weights, for each image
+        copies = (1, self.multiplicity, *(1,) * self.dims)
+        measured = (zero_filled / scale).reshape(-1, self.together, *space)
+        measured = measured.repeat(copies)
+        mask = mask.repeat_interleave(calls, dim=0)
         if metadata is not None:
             metadata = metadata.repeat_interleave(calls, dim=0)
-        masks = mask.repeat_interleave(calls, dim=0)
-        copies = (1, self.multiplicity, *(1,) * self.dims)
-        measured = measured.flatten(0, 1).repeat(copies)
-        state = self.irim(self._start(measured, metadata), measured, masks)
-        return scale * self._image(state).unflatten(0, (batch, calls)).flatten(1, 2)
+        state = self.irim(self._start(measured, metadata), measured, mask)
+        return scale * self._image(state).reshape(batch, -1, *space)
 
     def _check(self, zero_filled: Tensor) -> None:
         shape = tuple(zero_filled.shape)
