@@ -40,9 +40,14 @@ SEEDS = {
 
 
 class Tap(VolumePreserving):
-    """Do nothing but remember the input as it was rebuilt."""
+    """Do nothing but remember the input as it was rebuilt.
 
-    rebuilt: Tensor | None = None
+    In a list of its own: what a replay writes into attributes is undone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rebuilt: list[Tensor] = []
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Return a copy."""
@@ -50,7 +55,7 @@ class Tap(VolumePreserving):
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Return a copy and remember it."""
-        self.rebuilt = y.detach().clone()
+        self.rebuilt[:] = [y.detach().clone()]
         return y.clone()
 
 
@@ -195,8 +200,8 @@ def rebuilt_input(net: InvertibleSequential, x: Tensor) -> Tensor:
     if net.memory == "store":
         with torch.no_grad():
             return net.inverse(net(x))
-    seen = net[0].rebuilt
-    return x if seen is None else seen  # not rebuilt: its state is an anchor
+    seen: list[Tensor] = net[0].rebuilt
+    return seen[0] if seen else x  # not rebuilt: its state is an anchor
 
 
 def number(value: float | None) -> str:

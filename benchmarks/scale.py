@@ -38,7 +38,7 @@ NAMES = (
     "invtorch, 8 anchors (default)",
     "invtorch, anchors=0",
 )
-DEEP = 1000
+DEEP, DEEP_CHANNELS = 1000, 16
 STEPS = 5
 SPARE = 0.85  # of the memory, for a contender to be tried
 
@@ -175,15 +175,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small states")
     quick = parser.parse_args().quick
     volume = (32, 480, 320) if device() == "cuda" else (8, 96, 80)
-    spaces = ((48, 32), (4, 16, 16)) if quick else ((480, 320), volume)
-    rows = [row for space in spaces for row in against_depth(space)]
+    plane = (48, 32) if quick else (480, 320)
+    volume = (4, 16, 16) if quick else volume
     deep = (4, 8, 8) if quick else (8, 32, 32)
-    rows += afresh(train_deep, deep, 16)
     settings = {"channels": CHANNELS, "hidden": HIDDEN, "strides": STRIDES}
-    settings |= {"batch": 1, "dtype": "float32", "deep": {"channels": 16}}
+    settings |= {"batch": 1, "dtype": "float32", "deep": {"channels": DEEP_CHANNELS}}
     settings |= {"threads": torch.get_num_threads(), "memory": memory()}
-    if not quick:
-        write("scale", settings, rows)
+    rows: list[dict[str, Any]] = []
+    for measured in (
+        lambda: against_depth(plane),
+        lambda: afresh(train_deep, deep, DEEP_CHANNELS),
+        lambda: against_depth(volume),
+    ):
+        rows += measured()
+        if not quick:
+            write("scale", settings, rows)
 
 
 if __name__ == "__main__":
