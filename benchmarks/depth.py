@@ -200,8 +200,8 @@ def rebuilt_input(net: InvertibleSequential, x: Tensor) -> Tensor:
     if net.memory == "store":
         with torch.no_grad():
             return net.inverse(net(x))
-    seen: list[Tensor] = net[0].rebuilt
-    return seen[0] if seen else x  # not rebuilt: its state is an anchor
+    (seen,) = net[0].rebuilt
+    return seen  # type: ignore[no-any-return]
 
 
 def number(value: float | None) -> str:

@@ -50,7 +50,7 @@ def contenders(coils: int) -> list[Contender]:
     Several coils have a state each in the i-RIM 2D, as in the RIM, and one state in the
     i-RIM 3D, which would not get through slabs of each coil in the time.
     """
-    channels = 32 if coils == 1 else 48
+    channels, each = (32, 1) if coils == 1 else (48, None)
     own = TrainingConfig(
         epochs=LONG,
         epoch_steps=EPOCH,
@@ -63,7 +63,7 @@ def contenders(coils: int) -> list[Contender]:
         Contender("zero-filled"),
         Contender("U-Net", UNet(16, 4), replace(slower, batch_size=4)),
         Contender("RIM", RIM(32, 8), slower),
-        Contender("i-RIM 2D", IRIM2D(32, 4, HIDDEN, STRIDES, None), own),
+        Contender("i-RIM 2D", IRIM2D(32, 4, HIDDEN, STRIDES, each), own),
         Contender("i-RIM 3D", IRIM3D(channels, 4, HIDDEN, STRIDES, coils, slab=4), own),
     ]
 

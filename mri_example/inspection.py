@@ -132,11 +132,14 @@ def _examine(path: Path, report: FolderReport, quick: bool) -> None:
         file = KSpaceFile.inspect(path)
         report.add(file)
         check_place(file, report.name)
-        check_header(file)
-        if not quick:
-            check_values(file)
     except InputError as error:
         report.defects.append(str(error))
+        return
+    for check in (check_header,) if quick else (check_header, check_values):
+        try:
+            check(file)
+        except InputError as error:
+            report.defects.append(str(error))
 
 
 def _name(path: Path) -> tuple[str, str]:

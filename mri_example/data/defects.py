@@ -38,14 +38,14 @@ def check_header(file: KSpaceFile) -> None:
     """Make sure that the header of a file speaks of its k-space.
 
     Raises:
-        InputError: If it encodes another number of columns: which of them count as
-            measured follows from that.
+        InputError: If it encodes another number of columns. Which of them count as
+            measured follows from that, unless the file brings a mask.
     """
     columns = file.shape[-1]
-    if file.encoded not in (None, columns):
+    if file.mask is None and file.encoded not in (None, columns):
         raise InputError(
             f"{file.path}: the header speaks of {file.encoded} encoded columns, but "
-            f"k-space has {columns}, so the wrong ones would count as measured: repair "
+            f"k-space has {columns}, so the wrong ones may count as measured: repair "
             f"the header, or remove the data set 'ismrmrd_header'"
         )
 

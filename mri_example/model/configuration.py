@@ -42,7 +42,9 @@ class ModelConfig(ABC):
         """
         for name, value in self.plain().items():
             counts = value if isinstance(value, list) else [value]
-            if name in COUNTS and counts != [None] and min(counts, default=0) < 1:
+            if name not in COUNTS or (name, value) == ("coils", None):
+                continue
+            if not counts or any(count is None or count < 1 for count in counts):
                 raise InputError(f"{name} is {value}, but must be at least 1")
         try:
             model = self._model()

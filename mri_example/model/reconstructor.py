@@ -96,7 +96,7 @@ class IRIMReconstructor(Reconstructor):
             raise ValueError(
                 f"read_out is {read_out!r}, but can only be 'estimate' or 'parametric'"
             )
-        together = coils or 1
+        together = 1 if coils is None else coils
         copies = together * multiplicity
         needed = 4 * copies + len(metadata)
         if not 0 < needed <= channels:
@@ -143,10 +143,9 @@ class IRIMReconstructor(Reconstructor):
         copies = (1, self.multiplicity, *(1,) * self.dims)
         measured = (zero_filled / scale).reshape(-1, self.together, *space)
         measured = measured.repeat(copies)
-        mask = mask.repeat_interleave(calls, dim=0)
-        if metadata is not None:
-            metadata = metadata.repeat_interleave(calls, dim=0)
-        state = self.irim(self._start(measured, metadata), measured, mask)
+        mask = mask.expand(batch, *mask.shape[1:]).repeat_interleave(calls, dim=0)
+        told = self._told(batch, metadata).repeat_interleave(calls, dim=0)
+        state = self.irim(self._start(measured, told), measured, mask)
         return scale * self._image(state).reshape(batch, -1, *space)
 
     def _check(self, zero_filled: Tensor) -> None:
@@ -159,21 +158,26 @@ class IRIMReconstructor(Reconstructor):
                 f"other coils or dims"
             )
 
-    def _start(self, measured: Tensor, metadata: Tensor | None) -> Tensor:
-        estimate = complex_to_channels(measured)
-        batch, used, *space = estimate.shape
-        kinds = len(self.metadata)
-        memory = estimate.new_zeros(batch, self.channels - used, *space)
+    def _told(self, batch: int, metadata: Tensor | None) -> Tensor:
+        """Return what the model is told of the scans: nothing, if nothing is known."""
+        wanted = (batch, len(self.metadata))
         if metadata is None:
-            return torch.cat([estimate, memory], dim=1)
-        if metadata.shape != (batch, kinds):
+            return torch.zeros(wanted)
+        if metadata.shape != wanted:
             raise ValueError(
-                f"metadata has shape {tuple(metadata.shape)}, but must be "
-                f"{(batch, kinds)}: one entry for each kind of scan the model knows"
+                f"metadata has shape {tuple(metadata.shape)}, but must be {wanted}: "
+                f"one entry for each kind of scan the model knows"
             )
-        told = metadata.to(estimate).view(batch, kinds, *(1,) * self.dims)
-        everywhere = told.expand(-1, -1, *space)
-        return torch.cat([estimate, memory[:, kinds:], everywhere], dim=1)
+        return metadata
+
+    def _start(self, measured: Tensor, told: Tensor) -> Tensor:
+        estimate = complex_to_channels(measured)
+        _, used, *space = estimate.shape
+        kinds = told.to(estimate).view(*told.shape, *(1,) * self.dims)
+        everywhere = kinds.expand(-1, -1, *space)
+        missing = self.channels - used - told.shape[1]
+        memory = estimate.new_zeros(len(estimate), missing, *space)
+        return torch.cat([estimate, memory, everywhere], dim=1)
 
     def _image(self, state: Tensor) -> Tensor:
         if self.read_out is not None:

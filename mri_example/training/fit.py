@@ -93,12 +93,18 @@ def fit_once(
 
     Returns:
         The path of the last checkpoint.
+
+    Raises:
+        InputError: As `fit` does, also if what was finished was another run.
     """
-    if not (output / "done").exists():
-        fit(data, output, model, masks, training)
-        with whole_file(output / "done") as partial:
-            partial.touch()
-    return output / "last.ckpt"
+    last = output / "last.ckpt"
+    if (output / "done").exists():
+        check_same(last, plain(model, masks, training))
+        return last
+    fit(data, output, model, masks, training)
+    with whole_file(output / "done") as partial:
+        partial.touch()
+    return last
 
 
 @contextlib.contextmanager

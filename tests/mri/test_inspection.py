@@ -196,6 +196,15 @@ def test_a_mask_that_belongs_to_another_file_is_a_defect(root):
     assert "k-space of slice 0 is not zero where the mask is" in defect
 
 
+def test_a_header_of_another_file_hides_no_other_defect(root):
+    for name in ("singlecoil_train/a.h5", "multicoil_test/c.h5"):
+        change(root / name, ismrmrd_header=header(COLS + 2).xml())
+    nan(root / "singlecoil_train/a.h5")
+    found = reports(root)
+    assert len(found["singlecoil_train"].defects) == 2
+    assert not found["multicoil_test"].defects  # its own mask says what was measured
+
+
 @pytest.mark.parametrize("twin", ["singlecoil_train/a.hdf5", "singlecoil_test/a.h5"])
 def test_a_volume_is_there_only_once(root, twin):
     write(root / twin)

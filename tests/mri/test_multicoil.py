@@ -25,7 +25,14 @@ from mri_example.model.base import standard_deviation
 from mri_example.reconstruction import reconstruct, zero_filled
 from mri_example.sampling import MaskFunction
 from mri_example.signal import center_crop, ifft2c
-from mri_example.training import TrainingConfig, export, fit, load
+from mri_example.training import (
+    MaskConfig,
+    TrainingConfig,
+    export,
+    fit,
+    fit_once,
+    load,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MASKS = MaskFunction("random", [0.2], [3])
@@ -204,6 +211,29 @@ def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
     for i in range(coils):
         alone = single(images[:, i : i + 1], mask, metadata, scale=scale)
         assert torch.allclose(found[:, i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_one_mask_serves_all_images_and_no_coil_is_no_number():
+    each = IRIMReconstructor(8, 1, **FAN, coils=None)
+    images, mask = (
+        torch.randn(2, 3, 8, 8, dtype=torch.complex64),
+        torch.ones(1, 1, 1, 8),
+    )
+    masks = mask.expand(2, -1, -1, -1)
+    assert torch.equal(each(images, mask), each(images, masks))
+    with pytest.raises(ValueError, match=r"0 coil\(s\)"):
+        IRIMReconstructor(8, 1, **FAN, coils=0)
+    with pytest.raises(InputError, match="slab is None, but must be at least 1"):
+        IRIM3D(8, 1, **FAN, slab=None).build()
+
+
+def test_what_was_finished_with_another_model_is_not_taken_for_this_one(root, tmp_path):
+    training = TrainingConfig("multicoil", epochs=1, batch_size=2, accelerator="cpu")
+    masks = MaskConfig()
+    last = fit_once(root, tmp_path, RIM(4, 2), masks, training)
+    assert fit_once(root, tmp_path, RIM(4, 2), masks, training) == last
+    with pytest.raises(InputError, match=r"written with channels = 4, but .* says 8"):
+        fit_once(root, tmp_path, RIM(8, 2), masks, training)
 
 
 def test_an_irim_for_any_coils_learns_from_files_of_different_coils(tmp_path):
