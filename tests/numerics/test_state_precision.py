@@ -95,6 +95,7 @@ def test_float32_over_bfloat16(depth, seed) -> None:
     assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
 
 
+@pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("form", ["additive", "paper", "algebraic"])
 @settings(max_examples=1, deadline=None, phases=[Phase.generate])
@@ -102,12 +103,13 @@ def test_float32_over_bfloat16(depth, seed) -> None:
 def test_float64_over_half_precision_needs_no_anchor(form, dtype, seed) -> None:
     """Rounding of the state hardly ever flips one of the conditioners' roundings."""
     torch.manual_seed(seed)
-    net, x = stacked(form, 0.75, 400), images()
+    net, x = stacked(form, 1.0, 400), images()
     truth = truth_of(net, x)
     net, x = net.to(dtype), x.to(dtype)
     found = gradient(net, x)
-    net.memory, net.state_dtype = "store", torch.float32
-    assert error(found, truth) <= 1.05 * error(gradient(net, x), truth)
+    net.memory = "store"
+    stored = gradient(net, x)
+    assert error(found, stored) <= 0.05 * error(stored, truth)
 
 
 @few
