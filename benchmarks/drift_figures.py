@@ -58,7 +58,7 @@ PICTURES = (
     Picture(
         "drift_in_half_precision",
         "gradient_error",
-        "Gradients of bfloat16 conditioners over a float32 state, float64 where said",
+        "Error of all gradients, bfloat16 conditioners over a finer state",
         "bfloat16 conditioners, float32 state",
         1e-3,
     ),
