@@ -200,8 +200,9 @@ def rebuilt_input(net: InvertibleSequential, x: Tensor) -> Tensor:
     if net.memory == "store":
         with torch.no_grad():
             return net.inverse(net(x))
+    seen: Tensor
     (seen,) = net[0].rebuilt
-    return seen  # type: ignore[no-any-return]
+    return seen
 
 
 def number(value: float | None) -> str:

@@ -155,7 +155,7 @@ def train_deep(space: tuple[int, ...], channels: int) -> list[dict[str, Any]]:
 
     def differentiate() -> None:
         loss = nn.functional.mse_loss(net(noisy), clean)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         losses.append(loss.item())
 
     rows = []
