@@ -113,15 +113,14 @@ def against_depth(space: tuple[int, ...]) -> list[dict[str, Any]]:
         for couplings in COUPLINGS:
             needed = expected(known, couplings)
             case = f"{'x'.join(map(str, space)):12} {couplings:3} couplings  {name:30}"
+            row = {"space": space, "couplings": couplings, "contender": name}
             if needed > SPARE * memory():
-                row = {"space": space, "couplings": couplings, "contender": name}
                 rows.append(row | {"bytes": None, "expected": needed})
                 print(f"{case} would need {needed / 1e9:.1f} GB", flush=True)
                 continue
             try:
                 rows.append(afresh(measure, space, couplings, name))
             except (torch.OutOfMemoryError, BrokenProcessPool):
-                row = {"space": space, "couplings": couplings, "contender": name}
                 rows.append(row | {"bytes": None, "expected": None})
                 print(f"{case} ran out of memory", flush=True)
                 break
@@ -181,9 +180,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small states")
     quick = parser.parse_args().quick
-    volume = (32, 480, 320) if device() == "cuda" else (8, 96, 80)
-    plane = (48, 32) if quick else (480, 320)
-    volume = (4, 16, 16) if quick else volume
+    whole = (32, 480, 320) if device() == "cuda" else (8, 96, 80)
+    plane, volume = ((48, 32), (4, 16, 16)) if quick else ((480, 320), whole)
     deep = (4, 8, 8) if quick else (8, 32, 32)
     settings = {"channels": CHANNELS, "hidden": HIDDEN, "strides": STRIDES}
     settings |= {"batch": 1, "dtype": "float32", "deep": {"channels": DEEP_CHANNELS}}
