@@ -3,12 +3,15 @@
 On tensors so small that arithmetic hardly counts, a step of a chain of additive
 couplings is compared with plain autograd, the one recomputation included, and with the
 engine whose standing checks are switched off. Contenders take turns; medians count.
-The cost of the guard is that of a step of the paper's layer, with and without it.
+The cost of the guard is that of a step of the paper's layer, with and without it, and
+the time spent inside of it, which varies less from step to step.
 """
 
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +21,15 @@ from benchmarks.record import write
 from benchmarks.time import measure
 from invtorch.engine import frame
 from invtorch.engine.environment import Environment
+from invtorch.engine.guard import Guard
 from invtorch.engine.snapshot import Snapshot
 from invtorch.engine.tape import Tape
 
 CHANNELS = HIDDEN = SIZE = 16
 DEPTH = 32
 REPETITIONS = 60
+PAIRS = 120
+INSIDE = 20
 CHECKS: dict[tuple[Any, str], Callable[..., Any]] = {
     (frame, "check_intact"): lambda *_: None,
     (frame, "check_parts"): lambda *_: None,
@@ -88,14 +94,16 @@ def main() -> None:
     settings = {"network": "additive coupling, two 3x3 convolutions", "depth": DEPTH}
     settings |= {"channels": CHANNELS, "size": SIZE, "anchors": 0, "threads": 1}
     settings |= {"beyond_ms": beyond, "checks_ms": checks, "repetitions": REPETITIONS}
-    settings |= {"guard_share": guard_share(), "guard_off_in_rows": True}
+    settings |= {"guard_off_in_rows": True, **guard_share()}
     print(
-        f"the guard takes {settings['guard_share']:.2%} of a step of the paper's layer"
+        f"the guard takes {settings['guard_share']:.2%} of a step of the paper's layer "
+        f"(quartiles {settings['guard_quartiles']}), "
+        f"{settings['guard_inside']:.2%} by the time spent in it"
     )
     write("overhead", settings, rows)
 
 
-def guard_share() -> float:
+def guard_share() -> dict[str, Any]:
     """Return the share of the guard in a step: 32 layers, 64 channels, 64 x 64."""
     net = algebraic(64, 64, DEPTH)
     clear(net)
@@ -105,11 +113,46 @@ def guard_share() -> float:
         net.guard = guard
         net(x).square().mean().backward()
 
-    times = measure({"off": lambda: step(None), "on": lambda: step("raise")}, 40)
-    pairs = zip(times["off"], times["on"], strict=True)
-    return statistics.median(on - off for off, on in pairs) / statistics.median(
-        times["off"]
+    # what comes second finds warmer caches: both come second as often
+    turns = {"off": None, "on": "raise", "on too": "raise", "off too": None}
+    times = measure({k: partial(step, guard) for k, guard in turns.items()}, PAIRS // 2)
+    off = statistics.median(times["off"] + times["off too"])
+    on_off = zip(
+        times["on"] + times["on too"], times["off"] + times["off too"], strict=True
     )
+    quartiles = statistics.quantiles((a - b) / off for a, b in on_off)
+    with timed(Guard, ("take", "compare", "speak")) as inside:
+        for _ in range(INSIDE):
+            step("raise")
+    return {
+        "guard_share": quartiles[1],
+        "guard_quartiles": [round(q, 4) for q in quartiles[::2]],
+        "guard_inside": sum(inside) / INSIDE / off,
+        "guard_pairs": PAIRS,
+    }
+
+
+@contextmanager
+def timed(owner: type, names: tuple[str, ...]) -> Iterator[list[float]]:
+    """Collect the seconds that are spent in methods of a class."""
+    spent: list[float] = []
+
+    def watched(method: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            start = time.perf_counter()
+            method(*args)
+            spent.append(time.perf_counter() - start)
+
+        return call
+
+    originals = {name: getattr(owner, name) for name in names}
+    for name, original in originals.items():
+        setattr(owner, name, watched(original))
+    try:
+        yield spent
+    finally:
+        for name, original in originals.items():
+            setattr(owner, name, original)
 
 
 if __name__ == "__main__":

@@ -11,25 +11,28 @@ from torch import Tensor
 
 from invtorch.functional import no_autocast
 
-PROBES = 2
+PROBES = 4
+ROWS = 32
+WIDEST = 8192
 
 
 def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
     r"""Return a few random projections of each tensor of a state.
 
-    $$ f = a^\top X b, \qquad \mathbb{E}\,(a^\top \delta b)^2 = \lVert\delta\rVert^2 $$
+    $$ f_i = a_i^\top X b, \qquad
+       \mathbb{E}\,(f_i(X + \delta) - f_i(X))^2 = \lVert\delta\rVert^2 $$
 
-    for weights $a$, $b$ of random sign and unit variance, the tensor $X$ being seen as
-    a matrix: the difference of two fingerprints estimates the distance of two tensors.
-    Every element counts, so that an error of a single one is seen, and NaN and Inf are.
-    Two projections sum over the columns first, two over the rows, which reads the state
-    twice.
+    for weights $a_i$, $b$ of random sign and unit variance, the elements of the tensor
+    being cut into the rows of a matrix $X$, and weights of their own for those beyond
+    it: the difference of two fingerprints estimates the distance of two tensors. A
+    tensor is read once. Every element counts, so that an error of a single one is seen,
+    and NaN and Inf are.
 
     Args:
         state: The tensors, without a graph.
 
     Returns:
-        The projections, shape `(tensors, 2 * PROBES)`.
+        The projections, shape `(tensors, PROBES)`.
     """
     with no_autocast(state[0]):
         return _stacked([_project(_real(t), seed) for seed, t in enumerate(state)])
@@ -50,17 +53,17 @@ def distance(one: list[float], other: list[float]) -> float:
 
 
 def _project(tensor: Tensor, seed: int) -> Tensor:
-    half = (tensor.ndim + 1) // 2
-    shape = math.prod(tensor.shape[:half]), math.prod(tensor.shape[half:])
-    matrix = tensor.reshape(shape).to(_exact(tensor))
-    rows, columns = (
-        _weights(count, 2 * seed + axis, matrix.dtype, matrix.device)
-        for axis, count in enumerate(shape)
-    )
-    # matrix times vector, since products of matrices may round to TF32
-    along_columns = torch.mv(rows[1:], torch.mv(matrix, columns[0]))
-    along_rows = torch.mv(columns[1:], torch.mv(matrix.T, rows[0]))
-    return torch.cat([along_columns, along_rows])
+    place = tensor.numel(), seed, _exact(tensor), tensor.device
+    shape, row, probes, beyond = _weights(*place)
+    if tensor.dtype != row.dtype:
+        tensor = tensor.to(row.dtype)
+    if beyond is None:
+        # matrix times vector, since products of matrices may round to TF32
+        return torch.mv(probes, torch.mv(tensor.reshape(shape), row))
+    flat = tensor.reshape(-1)
+    inside = row.numel() * probes.shape[1]
+    projected = torch.mv(probes, torch.mv(flat[:inside].view(shape), row))
+    return torch.addmv(projected, beyond, flat[inside:])
 
 
 def _norm(tensor: Tensor) -> Tensor:
@@ -88,16 +91,31 @@ def _exact(tensor: Tensor) -> torch.dtype:
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(count: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Draw weights: a row to sum with first, then one for each probe of this axis.
+def _weights(
+    count: int, seed: int, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[int, int], Tensor, Tensor, Tensor | None]:
+    """Draw the weights for so many elements.
 
-    Their sizes vary by a quarter, so that a value which moved elsewhere is seen.
+    They are of random sign and unit variance. Their sizes vary by a quarter, so that a
+    value which moved elsewhere is seen.
+
+    Returns:
+        The shape of the matrix, then the weights of a row, those of the rows for each
+        probe, and those of the elements beyond the matrix, if there are any.
     """
-    options: dict[str, Any] = {"device": "cpu", "dtype": torch.float64}
-    options["generator"] = torch.Generator("cpu").manual_seed(seed)
-    drawn = torch.rand(1 + PROBES, count, **options) - 0.5
-    weights = (drawn.sign() * 0.75 + drawn) / math.sqrt(1 + 1 / 48)
-    return _uncounted(weights.to(dtype)).to(device)
+    width = min(count // ROWS, WIDEST)
+    rows = count // width if width else 0
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def drawn(*size: int) -> Tensor:
+        options: dict[str, Any] = {"device": "cpu", "dtype": torch.float64}
+        uniform = torch.rand(size, generator=generator, **options) - 0.5
+        weights = (uniform.sign() * 0.75 + uniform) / math.sqrt(1 + 1 / 48)
+        return _uncounted(weights.to(dtype)).to(device)
+
+    rest = count - rows * width
+    beyond = drawn(PROBES, rest) if rest else None
+    return (rows, width), drawn(width), drawn(PROBES, rows), beyond
 
 
 def _uncounted(tensor: Tensor) -> Tensor:

@@ -200,8 +200,8 @@ class Frame:
     def precisions(self) -> set[torch.dtype]:
         """Return the floating dtypes of its parameters, and of autocast."""
         dtypes = {slot.tensor.dtype for slot in self.environment.parameters}
-        dtypes.add(self.environment.autocast["dtype"] or torch.float64)
-        return {d for d in dtypes if d.is_floating_point or d.is_complex}
+        dtypes.add(self.environment.autocast["dtype"])
+        return {d for d in dtypes if d and (d.is_floating_point or d.is_complex)}
 
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""

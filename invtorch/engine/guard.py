@@ -105,16 +105,20 @@ class Guard:
         if not all(map(_finite, sizes)):
             self._tell(self._not_finite(sizes))
             return
-        measured = self._measure(compared, sizes)
+        precisions = self._precisions()
+        measured = self._measure(compared, sizes, precisions)
         self.anchors.learn(measured, eps_of(self.dtype))
         found = self._breaches(measured)
         if found:
             self._tell(*self._judged(found))
         else:
-            self._check_growth(sizes)
+            self._check_growth(sizes, max(precisions))
 
     def _measure(
-        self, compared: list[tuple[int, int, Any]], sizes: list[list[float]]
+        self,
+        compared: list[tuple[int, int, Any]],
+        sizes: list[list[float]],
+        precisions: list[float],
     ) -> list[Measured]:
         taken = _values(self.taken)
         found = _values([value for _, _, value in compared])
@@ -122,13 +126,14 @@ class Guard:
         for (layer, index, _), value in zip(compared, found, strict=True):
             scales = map(max, sizes[layer], sizes[layer + 1])
             error = max(map(_ratio, map(distance, taken[index], value), scales))
-            one = Measured(layer, index, error, self._precision(layer))
+            one = Measured(layer, index, error, precisions[layer])
             measured.append(one.after(measured[-1]) if measured else one)
         return measured
 
-    def _precision(self, layer: int) -> float:
-        """Return the eps of the coarsest dtype that a layer computes in."""
-        return max(map(eps_of, (self.dtype, *self.frames[layer].precisions())))
+    def _precisions(self) -> list[float]:
+        """Return for each layer the eps of the coarsest dtype that it computes in."""
+        used = ((self.dtype, *frame.precisions()) for frame in self.frames)
+        return [max(map(eps_of, dtypes)) for dtypes in used]
 
     def _breaches(self, measured: list[Measured]) -> list[list[Measured]]:
         """Return what led to each error out of bounds, the error being the last."""
@@ -186,10 +191,9 @@ class Guard:
             f"{why}{remedy}"
         ), remedied
 
-    def _check_growth(self, sizes: list[list[float]]) -> None:
+    def _check_growth(self, sizes: list[list[float]], coarsest: float) -> None:
         positive = [s for s in (math.hypot(*parts) for parts in sizes) if s > 0]
         growth = max(positive, default=1.0) / min(positive, default=1.0)
-        coarsest = max(map(self._precision, range(len(self.frames))))
         limit = coarsest**-0.5
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
             self.anchors.growth = growth  # said once, until it is another magnitude

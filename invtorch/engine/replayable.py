@@ -96,7 +96,7 @@ def mark(state: Sequence[Tensor]) -> Tensor:
 
 @mark.register_fake
 def _(state: Sequence[Tensor]) -> Tensor:
-    return state[0].new_empty(len(state), 2 * PROBES + 1, dtype=_exact(state))
+    return state[0].new_empty(len(state), PROBES + 1, dtype=_exact(state))
 
 
 def _exact(state: Sequence[Tensor]) -> torch.dtype:

@@ -258,6 +258,15 @@ def test_fingerprints_estimate_distances(seed, shape, dtype, scale) -> None:
     assert 0.4 < torch.tensor(ratios).square().mean().sqrt() < 2.0
 
 
+@given(st.integers(1, 70) | st.integers(250_000, 300_000), st.floats(0, 1))
+def test_every_element_counts_alike(count, where) -> None:
+    x = torch.zeros(count, dtype=torch.float64)
+    place = round(where * (count - 1))
+    x[place] = 1
+    projections = fingerprint((x,)).abs()
+    assert ((projections > 0.5) & (projections < 1.6)).all()
+
+
 def test_a_fingerprint_sees_a_misplaced_pixel() -> None:
     x = torch.zeros(1, 3, 8, 8)
     x[0, 1, 2, 3] = 1
