@@ -41,7 +41,7 @@ $(PEERS_STAMP): $(STAMP)
 demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject, evaluate, draw
 	$(STEADY) $(BIN)/python -m mri_example demo
 
-test: $(STAMP) ## run the tests (hypothesis profile "ci")
+test: $(STAMP) ## run the tests (hypothesis profile "ci"); DEVICE=cuda runs them on a GPU
 	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 thorough: $(STAMP) ## run the tests with many more drawn examples

@@ -5,6 +5,9 @@ Gradients of all parameters are compared with those of plain autograd in float64
 rebuilt input is the one that the backward pass sees; for plain autograd, which rebuilds
 none, it is `net.inverse(net(x))`. Medians over the seeds count. The guard speaks as it
 would by default; what it refuses is marked, and its error is still recorded.
+
+A GPU may round the factors of float32 products to TF32: "float32" has that turned off,
+and a precision of its own has it turned on, as PyTorch does by itself.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from invtorch import (
 )
 
 CHANNELS, SIZE = 16, 16
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STRENGTHS = (0.5, 1.0, 2.0)
 SEEDS = {
     False: {8: 1, 64: 1, 200: 1},
@@ -118,6 +122,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 BASIC = tuple(STRATEGIES)[:3]
 PRECISIONS = {  # and the strategies that are tried in each
     "float32": tuple(STRATEGIES),
+    "float32, TF32 convolutions": (*BASIC, "inverted, float64 state"),
     "bfloat16 conditioners, float32 state": (*BASIC, "inverted, float64 state"),
     "bfloat16 state": BASIC,
 }
@@ -162,14 +167,14 @@ def configured(
         net.state_dtype = torch.float32
     for name, value in options.items():
         setattr(net, name, value)
-    return net if precision == "float32" else net.bfloat16()
+    return net.bfloat16() if "bfloat16" in precision else net
 
 
 def measure(layer: str, strength: float, depth: int, seed: int) -> list[dict[str, Any]]:
     """Measure all precisions and strategies of one network."""
     torch.manual_seed(seed)
-    net = network(layer, strength, depth)
-    x = torch.randn(1, CHANNELS, SIZE, SIZE)
+    net = network(layer, strength, depth).to(DEVICE)
+    x = torch.randn(1, CHANNELS, SIZE, SIZE, device=DEVICE)
     exact = deepcopy(net).double()
     exact.memory = "store"
     truth = gradient(exact, x.double())
@@ -177,10 +182,13 @@ def measure(layer: str, strength: float, depth: int, seed: int) -> list[dict[str
         growth = float(exact(x.double()).norm() / x.double().norm())
     rows = []
     for precision, strategies in PRECISIONS.items():
+        if "TF32" in precision and DEVICE == "cpu":
+            continue
+        torch.backends.cudnn.allow_tf32 = "TF32" in precision
         for strategy in strategies:
             options = STRATEGIES[strategy]
             contender = configured(net, precision, options)
-            start = x if precision == "float32" else x.bfloat16()
+            start = x.bfloat16() if "bfloat16" in precision else x
             start = start.clone().requires_grad_()
             with listening() as heard:
                 for _ in range(2 if options.get("anchors") == "auto" else 1):

@@ -14,7 +14,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write the rows of a benchmark with all that is needed to repeat it."""
+    """Write the rows of a benchmark with all that is needed to repeat it.
+
+    What was measured on a GPU has a file of its own, its name ending in `_cuda`.
+    """
     record = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -30,7 +33,8 @@ def write(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> No
         "settings": settings,
         "rows": rows,
     }
-    path = RESULTS / f"{name}.json"
+    on_gpu = "_cuda" if torch.cuda.is_available() else ""
+    path = RESULTS / f"{name}{on_gpu}.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1) + "\n")
     partial.replace(path)
@@ -44,10 +48,14 @@ def read(name: str) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Name the commit, and whether anything but results was changed since."""
+    """Name the commit, and whether anything but results was changed since.
+
+    A copy without its repository is told by `COMMIT` which one it is.
+    """
     commit = _git("rev-parse", "--short=12", "HEAD")
     changed = _git("status", "--porcelain", "--", ":/", f":(exclude){RESULTS}")
-    return (commit or "unknown") + ("-dirty" if changed else "")
+    commit = commit or os.environ.get("COMMIT", "unknown")
+    return commit + ("-dirty" if changed else "")
 
 
 def _git(*arguments: str) -> str:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from mri_example import figures
 from mri_example.data import Simulation, simulate_demo, whole_file
 from mri_example.data.files import KSpaceFile, read_reconstruction
+from mri_example.errors import InputError
 from mri_example.evaluation import evaluate
 from mri_example.model import IRIM2D, IRIM3D, RIM, ModelConfig, UNet
 from mri_example.reconstruction import reconstruct, zero_filled
@@ -33,6 +34,8 @@ BOTH = MaskConfig("random", (0.08, 0.04), (4, 8))
 LONG = 1000  # epochs: the clock ends a training
 EPOCH = 200  # steps: validation takes a small part of the time
 SHOWN_SLICE = 30
+METHODS = ("zero-filled", "U-Net", "RIM", "i-RIM 2D", "i-RIM 3D")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,10 @@ def compare(
     output: Path = Path("runs/compare"),
     minutes: float = 10.0,
     coils: tuple[int, ...] = (1, 8),
+    methods: tuple[str, ...] = METHODS,
+    workers: int = 0,
 ) -> None:
-    """Train all methods for equal times on the embedded heads; print a table, draw.
+    """Train methods for equal times on the embedded heads; print a table, draw.
 
     Zero-filled, U-Net, RIM, i-RIM 2D and i-RIM 3D at 4x and 8x acceleration, on the
     split of the demo. What is there already is kept, and a comparison that was
@@ -85,21 +90,33 @@ def compare(
             pictures.
         minutes: Training time of each method.
         coils: The numbers of coils to compare with; 1 is single-coil data.
+        methods: Which of the methods to compare, by the names in the table.
+        workers: Processes that load the training data of a method.
+
+    Raises:
+        InputError: If there is no such method.
     """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise InputError(f"methods has {unknown}, but can only have {[*METHODS]}")
     rows: list[dict[str, Any]] = []
     for count in coils:
         simulation = Simulation(coils=count)
         folder = output / f"{count}_coils"
         simulate_demo(folder / "data", simulation)
-        for contender in contenders(count):
+        compared = [c for c in contenders(count) if c.name in methods]
+        for contender in compared:
             training = replace(
-                contender.training, challenge=simulation.challenge, minutes=minutes
+                contender.training,
+                challenge=simulation.challenge,
+                minutes=minutes,
+                workers=workers,
             )
             rows += _rows(folder, replace(contender, training=training), count)
             _write(output / "results.json", rows, minutes)
         for acceleration in MASKS:
             picture = output / f"{count}_coils_{acceleration}x.png"
-            figures.save(_picture(folder, acceleration, count), picture)
+            figures.save(_picture(folder, acceleration, count, methods), picture)
             sys.stdout.write(f"picture: {picture}\n")
     sys.stdout.write(f"{table(rows)}\nresults: {output}/results.json\n")
 
@@ -139,21 +156,23 @@ def _rows(folder: Path, contender: Contender, coils: int) -> list[dict[str, Any]
     for acceleration, masks in MASKS.items():
         out = _reconstructions(folder, contender.name, acceleration)
         method = zero_filled if model is None else model
-        reconstruct(method, test, out, masks.build(), progress=False)
+        reconstruct(method, test, out, masks.build(), device=DEVICE, progress=False)
         scores = asdict(evaluate(test, out).summary.mean)
         named = {"coils": coils, "method": contender.name, "acceleration": acceleration}
         rows.append(named | costs | scores)
     return rows
 
 
-def _picture(folder: Path, acceleration: int, coils: int) -> Figure:
+def _picture(
+    folder: Path, acceleration: int, coils: int, methods: tuple[str, ...]
+) -> Figure:
     """Show a slice of the unseen head as each method reconstructs it."""
     (path,) = (folder / "data").glob("*_test/*.h5")
     volumes = {
-        contender.name: read_reconstruction(
-            _reconstructions(folder, contender.name, acceleration) / path.name
+        name: read_reconstruction(
+            _reconstructions(folder, name, acceleration) / path.name
         )
-        for contender in contenders(coils)
+        for name in methods
     }
     seen = f"{coils} coil{'s' if coils > 1 else ''}, {acceleration}x acceleration"
     return figures.compare(
@@ -171,6 +190,7 @@ def _write(path: Path, rows: list[dict[str, Any]], minutes: float) -> None:
     content = {
         "benchmark": "quality after equal training time, simulated k-space",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else DEVICE,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "settings": {
             "minutes": minutes,

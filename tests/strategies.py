@@ -43,8 +43,8 @@ def weighed(y: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Return a nonlinear scalar function of a state, different in every element."""
     if isinstance(y, tuple):
         return sum(weighed(part * (1 + i)) for i, part in enumerate(y))
-    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
-    return (y * weights).sin().sum()
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device)
+    return (y * weights.view(y.shape)).sin().sum()
 
 
 @st.composite
@@ -54,7 +54,8 @@ def states(draw: st.DrawFn, channels: int | None = None) -> tuple[Tensor, Tensor
     channels = channels or draw(st.integers(2, 5))
     space = draw(st.lists(st.integers(3, 5), min_size=dims, max_size=dims))
     batch = draw(st.integers(1, 2))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    generator = torch.Generator(torch.get_default_device())
+    generator.manual_seed(draw(st.integers(0, 2**31)))
     shape = (batch, channels, *space)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     context = torch.randn((batch, 1, *space), generator=generator, dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -46,6 +46,19 @@ class Measured(NamedTuple):
 def eps_of(dtype: torch.dtype) -> float:
     """Return the rounding of a dtype; integers have none."""
     return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0
+
+
+def rounded(dtypes: set[torch.dtype], device: torch.device) -> set[torch.dtype]:
+    """Return the dtypes that products of tensors of some dtypes are rounded to inside.
+
+    A GPU may round the factors of float32 to TF32, which has the mantissa of float16.
+    PyTorch allows it to convolutions unless told otherwise.
+    """
+    if device.type != "cuda" or torch.float32 not in dtypes:
+        return set()
+    products: tuple[Any, ...] = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    in_tf32 = any(product.fp32_precision == "tf32" for product in products)
+    return {torch.float16} if in_tf32 else set()
 
 
 def tolerance(state: float, computed: float) -> float:

@@ -20,6 +20,7 @@ from invtorch.engine.contract import (
     check_unwritten,
     without_shape,
 )
+from invtorch.engine.drift import rounded
 from invtorch.engine.environment import Environment, version
 from invtorch.engine.locks import Locks
 from invtorch.engine.riding import copied, exchanged, tensors_in
@@ -198,10 +199,11 @@ class Frame:
             error.add_note(f"in {self.label} of an invertible container")
 
     def precisions(self) -> set[torch.dtype]:
-        """Return the floating dtypes of its parameters, and of autocast."""
+        """Return the floating dtypes that it computes in, as far as they are known."""
         dtypes = {slot.tensor.dtype for slot in self.environment.parameters}
         dtypes.add(self.environment.autocast["dtype"])
-        return {d for d in dtypes if d and (d.is_floating_point or d.is_complex)}
+        known = {d for d in dtypes if d and (d.is_floating_point or d.is_complex)}
+        return known | rounded(known, self.environment.device)
 
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType
 from torch.autograd.profiler import profile, record_function
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Memory(NamedTuple):
 
 
 def measure_memory(
-    call: Callable[[], object], *, device: torch.device | str = "cpu"
+    call: Callable[[], object], *, device: torch.device | str | None = None
 ) -> Memory:
     """Count the bytes that a call allocates and frees.
 
@@ -42,7 +43,8 @@ def measure_memory(
 
     Args:
         call: What to measure. Its result is held until the count is taken.
-        device: Where the memory is that counts: `"cpu"`, or a CUDA device.
+        device: Where the memory is that counts: `"cpu"`, or a CUDA device; without it,
+            PyTorch's default device.
 
     Returns:
         The peak during the call and what was live at its end.
@@ -55,7 +57,7 @@ def measure_memory(
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
         Memory(peak=1024, live=1024)
     """
-    device = torch.device(device)
+    device = torch.get_default_device() if device is None else torch.device(device)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(
             f"device is {str(device)!r}, but memory can be counted on 'cpu' or 'cuda'"
@@ -111,7 +113,11 @@ def _changes(record: profile) -> Iterator[int | None]:
     results = record.kineto_results
     assert results is not None
     names = ("[memory]", BETWEEN)
-    events = [event for event in results.events() if event.name() in names]
+    events = [
+        event
+        for event in results.events()
+        if event.name() in names and event.device_type() == DeviceType.CPU
+    ]
     for event in sorted(events, key=lambda event: event.start_ns()):
         yield None if event.name() == BETWEEN else event.nbytes()  # type: ignore[attr-defined]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 from invtorch.engine.contract import check_transforms
 from invtorch.engine.frame import Frame, Replayed, Tensors
@@ -72,13 +73,9 @@ def _pull_back(
     if not reached or not wanted:
         return [None] * len(needed)
     outputs, cotangents = zip(*reached, strict=True)
-    found = iter(
-        torch.autograd.grad(
-            outputs,
-            wanted,
-            cotangents,
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
-    )
+    again = torch.is_grad_enabled()
+    # what `torch.autograd.grad` calls after it has looked at arguments that are right
+    run: Callable[..., Tensors] = Variable._execution_engine.run_backward
+    arguments = outputs, cotangents, again, again, tuple(wanted), True
+    found = iter(run(*arguments, accumulate_grad=False))
     return [next(found) if need else None for need in needed]

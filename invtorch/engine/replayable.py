@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from invtorch.engine.drift import tolerance
+from invtorch.engine.drift import rounded, tolerance
 from invtorch.engine.fingerprint import PROBES, fingerprint, size
 from invtorch.functional import autocast_enabled
 
@@ -107,10 +107,11 @@ def _exact(state: Sequence[Tensor]) -> torch.dtype:
 def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
     """Return how far a state of a layer may be off, by the rule of the guard."""
     finest = max(torch.finfo(t.dtype).eps for t in state)
-    dtypes = [p.dtype for p in module.parameters() if p.is_floating_point()]
-    device = state[0].device.type
-    if autocast_enabled(device):
-        dtypes.append(torch.get_autocast_dtype(device))
+    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    device = state[0].device
+    if autocast_enabled(device.type):
+        dtypes.add(torch.get_autocast_dtype(device.type))
+    dtypes |= rounded(dtypes, device)
     coarsest = max([finest, *[torch.finfo(dtype).eps for dtype in dtypes]])
     return tolerance(finest, coarsest)
 

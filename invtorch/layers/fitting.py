@@ -78,10 +78,22 @@ def in_its_precision(
         ValueError: If a convolution would take the batch for channels.
     """
     _check_batched(conditioner, x)
-    parameter = next(conditioner.parameters(), x)
+    parameter = _parameter(conditioner)
+    if parameter is None:
+        return conditioner(x, *context)
     if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
         x = x.to(parameter.dtype)
     return conditioner(x, *context)
+
+
+def _parameter(module: nn.Module) -> Tensor | None:
+    """Return the first parameter, faster than `parameters()`."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    parts = module._modules.values()
+    found = (_parameter(part) for part in parts if part is not None)
+    return next((p for p in found if p is not None), None)
 
 
 def _check_batched(conditioner: nn.Module, x: Tensor) -> None:

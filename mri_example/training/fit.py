@@ -32,6 +32,7 @@ from mri_example.training.module import ReconstructionTask
 
 QUIET = (
     ".*does not have many workers.*",
+    "GPU available but not used.*",
     ".*The number of training batches.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",

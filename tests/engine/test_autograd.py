@@ -8,6 +8,7 @@ from torch import nn
 
 from invtorch import InvertibleSequential
 from invtorch.planning import measure_memory
+from tests.devices import ON_THE_CPU
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, assert_equal
@@ -163,6 +164,7 @@ def test_both_directions_in_one_graph(anchors) -> None:
     assert_equal(net.inverse(net(x)), x)
 
 
+@ON_THE_CPU
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_no_grad_and_inference_mode(anchors, direction) -> None:
     net, x = stack(anchors), sample(requires_grad=True)

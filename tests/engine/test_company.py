@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from invtorch import AdditiveCoupling, InvertibleSequential
+from tests.devices import DEVICE
 from tests.parts import Conditioner, Scale
 from tests.stacks import alternating, both, parameters, sample, stack
 from tests.strategies import weighed
@@ -122,7 +123,7 @@ def test_the_meta_device(anchors) -> None:
     assert y.shape == (2, 4, 5, 4)
     y.sum().backward()
     assert all(p.grad.is_meta for p in net.parameters())
-    net.to_empty(device="cpu").load_state_dict(stack(anchors).state_dict())
+    net.to_empty(device=DEVICE).load_state_dict(stack(anchors).state_dict())
     assert net(sample()).isfinite().all()
 
 

@@ -17,6 +17,7 @@ from invtorch import (
 )
 from invtorch.planning import measure_memory
 from tests.compilation import COMPILING, compiled
+from tests.devices import DEVICE, ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog
 from tests.stacks import parameters, sample, stack
 from tests.strategies import weighed
@@ -209,18 +210,21 @@ def saved_states(
     return measure_memory(lambda: function(x)).live / x.nbytes
 
 
+@ON_THE_CPU
 def test_memory_is_flat_in_depth() -> None:
     assert [saved_states(depth, "invert") for depth in (2, 4, 8)] == [1.0, 1.0, 1.0]
     plain = [saved_states(depth, "store") for depth in (2, 4, 8)]
     assert plain[2] > plain[1] + 4 > plain[0] + 6
 
 
+@ON_THE_CPU
 def test_the_guard_keeps_at_most_five_numbers_a_state() -> None:
     for depth in (2, 8):
         found = saved_states(depth, "invert", guard="raise")
         assert 1 < found <= 1 + 5 * (depth + 1) / (4 * 16 * 16)
 
 
+@ON_THE_CPU
 def test_anchors_cost_one_state_each() -> None:
     assert [saved_states(8, "invert", anchors) for anchors in (0, 1, 3)] == [1, 2, 4]
 
@@ -280,7 +284,7 @@ def test_autocast() -> None:
     reference = torch.autograd.grad(exact(x).square().sum(), parameters(exact))
 
     def loss():
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16):
             return net(x.float()).square().sum()
 
     found = torch.autograd.grad(compiled(loss)(), parameters(net))

@@ -1,10 +1,20 @@
-"""What differs between devices: random numbers, autocast, scaling, allocated bytes."""
+"""What differs between devices: random numbers, rounding, threads, allocated bytes."""
+
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import pytest
 import torch
+from torch import nn
 
-from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
+from invtorch import (
+    AdditiveCoupling,
+    GatedResidualBlock,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
 from invtorch.engine import guard, strategies
+from invtorch.engine.drift import rounded
 from invtorch.planning import measure_memory
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed
@@ -71,6 +81,132 @@ def test_memory_does_not_know_depth(device) -> None:
 
     assert kept(4) == kept(32)
     assert kept(32, "checkpoint") > kept(4, "checkpoint") + 27 * x.nbytes
+
+
+def paper(device: str, depth: int, **options) -> InvertibleSequential:
+    """Return the paper's layer at its size of 64 channels, in float32."""
+    layers = [
+        OrthogonalCoupling(
+            GatedResidualBlock(32, 32, hidden=64, stride=(1, 2, 4, 8)[i % 4]),
+            channels=64,
+        )
+        for i in range(depth)
+    ]
+    return InvertibleSequential(*layers, **options).float().to(device)
+
+
+def gradient(net, x) -> torch.Tensor:
+    net.zero_grad()
+    net(x).square().mean().backward()
+    return torch.cat([p.grad.flatten().double() for p in parameters(net)])
+
+
+def image(device: str) -> torch.Tensor:
+    return torch.randn(1, 64, 64, 64, device=device)
+
+
+@pytest.mark.parametrize("memory", ["invert", "offload", "checkpoint", "auto"])
+def test_strategies_on_the_device(device, memory) -> None:
+    net, x = paper(device, 12, budget=20 * image(device).nbytes), image(device)
+    net.memory = "store"
+    expected = gradient(net, x)
+    plain = measure_memory(lambda: gradient(net, x), device=device).peak
+    net.memory = memory
+    for _ in range(2):
+        assert relative_error(gradient(net, x), expected) < 1e-4
+    assert measure_memory(lambda: gradient(net, x), device=device).peak < plain
+    if memory == "auto":
+        peak = measure_memory(lambda: net(x).sum().backward(), device=device).peak
+        assert peak <= 1.01 * net.budget
+
+
+@pytest.mark.parametrize("memory", ["offload", "checkpoint"])
+def test_offloaded_states_leave_the_device(device, memory) -> None:
+    net, x = paper(device, 8, anchors=0, guard=None, memory=memory), image(device)
+    net(x)
+    live = measure_memory(lambda: net(x), device=device).live
+    leave = memory == "offload" and device != "cpu"
+    assert live == (1 if leave else 8) * x.nbytes
+
+
+class Wrong(AdditiveCoupling):
+    """Its inverse takes back only 99 % of what was added."""
+
+    replay = None
+
+    def inverse(self, y, *context):
+        x = super().inverse(y, *context)
+        return y + 0.99 * (x - y)
+
+
+@pytest.mark.parametrize("anchors", [0, 2])
+def test_the_guard_names_the_layer(device, anchors) -> None:
+    net, x = paper(device, 8, anchors=anchors), image(device)
+    net[3] = Wrong(nn.Conv2d(32, 32, 3, padding=1)).to(device)
+    with pytest.raises(RuntimeError, match=r"inverting layer 3 \(Wrong\) is off by"):
+        gradient(net, x)
+    net[3] = AdditiveCoupling(nn.Conv2d(32, 32, 3, padding=1)).to(device)
+    gradient(net, x)
+    nn.init.constant_(net[3].conditioner.weight, float("inf"))
+    with pytest.raises(RuntimeError, match=r"layer 3 \(AdditiveCoupling\) made NaN"):
+        gradient(net, x)
+
+
+@pytest.fixture
+def tf32():
+    """Return what allows TF32 to convolutions and to products of matrices."""
+    convolutions = torch.backends.cudnn.allow_tf32
+    products = torch.get_float32_matmul_precision()
+
+    def allow(convolution: bool, product: bool) -> None:
+        torch.backends.cudnn.allow_tf32 = convolution
+        torch.set_float32_matmul_precision("high" if product else "highest")
+
+    yield allow
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision(products)
+
+
+@CUDA
+@pytest.mark.parametrize("depth", [32, 100])
+@pytest.mark.parametrize("anchors", [0, 8])
+def test_factors_rounded_to_tf32_cost_no_more_than_in_autograd(
+    tf32, depth, anchors
+) -> None:
+    tf32(True, False)
+    net, x = paper("cuda", depth, anchors=anchors), image("cuda")
+    found = gradient(net, x)
+    net.memory = "store"
+    plain = gradient(net, x)
+    truth = gradient(deepcopy(net).double(), x.double())
+    assert relative_error(plain, truth) > 1e-5  # they were rounded
+    assert relative_error(found, truth) <= 1.1 * relative_error(plain, truth)
+
+
+def test_what_rounds_to_tf32(tf32) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    single, double = {torch.float32}, {torch.float64}
+    for convolution, product in ((True, False), (False, True), (True, True)):
+        tf32(convolution, product)
+        assert rounded(single, gpu) == {torch.float16}
+        assert rounded(single, cpu) == rounded(double, gpu) == set()
+    tf32(False, False)
+    assert rounded(single, gpu) == set()
+
+
+def test_threads_that_train_on_the_device(device, anchors) -> None:
+    net = stack(anchors).to(device)
+    inputs = [sample().to(device) for _ in range(4)]
+
+    def gradients(x):
+        return torch.autograd.grad(weighed(net(x)), parameters(net))
+
+    net.memory = "store"
+    expected = [gradients(x) for x in inputs]
+    net.memory = "invert"
+    with ThreadPoolExecutor(4) as pool:
+        for found, reference in zip(pool.map(gradients, inputs), expected, strict=True):
+            assert_all_equal(found, reference)
 
 
 def test_nothing_waits_for_the_device_until_all_layers_are_done(

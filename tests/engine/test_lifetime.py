@@ -11,6 +11,7 @@ import torch
 from invtorch import InvertibleSequential
 from invtorch.planning import measure_memory
 from invtorch.recording import current_recorder
+from tests.devices import ON_THE_CPU
 from tests.parts import Scale
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed
@@ -114,6 +115,7 @@ def test_a_thread_that_fails_does_not_disturb_another() -> None:
     assert_all_equal(found, gradients())
 
 
+@ON_THE_CPU
 def test_no_cycle_keeps_activations_after_an_exception_or_a_partial_backward() -> None:
     net, x = stack(3), sample(requires_grad=True)
 

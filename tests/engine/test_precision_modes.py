@@ -12,6 +12,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
+from tests.devices import DEVICE
 from tests.parts import Conditioner, Scale
 from tests.stacks import both, parameters, sample, stack
 from tests.strategies import weighed
@@ -19,7 +20,7 @@ from tests.tolerances import relative_error
 
 
 def autocast(dtype=torch.bfloat16, **options):
-    return torch.autocast("cpu", dtype=dtype, **options)
+    return torch.autocast(DEVICE, dtype=dtype, **options)
 
 
 def seen_dtypes(net) -> list[torch.dtype]:
@@ -123,7 +124,7 @@ def test_grad_scaler(anchors) -> None:
         torch.manual_seed(0)
         net = stack(anchors).float()
         net.memory = memory
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        scaler = torch.amp.GradScaler(DEVICE, init_scale=2.0**10)
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
         for _ in range(3):
             optimizer.zero_grad()
@@ -140,7 +141,7 @@ def test_grad_scaler(anchors) -> None:
 
 def test_grad_scaler_sees_an_overflow_in_any_layer(anchors) -> None:
     net = stack(anchors).float()
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=2.0**10)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     before = [p.detach().clone() for p in net.parameters()]
     scaler.scale(net(sample().float()).square().sum() * 1e36).backward()

@@ -9,6 +9,7 @@ from invtorch import Conjugation, Householder1x1, InvertibleSequential
 from invtorch.base import MEMORY
 from invtorch.engine import snapshot
 from invtorch.planning import measure_memory
+from tests.devices import ON_THE_CPU
 from tests.parts import Scale
 from tests.stacks import parameters, sample, stack
 from tests.strategies import weighed
@@ -47,6 +48,7 @@ def test_a_block_may_keep_more_than_its_container() -> None:
                 net[i].memory = None
 
 
+@ON_THE_CPU
 def test_a_container_keeps_at_least_what_it_was_told() -> None:
     net, x = stack(0), sample()
     for layer in net:
@@ -55,6 +57,7 @@ def test_a_container_keeps_at_least_what_it_was_told() -> None:
     assert measure_memory(lambda: net(x)).live == len(net) * x.nbytes
 
 
+@ON_THE_CPU
 @settings(max_examples=8)
 @given(st.sets(st.integers(0, 29)), st.sampled_from(["offload", "checkpoint"]))
 def test_a_block_that_keeps_its_input_costs_one_state(chosen, memory) -> None:
@@ -66,6 +69,7 @@ def test_a_block_that_keeps_its_input_costs_one_state(chosen, memory) -> None:
     assert live == (1 + len(chosen - {0})) * x.nbytes
 
 
+@ON_THE_CPU
 def test_a_nested_container_and_a_composite_may_keep_more() -> None:
     x = torch.randn(1, 4, 6, 6)
     inner = InvertibleSequential(*[Scale(4) for _ in range(5)])
@@ -83,6 +87,7 @@ def test_a_nested_container_and_a_composite_may_keep_more() -> None:
     assert states() == 1 + 5 + 3
 
 
+@ON_THE_CPU
 def test_the_activations_of_a_stored_block_are_kept_and_no_others() -> None:
     net, x = stack(0), sample()
     lean = measure_memory(lambda: net(x)).live

@@ -13,10 +13,13 @@ from torch import nn
 from torch.autograd import grad
 
 from invtorch import AdditiveCoupling, InvertibleSequential
+from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner
 from tests.stacks import both, mixed, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
+
+pytestmark = ON_THE_CPU  # a default device is that of one thread
 
 
 def test_training_threads_that_share_a_network(anchors) -> None:

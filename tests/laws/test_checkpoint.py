@@ -12,6 +12,7 @@ from torch.autograd import grad
 from torch.utils.checkpoint import checkpoint
 
 from invtorch import InvertibleSequential
+from tests.devices import DEVICE
 from tests.strategies import Example, directions, memories, stacks, weighed
 from tests.tolerances import assert_all_equal, assert_equal, relative_error
 
@@ -70,7 +71,7 @@ def test_under_autocast(example, memory, direction, probability, seed) -> None:
     """Of a state in float64, bfloat16 sees a difference only where it ties."""
 
     def autocast():
-        return torch.autocast("cpu", dtype=torch.bfloat16)
+        return torch.autocast(DEVICE, dtype=torch.bfloat16)
 
     set_dropout(example, probability)
     example.module.float()

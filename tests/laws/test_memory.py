@@ -13,8 +13,11 @@ from invtorch import (
     OrthogonalCoupling,
 )
 from invtorch.planning import measure_memory
+from tests.devices import ON_THE_CPU
 from tests.registry import MAKERS
 from tests.strategies import directions
+
+pytestmark = ON_THE_CPU
 
 DEPTHS = (8, 64, 400)
 

@@ -19,10 +19,13 @@ from invtorch import (
 from invtorch.engine.budget import peak, plan
 from invtorch.engine.costs import Cost
 from invtorch.planning import measure_memory, memory_report
+from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Scale
 from tests.stacks import parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
+
+pytestmark = ON_THE_CPU
 
 DEPTH, CHANNELS, SIZE = 24, 8, 24
 STATE = 4 * CHANNELS * SIZE * SIZE

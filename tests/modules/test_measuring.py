@@ -12,10 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from invtorch import AdditiveCoupling, InvertibleModule, InvertibleSequential
 from invtorch.planning import measure_memory
+from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Scale
 from tests.stacks import parameters, sample
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
+
+pytestmark = ON_THE_CPU
 
 ROOMY = 10**12
 

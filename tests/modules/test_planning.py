@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from invtorch.planning import Memory, measure_memory
+from tests.devices import ON_THE_CPU
+
+pytestmark = ON_THE_CPU
 
 
 def allocate(device: str = "cpu") -> torch.Tensor:

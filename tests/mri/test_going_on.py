@@ -52,7 +52,8 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     def command(output: Path) -> list[str]:
         return [sys.executable, "-m", "mri_example", *arguments(output)]
 
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = {
         "cwd": ROOT,

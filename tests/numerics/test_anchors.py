@@ -6,6 +6,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from invtorch.planning import measure_memory
+from tests.devices import ON_THE_CPU
 from tests.numerics.networks import error, gradient, images, orthogonal
 
 
@@ -24,6 +25,7 @@ def test_an_anchored_run_equals_an_unanchored_one(seed, depth, data) -> None:
         assert error(gradient(net, x), pure) <= 1e-12
 
 
+@ON_THE_CPU
 @pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.parametrize("strength", [0.5, 2.0])
 def test_the_memory_of_auto_is_that_of_its_anchors(strength) -> None:
@@ -65,6 +67,7 @@ def test_auto_keeps_drift_between_two_anchors_within_its_budget(strength, seed) 
     assert drift(net, images(), ()) > 16 or strength < 1
 
 
+@ON_THE_CPU
 @pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.filterwarnings("ignore:the state rebuilt")
 def test_what_adapt_adds_is_kept_and_nothing_else() -> None:
@@ -80,6 +83,7 @@ def test_an_index_beyond_the_depth() -> None:
         net(images())
 
 
+@ON_THE_CPU
 def test_indices_count_layers_of_nested_containers() -> None:
     inner, outer = orthogonal(0.5, 3), orthogonal(0.5, 2, anchors=(1, 4))
     outer.insert(1, inner)

@@ -10,6 +10,7 @@ from torch import nn
 
 from invtorch import AdditiveCoupling, AffineCoupling, InvertibleSequential
 from invtorch.engine.fingerprint import distance, fingerprint, size
+from tests.devices import DEVICE
 from tests.numerics.networks import CHANNELS, conditioner, images, orthogonal
 from tests.parts import Conditioner
 
@@ -35,7 +36,8 @@ class Noisy(nn.Module):
         self.generator = torch.Generator()
 
     def forward(self, x):
-        return self.inner(x) * (1 + torch.rand(1, generator=self.generator))
+        drawn = torch.rand(1, generator=self.generator, device="cpu")
+        return self.inner(x) * (1 + drawn.to(x))
 
 
 class ReadsGlobal(nn.Module):
@@ -133,7 +135,7 @@ def test_what_is_caught_over_half_precision(dtype, mixed, monkeypatch) -> None:
         net, x = net_with(layer, state_dtype=torch.float32), images()
         if not mixed:
             net, x = net.to(dtype), x.to(dtype)
-        with torch.autocast("cpu", dtype, enabled=mixed):
+        with torch.autocast(DEVICE, dtype, enabled=mixed):
             loss = net(x).square().mean()
         between()
         loss.backward()
@@ -201,7 +203,8 @@ def test_an_error_of_one_element_of_a_large_state(there, wrong) -> None:
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_a_default_device_elsewhere(device) -> None:
-    net, x = orthogonal(0.5, 4, anchors=0), torch.randn(1, CHANNELS, 9, 11)
+    with torch.device("cpu"):
+        net, x = orthogonal(0.5, 4, anchors=0), torch.randn(1, CHANNELS, 9, 11)
     with torch.device(device):
         step(net, x)
         states = (torch.randn(3, 7, 5, device="cpu"),)

@@ -14,6 +14,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
+from tests.devices import DEVICE
 from tests.numerics.networks import (
     CHANNELS,
     conditioner,
@@ -134,7 +135,7 @@ def test_autocast_over_a_float32_state(depth, dtype) -> None:
     truth = truth_of(net, x)
 
     def mixed() -> torch.Tensor:
-        with torch.autocast("cpu", dtype):
+        with torch.autocast(DEVICE, dtype):
             y = net(x)
         net.zero_grad()
         y.square().mean().backward()
