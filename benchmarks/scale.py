@@ -3,16 +3,19 @@
 The 2-D state of the paper, 64 x 480 x 320, at 10, 40 and 80 couplings, which the paper
 counts as 50, 200 and 400 layers; a 3-D state that a CPU gets through; and a 3-D network
 of 1,000 couplings that is trained for a few steps. On a GPU the 3-D state is that of
-the paper, 64 x 32 x 480 x 320. A contender that would need more memory than there is
-is left out, by what it needed at fewer couplings, and the table says so.
+the paper, 64 x 32 x 480 x 320, the 2-D network also has 400 couplings, and a state four
+times as large is tried by inversion. A contender that would need more memory than there
+is is left out, by what it needed at fewer couplings, and the table says so.
 
-Against depth, each row has a fresh process; memory is the peak of the first step above
+Against depth, each row has a fresh process, except on a GPU, whose allocator is emptied
+in between; memory is the peak of the first step above
 network, input and gradients, time is that of the second step. Of the 1,000 couplings,
 memory is that of forward and backward pass, and time is that of the whole step, in
 which the bytes are counted.
 """
 
 import argparse
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -33,6 +36,8 @@ from invtorch.planning import measure_memory
 
 CHANNELS = 64
 COUPLINGS = (5, 10, 40, 80)
+DEEPER = (*COUPLINGS, 400)
+LARGE, LARGE_COUPLINGS = (64, 640, 480), 10
 HIDDEN = (64, 64, 128, 128, 256, 256, 128, 128, 64, 64)  # the fan of a step
 STRIDES = (1, 1, 2, 2, 4, 4, 2, 2, 1, 1)
 NAMES = (
@@ -100,17 +105,25 @@ def measure(space: tuple[int, ...], couplings: int, name: str) -> dict[str, Any]
 
 
 def afresh(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call in a process of its own."""
+    """Call in a process of its own, or with a GPU that holds nothing."""
+    if device() == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        return function(*arguments)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def against_depth(space: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Measure all contenders at all depths, as far as they fit."""
+def against_depth(
+    space: tuple[int, ...],
+    depths: tuple[int, ...] = COUPLINGS,
+    names: tuple[str, ...] = NAMES,
+) -> list[dict[str, Any]]:
+    """Measure contenders at all depths, as far as they fit."""
     rows = []
-    for name in NAMES:
+    for name in names:
         known: list[tuple[int, int]] = []
-        for couplings in COUPLINGS:
+        for couplings in depths:
             needed = expected(known, couplings)
             case = f"{'x'.join(map(str, space)):12} {couplings:3} couplings  {name:30}"
             row = {"space": space, "couplings": couplings, "contender": name}
@@ -187,12 +200,16 @@ def main() -> None:
     settings |= {"batch": 1, "dtype": "float32", "deep": {"channels": DEEP_CHANNELS}}
     settings |= {"threads": torch.get_num_threads(), "memory": memory()}
     rows: list[dict[str, Any]] = []
-    for measured in (
-        lambda: against_depth(plane),
-        lambda: afresh(train_deep, deep, DEEP_CHANNELS),
-        lambda: against_depth(volume),
-    ):
-        rows += measured()
+    parts = [
+        partial(against_depth, plane),
+        partial(afresh, train_deep, deep, DEEP_CHANNELS),
+        partial(against_depth, volume),
+    ]
+    if device() == "cuda":
+        parts[0] = partial(against_depth, plane, DEEPER)
+        parts.append(partial(against_depth, LARGE, (LARGE_COUPLINGS,), NAMES[-1:]))
+    for measure_part in parts:
+        rows += measure_part()
         if not quick:
             write("scale", settings, rows)
 

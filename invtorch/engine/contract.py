@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from invtorch.engine.graph import foreign_leaf
 
@@ -136,15 +137,13 @@ def check_transforms(label: str) -> None:
         )
 
 
-def check_closed(
-    label: str, known: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> None:
+def check_closed(label: str, known: Sequence[Tensor], ends: Sequence[Node]) -> None:
     """Refuse a layer whose output depends on a tensor that would get no gradient.
 
     Raises:
-        RuntimeError: If the graph of `outputs` has a leaf that is not in `known`.
+        RuntimeError: If the graph that ends there has a leaf that is not in `known`.
     """
-    foreign = foreign_leaf(tuple(outputs), tuple(known))
+    foreign = foreign_leaf(ends, known)
     if foreign is not None:
         raise RuntimeError(
             f"{label} reads a tensor of shape {tuple(foreign.shape)} that needs a "

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from invtorch.engine.attributes import Attributes, Found
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
 from invtorch.functional import autocast_enabled
-
-PLAIN = (int, float, complex, str, type(None))
-Attributes = dict[str, Any]
 
 
 class Slot(NamedTuple):
     """A place in a module that holds a tensor, and what it held."""
 
-    holder: dict[str, Tensor | None]
+    holder: dict[str, Any]
     name: str
     tensor: Tensor
     version: int
@@ -31,72 +28,83 @@ class Slot(NamedTuple):
         return self.holder.get(self.name) is tensor
 
 
+class Sight(NamedTuple):
+    """What is seen right before a call: what it may change."""
+
+    random: RandomStates
+    buffers: list[Tensor]
+    tensors: list[Slot]
+    attributes: Attributes
+
+
 class Environment:
     """The surroundings of one call: random numbers, precision, what modules hold.
 
-    `observed()` wraps the forward pass and keeps what it changed; `restored()` brings
-    everything back for a replay, so that dropout repeats its mask, running statistics
-    move once, and parameters are those of the forward pass even where
-    `torch.func.functional_call` has ended since.
+    `look()` before the forward pass and `keep()` after it find what it changed;
+    `restored()` brings everything back for a replay, so that dropout repeats its mask,
+    running statistics move once, and parameters are those of the forward pass even
+    where `torch.func.functional_call` has ended since.
 
     So are other attributes of the modules, such as their training mode, and what a
-    replay writes into them is undone. Tensors and objects that the forward pass itself
-    exchanged are not kept: they may hold the graph of the pass before.
+    replay writes into them is undone.
     """
 
     def __init__(self, parts: Iterable[nn.Module], device: torch.device) -> None:
         self.device = device
         self.autocast = _autocast(device)
-        self.parts = [*parts]
+        self.holders: list[dict[str, Any]] = []
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self.tensors: list[Slot] = []
-        self.attributes: list[tuple[Attributes, Attributes]] = []
         self.drawn_from: RandomStates = {}
-        for part in self.parts:
+        for part in parts:
+            self.holders.append(vars(part))
             if part._parameters:
-                self.parameters += _slots(part._parameters, part._parameters)
+                self.parameters += _slots(part._parameters)
             if part._buffers:
-                self.buffers += _slots(part._buffers, part._buffers)
+                self.buffers += _slots(part._buffers)
 
-    @contextmanager
-    def observed(self) -> Iterator[None]:
-        """Keep random state, buffers and attributes that the call inside changes."""
-        states = random_states(self.device)
-        copies = [slot.tensor.clone() for slot in self.buffers]
-        before = [(vars(part), vars(part).copy()) for part in self.parts]
-        tensors = [slot for holder, own in before for slot in _slots(holder, own)]
-        with WeightCachesOff():
-            yield
-        self.attributes = [
-            (holder, own if _same(holder, own) else _left(holder, own))
-            for holder, own in before
-        ]
-        self.tensors = [slot for slot in tensors if slot.holds(slot.tensor)]
-        self.drawn_from = moved(states)
+    def look(self) -> Sight:
+        """See what the call that follows may change."""
+        attributes = Attributes(self.holders)
+        return Sight(
+            random_states(self.device),
+            [slot.tensor.clone() for slot in self.buffers],
+            [Slot(*place, version(place[-1])) for place in attributes.tensors()],
+            attributes,
+        )
+
+    def keep(self, before: Sight) -> None:
+        """Keep the random state, buffers and attributes that the call has changed."""
+        self.found = Found(before.attributes)
+        self.tensors = [slot for slot in before.tensors if slot.holds(slot.tensor)]
+        self.drawn_from = moved(before.random)
         self.buffers = [
             slot if _untouched(slot, copy) else slot._replace(tensor=copy, version=0)
-            for slot, copy in zip(self.buffers, copies, strict=True)
+            for slot, copy in zip(self.buffers, before.buffers, strict=True)
         ]
 
-    @contextmanager
-    def restored(self, stand_ins: dict[int, Tensor]) -> Iterator[None]:
+    def restored(self, stand_ins: dict[int, Tensor]) -> AbstractContextManager[None]:
         """Bring the surroundings back.
 
         Args:
             stand_ins: What takes the place of a parameter, found by its `id`.
         """
-        with ExitStack() as stack:
-            if self.drawn_from:
-                stack.enter_context(rewound(self.drawn_from))
-            if _autocast(self.device) != self.autocast:
-                stack.enter_context(torch.autocast(self.device.type, **self.autocast))
-            changes = self._changes(stand_ins)
-            if changes:
-                stack.enter_context(_swapped(changes))
-            stack.enter_context(WithAttributes(self.attributes))
-            with WeightCachesOff():
-                yield
+        contexts = [*self._elsewhere(stand_ins), AsFound(self.found)]
+        return contexts[0] if len(contexts) == 1 else _together(contexts)
+
+    def _elsewhere(
+        self, stand_ins: dict[int, Tensor]
+    ) -> Iterator[AbstractContextManager[Any]]:
+        """Bring back what is not found in the attributes of the modules, if changed."""
+        if self.drawn_from:
+            yield rewound(self.drawn_from)
+        if _autocast(self.device) != self.autocast:
+            enabled = self.autocast is not None
+            yield torch.autocast(self.device.type, self.autocast, enabled)
+        changes = self._changes(stand_ins)
+        if changes:
+            yield _swapped(changes)
 
     def written(self) -> str | None:
         """Name a parameter that was changed in place since the call began."""
@@ -146,27 +154,12 @@ def _untouched(slot: Slot, copy: Tensor) -> bool:
     return copy.device.type == "cpu" and torch.equal(copy, slot.tensor)
 
 
-def _slots(holder: Attributes, values: Attributes) -> list[Slot]:
+def _slots(holder: dict[str, Any]) -> list[Slot]:
     return [
         Slot(holder, name, tensor, version(tensor))
-        for name, tensor in values.items()
-        if isinstance(tensor, Tensor)
+        for name, tensor in holder.items()
+        if tensor is not None
     ]
-
-
-def _same(holder: Attributes, before: Attributes) -> bool:
-    """Tell whether a module has the very attributes it had."""
-    values = map(operator.is_, holder.values(), before.values())
-    return [*holder] == [*before] and all(values)
-
-
-def _left(holder: Attributes, before: Attributes) -> Attributes:
-    """Return the attributes that were left alone, and numbers, words and `None`."""
-    return {
-        name: value
-        for name, value in before.items()
-        if holder.get(name) is value or isinstance(value, PLAIN)
-    }
 
 
 def _sharded(slot: Slot, tensor: Tensor) -> bool:
@@ -175,12 +168,10 @@ def _sharded(slot: Slot, tensor: Tensor) -> bool:
     return hasattr(current, "device_mesh") and not hasattr(tensor, "device_mesh")
 
 
-def _autocast(device: torch.device) -> dict[str, Any]:
-    enabled = autocast_enabled(device.type)
-    return {
-        "enabled": enabled,
-        "dtype": torch.get_autocast_dtype(device.type) if enabled else None,
-    }
+def _autocast(device: torch.device) -> torch.dtype | None:
+    """Return the dtype of autocast, or `None` if it is off."""
+    kind = device.type
+    return torch.get_autocast_dtype(kind) if autocast_enabled(kind) else None
 
 
 @contextmanager
@@ -195,31 +186,12 @@ def _swapped(changes: list[tuple[Slot, Tensor]]) -> Iterator[None]:
             slot.holder[slot.name] = tensor
 
 
-class WithAttributes:
-    """Give modules back the attributes of the forward pass, and undo what is written.
-
-    Args:
-        attributes: The attributes of modules now, and those of the forward pass.
-    """
-
-    def __init__(self, attributes: list[tuple[Attributes, Attributes]]) -> None:
-        self.attributes = attributes
-
-    def __enter__(self) -> None:
-        self.present = []
-        for holder, before in self.attributes:
-            if _same(holder, before):
-                self.present.append((holder, before))
-            else:
-                self.present.append((holder, holder.copy()))
-                holder.update(before)
-
-    def __exit__(self, *_: object) -> None:
-        for holder, own in self.present:
-            if not _same(holder, own):
-                holder.update(own)
-                for name in holder.keys() - own.keys():
-                    del holder[name]
+@contextmanager
+def _together(contexts: list[AbstractContextManager[Any]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 class WeightCachesOff:
@@ -234,3 +206,18 @@ class WeightCachesOff:
     def __exit__(self, *_: object) -> None:
         torch.set_autocast_cache_enabled(self.autocast)
         parametrize._cache_enabled = self.parametrizations
+
+
+class AsFound(WeightCachesOff):
+    """Give modules back what a call found, and undo whatever is written inside."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    def __enter__(self) -> None:
+        self.present = self.found.give_back()
+        super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.present.take_back()

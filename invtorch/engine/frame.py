@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
-from invtorch.base import REPLAYS, InvertibleModule
+from invtorch.base import REPLAYS, InvertibleModule, Shifted
 from invtorch.engine.contract import (
     check_arity,
     check_closed,
@@ -21,7 +22,7 @@ from invtorch.engine.contract import (
     without_shape,
 )
 from invtorch.engine.drift import rounded
-from invtorch.engine.environment import Environment, version
+from invtorch.engine.environment import Environment, WeightCachesOff, version
 from invtorch.engine.locks import Locks
 from invtorch.engine.riding import copied, exchanged, tensors_in
 from invtorch.recording import Direction, Recording, State
@@ -38,10 +39,30 @@ INVERSES = {
 
 
 class Replayed(NamedTuple):
-    """A call evaluated again: its outputs, attached to the inputs of its node."""
+    """A call evaluated again.
+
+    Attributes:
+        inputs: The inputs of its node.
+        outputs: What it returned, attached to the inputs; nothing if it was `shifted`.
+        shifted: How it returned its input shifted.
+    """
 
     inputs: Tensors
     outputs: Tensors
+    shifted: Shifted | None = None
+
+    @property
+    def leaves(self) -> Tensors:
+        """What the graph was made from, in place of the inputs."""
+        kept = self.shifted.kept if self.shifted else self.inputs[0]
+        return (kept, *self.inputs[1:])
+
+    @property
+    def ends(self) -> list[Node]:
+        """The nodes where the graph ends."""
+        if self.shifted:
+            return [self.shifted.edge.node] if self.shifted.edge else []
+        return [t.grad_fn for t in self.outputs if t.grad_fn is not None]
 
 
 def of_the_layer(method: Method) -> Method:
@@ -111,8 +132,10 @@ class Frame:
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
         versions = [*map(version, state)]
-        with self.environment.observed(), Recording(None):
+        before = self.environment.look()
+        with WeightCachesOff(), Recording(None):
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
+        self.environment.keep(before)
         self._check(state, outputs)
         check_unwritten(
             self.label, self.environment.written(), self.environment.overwritten()
@@ -149,7 +172,7 @@ class Frame:
         """Evaluate the call again from its input, detached from the graph around it."""
         leaves = tuple(t.detach().requires_grad_(differentiable(t)) for t in state)
         return self._again(
-            lambda *context: (leaves, self._direct(leaves, context)), _leaf
+            lambda *context: Replayed(leaves, self._direct(leaves, context)), _leaf
         )
 
     def replay(self, output: Tensors) -> Replayed:
@@ -158,11 +181,14 @@ class Frame:
         if short_cut is None:
             return self.rerun(self.invert(output))
 
-        def evaluate(*context: Any) -> tuple[Tensors, Tensors]:
+        def evaluate(*context: Any) -> Replayed:
             versions = [*map(version, output)]
-            state, outputs = short_cut(self._as(output), *context)
+            found = short_cut(self._as(output), *context)
             check_intact(self.label, versions == [*map(version, output)])
-            return as_tensors(state), self._flat(outputs)
+            if isinstance(found, Shifted):
+                return Replayed((found.state,), (), found)
+            state, outputs = found
+            return Replayed(as_tensors(state), self._flat(outputs))
 
         return self._again(evaluate, _leaf)
 
@@ -170,13 +196,13 @@ class Frame:
         """Evaluate the call again from its input, attached to the graph around it."""
         aliases = tuple(t.view_as(t) for t in state)
         return self._again(
-            lambda *context: (aliases, self._direct(aliases, context)), _alias
+            lambda *context: Replayed(aliases, self._direct(aliases, context)), _alias
         )
 
     @of_the_layer
     def _again(
         self,
-        evaluate: Callable[..., tuple[Tensors, Tensors]],
+        evaluate: Callable[..., Replayed],
         stand_in: Callable[[Tensor], Tensor],
     ) -> Replayed:
         self._check_unmodified()
@@ -184,13 +210,12 @@ class Frame:
             stand_ins = {id(t): stand_in(t) for t in self.companions}
             context = exchanged(self.context, stand_ins)
             with self.environment.restored(stand_ins), Recording(None):
-                state, outputs = evaluate(*context)
-        inputs = (*state, *stand_ins.values())
+                state, outputs, shifted = evaluate(*context)
+        replayed = Replayed((*state, *stand_ins.values()), outputs, shifted)
         own = [slot.tensor for slot in self.environment.parameters]
         fixed = [t for t in (*self.riding, *own) if id(t) not in stand_ins]
-        known = (*inputs, *fixed)
-        check_closed(self.label, known, outputs)
-        return Replayed(inputs, outputs)
+        check_closed(self.label, (*replayed.leaves, *fixed), replayed.ends)
+        return replayed
 
     def note_on(self, error: Exception) -> None:
         """Add which layer it was, unless the error says so."""
@@ -200,9 +225,10 @@ class Frame:
 
     def precisions(self) -> set[torch.dtype]:
         """Return the floating dtypes that it computes in, as far as they are known."""
-        dtypes = {slot.tensor.dtype for slot in self.environment.parameters}
-        dtypes.add(self.environment.autocast["dtype"])
-        known = {d for d in dtypes if d and (d.is_floating_point or d.is_complex)}
+        used = [slot.tensor.dtype for slot in self.environment.parameters]
+        if self.environment.autocast is not None:
+            used.append(self.environment.autocast)
+        known = {d for d in used if d.is_floating_point or d.is_complex}
         return known | rounded(known, self.environment.device)
 
     def returned(self, outputs: Tensors) -> Any:

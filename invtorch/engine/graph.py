@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 
-def foreign_leaf(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> Tensor | None:
-    """Return a leaf that `outputs` depend on other than through `known`, if any."""
+def foreign_leaf(ends: Iterable[Node], known: Iterable[Tensor]) -> Tensor | None:
+    """Return a leaf that nodes depend on other than through `known`, if any."""
     known = [*known]
     leaves = {id(t) for t in known if t.grad_fn is None}
     seen: set[Node | None] = {t.grad_fn for t in known}
-    todo: list[Node] = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    todo = [*ends]
     while todo:
         node = todo.pop()
         if node in seen:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Variable
+from torch.autograd.graph import GradientEdge
 
 from invtorch.engine.contract import check_transforms
 from invtorch.engine.frame import Frame, Replayed, Tensors
@@ -64,18 +65,40 @@ class ReplayNode(torch.autograd.Function):
 def _pull_back(
     replayed: Replayed, grads: tuple[Tensor | None, ...], needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
+    shifted = replayed.shifted
+    if shifted is None:
+        return _gradients(replayed.outputs, grads, replayed.inputs, needed)
+    (grad,) = grads
+    if grad is None:
+        return [None] * len(needed)
+    moved = (shifted.edge,), (shifted.cotangent(grad),)
+    of_kept, *others = _gradients(*moved, replayed.leaves, needed)
+    return [shifted.gradient(grad, of_kept) if needed[0] else None, *others]
+
+
+def _gradients(
+    outputs: Sequence[Tensor | GradientEdge | None],
+    grads: Sequence[Tensor | None],
+    inputs: Tensors,
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the gradients of those inputs that need one."""
     reached = [
         (output, grad)
-        for output, grad in zip(replayed.outputs, grads, strict=True)
-        if grad is not None and output.requires_grad
+        for output, grad in zip(outputs, grads, strict=True)
+        if grad is not None and _differentiable(output)
     ]
-    wanted = [t for t, need in zip(replayed.inputs, needed, strict=True) if need]
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     if not reached or not wanted:
         return [None] * len(needed)
-    outputs, cotangents = zip(*reached, strict=True)
+    roots, cotangents = zip(*reached, strict=True)
     again = torch.is_grad_enabled()
     # what `torch.autograd.grad` calls after it has looked at arguments that are right
     run: Callable[..., Tensors] = Variable._execution_engine.run_backward
-    arguments = outputs, cotangents, again, again, tuple(wanted), True
+    arguments = roots, cotangents, again, again, tuple(wanted), True
     found = iter(run(*arguments, accumulate_grad=False))
     return [next(found) if need else None for need in needed]
+
+
+def _differentiable(output: Tensor | GradientEdge | None) -> bool:
+    return output.requires_grad if isinstance(output, Tensor) else output is not None

@@ -68,7 +68,7 @@ def nothing_drawn() -> Iterator[None]:
 def _get(device: torch.device) -> Tensor:
     with _ONE_THREAD:
         if device == CPU:
-            return torch.get_rng_state()
+            return torch.default_generator.get_state()
         state: Tensor = torch.get_device_module(device).get_rng_state(device)
         return state
 

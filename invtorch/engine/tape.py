@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -154,6 +155,8 @@ class Tape:
             else:
                 replayed = frame.replay(self._state(index + 1))
                 self._move(index, replayed.inputs[: frame.arity])
+            if not torch._C._autograd._get_current_graph_task_keep_graph():
+                self.dropped.append(index)  # its node is about to be freed
             self._trim()
         return replayed
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.arguments import check_count
-from invtorch.base import VolumePreserving
+from invtorch.base import Shifted, VolumePreserving
 from invtorch.grid import check_exact, check_spacing, snap
 from invtorch.layers.fitting import (
     check_conditioner,
@@ -83,12 +83,12 @@ class AdditiveCoupling(VolumePreserving):
         y1, y2 = self._parts(y)
         return self._joined(y1, y2 - self._shift(y1, y2, context))
 
-    def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `x` and attach `y` to it with one evaluation of the conditioner."""
+    def replay(self, y: Tensor, *context: Any) -> Shifted:
+        """Rebuild `x` and attach the shift to it in one evaluation."""
         return self._replay(y, context, sign=1)
 
-    def replay_inverse(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `y` and attach `x` to it with one evaluation of the conditioner."""
+    def replay_inverse(self, x: Tensor, *context: Any) -> Shifted:
+        """Rebuild `y` and attach the shift to it in one evaluation."""
         return self._replay(x, context, sign=-1)
 
     def extra_repr(self) -> str:
@@ -96,14 +96,13 @@ class AdditiveCoupling(VolumePreserving):
         grid = f", grid={self.grid}" if self.grid else ""
         return f"split={self.split or 'half'}, dim={self.dim}{grid}"
 
-    def _replay(
-        self, output: Tensor, context: tuple[Any, ...], sign: int
-    ) -> tuple[Tensor, Tensor]:
-        state = output.detach().clone().requires_grad_()
-        kept, moved = parts(state, self.split, self.dim)
-        shift = self._shift(kept, moved, context)
-        parts(state.data, self.split, self.dim)[1].sub_(shift.detach(), alpha=sign)
-        return state, _Moved.apply(output, state, shift, self.dim, sign)
+    def _replay(self, output: Tensor, context: tuple[Any, ...], sign: int) -> Shifted:
+        state = output.detach().clone()
+        _, moved = parts(state, self.split, self.dim)
+        kept, _ = parts(state.data, self.split, self.dim)  # not told of changes
+        shift = self._shift(kept.requires_grad_(), moved, context)
+        moved.sub_(shift.detach(), alpha=sign)
+        return Shifted.by(shift, state, kept, self.dim, sign)
 
     def _shift(self, kept: Tensor, moved: Tensor, context: tuple[Any, ...]) -> Tensor:
         if self.grid:
@@ -122,24 +121,3 @@ class AdditiveCoupling(VolumePreserving):
         if self.grid:
             check_exact(moved, self.grid)
         return torch.cat([kept, moved], self.dim)
-
-
-class _Moved(torch.autograd.Function):
-    """The known output, with the derivative of adding `sign * shift` to `state`.
-
-    The output of the layer is at hand when it is inverted: computing it again for the
-    sake of its graph would cost two passes over the state.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, output: Tensor, state: Tensor, shift: Tensor, dim: int, sign: int
-    ) -> Tensor:
-        ctx.dim, ctx.sign, ctx.size = dim, sign, shift.shape[dim]
-        ctx.set_materialize_grads(False)
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        tail = grad.narrow(ctx.dim, grad.shape[ctx.dim] - ctx.size, ctx.size)
-        return None, grad, tail if ctx.sign > 0 else -tail, None, None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.arguments import check_count
-from invtorch.base import VolumePreserving
+from invtorch.base import Shifted, VolumePreserving
 from invtorch.functional import correlate_channels, householder_product, mix_channels
 from invtorch.layers.fitting import (
     check_channels,
@@ -78,12 +78,12 @@ class OrthogonalCoupling(VolumePreserving):
         U1, U2 = self._rows(y)
         return y - mix_channels(U2.mH, self._shift(mix_channels(U1, y), context))
 
-    def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `x` and attach `y` to it with one evaluation of the conditioner."""
+    def replay(self, y: Tensor, *context: Any) -> Shifted:
+        """Rebuild `x` and attach the shift to it in one evaluation."""
         return self._replay(y, context, sign=1)
 
-    def replay_inverse(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `y` and attach `x` to it with one evaluation of the conditioner."""
+    def replay_inverse(self, x: Tensor, *context: Any) -> Shifted:
+        """Rebuild `y` and attach the shift to it in one evaluation."""
         return self._replay(x, context, sign=-1)
 
     def extra_repr(self) -> str:
@@ -91,15 +91,15 @@ class OrthogonalCoupling(VolumePreserving):
         reflections, channels = self.vectors.shape
         return f"channels={channels}, reflections={reflections}"
 
-    def _replay(
-        self, output: Tensor, context: tuple[Any, ...], sign: int
-    ) -> tuple[Tensor, Tensor]:
+    def _replay(self, output: Tensor, context: tuple[Any, ...], sign: int) -> Shifted:
         U1, U2 = self._rows(output)
-        state = torch.empty_like(output).requires_grad_()
-        shift = self._shift(_Projected.apply(output, state, U1), context)
-        with torch.no_grad():
-            torch.sub(output, mix_channels(U2.mH, shift), alpha=sign, out=state.data)
-        return state, _Moved.apply(output, state, shift, U2, sign)
+        x = output.data.requires_grad_()
+        projected = _Projected.apply(output, x, U1)
+        shift = mix_channels(U2.mH, self._shift(projected, context))
+        # its values, which its graph does not need, make room for x
+        state = torch.sub(output.detach(), shift.data, alpha=sign, out=shift.data)
+        x.data = state
+        return Shifted.by(shift, state, x, 1, sign)
 
     def _rows(self, state: Tensor) -> tuple[Tensor, Tensor]:
         channels = self.vectors.shape[1]
@@ -120,8 +120,8 @@ class _Projected(torch.autograd.Function):
     r"""The value $U_1 y$, with the derivative of $U_1 x$.
 
     Both have the same value, so $G$ can be evaluated before $x$ is known, but the
-    gradient of $U_1$ is that at $x$. The memory of `state` is filled with $x$ between
-    the evaluation of $G$ and the backward pass.
+    gradient of $U_1$ is that at $x$. `state` becomes $x$ between the evaluation of $G$
+    and the backward pass.
     """
 
     @staticmethod
@@ -137,31 +137,6 @@ class _Projected(torch.autograd.Function):
             None,
             mix_channels(U1.mH, grad) if x_needed else None,
             _gradient_of(U1, grad, state) if matrix_needed else None,
-        )
-
-
-class _Moved(torch.autograd.Function):
-    r"""The known output, with the derivative of $x \pm U_2^\top s$."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, output: Tensor, state: Tensor, shift: Tensor, U2: Tensor, sign: int
-    ) -> Tensor:
-        ctx.sign = sign
-        ctx.save_for_backward(shift, U2)
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        shift, U2 = ctx.saved_tensors
-        signed = grad if ctx.sign > 0 else -grad
-        _, _, shift_needed, matrix_needed, _ = ctx.needs_input_grad
-        return (
-            None,
-            grad,
-            mix_channels(U2, signed) if shift_needed else None,
-            _gradient_of(U2, shift, signed) if matrix_needed else None,
-            None,
         )
 
 

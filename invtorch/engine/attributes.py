@@ -1,0 +1,104 @@
+"""The attributes of modules at one moment, and how they are brought back."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+PLAIN = (int, float, complex, str, type(None))
+Holder: TypeAlias = dict[str, Any]
+
+
+class Attributes:
+    """What modules hold at one moment.
+
+    All of it is kept in one row of names and one of values, because it is looked at in
+    every call, and nearly always to find that nothing has changed.
+
+    Args:
+        holders: The dictionaries that hold the attributes of the modules.
+    """
+
+    def __init__(self, holders: Sequence[Holder]) -> None:
+        self.holders = holders
+        self.sizes = [*map(len, holders)]
+        self.names = [*chain.from_iterable(holders)]
+        self.values = [*_values(holders)]
+
+    def unchanged(self) -> bool:
+        """Tell whether the modules hold the very same."""
+        return (
+            [*map(len, self.holders)] == self.sizes
+            and [*chain.from_iterable(self.holders)] == self.names
+            and all(map(operator.is_, _values(self.holders), self.values))
+        )
+
+    def tensors(self) -> list[tuple[Holder, str, Tensor]]:
+        """Return the tensors among them, each with its place."""
+        if not any(issubclass(kind, Tensor) for kind in {*map(type, self.values)}):
+            return []
+        return [
+            (holder, name, value)
+            for holder, own in self.each()
+            for name, value in own.items()
+            if isinstance(value, Tensor)
+        ]
+
+    def each(self) -> list[tuple[Holder, Holder]]:
+        """Return every holder, and what it held."""
+        pairs = zip(self.names, self.values, strict=True)
+        own = [dict(islice(pairs, size)) for size in self.sizes]
+        return [*zip(self.holders, own, strict=True)]
+
+    def take_back(self) -> None:
+        """Let the modules hold what they held, and nothing else."""
+        if self.unchanged():
+            return
+        for holder, own in self.each():
+            holder.update(own)
+            for name in holder.keys() - own.keys():
+                del holder[name]
+
+
+class Found:
+    """What a call found in its modules, to be given back to them in a replay.
+
+    Tensors and objects that the call itself exchanged are not: they may hold the graph
+    of the pass before. Numbers, words and `None` are.
+
+    Args:
+        before: What the call found; the modules hold what it left there.
+    """
+
+    def __init__(self, before: Attributes) -> None:
+        self.holders = before.holders
+        self.all = before if before.unchanged() else None
+        self.some: list[tuple[Holder, Holder]] = []
+        if self.all is None:
+            self.some = [(holder, _left(holder, own)) for holder, own in before.each()]
+
+    def give_back(self) -> Attributes:
+        """Let the modules hold it, and return what they held."""
+        if self.all is not None and self.all.unchanged():
+            return self.all
+        present = Attributes(self.holders)
+        for holder, own in self.some if self.all is None else self.all.each():
+            holder.update(own)
+        return present
+
+
+def _values(holders: Sequence[Holder]) -> chain[Any]:
+    return chain.from_iterable(map(dict.values, holders))
+
+
+def _left(holder: Holder, before: Holder) -> Holder:
+    """Return the attributes that were left alone, and numbers, words and `None`."""
+    return {
+        name: value
+        for name, value in before.items()
+        if holder.get(name) is value or isinstance(value, PLAIN)
+    }
