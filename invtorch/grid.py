@@ -57,7 +57,7 @@ def check_exact(x: Tensor, spacing: float) -> None:
         RuntimeError: If it is not.
     """
     x, limit = x.detach(), 2 / torch.finfo(x.dtype).eps
-    multiples = x / spacing
+    multiples = _divided(x, spacing)
     if not (multiples.abs() < limit).all():
         raise RuntimeError(
             f"a state reaches {x.abs().max():.3g}, but on a grid of {spacing} "
@@ -71,12 +71,21 @@ def check_exact(x: Tensor, spacing: float) -> None:
         )
 
 
+def _divided(x: Tensor, spacing: float) -> Tensor:
+    """Divide by a power of two, in two steps.
+
+    A GPU multiplies by the reciprocal, which is out of range for the finest grids.
+    """
+    half = 2.0 ** (math.frexp(spacing)[1] // 2)
+    return x / half / (spacing / half)
+
+
 class _Snapped(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, spacing: float) -> Tensor:
-        return (x / spacing).round() * spacing
+        return _divided(x, spacing).round() * spacing
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -42,14 +42,15 @@ class Recorder(Protocol):
 
 class _Running(threading.local):
     recorder: Recorder | None = None
+    recording = False  # Dynamo can watch a truth value, but not every object
 
 
 _running = _Running()
 
 
-def current_recorder() -> Recorder | None:
-    """Return the recorder of this thread, if a pass is being recorded."""
-    return _running.recorder
+def is_recording() -> bool:
+    """Tell whether a pass of this thread is being recorded."""
+    return _running.recording
 
 
 class Recording:
@@ -60,30 +61,29 @@ class Recording:
 
     def __enter__(self) -> None:
         self.previous, _running.recorder = _running.recorder, self.recorder
+        _running.recording = self.recorder is not None
 
     def __exit__(self, *_: object) -> None:
         _running.recorder = self.previous
+        _running.recording = self.previous is not None
 
 
 def recorded(direction: Direction) -> Callable[..., Any]:
     """Let a method of an elementary module go through the recorder."""
 
     def call(self: nn.Module, state: State, *context: Any) -> Any:
-        recorder = _running.recorder
-        if recorder is None:
+        if not _running.recording:
             return direction(self, state, *context)
-        return _record(recorder, self, direction, state, context)
+        return _record(self, direction, state, context)
 
     return call
 
 
 def _untraced(
-    recorder: Recorder,
-    module: nn.Module,
-    direction: Direction,
-    state: State,
-    context: tuple[Any, ...],
+    module: nn.Module, direction: Direction, state: State, context: tuple[Any, ...]
 ) -> Any:
+    recorder = _running.recorder
+    assert recorder is not None
     return recorder.record(module, direction, state, context)
 
 
@@ -95,9 +95,10 @@ def nested(direction: Direction) -> Callable[..., Any]:
     """Let a method of a module made of others tell the recorder what to keep."""
 
     def call(self: Any, state: State, *context: Any) -> Any:
-        recorder = _running.recorder
-        if recorder is None or self.memory in (None, "auto"):
+        if not _running.recording or self.memory in (None, "auto"):
             return direction(self, state, *context)
+        recorder = _running.recorder
+        assert recorder is not None
         with recorder.keeping(self.memory):
             return direction(self, state, *context)
 

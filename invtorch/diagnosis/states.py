@@ -43,7 +43,9 @@ def as_tuple(state: Any) -> Tensors:
 
 def noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a tensor of normal numbers."""
-    drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    drawn = torch.randn(
+        tensor.shape, generator=generator, dtype=tensor.dtype, device=generator.device
+    )
     return drawn.to(tensor.device)
 
 

@@ -51,7 +51,7 @@ def _gains(
     steps: list[Step], states: list[Any], sizes: list[float], context: tuple[Any, ...]
 ) -> list[float]:
     """Send a small error down through the inverses, as rounding would go."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     shifts = tuple(noise(t, generator) for t in as_tuple(states[-1]))
     gains = []
     for i in reversed(range(len(steps))):

@@ -15,7 +15,7 @@ from invtorch.engine.anchors import Anchors
 from invtorch.engine.frame import differentiable
 from invtorch.engine.guard import Guard
 from invtorch.engine.tape import Tape
-from invtorch.recording import Direction, Recording, State, current_recorder
+from invtorch.recording import Direction, Recording, State, is_recording
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -117,7 +117,7 @@ def run(strategy: Strategy, walk: Pass, state: Any, context: tuple[Any, ...]) ->
     Returns:
         What `walk` returns.
     """
-    if current_recorder() is not None:
+    if is_recording():
         return walk(state, context)
     if strategy.state_dtype is not None:
         return _run_in(strategy.state_dtype, strategy, walk, state, context)
@@ -125,7 +125,7 @@ def run(strategy: Strategy, walk: Pass, state: Any, context: tuple[Any, ...]) ->
         return walk(state, context)
     if torch.compiler.is_compiling():
         return _run_compiled(strategy, walk, state, context)
-    return _record(strategy.recorder(walk, state, context), walk, state, context)
+    return _record(strategy, walk, state, context)
 
 
 def _run_in(
@@ -157,7 +157,8 @@ def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
     return dtype.to_complex() if tensor.is_complex() else dtype
 
 
-def _walk(recorder: Store | Tape, walk: Pass, state: Any, context: Any) -> Any:
+def _walk(strategy: Strategy, walk: Pass, state: Any, context: Any) -> Any:
+    recorder = strategy.recorder(walk, state, context)
     with Recording(recorder):
         result = walk(state, context)
     recorder.end()
@@ -208,7 +209,7 @@ def _is_plain() -> bool:
     return (
         not torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
-        or torch.compiler.is_exporting()
+        or torch.compiler._is_exporting_flag  # torch 2.11 traces is_exporting() as true
         or torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
     )

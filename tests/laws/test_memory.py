@@ -116,7 +116,7 @@ def peak_in_states(net, x) -> float:
 def test_an_additive_network_takes_six_states_at_every_depth(
     batch, channels, hidden, size
 ) -> None:
-    """Plain autograd takes 8 at depth 4 and 72 at depth 64, and more in the wide one."""
+    """Plain autograd takes at least 8 at depth 4 and 72 at depth 64."""
 
     def network(depth: int, memory: str):
         half = channels // 2
