@@ -3,7 +3,9 @@
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.drift_figures import drift
 from benchmarks.record import read
@@ -133,8 +135,60 @@ def budget() -> None:
         figure.savefig(IMAGES / "budget.png")
 
 
+def scale() -> None:
+    """Draw peak memory at the size of the paper's networks, on a GPU."""
+    record = read("scale_cuda")
+    rows = [row for row in record["rows"] if "contender" in row]
+    planes = [row for row in rows if len(row["space"]) == 2]
+    volumes = [row for row in rows if len(row["space"]) == 3]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained", dpi=130)
+        axes = figure.subplots(1, 2)
+        draw_scale(axes[0], planes, record["settings"]["memory"])
+        draw_scale(axes[1], volumes, record["settings"]["memory"])
+        axes[0].set_ylabel("activations at the peak, GB")
+        lines, labels = axes[0].get_legend_handles_labels()
+        lines.append(Line2D([], [], color="#444444", linestyle=":"))
+        labels.append("by extrapolation")
+        place = {"loc": "outside lower center", "ncols": 5, "columnspacing": 1.2}
+        figure.legend(lines, labels, frameon=False, fontsize=8.5, **place)
+        figure.suptitle(
+            f"Networks of the paper's size on one {record['machine']['device']}",
+            x=0.01,
+            ha="left",
+        )
+        figure.savefig(IMAGES / "memory_at_scale.png")
+
+
+def draw_scale(axis: Axes, rows: list[dict[str, Any]], memory: int) -> None:
+    """Draw the bytes of each contender, dotted where there are not so many."""
+    space = " × ".join(map(str, rows[0]["space"]))
+    for contender in dict.fromkeys(row["contender"] for row in rows):
+        own = [row for row in rows if row["contender"] == contender]
+        needed = [(row["bytes"] or row["expected"]) / 1e9 for row in own]
+        depths = [row["couplings"] for row in own]
+        fits = sum(row["bytes"] is not None for row in own)
+        color = COLORS[contender]
+        axis.loglog(depths, needed, "o:", color=color, markerfacecolor="white")
+        axis.plot(depths[:fits], needed[:fits], "o-", color=color, label=contender)
+        axis.annotate(
+            f"{needed[-1]:.3g}", (depths[-1], needed[-1]), (9, 0), color=color,
+            textcoords="offset points", va="center", annotation_clip=False,
+        )  # fmt: skip
+    axis.axhline(memory / 1e9, color="#888888", lw=0.8)
+    axis.text(rows[0]["couplings"], memory / 1e9, "memory of the GPU", va="bottom")
+    axis.set_ylim(top=8 * memory / 1e9)
+    ticks = sorted({row["couplings"] for row in rows})
+    axis.set_xticks(ticks, [*map(str, ticks)])
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.set_xlabel("couplings")
+    axis.set_title(f"64 channels of {space}", loc="left")
+
+
 if __name__ == "__main__":
     memory()
+    scale()
     training()
     budget()
     drift()
