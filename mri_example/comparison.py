@@ -50,24 +50,26 @@ class Contender:
 def contenders(coils: int) -> list[Contender]:
     """Return the methods for data of so many coils, small enough for a CPU.
 
-    Several coils have a state each in the i-RIM 2D, as in the RIM, and one state in the
-    i-RIM 3D, which would not get through slabs of each coil in the time.
+    RIM and i-RIMs reconstruct each coil by itself, and learn from one of them in a
+    step; the U-Net sees all of them combined.
     """
-    channels, each = (32, 1) if coils == 1 else (48, None)
+    each, per_step = (1, None) if coils == 1 else (None, 1)
     own = TrainingConfig(
         epochs=LONG,
         epoch_steps=EPOCH,
         batch_size=1,
         learning_rate=4e-3,
         loss="l1",
+        coils_per_step=per_step,
     )
     slower = replace(own, learning_rate=2e-3)
+    combined = replace(slower, coils_per_step=None, batch_size=4)
     return [
         Contender("zero-filled"),
-        Contender("U-Net", UNet(16, 4), replace(slower, batch_size=4)),
+        Contender("U-Net", UNet(16, 4), combined),
         Contender("RIM", RIM(32, 8), slower),
         Contender("i-RIM 2D", IRIM2D(32, 4, HIDDEN, STRIDES, each), own),
-        Contender("i-RIM 3D", IRIM3D(channels, 4, HIDDEN, STRIDES, coils, slab=4), own),
+        Contender("i-RIM 3D", IRIM3D(32, 4, HIDDEN, STRIDES, each, slab=4), own),
     ]
 
 

@@ -85,7 +85,9 @@ class SpreadPatches(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the patches."""
-        found: Tensor = torch.matmul(self.weight.flatten(1).mT, h.flatten(2))
+        # `matmul` would transpose `h` in memory wherever a gradient is needed
+        weight = self.weight.flatten(1).mT.expand(len(h), -1, -1)
+        found = torch.bmm(weight, h.flatten(2))
         return found.view(*found.shape[:2], *h.shape[2:])
 
     def extra_repr(self) -> str:

@@ -24,23 +24,31 @@ class Reconstructor(nn.Module):
         slab: Slices of the slabs that volumes are reconstructed from; `None` for
             slices.
         coils: Number of coils of the data; `None` for any.
+        each_coil: Whether every coil is reconstructed by itself, at a common scale.
         metadata: Names of the kinds of scans that the model knows.
     """
 
     dims: int = 2
     slab: int | None = None
     coils: int | None = None
+    each_coil: bool = False
     metadata: Sequence[str] = ()
 
     def trajectory(
-        self, zero_filled: Tensor, mask: Tensor, metadata: Tensor | None = None
+        self,
+        zero_filled: Tensor,
+        mask: Tensor,
+        metadata: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the estimates that the training loss is averaged over.
 
         The last of them is the reconstruction; most models have no other.
         """
         known = () if metadata is None else (metadata,)
-        return [self(zero_filled, mask, *known)]
+        options = {} if scale is None else {"scale": scale}
+        return [self(zero_filled, mask, *known, **options)]
 
 
 def standard_deviation(images: Tensor) -> Tensor:

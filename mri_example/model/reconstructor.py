@@ -107,6 +107,7 @@ class IRIMReconstructor(Reconstructor):
             )
         self.channels, self.dims, self.metadata = channels, dims, tuple(metadata)
         self.coils, self.together, self.multiplicity = coils, together, multiplicity
+        self.each_coil = coils is None
         self.irim = IRIM(
             [_fan(channels, hidden, strides, dims) for _ in range(steps)],
             LikelihoodGradient(),

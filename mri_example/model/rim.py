@@ -78,6 +78,8 @@ class RIMReconstructor(Reconstructor):
         reconstructing heterogeneous MRI data*, 2019.
     """
 
+    each_coil = True
+
     def __init__(self, channels: int = 64, steps: int = 8) -> None:
         super().__init__()
         if steps < 1:

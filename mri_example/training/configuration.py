@@ -62,6 +62,8 @@ class TrainingConfig:
         fraction: Share of the pixels that count in the loss "nmse".
         magnitude: Compare magnitudes instead of complex images in the loss "nmse".
         crop: Rows and columns of the training images; needed if files differ in size.
+        coils_per_step: Coils of a slice that a step takes, drawn anew, for models that
+            reconstruct each coil by itself; null for all.
         augment: Flip, transpose and turn the phase of training images.
         seed: What all randomness follows from.
         workers: Processes that load data.
@@ -82,6 +84,7 @@ class TrainingConfig:
     fraction: float = 0.01
     magnitude: bool = False
     crop: tuple[int, int] | None = None
+    coils_per_step: int | None = None
     augment: bool = True
     seed: int = 0
     workers: int = 0
@@ -95,6 +98,8 @@ class TrainingConfig:
             self._check(name, 0 < getattr(self, name) < math.inf, "positive")
         for name in ("minutes", "workers", "epoch_steps"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        coils = self.coils_per_step
+        self._check("coils_per_step", coils is None or coils > 0, "positive")
         self._check("seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         self._check("fraction", 0 < self.fraction <= 1, "in (0, 1]")
         sizes = self.crop or (1, 1)

@@ -71,7 +71,14 @@ def fit(
     slices = SliceData(data, masks.build(), training, model, first_epoch=done)
     files = {file.path.name: file for file in slices.validation.files}
     torch.manual_seed(training.seed)
-    task = ReconstructionTask(model.build(), training, files, configuration)
+    network = model.build()
+    if training.coils_per_step is not None and not network.each_coil:
+        raise InputError(
+            f"coils_per_step is {training.coils_per_step}, but {type(model).__name__} "
+            f"does not reconstruct each coil by itself: leave it null, or give an "
+            f"i-RIM coils=null"
+        )
+    task = ReconstructionTask(network, training, files, configuration)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in QUIET:

@@ -15,6 +15,7 @@ from mri_example.model import (
     StructuralDissimilarity,
     SubsampledNMSE,
 )
+from mri_example.model.base import standard_deviation
 from mri_example.training.configuration import TrainingConfig
 
 Loss: TypeAlias = Callable[[Tensor, Sample], Tensor]
@@ -25,10 +26,22 @@ def training_loss(config: TrainingConfig) -> Callable[[Reconstructor, Sample], T
     one = _LOSSES[config.loss](config)
 
     def loss(model: Reconstructor, batch: Sample) -> Tensor:
-        estimates = model.trajectory(*batch.inputs)
+        options, coils = {}, config.coils_per_step
+        if coils is not None and coils < batch.image.shape[1]:
+            options["scale"] = standard_deviation(batch.zero_filled)
+            batch = _some_coils(batch, coils)
+        estimates = model.trajectory(*batch.inputs, **options)
         return torch.stack([one(estimate, batch) for estimate in estimates]).mean()
 
     return loss
+
+
+def _some_coils(batch: Sample, coils: int) -> Sample:
+    """Draw some of the coils, the same ones for all samples."""
+    chosen = torch.randperm(batch.image.shape[1])[:coils].sort().values
+    return batch._replace(
+        zero_filled=batch.zero_filled[:, chosen], image=batch.image[:, chosen]
+    )
 
 
 def _nmse(config: TrainingConfig) -> Loss:

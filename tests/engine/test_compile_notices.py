@@ -13,10 +13,12 @@ from invtorch import (
     OrthogonalCoupling,
 )
 from tests.compilation import COMPILING, compiled
+from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Reverse, Scale
 from tests.stacks import sample, stack
 
-pytestmark = COMPILING
+# on a GPU a failed assertion would end CUDA for all tests that follow
+pytestmark = [*COMPILING, ON_THE_CPU]
 
 
 @pytest.mark.parametrize(("anchors", "guard"), [(0, "raise"), (3, "raise"), (3, None)])
