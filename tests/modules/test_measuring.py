@@ -154,6 +154,7 @@ def test_what_cannot_be_copied_is_refused() -> None:
         net(sample())
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11
 def test_a_running_profile_is_not_ended() -> None:
     net, x = couplings(plain, memory="auto"), sample(requires_grad=True)
 
