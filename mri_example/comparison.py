@@ -99,9 +99,10 @@ def compare(
         InputError: If there is no such method.
     """
     unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        raise InputError(f"methods has {unknown}, but can only have {[*METHODS]}")
-    rows: list[dict[str, Any]] = []
+    if unknown or not methods:
+        raise InputError(f"methods is {[*methods]}, but can only have {[*METHODS]}")
+    results = output / "results.json"
+    rows = _earlier(results, coils, methods)
     for count in coils:
         simulation = Simulation(coils=count)
         folder = output / f"{count}_coils"
@@ -115,12 +116,23 @@ def compare(
                 workers=workers,
             )
             rows += _rows(folder, replace(contender, training=training), count)
-            _write(output / "results.json", rows, minutes)
+            rows.sort(key=lambda r: (r["coils"], METHODS.index(r["method"])))
+            _write(results, rows, minutes)
         for acceleration in MASKS:
             picture = output / f"{count}_coils_{acceleration}x.png"
             figures.save(_picture(folder, acceleration, count, methods), picture)
             sys.stdout.write(f"picture: {picture}\n")
-    sys.stdout.write(f"{table(rows)}\nresults: {output}/results.json\n")
+    sys.stdout.write(f"{table(rows)}\nresults: {results}\n")
+
+
+def _earlier(
+    results: Path, coils: tuple[int, ...], methods: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Return the rows of earlier runs that this one does not measure."""
+    if not results.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(results.read_text())["rows"]
+    return [r for r in rows if r["coils"] not in coils or r["method"] not in methods]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

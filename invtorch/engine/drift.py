@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 SUDDEN = (4.0, 100.0)
 
@@ -48,17 +49,28 @@ def eps_of(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0
 
 
-def rounded(dtypes: set[torch.dtype], device: torch.device) -> set[torch.dtype]:
-    """Return the dtypes that products of tensors of some dtypes are rounded to inside.
+def rounded(parameters: Iterable[Tensor], device: torch.device) -> set[torch.dtype]:
+    """Return what products with these parameters are rounded to inside, if coarser.
 
     A GPU may round the factors of float32 to TF32, which has the mantissa of float16.
-    PyTorch allows it to convolutions unless told otherwise.
+    PyTorch allows it to convolutions, whose weights have more than two axes, unless
+    told otherwise, and to products of matrices where told so.
     """
-    if device.type != "cuda" or torch.float32 not in dtypes:
+    if device.type != "cuda":
         return set()
-    products: tuple[Any, ...] = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
-    in_tf32 = any(product.fp32_precision == "tf32" for product in products)
-    return {torch.float16} if in_tf32 else set()
+    axes = [p.ndim for p in parameters if p.dtype in (torch.float32, torch.complex64)]
+    of_convolutions, of_matrices = _in_tf32()
+    least = 0 if of_matrices else 3 if of_convolutions else math.inf
+    return {torch.float16} if any(n >= least for n in axes) else set()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _in_tf32() -> tuple[bool, bool]:
+    """Tell whether convolutions, and products of matrices, may round to TF32."""
+    backends: Any = torch.backends
+    kinds = backends.cudnn.conv, backends.cuda.matmul
+    of_convolutions, of_matrices = (kind.fp32_precision == "tf32" for kind in kinds)
+    return of_convolutions, of_matrices
 
 
 def tolerance(state: float, computed: float) -> float:

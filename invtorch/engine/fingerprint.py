@@ -82,7 +82,7 @@ def _stacked(parts: list[Tensor]) -> Tensor:
 
 def _real(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
+        tensor = torch.view_as_real(tensor.resolve_conj())
     return tensor if tensor.is_floating_point() else tensor.double()
 
 

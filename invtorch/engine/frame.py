@@ -225,11 +225,12 @@ class Frame:
 
     def precisions(self) -> set[torch.dtype]:
         """Return the floating dtypes that it computes in, as far as they are known."""
-        used = [slot.tensor.dtype for slot in self.environment.parameters]
+        parameters = [slot.tensor for slot in self.environment.parameters]
+        used = [p.dtype for p in parameters]
         if self.environment.autocast is not None:
             used.append(self.environment.autocast)
         known = {d for d in used if d.is_floating_point or d.is_complex}
-        return known | rounded(known, self.environment.device)
+        return known | rounded(parameters, self.environment.device)
 
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""

@@ -50,15 +50,15 @@ class ReplayNode(torch.autograd.Function):
             return ctx.saved_tensors  # type: ignore[no-any-return] # PyTorch refuses
         frame: Frame = handle.frame
         check_transforms(frame.label)
-        if torch.is_grad_enabled():
-            replayed = frame.reconnect(ctx.saved_tensors)
-        else:
-            replayed = handle.replay()
+        again = torch.is_grad_enabled()
+        replayed = frame.reconnect(ctx.saved_tensors) if again else handle.replay()
         try:
             with handed_outward():
                 return None, None, *_pull_back(replayed, grads, needed)
         except Exception as error:
             frame.note_on(error)
+            if not again:
+                handle.replay_again(replayed)
             raise
 
 

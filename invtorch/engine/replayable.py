@@ -107,11 +107,12 @@ def _exact(state: Sequence[Tensor]) -> torch.dtype:
 def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
     """Return how far a state of a layer may be off, by the rule of the guard."""
     finest = max(torch.finfo(t.dtype).eps for t in state)
-    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    parameters = [p for p in module.parameters() if p.is_floating_point()]
+    dtypes = {p.dtype for p in parameters}
     device = state[0].device
     if autocast_enabled(device.type):
         dtypes.add(torch.get_autocast_dtype(device.type))
-    dtypes |= rounded(dtypes, device)
+    dtypes |= rounded(parameters, device)
     coarsest = max([finest, *[torch.finfo(dtype).eps for dtype in dtypes]])
     return tolerance(finest, coarsest)
 

@@ -63,6 +63,10 @@ class Handle:
         """Evaluate the call again, detached from the graph around it."""
         return self.tape.replay(self.index)
 
+    def replay_again(self, replayed: Replayed) -> None:
+        """Let the call be evaluated once more, after a backward that failed."""
+        self.tape.want(self.index, replayed.inputs[: self.frame.arity])
+
     def __del__(self) -> None:
         self.tape.release(self.index)
 
@@ -166,6 +170,14 @@ class Tape:
             state = self._state(index)
             self._trim()
         return state
+
+    def want(self, index: int, state: Tensors) -> None:
+        """Keep state `index`, which was not expected to be asked for again."""
+        with self.lock:
+            self.dropped = deque(i for i in self.dropped if i != index)
+            self.wanted[index], self.top = True, max(self.top, index)
+            if index not in self.states:
+                self._put(index, state)
 
     def release(self, index: int) -> None:
         """Drop what is out of reach once state `index` will not be asked for again.

@@ -100,6 +100,9 @@ class TrainingConfig:
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         coils = self.coils_per_step
         self._check("coils_per_step", coils is None or coils > 0, "positive")
+        together = self.loss == "ssim"
+        limit = 'null with the loss "ssim", which is that of all coils combined'
+        self._check("coils_per_step", coils is None or not together, limit)
         self._check("seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         self._check("fraction", 0 < self.fraction <= 1, "in (0, 1]")
         sizes = self.crop or (1, 1)

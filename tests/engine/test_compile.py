@@ -15,6 +15,7 @@ from invtorch import (
     OrthogonalCoupling,
     WithoutContext,
 )
+from invtorch.engine import drift, replayable
 from invtorch.planning import measure_memory
 from tests.compilation import COMPILING, compiled
 from tests.devices import DEVICE, ON_THE_CPU
@@ -296,3 +297,17 @@ def test_no_grad() -> None:
     net, x = stack(3), sample()
     with torch.no_grad():
         assert_equal(compiled(net)(x), net(x))
+
+
+@ON_THE_CPU
+def test_what_a_gpu_rounds_is_asked_while_the_graph_is_made(monkeypatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(replayable, "rounded", lambda p, _: drift.rounded(p, gpu))
+    net, x = stack(0).float(), sample().float()
+    inputs = parameters(net)
+    function = compiled(lambda: net(x).square().mean())
+    found = torch.autograd.grad(function(), inputs)
+    net.memory = "store"
+    expected = torch.autograd.grad(net(x).square().mean(), inputs)
+    for one, other in zip(found, expected, strict=True):
+        assert relative_error(one, other, 1e-3) < 1e-3

@@ -185,13 +185,17 @@ def test_factors_rounded_to_tf32_cost_no_more_than_in_autograd(
 
 def test_what_rounds_to_tf32(tf32) -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    single, double = {torch.float32}, {torch.float64}
-    for convolution, product in ((True, False), (False, True), (True, True)):
-        tf32(convolution, product)
-        assert rounded(single, gpu) == {torch.float16}
-        assert rounded(single, cpu) == rounded(double, gpu) == set()
-    tf32(False, False)
-    assert rounded(single, gpu) == set()
+    kernel, matrix = torch.ones(2, 2, 3, 3), torch.ones(2, 2)
+    for convolutions in (False, True):
+        for products in (False, True):
+            tf32(convolutions, products)
+            half = {torch.float16}
+            assert rounded([matrix], gpu) == (half if products else set())
+            for one in (kernel, kernel.cfloat()):
+                either = convolutions or products
+                assert rounded([matrix, one], gpu) == (half if either else set())
+            assert rounded([kernel], cpu) == rounded([kernel.double()], gpu) == set()
+            assert rounded([], gpu) == set()
 
 
 def test_threads_that_train_on_the_device(device, anchors) -> None:

@@ -132,3 +132,41 @@ def test_no_cycle_keeps_activations_after_an_exception_or_a_partial_backward() -
             assert measure_memory(action).live == 0
     finally:
         gc.enable()
+
+
+class FailsOnce(torch.autograd.Function):
+    """The identity, whose first backward pass fails as one without memory does."""
+
+    failed = False
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if not FailsOnce.failed:
+            FailsOnce.failed = True
+            raise torch.OutOfMemoryError("no memory")
+        return grad
+
+
+@pytest.mark.parametrize("place", [0, 4, 8])
+@pytest.mark.parametrize("memory", ["invert", "checkpoint", "offload"])
+def test_a_backward_that_failed_can_be_tried_again(anchors, memory, place) -> None:
+    net, x = stack(anchors, depth=9), sample(requires_grad=True)
+    above = [p for layer in net[place:] for p in layer.parameters()]
+    net[place].conditioner.register_forward_hook(lambda *a: FailsOnce.apply(a[-1]))
+
+    def gradients():
+        FailsOnce.failed, y = False, net(x)
+        loss = y.square().sum()
+        seed = torch.autograd.grad(loss, y)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.autograd.grad(y, above, seed, retain_graph=place < len(net) - 1)
+        return torch.autograd.grad(y, [x, *parameters(net)], seed)
+
+    results = []
+    for net.memory in (memory, "store"):
+        results.append(gradients())
+    assert_all_equal(*results)

@@ -131,3 +131,13 @@ def test_the_log_determinant_of_what_preserves_volume_is_a_real_zero(direction) 
     net = complex_stack("OrthogonalCoupling", 2, real_basis=False)
     _, log_det = getattr(net, f"{direction}_and_log_det")(values(2, 3, 5))
     assert torch.equal(log_det, torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("anchors", [0, 2])
+def test_a_conjugate_view(anchors) -> None:
+    net, x = complex_stack("AdditiveCoupling", 3, False), values(2, 3, 5)
+    results = []
+    for net.memory in ("invert", "store"):
+        net.anchors = anchors
+        results.append(grad(real(net(x.conj())), [x, *net.parameters()]))
+    assert_all_equal(*results)

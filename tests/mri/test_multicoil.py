@@ -262,6 +262,8 @@ def test_some_coils_of_a_model_that_needs_all_are_refused(root, tmp_path, capsys
             fit(root, tmp_path / "run", model, training=training)
     with pytest.raises(InputError, match="coils_per_step is 0, but must be positive"):
         TrainingConfig(coils_per_step=0)
+    with pytest.raises(InputError, match=r'coils_per_step is 1, .* the loss "ssim"'):
+        TrainingConfig(coils_per_step=1, loss="ssim")
     assert not (tmp_path / "run").exists()
 
 
