@@ -48,14 +48,10 @@ def read(name: str) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Name the commit, and whether anything but results was changed since.
-
-    A copy without its repository is told by `COMMIT` which one it is.
-    """
+    """Name the commit, and whether anything but results was changed since."""
     commit = _git("rev-parse", "--short=12", "HEAD")
     changed = _git("status", "--porcelain", "--", ":/", f":(exclude){RESULTS}")
-    commit = commit or os.environ.get("COMMIT", "unknown")
-    return commit + ("-dirty" if changed else "")
+    return (commit or "unknown") + ("-dirty" if changed else "")
 
 
 def _git(*arguments: str) -> str:

@@ -8,10 +8,9 @@ times as large is tried by inversion. A contender that would need more memory th
 is is left out, by what it needed at fewer couplings, and the table says so.
 
 Against depth, each row has a fresh process, except on a GPU, whose allocator is emptied
-in between; memory is the peak of the first step above
-network, input and gradients, time is that of the second step. Of the 1,000 couplings,
-memory is that of forward and backward pass, and time is that of the whole step, in
-which the bytes are counted.
+in between; memory is the peak of the first step above network, input and gradients,
+time is that of the second step. Of the 1,000 couplings, memory is that of forward and
+backward pass, and time is that of the whole step, in which the bytes are counted.
 """
 
 import argparse

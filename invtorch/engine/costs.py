@@ -16,9 +16,10 @@ from invtorch.base import Pass, Step
 from invtorch.engine.contract import without_shape
 from invtorch.engine.copies import copied
 from invtorch.engine.fingerprint import size
-from invtorch.engine.frame import Tensors, as_tensors, differentiable
+from invtorch.engine.frame import as_tensors, differentiable
 from invtorch.engine.memory import Memory, bytes_of, measure_two
 from invtorch.engine.randomness import nothing_drawn
+from invtorch.engine.replayed import Tensors
 from invtorch.engine.riding import tensors_in
 from invtorch.engine.strategies import Store
 from invtorch.engine.tape import Tape

@@ -64,13 +64,17 @@ def rounded(parameters: Iterable[Tensor], device: torch.device) -> set[torch.dty
     return {torch.float16} if any(n >= least for n in axes) else set()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _in_tf32() -> tuple[bool, bool]:
+def _allowed() -> tuple[bool, bool]:
     """Tell whether convolutions, and products of matrices, may round to TF32."""
     backends: Any = torch.backends
     kinds = backends.cudnn.conv, backends.cuda.matmul
     of_convolutions, of_matrices = (kind.fp32_precision == "tf32" for kind in kinds)
     return of_convolutions, of_matrices
+
+
+# Dynamo does not look into the backends: it takes the answer for a constant.
+_in_tf32: Callable[[], tuple[bool, bool]]
+_in_tf32 = torch.compiler.assume_constant_result(_allowed)
 
 
 def tolerance(state: float, computed: float) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
-from invtorch.base import REPLAYS, InvertibleModule, Shifted
+from invtorch.base import REPLAYS, InvertibleModule
 from invtorch.engine.contract import (
     check_arity,
     check_closed,
@@ -24,10 +23,11 @@ from invtorch.engine.contract import (
 from invtorch.engine.drift import rounded
 from invtorch.engine.environment import Environment, WeightCachesOff, version
 from invtorch.engine.locks import Locks
+from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.riding import copied, exchanged, tensors_in
 from invtorch.recording import Direction, Recording, State
+from invtorch.shifted import Shifted
 
-Tensors: TypeAlias = tuple[Tensor, ...]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 INVERSES = {
@@ -36,33 +36,6 @@ INVERSES = {
     "forward_and_log_det": "inverse",
     "inverse_and_log_det": "forward",
 }
-
-
-class Replayed(NamedTuple):
-    """A call evaluated again.
-
-    Attributes:
-        inputs: The inputs of its node.
-        outputs: What it returned, attached to the inputs; nothing if it was `shifted`.
-        shifted: How it returned its input shifted.
-    """
-
-    inputs: Tensors
-    outputs: Tensors
-    shifted: Shifted | None = None
-
-    @property
-    def leaves(self) -> Tensors:
-        """What the graph was made from, in place of the inputs."""
-        kept = self.shifted.kept if self.shifted else self.inputs[0]
-        return (kept, *self.inputs[1:])
-
-    @property
-    def ends(self) -> list[Node]:
-        """The nodes where the graph ends."""
-        if self.shifted:
-            return [self.shifted.edge.node] if self.shifted.edge else []
-        return [t.grad_fn for t in self.outputs if t.grad_fn is not None]
 
 
 def of_the_layer(method: Method) -> Method:

@@ -25,7 +25,8 @@ from invtorch.engine.drift import (
     until_first,
 )
 from invtorch.engine.fingerprint import distance, fingerprint, size
-from invtorch.engine.frame import Frame, Tensors
+from invtorch.engine.frame import Frame
+from invtorch.engine.replayed import Tensors
 from invtorch.engine.reports import at_the_end, backward_pass
 
 GUARDS = ("raise", "warn", "adapt", None)

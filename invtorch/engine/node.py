@@ -11,7 +11,8 @@ from torch.autograd import Variable
 from torch.autograd.graph import GradientEdge
 
 from invtorch.engine.contract import check_transforms
-from invtorch.engine.frame import Frame, Replayed, Tensors
+from invtorch.engine.frame import Frame
+from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.reports import handed_outward
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtorch.engine.environment import version
-from invtorch.engine.frame import Tensors
+from invtorch.engine.replayed import Tensors
 
 
 class Snapshot(NamedTuple):

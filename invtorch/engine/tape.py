@@ -26,10 +26,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from invtorch.base import MEMORY, InvertibleModule
-from invtorch.engine.frame import Frame, Replayed, Tensors, as_tensors
+from invtorch.engine.frame import Frame, as_tensors
 from invtorch.engine.guard import Guard
 from invtorch.engine.locks import accumulators
 from invtorch.engine.node import ReplayNode
+from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.snapshot import Snapshot
 from invtorch.recording import Direction, State
 

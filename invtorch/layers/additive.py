@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.arguments import check_count
-from invtorch.base import Shifted, VolumePreserving
+from invtorch.base import VolumePreserving
 from invtorch.grid import check_exact, check_spacing, snap
 from invtorch.layers.fitting import (
     check_conditioner,
@@ -16,6 +16,7 @@ from invtorch.layers.fitting import (
     in_its_precision,
     parts,
 )
+from invtorch.shifted import Shifted
 
 
 class AdditiveCoupling(VolumePreserving):

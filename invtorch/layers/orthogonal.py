@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch.arguments import check_count
-from invtorch.base import Shifted, VolumePreserving
+from invtorch.base import VolumePreserving
 from invtorch.functional import correlate_channels, householder_product, mix_channels
 from invtorch.layers.fitting import (
     check_channels,
@@ -17,6 +17,7 @@ from invtorch.layers.fitting import (
     in_its_precision,
 )
 from invtorch.layers.householder import householder_vectors
+from invtorch.shifted import Shifted
 
 
 class OrthogonalCoupling(VolumePreserving):

@@ -11,7 +11,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from tests.devices import DEVICE
+from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Scale
 from tests.stacks import alternating, sample, stack
 from tests.strategies import weighed
@@ -59,7 +59,7 @@ def test_a_parameter_changed_in_place(net, x) -> None:
         loss.backward()
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="elsewhere a copy is kept, and used")
+@ON_THE_CPU  # elsewhere a copy is kept, and the replay is right
 def test_a_buffer_changed_in_place(net, x) -> None:
     net[1].conditioner.register_buffer("strength", torch.ones(1))
     loss = net(x).sum()

@@ -1,7 +1,5 @@
 """Under `torch.compile` gradients stay right and memory saved."""
 
-import functools
-
 import pytest
 import torch
 from torch import nn
@@ -16,7 +14,6 @@ from invtorch import (
     WithoutContext,
 )
 from invtorch.engine import drift, replayable
-from invtorch.planning import measure_memory
 from tests.compilation import COMPILING, compiled
 from tests.devices import DEVICE, ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog
@@ -196,38 +193,6 @@ def test_stacks_in_which_rebuilt_states_reach_a_conditioner(case, anchors) -> No
     net = InvertibleSequential(*layers, anchors=anchors).double()
     x = sample(requires_grad=True)
     assert_right_when_compiled(net, lambda: weighed(net(x)), [x, *parameters(net)])
-
-
-@functools.cache
-def saved_states(
-    depth: int, memory: str, anchors: int = 0, guard: str | None = None
-) -> float:
-    torch._dynamo.reset()
-    layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(depth)]
-    net = InvertibleSequential(*layers, memory=memory, anchors=anchors, guard=guard)
-    x = torch.randn(1, 4, 16, 16)
-    function = compiled(net)
-    function(x).sum().backward()
-    return measure_memory(lambda: function(x)).live / x.nbytes
-
-
-@ON_THE_CPU
-def test_memory_is_flat_in_depth() -> None:
-    assert [saved_states(depth, "invert") for depth in (2, 4, 8)] == [1.0, 1.0, 1.0]
-    plain = [saved_states(depth, "store") for depth in (2, 4, 8)]
-    assert plain[2] > plain[1] + 4 > plain[0] + 6
-
-
-@ON_THE_CPU
-def test_the_guard_keeps_at_most_five_numbers_a_state() -> None:
-    for depth in (2, 8):
-        found = saved_states(depth, "invert", guard="raise")
-        assert 1 < found <= 1 + 5 * (depth + 1) / (4 * 16 * 16)
-
-
-@ON_THE_CPU
-def test_anchors_cost_one_state_each() -> None:
-    assert [saved_states(8, "invert", anchors) for anchors in (0, 1, 3)] == [1, 2, 4]
 
 
 def test_compiled_conditioners(anchors) -> None:

@@ -25,8 +25,6 @@ from mri_example.model import (
     IRIM3D,
     RIM,
     IRIMReconstructor,
-    NormalizedL1,
-    SubsampledNMSE,
     UNet,
 )
 from mri_example.model.base import standard_deviation
@@ -41,7 +39,6 @@ from mri_example.training import (
     fit_once,
     load,
 )
-from mri_example.training.losses import training_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MASKS = MaskFunction("random", [0.2], [3])
@@ -220,51 +217,6 @@ def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
     for i in range(coils):
         alone = single(images[:, i : i + 1], mask, metadata, scale=scale)
         assert torch.allclose(found[:, i : i + 1], alone, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        RIM(4, 2),
-        IRIM2D(8, 1, **FAN, coils=None),
-        IRIM3D(8, 1, **FAN, coils=None, slab=2),
-    ],
-    ids=["rim", "irim", "irim 3d"],
-)
-@given(st.integers(1, COILS + 1), st.integers(0, 99))
-def test_a_step_on_some_coils_sees_them_as_among_all(root, model, few, seed):
-    folder = root / "multicoil_train"
-    dataset = SliceDataset(folder, MASKS, slab=model.slab, epoch=0)
-    batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
-    network, scale = model.build(), standard_deviation(batch.zero_filled)
-    for loss in ("l1", "nmse"):
-        training = TrainingConfig(loss=loss, coils_per_step=few, fraction=1.0)
-        torch.manual_seed(seed)
-        found = training_loss(training)(network, batch)
-        torch.manual_seed(seed)
-        chosen = torch.randperm(COILS)[:few].sort().values
-        parts = batch.zero_filled[:, chosen], batch.mask
-        whole = network.trajectory(batch.zero_filled, batch.mask)
-        some = network.trajectory(*parts, scale=scale)
-        for estimate, all_coils in zip(some, whole, strict=True):
-            assert torch.allclose(estimate, all_coils[:, chosen], rtol=1e-4, atol=1e-6)
-        torch.manual_seed(seed)
-        alone = batch._replace(image=batch.image[:, chosen])
-        one = {"l1": NormalizedL1(), "nmse": SubsampledNMSE(1.0)}[loss]
-        expected = torch.stack([one(e, alone.image) for e in some]).mean()
-        assert torch.allclose(found, expected, rtol=1e-4)
-
-
-def test_some_coils_of_a_model_that_needs_all_are_refused(root, tmp_path, capsys):
-    training = TrainingConfig("multicoil", coils_per_step=1, accelerator="cpu")
-    for model in (UNet(2, 2), IRIM2D(12, 1, **FAN, coils=COILS)):
-        with pytest.raises(InputError, match=r"coils_per_step is 1, .*each coil by"):
-            fit(root, tmp_path / "run", model, training=training)
-    with pytest.raises(InputError, match="coils_per_step is 0, but must be positive"):
-        TrainingConfig(coils_per_step=0)
-    with pytest.raises(InputError, match=r'coils_per_step is 1, .* the loss "ssim"'):
-        TrainingConfig(coils_per_step=1, loss="ssim")
-    assert not (tmp_path / "run").exists()
 
 
 def test_one_mask_serves_all_images_and_no_coil_is_no_number():

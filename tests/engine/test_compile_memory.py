@@ -1,0 +1,42 @@
+"""Under `torch.compile` output and anchors are kept, and nothing else."""
+
+import functools
+
+import torch
+
+from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch.planning import measure_memory
+from tests.compilation import COMPILING, compiled
+from tests.devices import ON_THE_CPU
+from tests.parts import Conditioner
+
+pytestmark = [*COMPILING, ON_THE_CPU]
+
+
+@functools.cache
+def saved_states(
+    depth: int, memory: str, anchors: int = 0, guard: str | None = None
+) -> float:
+    torch._dynamo.reset()
+    layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(depth)]
+    net = InvertibleSequential(*layers, memory=memory, anchors=anchors, guard=guard)
+    x = torch.randn(1, 4, 16, 16)
+    function = compiled(net)
+    function(x).sum().backward()
+    return measure_memory(lambda: function(x)).live / x.nbytes
+
+
+def test_memory_is_flat_in_depth() -> None:
+    assert [saved_states(depth, "invert") for depth in (2, 4, 8)] == [1.0, 1.0, 1.0]
+    plain = [saved_states(depth, "store") for depth in (2, 4, 8)]
+    assert plain[2] > plain[1] + 4 > plain[0] + 6
+
+
+def test_the_guard_keeps_at_most_five_numbers_a_state() -> None:
+    for depth in (2, 8):
+        found = saved_states(depth, "invert", guard="raise")
+        assert 1 < found <= 1 + 5 * (depth + 1) / (4 * 16 * 16)
+
+
+def test_anchors_cost_one_state_each() -> None:
+    assert [saved_states(8, "invert", anchors) for anchors in (0, 1, 3)] == [1, 2, 4]
