@@ -28,7 +28,7 @@ from mri_example.training import (
     step_memory,
 )
 
-HIDDEN, STRIDES = (32, 64, 64, 32), (1, 2, 4, 2)
+HIDDEN, STRIDES = (16, 64, 64, 64), (1, 4, 8, 4)
 MASKS = {4: MaskConfig("random", (0.08,), (4,)), 8: MaskConfig("random", (0.04,), (8,))}
 BOTH = MaskConfig("random", (0.08, 0.04), (4, 8))
 LONG = 1000  # epochs: the clock ends a training
@@ -68,8 +68,8 @@ def contenders(coils: int) -> list[Contender]:
         Contender("zero-filled"),
         Contender("U-Net", UNet(16, 4), combined),
         Contender("RIM", RIM(32, 8), slower),
-        Contender("i-RIM 2D", IRIM2D(32, 4, HIDDEN, STRIDES, each), own),
-        Contender("i-RIM 3D", IRIM3D(32, 4, HIDDEN, STRIDES, each, slab=4), own),
+        Contender("i-RIM 2D", IRIM2D(16, 4, HIDDEN, STRIDES, each), own),
+        Contender("i-RIM 3D", IRIM3D(16, 4, HIDDEN, STRIDES, each, slab=4), own),
     ]
 
 
