@@ -118,7 +118,7 @@ def channels_to_complex(channels: Tensor) -> Tensor:
     """Read complex images from channels, the inverse of `complex_to_channels`.
 
     Args:
-        channels: Real, `(batch, 2 * copies, *space)`.
+        channels: Real, `(batch, 2 * copies, *space)`; half precision becomes single.
 
     Returns:
         Complex, `(batch, copies, *space)`.
@@ -130,6 +130,8 @@ def channels_to_complex(channels: Tensor) -> Tensor:
     real, imaginary = rearrange(
         channels, "batch (part copies) ... -> part batch copies ...", part=2
     )
+    if real.dtype in (torch.float16, torch.bfloat16):  # no complex type, or no FFT
+        real, imaginary = real.float(), imaginary.float()
     return torch.complex(real, imaginary)
 
 

@@ -12,9 +12,15 @@ import torch
 from invtorch.base import InvertibleModule
 from invtorch.diagnosis.gradients import containers, gradients, listening, warning
 from invtorch.diagnosis.report import Diagnosis
-from invtorch.diagnosis.states import Tensors, as_tuple, joined, relative_error
+from invtorch.diagnosis.states import Tensors, joined, precision, relative_error
 
 STEEP = 3.0  # a gain that a single layer should not have
+FINER = {  # the precision of a state that would be rebuilt better
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+    torch.complex64: torch.float64,
+}
 
 
 def recommend(
@@ -25,7 +31,7 @@ def recommend(
     truth: list[Tensors],
 ) -> str:
     """Return what to do about what was measured."""
-    eps = torch.finfo(as_tuple(x)[0].dtype).eps
+    eps = torch.finfo(precision(x)).eps
     broken = [one for one in measured.layers if not one.round_trip <= math.sqrt(eps)]
     if broken:
         return (
@@ -67,9 +73,10 @@ def _cures(
         f"The gradients are {measured.gradient:.1e} off, those of plain autograd "
         f"{measured.plain:.1e}."
     )
-    wide = as_tuple(x)[0].dtype == torch.float32
-    dtype = torch.float64 if wide else torch.float32
-    for name, value in (("anchors", "auto"), ("state_dtype", dtype)):
+    cures: dict[str, Any] = {"anchors": "auto"}
+    if precision(x) in FINER:
+        cures["state_dtype"] = FINER[precision(x)]
+    for name, value in cures.items():
         changed = warning(deepcopy(model))
         for container in containers(changed):
             setattr(container, name, value)

@@ -6,11 +6,13 @@ import math
 from copy import deepcopy
 from typing import Any
 
+import torch
+
 from invtorch.base import InvertibleModule, Step
 from invtorch.diagnosis.advice import recommend
 from invtorch.diagnosis.gradients import gradients, listening, stored, warning
 from invtorch.diagnosis.report import Diagnosis, LayerDiagnosis
-from invtorch.diagnosis.states import in_double, joined, relative_error
+from invtorch.diagnosis.states import in_double, joined, precision, relative_error
 from invtorch.diagnosis.walk import walk
 from invtorch.engine import elementary
 
@@ -19,9 +21,11 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
     r"""Measure how well a model can be inverted and differentiated on a sample input.
 
     Gradients are those of the mean square of the output, compared with plain autograd
-    and with float64. The gain of a layer says what its inverse does to an error that
-    comes from above: $\lVert \delta x \rVert / \lVert x \rVert$ over $\lVert \delta y
-    \rVert / \lVert y \rVert$. The model is copied, so that nothing of it changes.
+    and with float64; over an input in half precision plain autograd keeps the state in
+    the model's `state_dtype`, too. The gain of a layer says what its inverse does to an
+    error that comes from above: $\lVert \delta x \rVert / \lVert x \rVert$ over
+    $\lVert \delta y \rVert / \lVert y \rVert$. The model is copied, and the input cut
+    off from its graph, so that nothing changes.
 
     Args:
         model: A container, or any invertible module.
@@ -50,7 +54,8 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
     truth = gradients(stored(exact), *in_double((x, *context)))
     with listening() as heard:
         found = gradients(warning(deepcopy(model)), x, *context)
-    plain = gradients(stored(deepcopy(model)), x, *context)
+    half = torch.finfo(precision(x)).bits < 32  # plain autograd in the same mode
+    plain = gradients(stored(deepcopy(model), finer=half), x, *context)
     sizes, trips, gains = walk(deepcopy(model), exact, x, context)
     labels = [
         f"layer {i} ({type(step.module).__name__})"

@@ -11,15 +11,22 @@ import torch
 
 from invtorch.base import InvertibleModule, Step
 from invtorch.containers import InvertibleSequential
-from invtorch.diagnosis.states import Tensors, as_tuple, in_double
+from invtorch.diagnosis.states import (
+    Tensors,
+    as_tuple,
+    continuous,
+    detached,
+    in_double,
+)
 from invtorch.engine import elementary
 
 
 def gradients(model: InvertibleModule, x: Any, *context: Any) -> list[Tensors]:
     """Return the gradients of each layer's parameters, in float64."""
     model.zero_grad()
-    outputs = as_tuple(model(x, *context))
-    loss = torch.stack([y.abs().square().mean() for y in outputs]).sum()
+    outputs = as_tuple(model(detached(x), *detached(context)))
+    squares = [y.abs().square().mean() for y in outputs if continuous(y)]
+    loss = torch.stack(squares).sum()
     if loss.requires_grad:
         loss.backward()
     found = []
@@ -34,10 +41,16 @@ def containers(model: InvertibleModule) -> list[InvertibleSequential]:
     return [m for m in model.modules() if isinstance(m, InvertibleSequential)]
 
 
-def stored(model: InvertibleModule) -> InvertibleModule:
-    """Leave a model to plain autograd."""
+def stored(model: InvertibleModule, finer: bool = False) -> InvertibleModule:
+    """Leave a model to plain autograd.
+
+    Args:
+        model: The model.
+        finer: Keep the state in the precision that the model keeps it in.
+    """
     for container in containers(model):
-        container.memory, container.state_dtype = "store", None
+        container.memory = "store"
+        container.state_dtype = container.state_dtype if finer else None
     return model
 
 

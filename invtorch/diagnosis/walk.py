@@ -59,7 +59,7 @@ def _gains(
         before = max(norm(shifts), TINY) / sizes[i + 1]
         scale = STEP / before
         pairs = zip(as_tuple(y), shifts, strict=True)
-        moved = shaped_like(tuple(t + scale * s for t, s in pairs), y)
+        moved = shaped_like(tuple((t + scale * s).to(t.dtype) for t, s in pairs), y)
         ends = zip(
             as_tuple(back(moved, context)), as_tuple(back(y, context)), strict=True
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from invtorch.arguments import check_count
 from invtorch.engine.drift import Measured, appeared, runs
@@ -41,9 +42,10 @@ class Anchors:
                     f"anchors is {wanted!r}, but the only word it can be is 'auto'; "
                     f"else it is a number of states, or their indices"
                 )
+        elif isinstance(wanted, Iterable):
+            wanted = [_count(one) for one in wanted]
         else:
-            for one in wanted if isinstance(wanted, Iterable) else (wanted,):
-                check_count("anchors", one, least=0)
+            wanted = _count(wanted)
         self.wanted = wanted
         self.gains: dict[int, float] | None = None
         self.growth = 0.0
@@ -113,6 +115,11 @@ class Anchors:
             added -= present
             self.wanted = tuple(sorted(present | added))
         return sorted(added)
+
+
+def _count(wanted: Any) -> int:
+    check_count("anchors", wanted, least=0)
+    return operator.index(wanted)
 
 
 def _evenly(count: int, layers: int) -> list[int]:

@@ -25,6 +25,7 @@ from invtorch.engine.replayable import (
     check_round_trip,
     check_unchanged,
     mark,
+    scales_of,
     tolerance_of,
 )
 from invtorch.recording import State
@@ -215,7 +216,7 @@ class CompiledPass(torch.autograd.Function):
             for i, value in zip(places, values, strict=True):
                 found[i] = value if found[i] is None else found[i] + value
 
-        allowed = 0.0  # since the last anchor
+        allowed, scales = 0.0, table[-1][:, -1]  # allowed since the last anchor
         for i, call in reversed(list(enumerate(ctx.calls))):
             companions, output = call.companions(tensors), state
             if call.anchor:
@@ -233,7 +234,8 @@ class CompiledPass(torch.autograd.Function):
             allowed = max(allowed, tolerance_of(call.step.module, output))
             learned = call.choose(companions)
             again, pull = torch.func.vjp(forward, *state, *learned)  # type: ignore[misc]
-            check_replay(i, call, marks, state, output, again, allowed)
+            scales = scales_of(table[i], table[i + 1], scales) if marks else scales
+            check_replay(i, call, marks, state, output, again, allowed, scales)
             allowed = 0.0 if call.anchor else allowed
             pulled = pull(grads)
             grads = pulled[:arity]
@@ -257,6 +259,7 @@ def check_replay(
     output: Tensors,
     again: Tensors,
     allowed: float,
+    scales: Tensor,
 ) -> None:
     """Assert in the graph that a replay is right.
 
@@ -264,11 +267,14 @@ def check_replay(
     rebuilt must be off by no more than the layers allow that it was rebuilt through.
     """
     limit = tolerance_of(call.step.module, output)
-    check_round_trip(call.label, again, output, limit)
+    least = torch.zeros_like(scales)
+    for table in marks:
+        least = torch.where(table[index + 1][:, -1] > 0, least, scales)
+    check_round_trip(call.label, again, output, least.unbind(), limit)
     for table in marks:
         if not call.anchor:
-            before, behind = table[index], table[index + 1]
-            check_rebuilt(call.label, mark(list(state)), before, behind, allowed)
+            now = mark(list(state))
+            check_rebuilt(call.label, now, table[index], scales, allowed)
 
 
 def after(grads: Sequence[Tensor], state: Tensors) -> Tensors:

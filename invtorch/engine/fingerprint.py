@@ -48,8 +48,8 @@ def size(state: tuple[Tensor, ...]) -> Tensor:
 
 def distance(one: list[float], other: list[float]) -> float:
     """Estimate the distance of two tensors from their projections."""
-    squares = [(p - q) ** 2 for p, q in zip(one, other, strict=True)]
-    return float((sum(squares) / len(squares)) ** 0.5)
+    differences = [p - q for p, q in zip(one, other, strict=True)]
+    return math.hypot(*differences) / math.sqrt(len(differences))
 
 
 def _project(tensor: Tensor, seed: int) -> Tensor:

@@ -124,11 +124,17 @@ class Guard:
         taken = _values(self.taken)
         found = _values([value for _, _, value in compared])
         measured: list[Measured] = []
+        scales: list[float] = []
         for (layer, index, _), value in zip(compared, found, strict=True):
-            scales = map(max, sizes[layer], sizes[layer + 1])
+            one = Measured(layer, index, 0.0, precisions[layer])
+            own = [*map(max, sizes[layer], sizes[layer + 1])]
+            if measured and one.follows(measured[-1]):
+                one = one.after(measured[-1])
+                # where zeros are handed on, rounding is that of the states above
+                own = [s or above for s, above in zip(own, scales, strict=True)]
+            scales = own
             error = max(map(_ratio, map(distance, taken[index], value), scales))
-            one = Measured(layer, index, error, precisions[layer])
-            measured.append(one.after(measured[-1]) if measured else one)
+            measured.append(one._replace(error=error))
         return measured
 
     def _precisions(self) -> list[float]:

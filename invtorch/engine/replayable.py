@@ -107,7 +107,8 @@ def _exact(state: Sequence[Tensor]) -> torch.dtype:
 def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
     """Return how far a state of a layer may be off, by the rule of the guard."""
     finest = max(torch.finfo(t.dtype).eps for t in state)
-    parameters = [p for p in module.parameters() if p.is_floating_point()]
+    floating = [p for p in module.parameters() if p.is_floating_point()]
+    parameters = [*floating, *(p for p in module.parameters() if p.is_complex())]
     dtypes = {p.dtype for p in parameters}
     device = state[0].device
     if autocast_enabled(device.type):
@@ -144,8 +145,23 @@ def check_unchanged(now: Tensor, before: Tensor) -> None:
     )
 
 
+def scales_of(before: Tensor, after: Tensor, above: Tensor) -> Tensor:
+    """Return by what size a rebuilt state is judged, for each tensor of it.
+
+    The larger one of those before and after the layer; where zeros are handed on, that
+    of the states above, whose rounding it has.
+
+    Args:
+        before: The mark of the layer's input in the forward pass.
+        after: The mark of its output in the forward pass.
+        above: The sizes by which the state above was judged.
+    """
+    own = torch.maximum(before[:, -1], after[:, -1])
+    return torch.where(own > 0, own, above)
+
+
 def check_rebuilt(
-    label: str, rebuilt: Tensor, before: Tensor, after: Tensor, limit: float
+    label: str, rebuilt: Tensor, before: Tensor, scales: Tensor, limit: float
 ) -> None:
     """Assert in the graph that a rebuilt state is the one of the forward pass.
 
@@ -153,12 +169,10 @@ def check_rebuilt(
         label: What to call the layer.
         rebuilt: The mark of its rebuilt input.
         before: The mark of its input in the forward pass.
-        after: The mark of its output in the forward pass.
-        limit: How far off a tensor of it may be, in units of the larger one of those
-            before and after the layer.
+        scales: By what size each tensor of it is judged.
+        limit: How far off a tensor of it may be, in units of that.
     """
     distances = (rebuilt - before)[:, :-1].square().mean(1).sqrt()
-    scales = torch.maximum(before[:, -1], after[:, -1])
     torch._assert_async(
         (distances <= limit * scales).all(),
         f"the state rebuilt by inverting {label} is off by more than {limit:.1e} of "
@@ -171,19 +185,37 @@ def check_rebuilt(
 
 
 def check_round_trip(
-    label: str, again: Sequence[Tensor], output: Sequence[Tensor], limit: float
+    label: str,
+    again: Sequence[Tensor],
+    output: Sequence[Tensor],
+    least: Sequence[Tensor],
+    limit: float,
 ) -> None:
     """Assert in the graph that a replay arrives where the forward pass did.
 
     What `check_replayable` cannot see, such as random numbers of a function, shows
     here, in the backward pass.
+
+    Args:
+        label: What to call the layer.
+        again: What it returned now.
+        output: The state from which its input was rebuilt, or the one above an anchor.
+        least: By what size each tensor of it is judged at least.
+        limit: How far off it may be.
     """
-    for one, other in zip(again, output, strict=True):
-        difference = (one - other).detach().abs().square().sum()
-        scale = other.detach().abs().square().sum()
+    for one, other, floor in zip(again, output, least, strict=True):
+        difference = _energy(one - other)
+        scale = torch.maximum(_energy(other), floor.square().to(difference))
         torch._assert_async(
             difference <= limit**2 * scale + torch.finfo(scale.dtype).tiny,
             f"{label} did not repeat itself when its input was rebuilt: it draws "
             f"random numbers, reads something that changes, or has a wrong inverse; "
             f"set memory='store' under torch.compile",
         )
+
+
+def _energy(tensor: Tensor) -> Tensor:
+    """Return the sum of squares, which half precision could not hold."""
+    sizes = tensor.detach().abs()
+    half = sizes.dtype in (torch.float16, torch.bfloat16)
+    return (sizes.float() if half else sizes).square().sum()

@@ -19,7 +19,8 @@ def check_place(file: KSpaceFile, folder: str) -> None:
 
     Raises:
         InputError: If it has the axis of coils in a single-coil folder, or lacks it in
-            the other; or it brings a mask, but is there to be trained on.
+            the other; or it brings a mask, but is there to be trained on; or it has
+            no target, but is there to be validated on.
     """
     challenge, split = folder.split("_")
     if (challenge == "multicoil") != (len(file.shape) == 4):
@@ -31,6 +32,11 @@ def check_place(file: KSpaceFile, folder: str) -> None:
         raise InputError(
             f"{file.path} brings a mask, so its k-space is undersampled and no model "
             f"can learn from it: move it from {folder}"
+        )
+    if file.target is None and split == "val":
+        raise InputError(
+            f"{file.path} has no target volume, so nothing can be validated on it: "
+            f"move it from {folder}, or add its target"
         )
 
 

@@ -78,6 +78,11 @@ def _check_kind(dataset: Dataset, path: Path) -> None:
         raise InputError(
             f"{path} is no MR image (modality {modality}): leave it out of the folder"
         )
+    if "MOSAIC" in _parts(dataset):
+        raise InputError(
+            f"{path} holds a mosaic, all slices side by side in one image: export the "
+            f"series as one image a slice, or as an enhanced file"
+        )
     parts = _parts(dataset) & OTHER_PARTS
     if parts:
         raise InputError(

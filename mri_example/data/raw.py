@@ -92,12 +92,12 @@ def _encoded(mask: NDArray[np.float32], header: Header) -> NDArray[np.float32]:
     return mask[max(left, 0) : right]
 
 
-def _sampling(mask: NDArray[np.float32], header: Header) -> dict[str, int]:
+def _sampling(mask: NDArray[np.float32], header: Header) -> dict[str, float]:
     """Return the acceleration, and the width of the measured block in the middle."""
     encoded, middle = _encoded(mask, header), len(mask) // 2
     below, above = mask[:middle][::-1], mask[middle:]
     block = sum(int(np.cumprod(side).sum()) for side in (below, above))
     return {
-        "acceleration": round(len(encoded) / float(encoded.sum())),
+        "acceleration": round(len(encoded) / float(encoded.sum()), 1),
         "num_low_frequency": block if mask[middle] else 0,
     }

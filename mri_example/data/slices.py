@@ -77,6 +77,8 @@ class SliceDataset(Dataset[Sample]):
         coils: Number of coils that every file must have; `None` for any.
         epoch: Number of the training epoch; `None` outside of training.
         seed: Seed of the training randomness.
+        skip_thin: Leave out what is for training and has fewer slices than a slab, and
+            log the names.
         crop: Rows and columns of what a model is trained on, for batches of slices of
             different sizes; larger images are cropped, smaller ones padded with zeros.
         augment: Changes the fully sampled image in training.
@@ -97,12 +99,15 @@ class SliceDataset(Dataset[Sample]):
         coils: int | None = None,
         epoch: int | None = None,
         seed: int = 0,
+        skip_thin: bool = False,
         crop: tuple[int, int] | None = None,
         augment: Augmentation | None = None,
         metadata: Sequence[str] = (),
     ) -> None:
         paths = volume_paths(folder) if isinstance(folder, Path) else folder
         self.files = [KSpaceFile.inspect(path) for path in paths]
+        if skip_thin and slab is not None and epoch is not None:
+            self.files = _thick(self.files, slab)
         for file in self.files:
             check_coils(file, coils)
             if epoch is not None:
@@ -236,5 +241,23 @@ def _check_for_training(file: KSpaceFile, slab: int | None) -> None:
     if slab is not None and slab > file.slices:
         raise InputError(
             f"slab is {slab}, but {file.path} has only {file.slices} slices: train on "
-            f"thinner slabs, or leave out this volume"
+            f"thinner slabs, or set `skip_thin` to leave out such volumes"
         )
+
+
+def _thick(files: Sequence[KSpaceFile], slab: int) -> list[KSpaceFile]:
+    """Return the files that have a slab, and log which do not."""
+    thick = [file for file in files if file.slices >= slab]
+    if not thick:
+        most = max(file.slices for file in files)
+        raise InputError(
+            f"slab is {slab}, but no volume has more than {most} slices: train on "
+            f"thinner slabs"
+        )
+    if len(thick) < len(files):
+        thin = [file.path.name for file in files if file.slices < slab]
+        LOG.warning(
+            "%d volumes have fewer slices than a slab of %d and are left out: %s",
+            *(len(thin), slab, ", ".join(thin)),
+        )
+    return thick

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mri_example.data.simulate import Simulation
 from mri_example.data.upright import Volume
 from mri_example.errors import InputError
 
+LOG = logging.getLogger(__name__)
 EMPTY = 0.01  # share of a slice that must reach a tenth of the volume's maximum
 
 
@@ -20,8 +22,8 @@ def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
     """Write the demo's data set from the embedded anatomy, split by subject.
 
     Training: subjects "sagittal" and "average" along all three axes and the first 16
-    slices of "epi"; validation: the rest of "epi"; test: all slices of "coronal" that
-    are not empty. Files that exist are left as they are.
+    slices of "epi"; validation: the rest of "epi"; test: "coronal". Empty slices at
+    the ends of a volume are left out. Files that exist are left as they are.
 
     Args:
         root: Folder for `singlecoil_train`, `singlecoil_val` and `singlecoil_test`, or
@@ -51,13 +53,15 @@ def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
         )
         for name, volume in plan.items()
     ]
-    return _write_missing(jobs, simulation)
+    return _write_missing(jobs, simulation, logging.DEBUG)
 
 
 def simulate_volumes(
     volumes: Iterable[tuple[str, Volume]], folder: Path, simulation: Simulation
 ) -> list[Path]:
     """Write one file for each volume, for example those of `nifti_volumes`.
+
+    Empty slices at the ends of a volume are left out, and how many is logged.
 
     Args:
         volumes: Names and magnitudes.
@@ -71,18 +75,21 @@ def simulate_volumes(
         InputError: If a file exists that was simulated in another way.
     """
     jobs = ((folder / f"{name}.h5", name, volume) for name, volume in volumes)
-    return _write_missing(jobs, simulation)
+    return _write_missing(jobs, simulation, logging.WARNING)
 
 
 def without_empty_slices(volume: Volume) -> Volume:
-    """Drop the slices of which less than a hundredth reaches a tenth of the maximum."""
+    """Drop empty slices at both ends.
+
+    Those of which less than a hundredth reaches a tenth of the volume's maximum.
+    """
     share = (volume > 0.1 * volume.max()).mean(axis=(1, 2))
-    filled: Volume = volume[share >= EMPTY]
-    return filled
+    filled = np.flatnonzero(share >= EMPTY)
+    return volume[filled[0] : filled[-1] + 1] if len(filled) else volume[:0]
 
 
 def _write_missing(
-    jobs: Iterable[tuple[Path, str, Volume]], simulation: Simulation
+    jobs: Iterable[tuple[Path, str, Volume]], simulation: Simulation, level: int
 ) -> list[Path]:
     written = []
     for path, patient, volume in jobs:
@@ -92,6 +99,9 @@ def _write_missing(
         filled = without_empty_slices(volume)
         if not len(filled):
             raise InputError(f"every slice of {patient} is empty: take another volume")
+        if len(filled) < len(volume):
+            left_out = len(volume) - len(filled)
+            LOG.log(level, "%s: %d empty slices at its ends left out", path, left_out)
         simulation.write(path, filled, patient)
         written.append(path)
     return written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +67,16 @@ def _json(evaluation: Evaluation) -> str:
         "failures": dict(evaluation.failures),
         "filtered": list(evaluation.filtered),
     }
-    return json.dumps(numbers, indent=2) + "\n"
+    return json.dumps(_finite(numbers), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Put null for what JSON has no number for, such as an infinite PSNR."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _group(group: Group) -> dict[str, Any]:

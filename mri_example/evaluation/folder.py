@@ -52,6 +52,8 @@ def evaluate(
     for name in names:
         with failures.noted(name):
             conditions[name] = _condition(targets / name, reconstructions / name)
+    if not conditions:
+        failures.refuse()
     wanted = _wanted(conditions, acquisition, acceleration)
     volumes: dict[str, Scores] = {}
     bar = tqdm(wanted, desc="evaluate", unit="volume", disable=not progress)

@@ -46,12 +46,16 @@ def load_authors_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Non
             f"({', '.join(unknown[:1])}): build it with the sizes of theirs"
         )
     for name, tensor in renamed.items():
-        if tensor.numel() != own[name].numel():
+        if _without_ones(tensor) != _without_ones(own[name]):
             raise InputError(
                 f"{name} has shape {tuple(own[name].shape)} in the model, but "
                 f"{tuple(tensor.shape)} in the weights: build it with their sizes"
             )
     model.load_state_dict({n: t.reshape(own[n].shape) for n, t in renamed.items()})
+
+
+def _without_ones(tensor: Tensor) -> list[int]:
+    return [size for size in tensor.shape if size > 1]
 
 
 def own_name(name: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mri_example.signal import center_crop
+
 
 class Reconstructor(nn.Module):
     """Reconstruct images from undersampled k-space.
@@ -26,6 +28,8 @@ class Reconstructor(nn.Module):
         coils: Number of coils of the data; `None` for any.
         each_coil: Whether every coil is reconstructed by itself, at a common scale.
         metadata: Names of the kinds of scans that the model knows.
+        scale_crop: Central rows and columns whose standard deviation is the scale of
+            the images; `None` for all of them.
     """
 
     dims: int = 2
@@ -33,6 +37,11 @@ class Reconstructor(nn.Module):
     coils: int | None = None
     each_coil: bool = False
     metadata: Sequence[str] = ()
+    scale_crop: int | None = None
+
+    def scale_of(self, zero_filled: Tensor) -> Tensor:
+        """Return what images are divided by, for a model that divides them."""
+        return standard_deviation(zero_filled, self.scale_crop)
 
     def trajectory(
         self,
@@ -51,12 +60,20 @@ class Reconstructor(nn.Module):
         return [self(zero_filled, mask, *known, **options)]
 
 
-def standard_deviation(images: Tensor) -> Tensor:
+def standard_deviation(images: Tensor, crop: int | None = None) -> Tensor:
     """Return that of every complex image, or 1 where an image is constant.
+
+    Args:
+        images: The images.
+        crop: How many of the central rows and columns count, at most; `None` for all.
 
     Shape:
         From `(batch, *any)` to `(batch, *ones)`.
     """
-    deviation = torch.view_as_real(images).flatten(1).std(dim=1)
+    counted = images
+    if crop is not None:
+        rows, cols = images.shape[-2:]
+        counted = center_crop(images, (min(crop, rows), min(crop, cols)))
+    deviation = torch.view_as_real(counted).flatten(1).std(dim=1)
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return deviation.view(-1, *(1,) * (images.ndim - 1))

@@ -17,7 +17,7 @@ from mri_example.model.unet import UNetReconstructor
 Memory = Literal["invert", "checkpoint", "store"]
 COUNTS = (
     *("channels", "steps", "hidden", "strides", "pools"),
-    *("coils", "multiplicity", "slab"),
+    *("coils", "multiplicity", "slab", "scale_crop"),
 )
 Guard = Literal["raise", "warn", "adapt"] | None
 KNEE_SCANS = tuple(  # in the order of the authors' channels
@@ -42,7 +42,8 @@ class ModelConfig(ABC):
         """
         for name, value in self.plain().items():
             counts = value if isinstance(value, list) else [value]
-            if name not in COUNTS or (name, value) == ("coils", None):
+            may_be_null = name in ("coils", "scale_crop")
+            if name not in COUNTS or (may_be_null and value is None):
                 continue
             if not counts or any(count is None or count < 1 for count in counts):
                 raise InputError(f"{name} is {value}, but must be at least 1")
@@ -88,6 +89,8 @@ class IRIM2D(ModelConfig):
         guard: What is done if rebuilt states drift: "raise", "warn", "adapt" (keep
             more of them) or null.
         metadata: Kinds of scans that the model knows, as acquisition/scanner.
+        scale_crop: Central rows and columns whose standard deviation images are
+            divided by; null for all of them.
     """
 
     dims: ClassVar[int] = 2
@@ -104,6 +107,7 @@ class IRIM2D(ModelConfig):
     anchors: int | Literal["auto"] = 8
     guard: Guard = "raise"
     metadata: tuple[str, ...] = ()
+    scale_crop: int | None = None
 
     def _model(self) -> Reconstructor:
         options = asdict(self)
@@ -132,6 +136,8 @@ class IRIM3D(IRIM2D):
         guard: What is done if rebuilt states drift: "raise", "warn", "adapt" (keep
             more of them) or null.
         metadata: Kinds of scans that the model knows, as acquisition/scanner.
+        scale_crop: Central rows and columns whose standard deviation images are
+            divided by; null for all of them.
         slab: Slices of a slab.
     """
 
@@ -164,6 +170,8 @@ class ChallengeIRIM(IRIM2D):
         guard: What is done if rebuilt states drift: "raise", "warn", "adapt" (keep
             more of them) or null.
         metadata: Kinds of scans that the model knows, as acquisition/scanner.
+        scale_crop: Central rows and columns whose standard deviation images are
+            divided by; null for all of them.
 
     References:
         Putzky et al., *i-RIM applied to the fastMRI challenge*, 2019. arXiv:1910.08952
@@ -178,6 +186,7 @@ class ChallengeIRIM(IRIM2D):
     read_out: Literal["estimate", "parametric"] = "parametric"
     final_update: bool = True
     metadata: tuple[str, ...] = KNEE_SCANS
+    scale_crop: int | None = 320
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
-from mri_example.model.base import Reconstructor, standard_deviation
+from mri_example.model.base import Reconstructor
 from mri_example.model.irim import IRIM
 from mri_example.model.read_out import ReadOut
 from mri_example.physics import LikelihoodGradient
@@ -44,6 +44,8 @@ class IRIMReconstructor(Reconstructor):
         final_update: Write the gradient into the memory once more after the last step.
         metadata: Kinds of scans that the model knows; each has one of the last channels
             of the first state, which is 1 for a scan of that kind, and 0 for others.
+        scale_crop: Central rows and columns, at most, whose standard deviation images
+            are divided by; `None` for all of them.
         memory: Memory strategy; see `invtorch.InvertibleSequential`.
         anchors: States kept exactly; see `invtorch.InvertibleSequential`.
         guard: What is done if rebuilt states drift; see the same.
@@ -82,6 +84,7 @@ class IRIMReconstructor(Reconstructor):
         read_out: str = "estimate",
         final_update: bool = False,
         metadata: Sequence[str] = (),
+        scale_crop: int | None = None,
         memory: str = "invert",
         anchors: int | Sequence[int] | str = 8,
         guard: str | None = "raise",
@@ -107,7 +110,7 @@ class IRIMReconstructor(Reconstructor):
             )
         self.channels, self.dims, self.metadata = channels, dims, tuple(metadata)
         self.coils, self.together, self.multiplicity = coils, together, multiplicity
-        self.each_coil = coils is None
+        self.each_coil, self.scale_crop = coils is None, scale_crop
         self.irim = IRIM(
             [_fan(channels, hidden, strides, dims) for _ in range(steps)],
             LikelihoodGradient(),
@@ -138,7 +141,7 @@ class IRIMReconstructor(Reconstructor):
     ) -> Tensor:
         """Return the reconstruction."""
         self._check(zero_filled)
-        scale = standard_deviation(zero_filled) if scale is None else scale
+        scale = self.scale_of(zero_filled) if scale is None else scale
         batch, coils, *space = zero_filled.shape
         calls = coils // self.together  # of the same weights, for each image
         copies = (1, self.multiplicity, *(1,) * self.dims)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mri_example.model.base import Reconstructor, standard_deviation
+from mri_example.model.base import Reconstructor
 from mri_example.physics import LikelihoodGradient
 from mri_example.signal import channels_to_complex, complex_to_channels
 
@@ -109,8 +109,9 @@ class RIMReconstructor(Reconstructor):
         """Return the estimates of all steps."""
         del metadata
         batch, coils, *space = zero_filled.shape
-        scale = standard_deviation(zero_filled) if scale is None else scale
+        scale = self.scale_of(zero_filled) if scale is None else scale
         measured = (zero_filled / scale).reshape(batch * coils, 1, *space)
+        mask = mask.expand(batch, *mask.shape[1:])
         masks = mask.repeat_interleave(coils, dim=0)
         estimate = complex_to_channels(measured)
         first = estimate.new_zeros(batch * coils, self.channels, *space)

@@ -12,7 +12,6 @@ from mri_example.model import (
     RIMReconstructor,
     UNetReconstructor,
 )
-from mri_example.model.base import standard_deviation
 
 Method: TypeAlias = Callable[..., Tensor]  # of `Sample.inputs`
 
@@ -63,7 +62,7 @@ def scale_of_whole(method: Any, images: Tensor) -> dict[str, Tensor]:
         Arguments of the method; none of one that takes no scale.
     """
     if isinstance(method, IRIMReconstructor | RIMReconstructor):
-        return {"scale": standard_deviation(images)}
+        return {"scale": method.scale_of(images)}
     return {}
 
 

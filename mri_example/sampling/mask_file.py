@@ -87,7 +87,8 @@ class MaskFile:
             raise InputError(
                 f"{self.path} holds a mask of {_named(self.measured.shape)}, but the "
                 f"k-space of shape {tuple(shape)} has {_named(sizes)}: give a mask of "
-                f"that size, or leave out such files"
+                f"that size, or leave out such files; slabs that a model is trained "
+                f"on need a mask of as many slices"
             )
         mask = torch.from_numpy(self.measured).float().unsqueeze(-2)
         ones = (1,) * (len(shape) - mask.ndim)

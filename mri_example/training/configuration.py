@@ -64,6 +64,7 @@ class TrainingConfig:
         crop: Rows and columns of the training images; needed if files differ in size.
         coils_per_step: Coils of a slice that a step takes, drawn anew, for models that
             reconstruct each coil by itself; null for all.
+        skip_thin: Leave out training volumes with fewer slices than a slab, by name.
         augment: Flip, transpose and turn the phase of training images.
         seed: What all randomness follows from.
         workers: Processes that load data.
@@ -85,6 +86,7 @@ class TrainingConfig:
     magnitude: bool = False
     crop: tuple[int, int] | None = None
     coils_per_step: int | None = None
+    skip_thin: bool = False
     augment: bool = True
     seed: int = 0
     workers: int = 0

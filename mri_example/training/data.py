@@ -62,6 +62,7 @@ class SliceData(lightning.LightningDataModule):
             epoch=0,
             seed=config.seed,
             crop=config.crop,
+            skip_thin=config.skip_thin,
             augment=flip_and_turn if config.augment else None,
             metadata=model.metadata,
         )

@@ -103,15 +103,22 @@ def fit_once(
         The path of the last checkpoint.
 
     Raises:
-        InputError: As `fit` does, also if what was finished was another run.
+        InputError: As `fit` does, also if what was finished was another run, or had
+            another time.
     """
-    last = output / "last.ckpt"
-    if (output / "done").exists():
-        check_same(last, plain(model, masks, training))
+    last, done = output / "last.ckpt", output / "done"
+    if not done.exists():
+        fit(data, output, model, masks, training)
+        with whole_file(done) as partial:
+            partial.write_text(f"{float(training.minutes)} minutes\n")
         return last
-    fit(data, output, model, masks, training)
-    with whole_file(output / "done") as partial:
-        partial.touch()
+    check_same(last, plain(model, masks, training))
+    spent, asked = done.read_text().split() or ["?"], float(training.minutes)
+    if spent[0] != str(asked):
+        raise InputError(
+            f"minutes is {asked}, but the training in {output} is over, and had "
+            f"{spent[0]}: train into another folder, or remove that one"
+        )
     return last
 
 

@@ -15,7 +15,6 @@ from mri_example.model import (
     StructuralDissimilarity,
     SubsampledNMSE,
 )
-from mri_example.model.base import standard_deviation
 from mri_example.training.configuration import TrainingConfig
 
 Loss: TypeAlias = Callable[[Tensor, Sample], Tensor]
@@ -28,7 +27,7 @@ def training_loss(config: TrainingConfig) -> Callable[[Reconstructor, Sample], T
     def loss(model: Reconstructor, batch: Sample) -> Tensor:
         options, coils = {}, config.coils_per_step
         if coils is not None and coils < batch.image.shape[1]:
-            options["scale"] = standard_deviation(batch.zero_filled)
+            options["scale"] = model.scale_of(batch.zero_filled)
             batch = _some_coils(batch, coils)
         estimates = model.trajectory(*batch.inputs, **options)
         return torch.stack([one(estimate, batch) for estimate in estimates]).mean()

@@ -243,6 +243,31 @@ def test_nothing_left_to_count_is_an_error(folders, tmp_path, capsys):
     assert "lacks a.h5 (5 missing of 5)" in capsys.readouterr().err
 
 
+def test_failures_are_named_before_a_filter_that_finds_nothing(folders, capsys):
+    for path in folders[1].iterdir():
+        path.write_bytes(b"damaged")
+    options = ("--skip_failures=true", "--acquisition=AXT2")
+    assert command(folders, *options) == 2
+    message = capsys.readouterr().err
+    assert "5 volumes fail in all" in message
+    assert "acquisition is" not in message
+
+
+def test_a_perfect_reconstruction_is_strict_json(folders, tmp_path):
+    for name in CONDITIONS:
+        with h5py.File(folders[0] / name) as target:
+            write_reconstruction(folders[1] / name, target["reconstruction_esc"][()])
+    path = tmp_path / "scores.json"
+    assert command(folders, f"--output={path}") == 0
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(path.read_text(), parse_constant=refuse)
+    assert found["volumes"]["a.h5"]["psnr"] is None
+    assert found["volumes"]["a.h5"]["nmse"] == 0
+
+
 def test_a_file_of_unknown_ending_is_refused_at_once(folders, tmp_path, capsys):
     assert command(folders, f"--output={tmp_path / 'scores.txt'}") == 2
     assert "must end in .json or .csv" in capsys.readouterr().err

@@ -176,6 +176,13 @@ def test_a_defective_file_is_named_with_the_reason(root, capsys, damage, message
     assert "has 1 defects: repair or remove what is named above" in err
 
 
+def test_a_volume_to_validate_on_needs_its_target(root):
+    change(root / "multicoil_val/a.h5", reconstruction_rss=None)
+    (defect,) = reports(root)["multicoil_val"].defects
+    assert "multicoil_val/a.h5 has no target volume" in defect
+    assert not reports(root)["multicoil_test"].defects
+
+
 @pytest.mark.parametrize(("damage", "quick"), [(nan, []), (nan, ["--quick=true"])])
 def test_a_quick_check_reads_no_kspace(root, damage, quick):
     damage(root / "singlecoil_train/a.h5")

@@ -12,6 +12,7 @@ from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCouplin
 from mri_example.errors import InputError
 from mri_example.model import (
     IRIM,
+    ChallengeIRIM,
     IRIMReconstructor,
     SubsampledNMSE,
     load_authors_weights,
@@ -174,7 +175,8 @@ def test_the_read_out_of_the_authors_computes_what_their_weights_say() -> None:
         ({"rnn.0.layers.0.update_right.l4.bias": 1}, "unknown part 'l4'"),
         ({"something": 1}, "'something' is no name of a weight"),
         ({"rnn.7.embeddings.0.weights": 8}, "1 have no place"),
-        ({"rnn.0.embeddings.0.weights": 5}, "8, 1|but \\(5,\\) in the weights"),
+        ({"rnn.0.embeddings.0.weights": 5}, r"in the model, but \(5,\) in the weights"),
+        ({"rnn.0.embeddings.0.weights": (8, 3)}, r"\(3, 8\) .* but \(8, 3\) in the"),
     ],
 )
 def test_weights_that_do_not_fit(change, message) -> None:
@@ -184,6 +186,22 @@ def test_weights_that_do_not_fit(change, message) -> None:
     weights |= {name: torch.ones(size) for name, size in change.items()}
     with pytest.raises(InputError, match=message):
         load_authors_weights(authors_model(reference), weights)
+
+
+def test_the_challenge_divides_by_the_deviation_of_the_center() -> None:
+    assert ChallengeIRIM().scale_crop == 320
+    model = IRIMReconstructor(8, 1, (4,), (1,), scale_crop=6).double()
+    whole = IRIMReconstructor(8, 1, (4,), (1,)).double()
+    whole.load_state_dict(model.state_dict())
+    images = torch.randn(2, 1, 8, 9, dtype=torch.complex128)
+    images[..., :2] *= 100  # outside of the six columns in the middle
+    center = torch.view_as_real(images[..., 1:7, 1:7]).flatten(1).std(1)
+    scale = model.scale_of(images)
+    assert_equal(scale.flatten(), center)
+    mask = torch.ones(1, 1, 1, 9, dtype=torch.float64)
+    assert_equal(model(images, mask), whole(images, mask, scale=scale))
+    small = images[..., :5, :4]
+    assert_equal(model.scale_of(small), whole.scale_of(small))
 
 
 @pytest.mark.parametrize("read_out", ["estimate", "parametric"])

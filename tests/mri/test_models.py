@@ -94,6 +94,23 @@ def test_every_parameter_learns(config):
     assert not still
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
+def test_every_model_learns_under_autocast(config, dtype):
+    torch.manual_seed(0)
+    model = config.build().float()
+    zero_filled, mask = problem(config)
+    inputs = zero_filled.to(torch.complex64), mask.float()
+    with torch.autocast("cpu", dtype):
+        estimates = model.trajectory(*inputs)
+        losses = [NormalizedL1()(e, inputs[0]) for e in estimates]
+    torch.stack(losses).mean().backward()
+    assert {e.dtype for e in estimates} == {torch.complex64}
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
+
+
 @pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 def test_a_configuration_comes_back_from_json(config):
     assert config == model_config(json.loads(json.dumps(config.plain())))

@@ -226,7 +226,8 @@ def test_one_mask_serves_all_images_and_no_coil_is_no_number():
         torch.ones(1, 1, 1, 8),
     )
     masks = mask.expand(2, -1, -1, -1)
-    assert torch.equal(each(images, mask), each(images, masks))
+    for model in (each, RIM(4, 2).build()):
+        assert torch.equal(model(images, mask), model(images, masks))
     with pytest.raises(ValueError, match=r"0 coil\(s\)"):
         IRIMReconstructor(8, 1, **FAN, coils=0)
     with pytest.raises(InputError, match="slab is None, but must be at least 1"):

@@ -209,6 +209,12 @@ def test_an_undersampled_scan_comes_with_its_mask(tmp_path):
     assert all(np.array_equal(s.mask.flatten(), mask) for s in samples)
 
 
+def test_an_acceleration_is_no_integer(tmp_path):
+    measured = [0, 4, 5, 6, 7, 8, 10]
+    file = converted(write(tmp_path / "a.h5", lines(random_kspace(), measured)))
+    assert file.attributes["acceleration"] == 1.7
+
+
 def test_half_a_scan_is_undersampled_within_what_it_encodes(tmp_path):
     kspace = random_kspace()
     xml = header(center=2, maximum=7)

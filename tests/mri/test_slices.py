@@ -211,3 +211,20 @@ def test_augmentation_moves_pixels_and_turns_all_phases_alike(rows, cols, seed):
     assert turned.shape == image.shape
     assert close(after, before)
     assert close(turned.sum().abs(), image.sum().abs())
+
+
+def test_volumes_thinner_than_a_slab_are_left_out_by_name(tmp_path, caplog):
+    for slices in (2, 3, 5):
+        kspace = np.ones((slices, 8, 8), np.complex64)
+        target = np.ones((slices, 8, 8), np.float32)
+        header = Header((8, 8, 1), (8, 8, 1), center=4, maximum=7)
+        write_kspace(tmp_path / f"{slices}.h5", kspace, target, header, {})
+    masks, options = MaskFunction("random", [0.2], [2]), {"epoch": 0, "skip_thin": True}
+    dataset = SliceDataset(tmp_path, masks, slab=4, **options)
+    assert [file.path.name for file in dataset.files] == ["5.h5"]
+    assert "2 volumes have fewer slices than a slab of 4" in caplog.text
+    assert "left out: 2.h5, 3.h5" in caplog.text
+    with pytest.raises(InputError, match="no volume has more than 5 slices"):
+        SliceDataset(tmp_path, masks, slab=6, **options)
+    whole = SliceDataset(tmp_path, masks, slab=4, skip_thin=True)  # not for training
+    assert len(whole.files) == 3

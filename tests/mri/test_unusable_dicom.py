@@ -30,6 +30,10 @@ WRONG = {
     "negative": ({"PhotometricInterpretation": "MONOCHROME1"}, "holds MONOCHROME1"),
     "another modality": ({"Modality": "CT"}, "no MR image .modality CT"),
     "no pixels": ({"PixelData": None}, "is no MR image"),
+    "mosaic": (
+        {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]},
+        "holds a mosaic, .* one image a slice",
+    ),
     "phase": ({"ImageType": ["ORIGINAL", "PRIMARY", "P", "NONE"]}, "holds the P part"),
     "phase, enhanced": ({"ComplexImageComponent": "PHASE"}, "holds the PHASE part"),
     "no position": ({"ImagePositionPatient": None}, "does not say where image 0"),

@@ -1,5 +1,6 @@
 """Anchors: exactly their memory, and the same numbers to round-off."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -89,3 +90,13 @@ def test_indices_count_layers_of_nested_containers() -> None:
     outer.insert(1, inner)
     states = measure_memory(lambda: outer(images()))
     assert states.live == 3 * images().nbytes
+
+
+def test_anchors_are_whole_numbers_of_any_kind() -> None:
+    net = orthogonal(0.5, 10, anchors=np.int64(3))
+    assert (net.anchors, len(net._anchors.places(10))) == (3, 3)
+    for wanted in ((i for i in (2, 5)), np.array([2, 5]), [2, 5]):
+        net.anchors = wanted
+        for _ in range(2):
+            assert net._anchors.places(10) == {2, 5}
+    net(images()).sum().backward()

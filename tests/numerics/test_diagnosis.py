@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from invtorch import AdditiveCoupling, InvertibleSequential, diagnose
+from invtorch import (
+    AdditiveCoupling,
+    InvertibleSequential,
+    diagnose,
+)
 from tests.numerics.networks import CHANNELS, conditioner, images, orthogonal
 from tests.numerics.test_guard import shrinking
 from tests.parts import Conditioner, Leapfrog, Scale
@@ -126,3 +130,73 @@ def test_the_picture_without_matplotlib(monkeypatch) -> None:
 def test_what_is_no_invertible_module() -> None:
     with pytest.raises(TypeError, match="model is a Linear, but only an Invertible"):
         diagnose(nn.Linear(2, 2), torch.randn(1, 2))
+
+
+class Counts(AdditiveCoupling):
+    """A coupling beside integers, which come first."""
+
+    replay = None
+
+    def forward(self, state):
+        count, x = state
+        return count + 1, super().forward(x)
+
+    def inverse(self, state):
+        count, y = state
+        return count - 1, super().inverse(y)
+
+
+def test_integers_of_a_state_ride_along() -> None:
+    net = InvertibleSequential(*[Counts(conditioner(1.0)) for _ in range(4)])
+    found = diagnose(net, (torch.arange(3), images()))
+    assert found.gradient <= 1.5 * found.plain
+    assert all(layer.round_trip < 1e-5 for layer in found.layers)
+    assert "nothing needs to change" in found.recommendation
+
+
+class Times(Conditioner):
+    """A conditioner that its context multiplies."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, x, factor):
+        return super().forward(x) * factor
+
+
+def test_nothing_of_the_graph_around_the_input_changes() -> None:
+    encoder = nn.Conv2d(CHANNELS, CHANNELS, 1)
+    x, context = encoder(images()), torch.ones(1, requires_grad=True)
+    layers = [AdditiveCoupling(Times(8)) for _ in range(3)]
+    diagnose(InvertibleSequential(*layers), x, context)
+    assert context.grad is None
+    assert all(p.grad is None for p in encoder.parameters())
+    x.sum().backward()  # its graph is still there
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cure"),
+    [
+        (torch.float32, "With state_dtype=torch.float64 they are"),
+        (torch.complex64, "With state_dtype=torch.float64 they are"),
+        (torch.float64, None),
+        (torch.complex128, None),
+    ],
+)
+def test_the_finer_precision_is_finer(dtype, cure) -> None:
+    torch.manual_seed(0)
+    layers = [Drifts(nn.Conv2d(8, 8, 1)) for _ in range(3)]
+    net = InvertibleSequential(*layers, anchors=0, guard=None)
+    found = diagnose(net._apply(lambda t: t.to(dtype)), images().to(dtype))
+    assert "With anchors='auto' they are" in found.recommendation
+    assert ("state_dtype" in found.recommendation) == (cure is not None)
+    assert (cure or "") in found.recommendation
+
+
+class Drifts(AdditiveCoupling):
+    """Its inverse is off by a little more than rounding is."""
+
+    replay = None
+
+    def inverse(self, y):
+        return super().inverse(y) * (1 + 100 * torch.finfo(y.dtype).eps)

@@ -1,0 +1,92 @@
+"""The guard where states are zero, and where numbers end."""
+
+import pytest
+import torch
+from torch import nn
+
+from invtorch import (
+    AdditiveCoupling,
+    DriftError,
+    Householder1x1,
+    InvertibleModule,
+    InvertibleSequential,
+)
+from tests.compilation import COMPILING, compiled
+from tests.devices import ON_THE_CPU
+from tests.numerics.networks import CHANNELS, orthogonal
+from tests.parts import Leapfrog
+
+pytestmark = [*COMPILING, ON_THE_CPU]
+RUNS = pytest.mark.parametrize(
+    "run", [lambda net: net, compiled], ids=["eager", "compiled"]
+)
+
+
+class HandsOn(InvertibleModule):
+    """Does nothing."""
+
+    def forward(self, state):
+        return state[0] + 0, state[1] + 0
+
+    def inverse(self, state):
+        return state[0] + 0, state[1] + 0
+
+
+@RUNS
+@pytest.mark.parametrize("anchors", [0, 8])
+def test_zeros_that_are_handed_on_are_no_breach(run, anchors) -> None:
+    torch.manual_seed(0)
+    layers = [Householder1x1(CHANNELS) for _ in range(2)]
+    net = InvertibleSequential(*layers, *orthogonal(0.5, 20), anchors=anchors)
+    x = torch.zeros(1, CHANNELS, 8, 8, requires_grad=True)
+    run(net)(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@RUNS
+def test_a_part_of_zeros_that_is_handed_on_is_no_breach(run) -> None:
+    torch.manual_seed(0)
+    layers = [Leapfrog(2) for _ in range(10)]
+    net = InvertibleSequential(HandsOn(), HandsOn(), *layers, anchors=0)
+    x = torch.randn(2, 2, 5, 5, requires_grad=True)
+    run(net)((x, torch.zeros_like(x)))[0].square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+class FromNothing(InvertibleModule):
+    """Its inverse brings back ones where zeros were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return x + self.shift
+
+    def inverse(self, y):
+        return torch.ones_like(y)
+
+
+@RUNS
+def test_what_was_zero_and_is_rebuilt_wrongly_is_a_breach(run) -> None:
+    net = InvertibleSequential(FromNothing(), *orthogonal(0.5, 3), anchors=0)
+    with pytest.raises(RuntimeError, match=r"layer 0 \(FromNothing\)"):
+        run(net)(torch.zeros(1, CHANNELS, 8, 8)).square().sum().backward()
+
+
+class Explodes(AdditiveCoupling):
+    """Its inverse multiplies what it rebuilds by a huge number."""
+
+    replay = None
+
+    def inverse(self, y, *context):
+        return super().inverse(y, *context) * 1e100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_state_beyond_all_bounds_is_a_breach_like_any_other(dtype) -> None:
+    layers = [Explodes(nn.Conv2d(2, 2, 1)) for _ in range(4)]
+    net = InvertibleSequential(*layers, anchors=0).to(dtype)
+    x = torch.randn(1, 4, 3, 3, dtype=dtype)
+    with pytest.raises(DriftError, match="do not step with"):
+        net(x).square().mean().backward()
