@@ -36,17 +36,12 @@ class Anchors:
     """
 
     def __init__(self, wanted: Wanted) -> None:
-        if isinstance(wanted, str):
-            if wanted != "auto":
-                raise ValueError(
-                    f"anchors is {wanted!r}, but the only word it can be is 'auto'; "
-                    f"else it is a number of states, or their indices"
-                )
-        elif isinstance(wanted, Iterable):
-            wanted = [_count(one) for one in wanted]
-        else:
-            wanted = _count(wanted)
-        self.wanted = wanted
+        if isinstance(wanted, str) and wanted != "auto":
+            raise ValueError(
+                f"anchors is {wanted!r}, but the only word it can be is 'auto'; else "
+                f"it is a number of states, or their indices"
+            )
+        self.wanted: Wanted = wanted if isinstance(wanted, str) else _counts(wanted)
         self.gains: dict[int, float] | None = None
         self.growth = 0.0
         self.added: frozenset[int] = frozenset()
@@ -115,6 +110,12 @@ class Anchors:
             added -= present
             self.wanted = tuple(sorted(present | added))
         return sorted(added)
+
+
+def _counts(wanted: Any) -> int | list[int]:
+    if isinstance(wanted, Iterable):
+        return [*map(_count, wanted)]
+    return _count(wanted)
 
 
 def _count(wanted: Any) -> int:
