@@ -2,7 +2,7 @@
 
 from mri_example.training.checkpoints import load_model
 from mri_example.training.configuration import MaskConfig, TrainingConfig
-from mri_example.training.export import export, load
+from mri_example.training.export import export, export_model, load
 from mri_example.training.fit import fit, fit_once
 from mri_example.training.memory import step_memory
 
@@ -10,6 +10,7 @@ __all__ = [
     "MaskConfig",
     "TrainingConfig",
     "export",
+    "export_model",
     "fit",
     "fit_once",
     "load",

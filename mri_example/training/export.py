@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mri_example.data.writing import whole_file
 from mri_example.errors import InputError
-from mri_example.model import Reconstructor
+from mri_example.model import ModelConfig, Reconstructor
 from mri_example.paths import check_file
 from mri_example.training.checkpoints import (
     CONFIGURATION,
@@ -19,6 +20,7 @@ from mri_example.training.checkpoints import (
     load_model,
     model_of,
 )
+from mri_example.training.configuration import plain
 
 SUFFIX = ".safetensors"
 
@@ -34,13 +36,51 @@ def export(checkpoint: Path, output: Path) -> None:
     Raises:
         InputError: If the checkpoint cannot be used, or `output` ends otherwise.
     """
+    _check_ending(output)
+    configuration = load_checkpoint(checkpoint)[CONFIGURATION]
+    _save(load_model(checkpoint), configuration, output)
+
+
+def export_model(model: Reconstructor, config: ModelConfig, output: Path) -> None:
+    """Write a model that was not trained here, such as one with the authors' weights.
+
+    Args:
+        model: The model.
+        config: What built it.
+        output: The file, ending in `.safetensors`, for `load` and the command line.
+
+    Raises:
+        InputError: If `output` ends otherwise, or the model is not of that
+            configuration.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from mri_example.model import RIM
+        >>> config = RIM(channels=4, steps=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     export_model(config.build(), config, Path(folder) / "rim.safetensors")
+        ...     again = load(Path(folder) / "rim.safetensors")
+        >>> type(again).__name__, again.steps
+        ('RIMReconstructor', 2)
+    """
+    _check_ending(output)
+    with torch.device("meta"):
+        expected = {n: t.shape for n, t in config.build().state_dict().items()}
+    if {n: t.shape for n, t in model.state_dict().items()} != expected:
+        raise InputError(
+            f"the model has other parameters than {config} builds: give the "
+            f"configuration that built it"
+        )
+    _save(model, plain(config), output)
+
+
+def _check_ending(output: Path) -> None:
     if output.suffix != SUFFIX:
         raise InputError(f"output is {output}, but must end in {SUFFIX}: rename it")
-    configuration = load_checkpoint(checkpoint)[CONFIGURATION]
-    tensors = {
-        name: tensor.contiguous()
-        for name, tensor in load_model(checkpoint).state_dict().items()
-    }
+
+
+def _save(model: Reconstructor, configuration: dict[str, Any], output: Path) -> None:
+    tensors = {n: tensor.contiguous() for n, tensor in model.state_dict().items()}
     with whole_file(output) as partial:
         save_file(tensors, partial, {CONFIGURATION: json.dumps(configuration)})
 

@@ -18,8 +18,8 @@ from mri_example.sampling import (
     undersample,
     volume_seed,
 )
-from mri_example.signal import complex_to_channels
-from mri_example.training import TrainingConfig
+from mri_example.signal import center_crop, complex_to_channels, root_sum_of_squares
+from mri_example.training import MaskConfig, TrainingConfig, fit, load
 from mri_example.training.data import SliceData
 from tests.tolerances import relative_error
 
@@ -109,3 +109,26 @@ def test_single_slices_have_no_such_mask(folder, tmp_path) -> None:
         SliceDataset(folder, MASKS)[0]
     with pytest.raises(InputError, match="use slabs of slices"):
         reconstruct(UNet(2, 2).build(), folder, tmp_path / "out", MASKS)
+
+
+@pytest.mark.parametrize("coils", [3, None])
+def test_several_coils_of_a_3d_acquisition(tmp_path, coils) -> None:
+    """Coils share the mask of slices and columns, in training and afterwards."""
+    volume = np.random.default_rng(0).random((SLICES, SIZE, SIZE), dtype=np.float32)
+    for split in ("train", "val"):
+        simulation = Simulation(size=SIZE, coils=3)
+        simulation.write(tmp_path / f"multicoil_{split}/a.h5", volume, "one")
+    (sample,) = SliceDataset(tmp_path / "multicoil_val", MASKS, slab=4)
+    assert sample.image.shape == (3, SLICES, SIZE, SIZE)
+    expected = undersample(fftc(sample.image, dims=3), sample.mask)
+    assert relative_error(fftc(sample.zero_filled, dims=3), expected) < 1e-6
+    model = IRIM3D(12, 1, hidden=(4,), strides=(1,), slab=4, coils=coils)
+    training = TrainingConfig("multicoil", epochs=1, batch_size=1, accelerator="cpu")
+    masks = MaskConfig("poisson", (0.2,), (3,))
+    best = load(fit(tmp_path, tmp_path / "run", model, masks, training))
+    reconstruct(best, tmp_path / "multicoil_val", tmp_path, MASKS, progress=False)
+    found = torch.from_numpy(read_reconstruction(tmp_path / "a.h5"))
+    with torch.no_grad():
+        images = best(sample.zero_filled.unsqueeze(0), sample.mask.unsqueeze(0))
+    whole = root_sum_of_squares(images, dim=1)[0]
+    assert relative_error(found, center_crop(whole, found.shape[-2:])) < 1e-5

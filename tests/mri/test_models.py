@@ -205,3 +205,20 @@ def test_three_dimensions_leave_the_slices_as_fine_as_they_are():
     strides = {module.stride for module in model.modules() if hasattr(module, "spread")}
     assert strides == {(1, 1, 1), (1, 2, 2)}
     assert model.slab == 3
+
+
+def test_the_unet_sees_normalized_and_bounded_magnitudes():
+    """What is beyond six deviations is cut off; mean and deviation come back."""
+    torch.manual_seed(0)
+    model = UNet(2, 1).build().double()
+    seen = []
+    first = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.randn(1, 1, 16, 16, dtype=torch.complex128)
+    image[..., 3, 4] = 1e3
+    mask = torch.ones(1, 1, 1, 16)
+    model(image, mask)
+    magnitude = image.abs()
+    normalized = (magnitude - magnitude.mean()) / (magnitude.std() + 1e-11)
+    assert normalized.max() > 6
+    assert_equal(seen[0], normalized.clamp(-6, 6))
