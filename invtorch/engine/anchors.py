@@ -112,9 +112,9 @@ class Anchors:
         return sorted(added)
 
 
-def _counts(wanted: Any) -> int | list[int]:
+def _counts(wanted: Any) -> int | tuple[int, ...]:
     if isinstance(wanted, Iterable):
-        return [*map(_count, wanted)]
+        return tuple(map(_count, wanted))
     return _count(wanted)
 
 
