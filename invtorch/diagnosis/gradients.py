@@ -11,21 +11,18 @@ import torch
 
 from invtorch.base import InvertibleModule, Step
 from invtorch.containers import InvertibleSequential
-from invtorch.diagnosis.states import (
-    Tensors,
-    as_tuple,
-    continuous,
-    detached,
-    in_double,
-)
+from invtorch.diagnosis.states import Tensors, as_tuple, in_double
 from invtorch.engine import elementary
+from invtorch.engine.frame import differentiable
+from invtorch.engine.riding import mapped
 
 
 def gradients(model: InvertibleModule, x: Any, *context: Any) -> list[Tensors]:
     """Return the gradients of each layer's parameters, in float64."""
     model.zero_grad()
-    outputs = as_tuple(model(detached(x), *detached(context)))
-    squares = [y.abs().square().mean() for y in outputs if continuous(y)]
+    inputs = mapped(torch.Tensor.detach, (x, *context))
+    outputs = as_tuple(model(*inputs))
+    squares = [y.abs().square().mean() for y in outputs if differentiable(y)]
     loss = torch.stack(squares).sum()
     if loss.requires_grad:
         loss.backward()

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+
+from invtorch.engine.frame import differentiable
 
 Tensors = tuple[Tensor, ...]
 
@@ -42,25 +43,15 @@ def as_tuple(state: Any) -> Tensors:
     return state if isinstance(state, tuple) else (state,)
 
 
-def detached(value: Any) -> Any:
-    """Return tensors, or collections of them, cut off from the graph around them."""
-    return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
-
-
-def continuous(tensor: Tensor) -> bool:
-    """Tell whether a tensor has an error to speak of; integers have none."""
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
 def precision(state: Any) -> torch.dtype:
     """Return the dtype of the first tensor of a state that is not of integers."""
-    dtypes = [t.dtype for t in as_tuple(state) if continuous(t)]
+    dtypes = [t.dtype for t in as_tuple(state) if differentiable(t)]
     return dtypes[0] if dtypes else torch.get_default_dtype()
 
 
 def noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a tensor of normal numbers; for integers it is zero."""
-    if not continuous(tensor):
+    if not differentiable(tensor):
         return torch.zeros_like(tensor)
     drawn = torch.randn(
         tensor.shape, generator=generator, dtype=tensor.dtype, device=generator.device

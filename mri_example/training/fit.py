@@ -110,14 +110,14 @@ def fit_once(
     if not done.exists():
         fit(data, output, model, masks, training)
         with whole_file(done) as partial:
-            partial.write_text(f"{float(training.minutes)} minutes\n")
+            partial.write_text(f"minutes: {float(training.minutes)}\n")
         return last
     check_same(last, plain(model, masks, training))
-    spent, asked = done.read_text().split() or ["?"], float(training.minutes)
-    if spent[0] != str(asked):
+    limit = done.read_text().removeprefix("minutes: ").strip() or "unknown"
+    if limit != str(float(training.minutes)):
         raise InputError(
-            f"minutes is {asked}, but the training in {output} is over, and had "
-            f"{spent[0]}: train into another folder, or remove that one"
+            f"minutes is {training.minutes}, but the training in {output} is over, and "
+            f"its limit was {limit}: train into another folder, or remove that one"
         )
     return last
 

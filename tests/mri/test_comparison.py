@@ -82,7 +82,7 @@ def test_a_comparison_goes_on_but_never_with_another_time(small, tmp_path, capsy
     assert compare(tmp_path, minutes=10) == 2
     said = capsys.readouterr().err
     assert "minutes is 10.0, but the training in" in said
-    assert "had 1.0: train into another folder" in said
+    assert "its limit was 1.0: train into another folder" in said
 
 
 def test_what_was_trained_for_another_time_is_refused(small, tmp_path):
@@ -93,7 +93,7 @@ def test_what_was_trained_for_another_time_is_refused(small, tmp_path):
     assert fit_once(tmp_path, tmp_path / "run", contender.model, masks, timed) == last
     for minutes in (0, 2):
         other = replace(timed, minutes=minutes)
-        with pytest.raises(InputError, match=rf"minutes is {minutes}\.0, but .* 1\.0"):
+        with pytest.raises(InputError, match=rf"minutes is {minutes}, but .* was 1\.0"):
             fit_once(tmp_path, tmp_path / "run", contender.model, masks, other)
 
 

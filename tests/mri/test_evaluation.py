@@ -6,8 +6,6 @@ import json
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mri_example.cli import main
 from mri_example.data import write_reconstruction
@@ -271,35 +269,3 @@ def test_a_perfect_reconstruction_is_strict_json(folders, tmp_path):
 def test_a_file_of_unknown_ending_is_refused_at_once(folders, tmp_path, capsys):
     assert command(folders, f"--output={tmp_path / 'scores.txt'}") == 2
     assert "must end in .json or .csv" in capsys.readouterr().err
-
-
-SCORES = st.builds(Scores, st.floats(0, 1), st.floats(0, 50), st.floats(0, 1))
-
-
-@given(st.lists(SCORES, min_size=2, max_size=12), st.integers(0, 99))
-def test_an_interval_follows_from_its_seed_and_holds_the_mean(scores, seed):
-    found = bootstrap(scores, seed=seed, draws=500)
-    assert found == bootstrap(scores, seed=seed, draws=500)
-    mean = summarize(scores).mean
-    for metric in METRICS:
-        values = [getattr(s, metric) for s in scores]
-        low, high = (getattr(side, metric) for side in (found.low, found.high))
-        slack = 1e-9 * (1 + max(values))
-        assert min(values) - slack <= low <= getattr(mean, metric) + slack
-        assert getattr(mean, metric) - slack <= high <= max(values) + slack
-
-
-def test_an_interval_covers_the_mean_of_the_population():
-    rng, hits = np.random.default_rng(0), 0
-    for seed in range(200):
-        volumes = [Scores(*([value] * 3)) for value in rng.normal(30, 4, 40)]
-        found = bootstrap(volumes, seed=seed, draws=1000)
-        hits += found.low.psnr <= 30 <= found.high.psnr
-    assert 0.90 <= hits / 200 <= 0.98
-
-
-def test_an_interval_of_perfect_reconstructions():
-    perfect = [Scores(0.0, float("inf"), 1.0)] * 3
-    found = bootstrap(perfect)  # without a warning
-    assert (found.low.ssim, found.high.nmse) == (1.0, 0.0)
-    assert bootstrap(perfect[:1]) is None

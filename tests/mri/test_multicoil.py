@@ -1,7 +1,5 @@
 """Data of several coils, and slabs of slices: simulated, loaded, reconstructed."""
 
-from itertools import pairwise
-
 import h5py
 import numpy as np
 import pytest
@@ -14,9 +12,7 @@ from mri_example.data import (
     KSpaceFile,
     Simulation,
     SliceDataset,
-    blend,
     read_reconstruction,
-    slab_starts,
 )
 from mri_example.data.coils import coil_maps, noise_covariance
 from mri_example.errors import InputError
@@ -124,24 +120,6 @@ def test_a_sample_has_all_coils_and_one_mask(root):
     for sample in SliceDataset(root / "multicoil_val", MASKS, slab=3):
         assert sample.image.shape == (COILS, 3, SIZE, SIZE)
         assert sample.mask.shape == (1, 1, 1, SIZE)
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
-def test_slabs_cover_every_slice(slices, slab, step):
-    slab = min(slab, slices)
-    step = min(step, slab)
-    starts = slab_starts(slices, slab, step)
-    covered = {i for start in starts for i in range(start, start + slab)}
-    assert covered == set(range(slices))
-    assert all(b - a <= step for a, b in pairwise(starts))
-
-
-@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 99))
-def test_slabs_of_a_volume_blend_to_the_volume(slices, slab, seed):
-    slab = min(slab, slices)
-    volume = np.random.default_rng(seed).random((slices, 3, 2)).astype(np.float32)
-    starts = slab_starts(slices, slab, max(1, slab // 2))
-    assert np.allclose(blend({s: volume[s : s + slab] for s in starts}, slices), volume)
 
 
 @pytest.mark.parametrize("slab", [None, 1, 2, 3, 5, 9])

@@ -1,6 +1,7 @@
 """`diagnose` tells what is wrong with an inverse, and what would cure it."""
 
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -160,16 +161,23 @@ class Times(Conditioner):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
-    def forward(self, x, factor):
-        return super().forward(x) * factor
+    def forward(self, x, told):
+        return super().forward(x) * told.factor
+
+
+@dataclass
+class Told:
+    """What a context may be."""
+
+    factor: torch.Tensor
 
 
 def test_nothing_of_the_graph_around_the_input_changes() -> None:
     encoder = nn.Conv2d(CHANNELS, CHANNELS, 1)
-    x, context = encoder(images()), torch.ones(1, requires_grad=True)
+    x, factor = encoder(images()), torch.ones(1, requires_grad=True)
     layers = [AdditiveCoupling(Times(8)) for _ in range(3)]
-    diagnose(InvertibleSequential(*layers), x, context)
-    assert context.grad is None
+    diagnose(InvertibleSequential(*layers), x, Told(factor))
+    assert factor.grad is None
     assert all(p.grad is None for p in encoder.parameters())
     x.sum().backward()  # its graph is still there
 
