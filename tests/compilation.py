@@ -8,6 +8,8 @@ COMPILING = [
     # what Dynamo does with non-leaf inputs, and to trace a function
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a"),
     pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated"),
+    # what importing its compiler for a GPU warns of
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method. is deprecated"),
 ]
 
 

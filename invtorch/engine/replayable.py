@@ -16,6 +16,7 @@ from invtorch.engine.fingerprint import PROBES, fingerprint, size
 from invtorch.functional import autocast_enabled
 
 SAME = 64  # eps that a mark may be off when it is computed again
+LONGEST = 254  # characters of a message that CUDA can print
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
@@ -120,7 +121,7 @@ def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
 
 def check_finite(label: str, norms: Tensor) -> None:
     """Assert in the graph that a state of the forward pass was finite."""
-    torch._assert_async(
+    _require(
         norms.isfinite().all(),
         f"{label} made NaN or Inf of a finite state (or was given them): do not step "
         f"with these gradients; bound what its conditioner returns, or lower the "
@@ -137,11 +138,11 @@ def check_unchanged(now: Tensor, before: Tensor) -> None:
     """
     limit = SAME * torch.finfo(before.dtype).eps
     close = (now - before).abs() <= limit * before.abs().amax(1, keepdim=True)
-    torch._assert_async(
+    _require(
         (close | before.isnan() | before.isinf()).all(),
         "the output of an invertible container was changed in place inside of a "
-        "compiled function, and the states before it can no longer be rebuilt: change "
-        "a copy of it, for instance `y = y + 1` in place of `y += 1`",
+        "compiled function, so that the states before it cannot be rebuilt: change a "
+        "copy of it, for instance `y = y + 1` in place of `y += 1`",
     )
 
 
@@ -173,14 +174,11 @@ def check_rebuilt(
         limit: How far off a tensor of it may be, in units of that.
     """
     distances = (rebuilt - before)[:, :-1].square().mean(1).sqrt()
-    torch._assert_async(
+    _require(
         (distances <= limit * scales).all(),
         f"the state rebuilt by inverting {label} is off by more than {limit:.1e} of "
-        f"its size: do not step with the gradients of this backward pass. Its inverse "
-        f"cannot bring back what the forward direction made small, or its output was "
-        f"changed in place, or rounding was amplified layer by layer: keep more states "
-        f"(`anchors=`), keep the state in "
-        f"higher precision (`state_dtype=`), or set memory='store'",
+        f"its size: do not step with these gradients; keep more states (`anchors=`), "
+        f"keep them in higher precision (`state_dtype=`), or set memory='store'",
     )
 
 
@@ -206,7 +204,7 @@ def check_round_trip(
     for one, other, floor in zip(again, output, least, strict=True):
         difference = _energy(one - other)
         scale = torch.maximum(_energy(other), floor.square().to(difference))
-        torch._assert_async(
+        _require(
             difference <= limit**2 * scale + torch.finfo(scale.dtype).tiny,
             f"{label} did not repeat itself when its input was rebuilt: it draws "
             f"random numbers, reads something that changes, or has a wrong inverse; "
@@ -219,3 +217,8 @@ def _energy(tensor: Tensor) -> Tensor:
     sizes = tensor.detach().abs()
     half = sizes.dtype in (torch.float16, torch.bfloat16)
     return (sizes.float() if half else sizes).square().sum()
+
+
+def _require(condition: Tensor, message: str) -> None:
+    """Assert in the graph; CUDA takes no message that is longer."""
+    torch._assert_async(condition, message[:LONGEST])

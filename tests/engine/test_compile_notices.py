@@ -12,6 +12,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
+from invtorch.engine import replayable
 from tests.compilation import COMPILING, compiled
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Reverse, Scale
@@ -184,3 +185,28 @@ def test_a_part_of_another_size_hides_no_wrong_inverse() -> None:
     y, _ = compiled(net)((x, torch.full_like(x, 1e9)))
     with pytest.raises(RuntimeError, match=r"did not repeat itself|is off by more"):
         y.square().sum().backward()
+
+
+def failing(label: str) -> dict[str, object]:
+    """Return the checks of a graph, each about to fail for a layer."""
+    one, two, nan = torch.ones(1, 5), torch.full((1, 5), 2.0), torch.tensor(torch.nan)
+    return {
+        "finite": lambda: replayable.check_finite(label, nan),
+        "unchanged": lambda: replayable.check_unchanged(one, two),
+        "rebuilt": lambda: replayable.check_rebuilt(label, one, two, one[:, -1], 1e-4),
+        "round trip": lambda: replayable.check_round_trip(
+            label, one, two, [one[0, 0]], 1e-4
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["OrthogonalCoupling", "L" * 300])
+@pytest.mark.parametrize("check", ["finite", "unchanged", "rebuilt", "round trip"])
+def test_cuda_can_print_the_message(name, check) -> None:
+    """It takes 254 characters, and says what to do in them."""
+    with pytest.raises(RuntimeError) as raised:
+        failing(f"layer 1999 ({name})")[check]()
+    message = str(raised.value)
+    assert len(message) <= 254
+    if name == "OrthogonalCoupling":
+        assert any(end in message for end in ("memory='store'", "`y += 1`", "rate"))

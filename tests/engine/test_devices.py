@@ -1,5 +1,7 @@
 """What differs between devices: random numbers, rounding, threads, allocated bytes."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
@@ -233,3 +235,30 @@ def test_nothing_waits_for_the_device_until_all_layers_are_done(
     end = 2 * len(net)
     assert events[:end] == ["layer"] * end
     assert set(events[end:]) == {"values are read"}
+
+
+BREACH = """
+import torch
+from invtorch import InvertibleModule, InvertibleSequential
+
+class Wrong(InvertibleModule):
+    def forward(self, x): return x * 2
+    def inverse(self, y): return y / 2.1
+
+net = torch.compile(
+    InvertibleSequential(Wrong(), anchors=0), backend="aot_eager", fullgraph=True
+)
+net(torch.ones(3, device="cuda", requires_grad=True)).sum().backward()
+torch.cuda.synchronize()
+print("went on")
+"""
+
+
+@CUDA
+def test_a_failed_check_in_a_graph_names_the_layer_and_ends_cuda() -> None:
+    """In a process of its own, for no test after it would have CUDA."""
+    command = [sys.executable, "-c", BREACH]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "went on" not in done.stdout
+    assert "layer 0 (Wrong)" in done.stderr
