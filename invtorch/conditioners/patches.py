@@ -115,8 +115,8 @@ def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
     """Undo `to_patches`."""
     if math.prod(patch) == 1:
         return patches
-    dims = len(patch)
-    split = patches.unflatten(1, (-1, *patch))
+    dims, channels = len(patch), patches.shape[1] // math.prod(patch)
+    split = patches.reshape(len(patches), channels, *patch, *patches.shape[2:])
     axes = chain.from_iterable((2 + dims + i, 2 + i) for i in range(dims))
     fine = [n * s for n, s in zip(patches.shape[2:], patch, strict=True)]
     found: Tensor = split.permute(0, 1, *axes).reshape(*split.shape[:2], *fine)

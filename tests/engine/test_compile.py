@@ -145,7 +145,8 @@ def test_the_paper_s_block(anchors) -> None:
     ]
     net = InvertibleSequential(*layers, anchors=anchors).double()
     x = sample(requires_grad=True)
-    assert_right_when_compiled(net, lambda: weighed(net(x)), [x, *parameters(net)])
+    with torch.device(DEVICE):  # as if the user had made it the default
+        assert_right_when_compiled(net, lambda: weighed(net(x)), [x, *parameters(net)])
 
 
 class Same(InvertibleModule):
