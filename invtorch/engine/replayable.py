@@ -16,7 +16,7 @@ from invtorch.engine.fingerprint import PROBES, fingerprint, size
 from invtorch.functional import autocast_enabled
 
 SAME = 64  # eps that a mark may be off when it is computed again
-LONGEST = 254  # characters of a message that CUDA can print
+LONGEST = 254  # characters: CUDA refuses an assertion that says more
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
@@ -220,5 +220,5 @@ def _energy(tensor: Tensor) -> Tensor:
 
 
 def _require(condition: Tensor, message: str) -> None:
-    """Assert in the graph; CUDA takes no message that is longer."""
+    """Assert in the graph, and say in as many characters as CUDA takes what failed."""
     torch._assert_async(condition, message[:LONGEST])

@@ -1,5 +1,7 @@
 """What `torch.compile` gets wrong without a sign is noticed in the backward pass."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -187,7 +189,7 @@ def test_a_part_of_another_size_hides_no_wrong_inverse() -> None:
         y.square().sum().backward()
 
 
-def failing(label: str) -> dict[str, object]:
+def failing(label: str) -> dict[str, Callable[[], None]]:
     """Return the checks of a graph, each about to fail for a layer."""
     one, two, nan = torch.ones(1, 5), torch.full((1, 5), 2.0), torch.tensor(torch.nan)
     return {

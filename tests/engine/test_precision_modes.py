@@ -152,7 +152,7 @@ def test_grad_scaler_sees_an_overflow_in_any_layer(anchors) -> None:
 
 
 def test_second_order_under_autocast(anchors) -> None:
-    """No further from plain autograd than two roundings of it from each other."""
+    """Plain autograd's to 5 %, or to twice its own error where that is more."""
     net, x = stack(anchors).float(), sample().float().requires_grad_()
 
     def second_order(dtype=torch.float32, enabled=True):
