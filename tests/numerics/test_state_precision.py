@@ -113,6 +113,7 @@ def test_float64_over_half_precision_needs_no_anchor(form, dtype, seed) -> None:
     assert error(found, stored) <= 0.05 * error(stored, truth)
 
 
+@pytest.mark.filterwarnings("ignore:the state grows")
 @few
 @given(seed=seeds)
 def test_a_layer_is_not_blamed_for_the_rounding_of_coarser_ones_above(seed) -> None:
