@@ -64,12 +64,12 @@ class Anchors:
         """Take in the measurements of a backward pass, from the top down."""
         if self.wanted != "auto":
             return
-        gains, found = dict(self.gains or {}), runs(measured)
-        for run in found:
-            reached = max(min(one.error, 1.0) for one in run)
-            rate = max(math.log(max(reached, eps) / (ROUNDING * eps)), 0.5) / len(run)
+        gains = dict(self.gains or {})
+        for run in runs(measured):
+            rate = _rate([min(one.error, 1.0) / eps for one in run])
             for one in run:
-                gains[one.layer] = (rate + gains.get(one.layer, rate)) / 2
+                known = gains.get(one.layer, rate)
+                gains[one.layer] = max(rate, (rate + known) / 2)  # slow to forget
         self.gains = gains
 
     def add(
@@ -136,6 +136,20 @@ def _inside(indices: Sequence[int], layers: int) -> Sequence[int]:
             f"inputs have the indices 0 to {layers - 1}"
         )
     return indices
+
+
+def _rate(errors: list[float]) -> float:
+    """Return by how much a layer of a run raises the logarithm of the error.
+
+    What counts is how soon the error reached what is planned for: at first it rises
+    faster than it does later.
+
+    Args:
+        errors: Those of the run from the top down, in eps.
+    """
+    beyond = (i for i, error in enumerate(errors, 1) if error > BUDGET / MARGIN)
+    within = errors[: next(beyond, len(errors))]
+    return max(math.log(max(*within, 1.0) / ROUNDING), 0.5) / len(within)
 
 
 def _within_budget(gains: dict[int, float], layers: int) -> list[int]:

@@ -7,6 +7,7 @@ numbers of every state; its backward pass inverts and differentiates step by ste
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ from invtorch.engine.replayable import (
     check_replayable,
     check_round_trip,
     check_unchanged,
+    growth_of,
     mark,
+    noise_of,
     scales_of,
     tolerance_of,
 )
@@ -216,7 +219,7 @@ class CompiledPass(torch.autograd.Function):
             for i, value in zip(places, values, strict=True):
                 found[i] = value if found[i] is None else found[i] + value
 
-        allowed, scales = 0.0, table[-1][:, -1]  # allowed since the last anchor
+        noise, scales = 0.0, table[-1][:, -1]  # noise since the last anchor
         for i, call in reversed(list(enumerate(ctx.calls))):
             companions, output = call.companions(tensors), state
             if call.anchor:
@@ -231,12 +234,12 @@ class CompiledPass(torch.autograd.Function):
                 replaced = call.replaced(fixed, inputs[arity:])
                 return call.again.evaluate(inputs[:arity], replaced)
 
-            allowed = max(allowed, tolerance_of(call.step.module, output))
+            noise = max(noise, noise_of(call.step.module, output))
             learned = call.choose(companions)
             again, pull = torch.func.vjp(forward, *state, *learned)  # type: ignore[misc]
             scales = scales_of(table[i], table[i + 1], scales) if marks else scales
-            check_replay(i, call, marks, state, output, again, allowed, scales)
-            allowed = 0.0 if call.anchor else allowed
+            check_replay(i, call, marks, state, output, again, noise, scales)
+            noise = 0.0 if call.anchor else noise
             pulled = pull(grads)
             grads = pulled[:arity]
             collect(call.choose(call.places), pulled[arity:])
@@ -258,7 +261,7 @@ def check_replay(
     state: Tensors,
     output: Tensors,
     again: Tensors,
-    allowed: float,
+    noise: float,
     scales: Tensor,
 ) -> None:
     """Assert in the graph that a replay is right.
@@ -266,15 +269,16 @@ def check_replay(
     Its output must be that of the layer. If the states were marked, the one that was
     rebuilt must be off by no more than the layers allow that it was rebuilt through.
     """
-    limit = tolerance_of(call.step.module, output)
+    limit = tolerance_of(output, noise_of(call.step.module, output))
     least = torch.zeros_like(scales)
     for table in marks:
         least = torch.where(table[index + 1][:, -1] > 0, least, scales)
     check_round_trip(call.label, again, output, least.unbind(), limit)
     for table in marks:
         if not call.anchor:
-            now = mark(list(state))
-            check_rebuilt(call.label, now, table[index], scales, allowed)
+            now, steep = mark(list(state)), growth_of(table) * noise > 1
+            limits = tolerance_of(output, noise), tolerance_of(output, noise, math.inf)
+            check_rebuilt(call.label, now, table[index], scales, limits, steep)
 
 
 def after(grads: Sequence[Tensor], state: Tensors) -> Tensors:

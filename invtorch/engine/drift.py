@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 SUDDEN = (4.0, 100.0)
+STEEP = 64.0  # eps that an error may reach where the state grows beyond all digits
 
 
 class Measured(NamedTuple):
@@ -77,19 +78,36 @@ _in_tf32: Callable[[], tuple[bool, bool]]
 _in_tf32 = torch.compiler.assume_constant_result(_allowed)
 
 
-def tolerance(state: float, computed: float) -> float:
+def tolerance(state: float, computed: float, growth: float = 1.0) -> float:
     """Return how far a rebuilt state may be off, relative to its size.
 
     Half of the digits of what is computed in, but of half precision nearly all: half of
     its digits would be too few. A finer state is judged by its conditioners, because
     plain autograd in their precision would lose as much.
 
+    Where the state grows by more than one over this precision, small errors of it weigh
+    heavily in the gradients: there it may be off by four times what `anchors="auto"`
+    plans for, with which gradients were as exact as those of plain autograd.
+
     Args:
         state: The eps of the state's dtype.
         computed: The eps of the coarsest dtype that the layer computes in.
+        growth: The largest size of the state in this pass over the smallest.
     """
     half = math.sqrt(min(computed, torch.finfo(torch.float32).eps))
-    return max(math.sqrt(state), half, 4 * computed)
+    usual = max(math.sqrt(state), half, 4 * computed)
+    return min(usual, STEEP * computed) if is_steep(computed, growth) else usual
+
+
+def is_steep(computed: float, growth: float) -> bool:
+    """Tell whether the state grows by more than what is computed in can tell apart."""
+    return growth * computed > 1
+
+
+def growth_of(sizes: Iterable[float]) -> float:
+    """Return the largest size of a state over the smallest that is not zero."""
+    positive = [size for size in sizes if size > 0]
+    return max(positive, default=1.0) / min(positive, default=1.0)
 
 
 def runs(measured: Iterable[Measured]) -> list[list[Measured]]:

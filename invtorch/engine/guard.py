@@ -20,6 +20,8 @@ from invtorch.engine.drift import (
     Measured,
     appeared,
     eps_of,
+    growth_of,
+    is_steep,
     runs,
     tolerance,
     until_first,
@@ -41,9 +43,10 @@ WRONG_INVERSE = (
     '"checkpoint"` keeps its input.'
 )
 AMPLIFIED = (
-    "Rounding was amplified layer by layer: keep more states (`anchors=`), keep the "
-    "state in higher precision (`state_dtype=`), or bound the scale of the "
-    "conditioners; `invtorch.diagnose` shows where it grows."
+    'Rounding was amplified layer by layer: keep more states (`anchors="auto"` learns '
+    "where, also from a pass that is refused), keep the state in higher precision "
+    "(`state_dtype=`), or bound the scale of the conditioners; `invtorch.diagnose` "
+    "shows where it grows."
 )
 
 
@@ -109,11 +112,12 @@ class Guard:
         precisions = self._precisions()
         measured = self._measure(compared, sizes, precisions)
         self.anchors.learn(measured, eps_of(self.dtype))
-        found = self._breaches(measured)
+        growth = growth_of(math.hypot(*parts) for parts in sizes)
+        found = self._breaches(measured, growth)
         if found:
-            self._tell(*self._judged(found))
+            self._tell(*self._judged(found, growth))
         else:
-            self._check_growth(sizes, max(precisions))
+            self._check_growth(growth, max(precisions))
 
     def _measure(
         self,
@@ -142,13 +146,15 @@ class Guard:
         used = ((self.dtype, *frame.precisions()) for frame in self.frames)
         return [max(map(eps_of, dtypes)) for dtypes in used]
 
-    def _breaches(self, measured: list[Measured]) -> list[list[Measured]]:
+    def _breaches(
+        self, measured: list[Measured], growth: float
+    ) -> list[list[Measured]]:
         """Return what led to each error out of bounds, the error being the last."""
         eps = eps_of(self.dtype)
-        finest = math.sqrt(eps)
+        allowed = {n: tolerance(eps, n, growth) for n in {m.noise for m in measured}}
 
         def out_of_bounds(one: Measured) -> bool:
-            return not one.error <= finest and one.error > tolerance(eps, one.noise)
+            return not one.error <= allowed[one.noise]
 
         led = [until_first(run, out_of_bounds) for run in runs(measured)]
         again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
@@ -170,10 +176,10 @@ class Guard:
             f"gradients; bound what its conditioner returns, or lower the learning rate"
         )
 
-    def _judged(self, found: list[list[Measured]]) -> tuple[str, bool]:
+    def _judged(self, found: list[list[Measured]], growth: float) -> tuple[str, bool]:
         """Return what to say of the breaches, and whether a remedy was taken."""
         eps, last = eps_of(self.dtype), found[0][-1]
-        allowed = tolerance(eps, last.noise)
+        allowed = tolerance(eps, last.noise, growth)
         suspect = appeared(found[0], last.noise, allowed)
         worst = suspect or last
         label = self.frames[worst.layer].label
@@ -191,6 +197,8 @@ class Guard:
             f"({worst.error / eps:.3g} eps of {self.dtype}), where {allowed:.1e} is "
             f"allowed"
         )
+        if is_steep(last.noise, growth):
+            off += f", since the state grows or shrinks by {growth:.1e} on its way"
         if not math.isfinite(worst.error):
             off = "is not finite, or differs where there were zeros or integers before"
         return (
@@ -198,9 +206,7 @@ class Guard:
             f"{why}{remedy}"
         ), remedied
 
-    def _check_growth(self, sizes: list[list[float]], coarsest: float) -> None:
-        positive = [s for s in (math.hypot(*parts) for parts in sizes) if s > 0]
-        growth = max(positive, default=1.0) / min(positive, default=1.0)
+    def _check_growth(self, growth: float, coarsest: float) -> None:
         limit = coarsest**-0.5
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
             self.anchors.growth = growth  # said once, until it is another magnitude

@@ -105,9 +105,8 @@ def _exact(state: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(t.dtype in double for t in state) else torch.float32
 
 
-def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
-    """Return how far a state of a layer may be off, by the rule of the guard."""
-    finest = max(torch.finfo(t.dtype).eps for t in state)
+def noise_of(module: nn.Module, state: Sequence[Tensor]) -> float:
+    """Return the eps of the coarsest dtype that a layer computes in."""
     floating = [p for p in module.parameters() if p.is_floating_point()]
     parameters = [*floating, *(p for p in module.parameters() if p.is_complex())]
     dtypes = {p.dtype for p in parameters}
@@ -115,8 +114,28 @@ def tolerance_of(module: nn.Module, state: Sequence[Tensor]) -> float:
     if autocast_enabled(device.type):
         dtypes.add(torch.get_autocast_dtype(device.type))
     dtypes |= rounded(parameters, device)
-    coarsest = max([finest, *[torch.finfo(dtype).eps for dtype in dtypes]])
-    return tolerance(finest, coarsest)
+    return max([_eps(state), *[torch.finfo(dtype).eps for dtype in dtypes]])
+
+
+def tolerance_of(state: Sequence[Tensor], noise: float, growth: float = 1.0) -> float:
+    """Return how far a state may be off, by the rule of the guard."""
+    return tolerance(_eps(state), noise, growth)
+
+
+def _eps(state: Sequence[Tensor]) -> float:
+    return max(torch.finfo(t.dtype).eps for t in state)
+
+
+def growth_of(table: Tensor) -> Tensor:
+    """Return by how much the state grows or shrinks in a pass.
+
+    Args:
+        table: The marks of all of its states.
+    """
+    sizes = table[:, :, -1].norm(dim=1)
+    least = torch.where(sizes > 0, sizes, sizes.amax()).amin()
+    growth: Tensor = sizes.amax() / least  # NaN where all are zero
+    return growth
 
 
 def check_finite(label: str, norms: Tensor) -> None:
@@ -162,7 +181,12 @@ def scales_of(before: Tensor, after: Tensor, above: Tensor) -> Tensor:
 
 
 def check_rebuilt(
-    label: str, rebuilt: Tensor, before: Tensor, scales: Tensor, limit: float
+    label: str,
+    rebuilt: Tensor,
+    before: Tensor,
+    scales: Tensor,
+    limits: tuple[float, float],
+    steep: Tensor,
 ) -> None:
     """Assert in the graph that a rebuilt state is the one of the forward pass.
 
@@ -171,14 +195,19 @@ def check_rebuilt(
         rebuilt: The mark of its rebuilt input.
         before: The mark of its input in the forward pass.
         scales: By what size each tensor of it is judged.
-        limit: How far off a tensor of it may be, in units of that.
+        limits: How far off a tensor of it may be, in units of that: usually, and where
+            the state grows beyond all digits.
+        steep: Whether it does.
     """
     distances = (rebuilt - before)[:, :-1].square().mean(1).sqrt()
+    usual, least = limits
+    allowed = torch.where(steep, least, usual) * scales
     _require(
-        (distances <= limit * scales).all(),
-        f"the state rebuilt by inverting {label} is off by more than {limit:.1e} of "
-        f"its size: do not step with these gradients; keep more states (`anchors=`), "
-        f"keep them in higher precision (`state_dtype=`), or set memory='store'",
+        (distances <= allowed).all(),
+        f"the state rebuilt by inverting {label} is off by more than {usual:.1e} of "
+        f"its size ({least:.1e} where it grows beyond all digits): do not step with "
+        f"these gradients; set more `anchors=`, a finer `state_dtype=`, or "
+        f"memory='store'",
     )
 
 

@@ -3,7 +3,15 @@
 import torch
 from torch import nn
 
-from invtorch import InvertibleModule, InvertibleSequential, OrthogonalCoupling
+from invtorch import (
+    AdditiveCoupling,
+    Conjugation,
+    Householder1x1,
+    InvertibleModule,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
+from tests.parts import Reverse
 
 CHANNELS, SIZE = 16, 16
 
@@ -24,6 +32,23 @@ def orthogonal(strength: float, depth: int, **options) -> InvertibleSequential:
         ],
         **options,
     )
+
+
+def stacked(form: str, strength: float, depth: int, **options) -> InvertibleSequential:
+    """Stack couplings of one of the forms of the depth study."""
+    layers = {
+        "additive": lambda: [AdditiveCoupling(conditioner(strength)), Reverse()],
+        "paper": lambda: [
+            Conjugation(
+                Householder1x1(CHANNELS), AdditiveCoupling(conditioner(strength))
+            )
+        ],
+        "algebraic": lambda: [
+            OrthogonalCoupling(conditioner(strength), channels=CHANNELS)
+        ],
+    }[form]
+    members = [layer for _ in range(depth) for layer in layers()]
+    return InvertibleSequential(*members, **options)
 
 
 def images(batch: int = 1) -> torch.Tensor:

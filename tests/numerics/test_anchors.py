@@ -6,9 +6,11 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from invtorch.base import Step
+from invtorch.engine.compiled import elementary
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
-from tests.numerics.networks import error, gradient, images, orthogonal
+from tests.numerics.networks import error, gradient, images, orthogonal, stacked
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 24), st.data())
@@ -42,28 +44,33 @@ def test_the_memory_of_auto_is_that_of_its_anchors(strength) -> None:
 
 def drift(net, x, anchors) -> float:
     """Return the largest error of a state rebuilt from the anchor above it, in eps."""
+    steps = elementary([Step(net)])
     with torch.no_grad():
         states = [x]
-        for layer in net:
-            states.append(layer(states[-1]))
+        for step in steps:
+            states.append(step(states[-1], ()))
         rebuilt, errors = states[-1], []
-        for i in reversed(range(len(net))):
-            rebuilt = states[i] if i in anchors else net[i].inverse(rebuilt)
+        for i, step in reversed(list(enumerate(steps))):
+            rebuilt = states[i] if i in anchors else step.inverse(rebuilt, ())
             size = max(states[i].norm(), states[i + 1].norm())
             errors.append(float((rebuilt - states[i]).norm() / size))
     return max(errors) / torch.finfo(x.dtype).eps
 
 
 @pytest.mark.filterwarnings("ignore:the state grows")
-@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+@pytest.mark.filterwarnings("ignore:the state rebuilt")
+@pytest.mark.parametrize("form", ["algebraic", "paper", "additive"])
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0, 3.0])
 @settings(max_examples=2, phases=[Phase.generate])
 @given(st.integers(0, 2**32 - 1))
-def test_auto_keeps_drift_between_two_anchors_within_its_budget(strength, seed) -> None:
+def test_auto_keeps_drift_between_two_anchors_within_its_budget(
+    form, strength, seed
+) -> None:
     torch.manual_seed(seed)
-    net = orthogonal(strength, 200, anchors="auto")
+    net = stacked(form, strength, 200, anchors="auto", guard="warn")
     for _ in range(6):
         gradient(net, images())
-    anchors = net._anchors.places(len(net))
+    anchors = net._anchors.places(len(elementary([Step(net)])))
     assert drift(net, images(), anchors) <= 16
     assert drift(net, images(), ()) > 16 or strength < 1
 

@@ -33,9 +33,9 @@ def small(inputs: int, outputs: int) -> nn.Module:
     return conditioner
 
 
-def net(depth: int, grid: float = GRID, **options) -> InvertibleSequential:
+def net(couplings: int, grid: float = GRID, **options) -> InvertibleSequential:
     layers = []
-    for _ in range(depth // 2):
+    for _ in range(couplings):
         layers += [AdditiveCoupling(small(2, 2), grid=grid), Reverse()]
     return InvertibleSequential(*layers, anchors=0, **options)
 
@@ -71,7 +71,7 @@ def test_gradients_are_those_of_checkpointing_bit_by_bit(x) -> None:
 
 @pytest.mark.parametrize("layout", ["channels_last", "expanded", "strided"])
 def test_the_layout_of_the_input_does_not_matter(x, layout) -> None:
-    deep = net(40)
+    deep = net(20)
     x = {
         "channels_last": x.to(memory_format=torch.channels_last),
         "expanded": x[:1].expand(2, 4, 6, 5),
@@ -183,12 +183,12 @@ def test_denormals_off_the_grid_are_refused() -> None:
 
 def test_a_state_off_the_grid_is_refused(x) -> None:
     with pytest.raises(RuntimeError, match="not on the grid") as caught:
-        net(4)(x + GRID / 3)
+        net(2)(x + GRID / 3)
     assert "layer 0 (AdditiveCoupling)" in caught.value.__notes__[0]
 
 
 def test_a_state_beyond_the_range_is_refused(x) -> None:
-    deep = net(40, grid=2.0**-24)
+    deep = net(20, grid=2.0**-24)
     with pytest.raises(RuntimeError, match=r"reaches \d.*counts exactly only below 1:"):
         deep(snap(x * 2, 2.0**-24))
 

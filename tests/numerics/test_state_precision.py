@@ -9,22 +9,21 @@ from hypothesis import strategies as st
 
 from invtorch import (
     AdditiveCoupling,
-    Conjugation,
     Householder1x1,
     InvertibleSequential,
     OrthogonalCoupling,
 )
 from tests.devices import DEVICE
 from tests.numerics.networks import (
-    CHANNELS,
-    conditioner,
     error,
     gradient,
     images,
     orthogonal,
+    stacked,
 )
-from tests.numerics.test_exact import Reverse
-from tests.parts import Conditioner
+from tests.parts import Conditioner, Reverse
+
+FINE = {"anchors": 0, "state_dtype": torch.float64}
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=3, deadline=None, phases=[Phase.generate])
@@ -47,29 +46,12 @@ def test_float64_over_float32_needs_no_anchor(strength, seed) -> None:
     assert error(found, truth) <= error(gradient(net, x), truth)
 
 
-def stacked(form: str, strength: float, depth: int) -> InvertibleSequential:
-    """Stack couplings over a state in float64, without anchors."""
-    layers = {
-        "additive": lambda: [AdditiveCoupling(conditioner(strength)), Reverse()],
-        "paper": lambda: [
-            Conjugation(
-                Householder1x1(CHANNELS), AdditiveCoupling(conditioner(strength))
-            )
-        ],
-        "algebraic": lambda: [
-            OrthogonalCoupling(conditioner(strength), channels=CHANNELS)
-        ],
-    }[form]
-    members = [layer for _ in range(depth) for layer in layers()]
-    return InvertibleSequential(*members, anchors=0, state_dtype=torch.float64)
-
-
 @pytest.mark.parametrize("form", ["additive", "paper"])
 @settings(max_examples=1, deadline=None, phases=[Phase.generate])
 @given(seed=seeds)
 def test_the_guard_allows_what_plain_autograd_would_lose(form, seed) -> None:
     torch.manual_seed(seed)
-    net, x = stacked(form, 1.0, 300), images()
+    net, x = stacked(form, 1.0, 300, **FINE), images()
     found, truth = gradient(net, x), truth_of(net, x)
     net.memory, net.state_dtype = "store", None
     assert error(found, truth) <= 1.5 * error(gradient(net, x), truth)
@@ -104,7 +86,7 @@ def test_float32_over_bfloat16(depth, seed) -> None:
 def test_float64_over_half_precision_needs_no_anchor(form, dtype, seed) -> None:
     """Rounding of the state hardly ever flips one of the conditioners' roundings."""
     torch.manual_seed(seed)
-    net, x = stacked(form, 1.0, 400), images()
+    net, x = stacked(form, 1.0, 400, **FINE), images()
     truth = truth_of(net, x)
     net, x = net.to(dtype), x.to(dtype)
     found = gradient(net, x)
