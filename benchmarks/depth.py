@@ -37,6 +37,7 @@ from invtorch import (
 CHANNELS, SIZE = 16, 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STRENGTHS = (0.5, 1.0, 2.0)
+LEARNING = 4  # passes after which anchors="auto" knows where they are needed
 SEEDS = {
     False: {8: 1, 64: 1, 200: 1},
     True: {8: 2, 50: 2, 200: 2, 400: 1, 1000: 1, 2000: 1},
@@ -190,8 +191,8 @@ def measure(layer: str, strength: float, depth: int, seed: int) -> list[dict[str
             contender = configured(net, precision, options)
             start = x.bfloat16() if "bfloat16" in precision else x
             start = start.clone().requires_grad_()
-            with listening() as heard:
-                for _ in range(2 if options.get("anchors") == "auto" else 1):
+            for _ in range(LEARNING if options.get("anchors") == "auto" else 1):
+                with listening() as heard:
                     found = gradient(contender, start)
             rebuilt = rebuilt_input(contender, start)
             row = {"layer": layer, "strength": strength, "depth": depth, "seed": seed}

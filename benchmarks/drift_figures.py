@@ -28,7 +28,6 @@ class Picture(NamedTuple):
         what: What that is, in words.
         precision: Of which precision.
         lowest: Where the axis begins.
-        study: The record it is drawn from.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Picture(NamedTuple):
     what: str
     precision: str
     lowest: float
-    study: str = "depth_full"
 
 
 PICTURES = (
@@ -53,7 +51,6 @@ PICTURES = (
         "Error of the input that the backward pass rebuilds, in single precision",
         "float32",
         1e-16,
-        "depth",
     ),
     Picture(
         "drift_in_half_precision",
@@ -67,8 +64,8 @@ PICTURES = (
 
 def drift() -> None:
     """Draw the pictures of the study, by layer and strength."""
+    rows = read("depth_full")["rows"]
     for picture in PICTURES:
-        rows = read(picture.study)["rows"]
         _draw([r for r in rows if r["precision"] == picture.precision], picture)
 
 
