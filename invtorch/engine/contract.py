@@ -78,6 +78,20 @@ def check_parts(label: str, parts: Iterable[nn.Module]) -> None:
             )
 
 
+def check_same_parts(label: str, same: bool) -> None:
+    """Refuse a replay of a layer that is not made of the same modules any more.
+
+    Raises:
+        RuntimeError: If it is not.
+    """
+    if not same:
+        raise RuntimeError(
+            f"a module inside of {label} was exchanged, added or removed between the "
+            f"forward and the backward pass, which evaluates the layer again: do so "
+            f"after backward"
+        )
+
+
 def without_shape(label: str) -> RuntimeError:
     """Return the error of a layer whose parameters have no shape yet."""
     return RuntimeError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from invtorch.engine.anatomy import Anatomy
 from invtorch.engine.attributes import Attributes, Found
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
 from invtorch.functional import autocast_enabled
@@ -49,24 +50,27 @@ class Environment:
     replay writes into them is undone.
     """
 
-    def __init__(self, parts: Iterable[nn.Module], device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, anatomy: Anatomy, device: torch.device
+    ) -> None:
         self.device = device
         self.autocast = _autocast(device)
-        self.holders: list[dict[str, Any]] = []
+        self.anatomy = anatomy
+        self.holders = anatomy.holders(module)
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self.tensors: list[Slot] = []
         self.drawn_from: RandomStates = {}
-        for part in parts:
-            self.holders.append(vars(part))
-            if part._parameters:
-                self.parameters += _slots(part._parameters)
-            if part._buffers:
-                self.buffers += _slots(part._buffers)
+        for holder in self.holders:
+            if holder["_parameters"]:
+                self.parameters += _slots(holder["_parameters"])
+            if holder["_buffers"]:
+                self.buffers += _slots(holder["_buffers"])
 
     def look(self) -> Sight:
         """See what the call that follows may change."""
-        attributes = Attributes(self.holders)
+        attributes = Attributes(self.holders, self.anatomy.row)
+        self.anatomy.row = attributes.row
         return Sight(
             random_states(self.device),
             [slot.tensor.clone() for slot in self.buffers],
