@@ -11,7 +11,6 @@ from torch import nn
 from invtorch.base import MEMORY, OPPOSITE, Composite, InvertibleModule, Pass, Step
 from invtorch.engine import (
     GUARDS,
-    Anatomies,
     Anchors,
     Automatic,
     Plan,
@@ -98,7 +97,6 @@ class InvertibleSequential(Composite, nn.Sequential):
     ) -> None:
         super().__init__(*modules)
         self._automatic = Automatic(budget)
-        self._anatomies = Anatomies()
         self.memory = memory
         self.anchors = anchors
         self.guard = guard
@@ -179,7 +177,6 @@ class InvertibleSequential(Composite, nn.Sequential):
             self.guard,
             self.layers,
             self.state_dtype,
-            self._anatomies,
             self._automatic if self._planning else None,
         )
         return run(strategy, walk, state, context)

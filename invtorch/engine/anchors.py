@@ -62,11 +62,12 @@ class Anchors:
 
     def learn(self, measured: list[Measured], eps: float) -> None:
         """Take in the measurements of a backward pass, from the top down."""
-        if self.wanted != "auto":
+        if self.wanted != "auto" or not eps:
             return
         gains = dict(self.gains or {})
         for run in runs(measured):
-            rate = _rate([min(one.error, 1.0) / eps for one in run])
+            flips = run[-1].noise > eps  # of the roundings of coarser conditioners
+            rate = _rate([min(one.error, 1.0) / eps for one in run], flips)
             for one in run:
                 known = gains.get(one.layer, rate)
                 gains[one.layer] = max(rate, (rate + known) / 2)  # slow to forget
@@ -138,17 +139,19 @@ def _inside(indices: Sequence[int], layers: int) -> Sequence[int]:
     return indices
 
 
-def _rate(errors: list[float]) -> float:
+def _rate(errors: list[float], flips: bool) -> float:
     """Return by how much a layer of a run raises the logarithm of the error.
 
     What counts is how soon the error reached what is planned for: at first it rises
-    faster than it does later.
+    faster than it does later. But where it leaps far beyond, since a rounding of a
+    coarser conditioner flipped, all of the run counts.
 
     Args:
         errors: Those of the run from the top down, in eps.
+        flips: Whether the conditioners are coarser than the state.
     """
     beyond = (i for i, error in enumerate(errors, 1) if error > BUDGET / MARGIN)
-    within = errors[: next(beyond, len(errors))]
+    within = errors if flips else errors[: next(beyond, len(errors))]
     return max(math.log(max(*within, 1.0) / ROUNDING), 0.5) / len(within)
 
 

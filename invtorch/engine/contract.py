@@ -78,17 +78,17 @@ def check_parts(label: str, parts: Iterable[nn.Module]) -> None:
             )
 
 
-def check_same_parts(label: str, same: bool) -> None:
-    """Refuse a replay of a layer that is not made of the same modules any more.
+def check_kinds(label: str, same: bool) -> None:
+    """Refuse a replay of modules that have become others.
 
     Raises:
-        RuntimeError: If it is not.
+        RuntimeError: If they have.
     """
     if not same:
         raise RuntimeError(
-            f"a module inside of {label} was exchanged, added or removed between the "
-            f"forward and the backward pass, which evaluates the layer again: do so "
-            f"after backward"
+            f"the class or the dictionary of attributes of a module of {label} was "
+            f"exchanged between the forward and the backward pass, which evaluates it "
+            f"again: do so after backward"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 SUDDEN = (4.0, 100.0)
 STEEP = 64.0  # eps that an error may reach where the state grows beyond all digits
+LEAP = 10.0  # the growth of one layer that counts: more is a change of units
 
 
 class Measured(NamedTuple):
@@ -86,28 +88,30 @@ def tolerance(state: float, computed: float, growth: float = 1.0) -> float:
     plain autograd in their precision would lose as much.
 
     Where the state grows by more than one over this precision, small errors of it weigh
-    heavily in the gradients: there it may be off by four times what `anchors="auto"`
-    plans for, with which gradients were as exact as those of plain autograd.
+    heavily in the gradients: there it may be off by four times the budget of
+    `anchors="auto"`, with which gradients were as exact as those of plain autograd.
 
     Args:
         state: The eps of the state's dtype.
         computed: The eps of the coarsest dtype that the layer computes in.
-        growth: The largest size of the state in this pass over the smallest.
+        growth: By how much the state grows or shrinks in this pass (`growth_of`).
     """
     half = math.sqrt(min(computed, torch.finfo(torch.float32).eps))
     usual = max(math.sqrt(state), half, 4 * computed)
-    return min(usual, STEEP * computed) if is_steep(computed, growth) else usual
-
-
-def is_steep(computed: float, growth: float) -> bool:
-    """Tell whether the state grows by more than what is computed in can tell apart."""
-    return growth * computed > 1
+    return min(usual, STEEP * computed) if growth * computed > 1 else usual
 
 
 def growth_of(sizes: Iterable[float]) -> float:
-    """Return the largest size of a state over the smallest that is not zero."""
-    positive = [size for size in sizes if size > 0]
-    return max(positive, default=1.0) / min(positive, default=1.0)
+    """Return by how much a state grows or shrinks on its way.
+
+    Of one layer at most a factor of ten counts: a leap beyond that changes the units in
+    which the state is measured, and makes nothing less exact.
+    """
+    positive = [math.log(size) for size in sizes if size > 0]
+    most = math.log(LEAP)
+    steps = (min(max(b - a, -most), most) for a, b in itertools.pairwise(positive))
+    way = [*itertools.accumulate(steps, initial=0.0)]
+    return math.exp(max(way) - min(way))
 
 
 def runs(measured: Iterable[Measured]) -> list[list[Measured]]:

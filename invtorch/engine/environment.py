@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from invtorch.engine.anatomy import Anatomy
 from invtorch.engine.attributes import Attributes, Found
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
 from invtorch.functional import autocast_enabled
@@ -46,31 +46,31 @@ class Environment:
     running statistics move once, and parameters are those of the forward pass even
     where `torch.func.functional_call` has ended since.
 
-    So are other attributes of the modules, such as their training mode, and what a
-    replay writes into them is undone.
+    So are the modules inside of others, their hooks and other attributes, such as the
+    training mode, and what a replay writes into them is undone.
     """
 
-    def __init__(
-        self, module: nn.Module, anatomy: Anatomy, device: torch.device
-    ) -> None:
+    def __init__(self, parts: Sequence[nn.Module], device: torch.device) -> None:
+        self.parts = parts
+        self.kinds = [*map(type, parts)]
         self.device = device
         self.autocast = _autocast(device)
-        self.anatomy = anatomy
-        self.holders = anatomy.holders(module)
+        self.holders: list[dict[Any, Any]] = []
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self.tensors: list[Slot] = []
         self.drawn_from: RandomStates = {}
-        for holder in self.holders:
-            if holder["_parameters"]:
-                self.parameters += _slots(holder["_parameters"])
-            if holder["_buffers"]:
-                self.buffers += _slots(holder["_buffers"])
+        for part in parts:
+            hooks = part._forward_hooks, part._forward_pre_hooks
+            self.holders += (vars(part), part._modules, *hooks)
+            if part._parameters:
+                self.parameters += _slots(part._parameters)
+            if part._buffers:
+                self.buffers += _slots(part._buffers)
 
     def look(self) -> Sight:
         """See what the call that follows may change."""
-        attributes = Attributes(self.holders, self.anatomy.row)
-        self.anatomy.row = attributes.row
+        attributes = Attributes(self.holders)
         return Sight(
             random_states(self.device),
             [slot.tensor.clone() for slot in self.buffers],
@@ -109,6 +109,11 @@ class Environment:
         changes = self._changes(stand_ins)
         if changes:
             yield _swapped(changes)
+
+    def is_of_one_kind(self) -> bool:
+        """Tell whether its modules have the classes and dictionaries that they had."""
+        own = map(operator.is_, map(vars, self.parts), self.holders[::4])
+        return [*map(type, self.parts)] == self.kinds and all(own)
 
     def written(self) -> str | None:
         """Name a parameter that was changed in place since the call began."""

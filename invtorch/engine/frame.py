@@ -7,22 +7,23 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch.base import REPLAYS, InvertibleModule
-from invtorch.engine.anatomy import Anatomies
 from invtorch.engine.contract import (
     check_arity,
     check_closed,
     check_dtypes,
     check_intact,
+    check_kinds,
     check_log_det,
-    check_same_parts,
+    check_parts,
     check_unwritten,
     without_shape,
 )
 from invtorch.engine.drift import rounded
 from invtorch.engine.environment import Environment, WeightCachesOff, version
+from invtorch.engine.locks import Locks
 from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.riding import copied, exchanged, tensors_in
 from invtorch.recording import Direction, Recording, State
@@ -65,7 +66,6 @@ class Frame:
         direction: What was called, and under which name the class has it.
         state: The input of the call.
         context: The tensors that ride along.
-        anatomies: Where to find what the layer is made of.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class Frame:
         direction: Direction,
         state: State,
         context: tuple[Any, ...],
-        anatomies: Anatomies,
     ) -> None:
         self.label = f"layer {index} ({type(module).__name__})"
         self.module = module
@@ -86,17 +85,20 @@ class Frame:
         self.versions = [*map(version, self.riding)]
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
-        self.anatomy = anatomies.of(module, self.label)
-        self.locks = self.anatomy.locks
-        self.environment = self._surroundings(first.device)
+        parts = _parts(module)
+        self.locks = Locks(parts)
+        self.environment = self._surroundings(parts, first.device)
+        check_parts(self.label, parts[1:])
         parameters = [slot.tensor for slot in self.environment.parameters]
         needed = {id(t): t for t in (*self.riding, *parameters) if t.requires_grad}
         self.companions: Tensors = tuple(needed.values())
 
-    def _surroundings(self, device: torch.device) -> Environment:
+    def _surroundings(
+        self, parts: list[nn.Module], device: torch.device
+    ) -> Environment:
         try:
             with self.locks:
-                return Environment(self.module, self.anatomy, device)
+                return Environment(parts, device)
         except ValueError as error:
             raise without_shape(self.label) from error
 
@@ -228,7 +230,7 @@ class Frame:
         check_dtypes(self.label, state, outputs)
 
     def _check_unmodified(self) -> None:
-        check_same_parts(self.label, self.anatomy.is_of(self.module))
+        check_kinds(self.label, self.environment.is_of_one_kind())
         changed = [*map(version, self.riding)] != self.versions
         name = "the context" if changed else self.environment.modified()
         if name is not None:
@@ -237,6 +239,18 @@ class Frame:
                 f"the backward pass: step the optimizer after backward, or change a "
                 f"copy"
             )
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """Return a module and all inside of it, each once, faster than `modules()`."""
+    found: dict[int, nn.Module] = {id(module): module}
+    todo = [module]
+    while todo:
+        for part in todo.pop()._modules.values():
+            if part is not None and id(part) not in found:
+                found[id(part)] = part
+                todo.append(part)
+    return [*found.values()]
 
 
 def as_tensors(state: Any) -> Tensors:

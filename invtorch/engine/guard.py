@@ -21,7 +21,6 @@ from invtorch.engine.drift import (
     appeared,
     eps_of,
     growth_of,
-    is_steep,
     runs,
     tolerance,
     until_first,
@@ -112,12 +111,13 @@ class Guard:
         precisions = self._precisions()
         measured = self._measure(compared, sizes, precisions)
         self.anchors.learn(measured, eps_of(self.dtype))
-        growth = growth_of(math.hypot(*parts) for parts in sizes)
+        whole = [math.hypot(*parts) for parts in sizes]
+        growth = growth_of(whole)
         found = self._breaches(measured, growth)
         if found:
             self._tell(*self._judged(found, growth))
         else:
-            self._check_growth(growth, max(precisions))
+            self._check_growth(whole, max(precisions))
 
     def _measure(
         self,
@@ -154,7 +154,8 @@ class Guard:
         allowed = {n: tolerance(eps, n, growth) for n in {m.noise for m in measured}}
 
         def out_of_bounds(one: Measured) -> bool:
-            return not one.error <= allowed[one.noise]
+            bound = allowed[one.noise] if one.rebuilt else tolerance(eps, one.noise)
+            return not one.error <= bound
 
         led = [until_first(run, out_of_bounds) for run in runs(measured)]
         again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
@@ -179,8 +180,10 @@ class Guard:
     def _judged(self, found: list[list[Measured]], growth: float) -> tuple[str, bool]:
         """Return what to say of the breaches, and whether a remedy was taken."""
         eps, last = eps_of(self.dtype), found[0][-1]
-        allowed = tolerance(eps, last.noise, growth)
-        suspect = appeared(found[0], last.noise, allowed)
+        usual = allowed = tolerance(eps, last.noise)
+        if last.rebuilt:
+            allowed = tolerance(eps, last.noise, growth)
+        suspect = appeared(found[0], last.noise, usual)
         worst = suspect or last
         label = self.frames[worst.layer].label
         if not last.rebuilt:
@@ -190,14 +193,14 @@ class Guard:
             why = WRONG_INVERSE if suspect else AMPLIFIED
         remedied, remedy = False, ""
         if self.policy == "adapt" and all(run[-1].rebuilt for run in found):
-            added = self.anchors.add(len(self.frames), found, last.noise, allowed)
+            added = self.anchors.add(len(self.frames), found, last.noise, usual)
             remedied, remedy = True, f" From now on {added} are kept as anchors too."
         off = (
             f"is off by {worst.error:.1e} of its size "
             f"({worst.error / eps:.3g} eps of {self.dtype}), where {allowed:.1e} is "
             f"allowed"
         )
-        if is_steep(last.noise, growth):
+        if allowed < usual:
             off += f", since the state grows or shrinks by {growth:.1e} on its way"
         if not math.isfinite(worst.error):
             off = "is not finite, or differs where there were zeros or integers before"
@@ -206,7 +209,9 @@ class Guard:
             f"{why}{remedy}"
         ), remedied
 
-    def _check_growth(self, growth: float, coarsest: float) -> None:
+    def _check_growth(self, sizes: list[float], coarsest: float) -> None:
+        positive = [size for size in sizes if size > 0]
+        growth = max(positive, default=1.0) / min(positive, default=1.0)
         limit = coarsest**-0.5
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
             self.anchors.growth = growth  # said once, until it is another magnitude

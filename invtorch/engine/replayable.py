@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from invtorch.engine.drift import rounded, tolerance
+from invtorch.engine.drift import LEAP, rounded, tolerance
 from invtorch.engine.fingerprint import PROBES, fingerprint, size
 from invtorch.functional import autocast_enabled
 
@@ -132,9 +133,11 @@ def growth_of(table: Tensor) -> Tensor:
     Args:
         table: The marks of all of its states.
     """
-    sizes = table[:, :, -1].norm(dim=1)
-    least = torch.where(sizes > 0, sizes, sizes.amax()).amin()
-    growth: Tensor = sizes.amax() / least  # NaN where all are zero
+    sizes = table[:, :, -1].double().norm(dim=1)
+    most = math.log(LEAP)
+    steps = sizes.log().diff().nan_to_num(0.0).clamp(-most, most)
+    way = steps.cumsum(0)
+    growth: Tensor = (way.amax().clamp(min=0) - way.amin().clamp(max=0)).exp()
     return growth
 
 

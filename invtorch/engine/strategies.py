@@ -11,7 +11,6 @@ from torch.autograd import forward_ad
 
 from invtorch.base import InvertibleModule, Pass, PassWithLogDet
 from invtorch.engine import compiled
-from invtorch.engine.anatomy import Anatomies
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.frame import differentiable
 from invtorch.engine.guard import Guard
@@ -62,7 +61,6 @@ class Strategy(NamedTuple):
         guard: One of `invtorch.engine.guard.GUARDS`.
         layers: How many layers a pass has.
         state_dtype: The precision in which the state is kept, if not the caller's.
-        anatomies: What the layers are made of, from the passes before.
         planner: What chooses a strategy for each layer, if `memory` is `"auto"`.
     """
 
@@ -71,7 +69,6 @@ class Strategy(NamedTuple):
     guard: str | None
     layers: int
     state_dtype: torch.dtype | None
-    anatomies: Anatomies
     planner: Planner | None = None
 
     def recorder(
@@ -91,9 +88,9 @@ class Strategy(NamedTuple):
             self._check_precision(state, places)
         if self.planner is None or not _real(state):
             memory = "invert" if self.planner else self.memory
-            return Tape(memory, places, guard, (), self.anatomies)
+            return Tape(memory, places, guard)
         assigned = self.planner.assign(walk, state, context, self.anchors)
-        return Tape("invert", places, guard, assigned, self.anatomies)
+        return Tape("invert", places, guard, assigned)
 
     def _check_precision(self, state: Any, kept: frozenset[int]) -> None:
         half = [t.dtype for t in _tensors(state) if t.dtype in HALF]

@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from invtorch.base import MEMORY, InvertibleModule
-from invtorch.engine.anatomy import Anatomies
 from invtorch.engine.frame import Frame, as_tensors
 from invtorch.engine.guard import Guard
 from invtorch.engine.locks import accumulators
@@ -81,7 +80,6 @@ class Tape:
         anchors: The indices of the states that are kept exactly in any case.
         guard: What compares rebuilt states with those of the forward pass, if wanted.
         assigned: What is kept of each call, if a plan says so.
-        anatomies: What layers are made of, from the passes before.
     """
 
     def __init__(
@@ -90,13 +88,11 @@ class Tape:
         anchors: frozenset[int],
         guard: Guard | None,
         assigned: Sequence[str] = (),
-        anatomies: Anatomies | None = None,
     ) -> None:
         self.memory = memory
         self.anchors = anchors
         self.guard = guard
         self.assigned = assigned
-        self.anatomies = anatomies or Anatomies()
         self.frames: list[Frame] = guard.frames if guard else []
         self.wanted: list[bool] = []
         self.top = -1
@@ -118,7 +114,7 @@ class Tape:
         """Evaluate one call as a node of the graph and remember it."""
         tensors = as_tensors(state)
         index = len(self.frames)
-        frame = Frame(index, module, direction, state, context, self.anatomies)
+        frame = Frame(index, module, direction, state, context)
         self._check_unbroken(frame, tensors)
         inputs = (*tensors, *frame.companions)
         wanted = *self.assigned[index : index + 1], self.memory

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -74,6 +75,45 @@ def test_what_a_forward_pass_writes_is_written_once(anchors) -> None:
     found, plain = both(net, gradients)
     assert_all_equal(found, plain)
     assert {c.count for c in conditioners(net)} == {2}
+
+
+class Open(Conditioner):
+    """A conditioner with a buffer, which reads attributes that may not be there."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.register_buffer("scale", torch.full((), 0.7))
+        self.register_forward_hook(lambda module, _, y: 1.5 * y)
+
+    def forward(self, x):
+        first = not hasattr(self, "seen")
+        self.seen = True
+        x = x * self.scale * getattr(self, "factor", 1.0)
+        return super().forward(x) if first else -super().forward(x)
+
+
+APPEARS = {
+    "an attribute": {"factor": 3.0},
+    "other hooks": {"_forward_hooks": OrderedDict()},
+    "other buffers": {"_buffers": {"scale": torch.full((), 2.0).double()}},
+}
+
+
+@pytest.mark.parametrize("guard", ["raise", None])
+@pytest.mark.parametrize("what", sorted(APPEARS))
+def test_what_appears_before_backward_or_in_the_first_call(guard, what) -> None:
+    results = []
+    for options in ({"anchors": 0, "guard": guard}, {"anchors": 0, "memory": "store"}):
+        torch.manual_seed(1)
+        net = network(make=Open, **options).requires_grad_(False)
+        x = sample(requires_grad=True)
+        loss = weighed(net(x))
+        vars(net[7].conditioner).update(APPEARS[what])
+        results.append([x.detach(), *torch.autograd.grad(loss, x)])
+        for name, value in APPEARS[what].items():
+            assert getattr(net[7].conditioner, name) is value
+        assert all(c.seen for c in conditioners(net))
+    assert_all_equal(*results)
 
 
 class Cached(Conditioner):

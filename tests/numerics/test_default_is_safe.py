@@ -12,7 +12,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from invtorch import DriftError
+from invtorch import DriftError, InvertibleModule, InvertibleSequential
 from tests.numerics.networks import error, gradient, images, orthogonal, stacked
 
 DEPTH = 400
@@ -89,6 +89,30 @@ def test_beyond_what_it_can_keep_it_raises(form, strength, seed) -> None:
         gradient(net, x)
     assert named(refused.value) > 1 / EPS
     assert 'anchors="auto"' in str(refused.value)
+
+
+class Units(InvertibleModule):
+    """Measure the state in other units."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x, *_):
+        return x * self.factor
+
+    def inverse(self, y, *_):
+        return y / self.factor
+
+
+@pytest.mark.filterwarnings("ignore:the state grows")
+@settings(max_examples=3, deadline=None, phases=[Phase.generate])
+@given(seeds)
+def test_a_change_of_units_is_no_growth(seed) -> None:
+    torch.manual_seed(seed)
+    plain, x = orthogonal(2.0, 90, anchors=0), images()
+    net = InvertibleSequential(Units(2.0**27), *plain, anchors=0)
+    assert torch.equal(gradient(net, x / 2**27), gradient(plain, x))
 
 
 @settings(max_examples=2, deadline=None, phases=[Phase.generate])

@@ -74,6 +74,17 @@ def test_an_inverse_that_is_one_percent_wrong() -> None:
     assert all(p.grad is not None for p in net.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:the state grows")
+@pytest.mark.parametrize(("dtype", "since"), [(None, True), (torch.bfloat16, False)])
+def test_growth_is_named_where_less_is_allowed_because_of_it(dtype, since) -> None:
+    net = orthogonal(2.5, 300, anchors=0)
+    net[-1] = Wrong(conditioner(1.0))
+    net.state_dtype = dtype and torch.float32
+    with pytest.raises(RuntimeError, match="is allowed") as raised:
+        step(net.to(dtype or torch.float32), images().to(dtype or torch.float32))
+    assert ("since the state grows or shrinks by" in str(raised.value)) is since
+
+
 def shrinking() -> AffineCoupling:
     """Return a coupling that scales its second half by a tenth."""
     network = conditioner(1.0)
