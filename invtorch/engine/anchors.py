@@ -14,7 +14,7 @@ Wanted: TypeAlias = int | Sequence[int] | str
 
 EVENLY = 8
 BUDGET = 16.0  # eps of the state that an error may reach between two anchors
-MARGIN = 2.0  # between that and what is planned for: batches differ
+MARGIN = 1.75  # between that and what is planned for: batches differ
 ROUNDING = 0.25  # eps that one layer adds
 
 
@@ -69,8 +69,7 @@ class Anchors:
             flips = run[-1].noise > eps  # of the roundings of coarser conditioners
             rate = _rate([min(one.error, 1.0) / eps for one in run], flips)
             for one in run:
-                known = gains.get(one.layer, rate)
-                gains[one.layer] = max(rate, (rate + known) / 2)  # slow to forget
+                gains[one.layer] = (rate + gains.get(one.layer, rate)) / 2
         self.gains = gains
 
     def add(
