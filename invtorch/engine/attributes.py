@@ -87,10 +87,8 @@ class Found:
             return self.all
         present = Attributes(self.holders)
         for holder, own in self.some if self.all is None else self.all.each():
-            present_too = (
-                (k, v) for k, v in own.items() if v is not LEFT or k in holder
-            )
-            _fill(holder, {k: holder[k] if v is LEFT else v for k, v in present_too})
+            there = [(k, v) for k, v in own.items() if v is not LEFT or k in holder]
+            _fill(holder, {k: holder[k] if v is LEFT else v for k, v in there})
         return present
 
 

@@ -110,7 +110,7 @@ class Environment:
         if changes:
             yield _swapped(changes)
 
-    def is_of_one_kind(self) -> bool:
+    def has_same_kinds(self) -> bool:
         """Tell whether its modules have the classes and dictionaries that they had."""
         own = map(operator.is_, map(vars, self.parts), self.holders[::4])
         return [*map(type, self.parts)] == self.kinds and all(own)

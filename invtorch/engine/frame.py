@@ -230,7 +230,7 @@ class Frame:
         check_dtypes(self.label, state, outputs)
 
     def _check_unmodified(self) -> None:
-        check_kinds(self.label, self.environment.is_of_one_kind())
+        check_kinds(self.label, self.environment.has_same_kinds())
         changed = [*map(version, self.riding)] != self.versions
         name = "the context" if changed else self.environment.modified()
         if name is not None:

@@ -128,12 +128,12 @@ def _eps(state: Sequence[Tensor]) -> float:
 
 
 def growth_of(table: Tensor) -> Tensor:
-    """Return by how much the state grows or shrinks in a pass.
+    """Return by how much the state grows or shrinks in a pass, as a guard counts it.
 
     Args:
         table: The marks of all of its states.
     """
-    sizes = table[:, :, -1].double().norm(dim=1)
+    sizes = table[:, :, -1].amax(dim=1)
     most = math.log(LEAP)
     steps = sizes.log().diff().nan_to_num(0.0).clamp(-most, most)
     way = steps.cumsum(0)
