@@ -11,7 +11,7 @@ their `fingerprint`; `anchors` are the states that are kept exactly. `costs` mea
 from invtorch.engine.anchors import Anchors, Wanted
 from invtorch.engine.automatic import Automatic
 from invtorch.engine.budget import Plan, amount
-from invtorch.engine.compiled import elementary
+from invtorch.engine.calls import elementary
 from invtorch.engine.guard import GUARDS, DriftError
 from invtorch.engine.strategies import Strategy, run
 

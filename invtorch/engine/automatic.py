@@ -10,7 +10,7 @@ import torch
 from invtorch.base import Pass, Step
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.budget import Plan, plan
-from invtorch.engine.compiled import elementary
+from invtorch.engine.calls import elementary
 from invtorch.engine.costs import Cost, measure_costs
 from invtorch.engine.drift import eps_of
 from invtorch.engine.frame import as_tensors

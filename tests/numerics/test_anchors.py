@@ -7,7 +7,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from invtorch.base import Step
-from invtorch.engine.compiled import elementary
+from invtorch.engine.calls import elementary
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.numerics.networks import error, gradient, images, orthogonal, stacked
