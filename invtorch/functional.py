@@ -51,10 +51,9 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
 
 
 def _half_diagonal(matrix: Tensor) -> Tensor:
-    """Return what lies above the diagonal, with half of the diagonal."""
-    size = len(matrix)
-    weights = torch.ones(size, size, dtype=matrix.dtype, device=matrix.device)
-    return matrix * weights.triu_().fill_diagonal_(0.5)
+    """Return a matrix with half of its diagonal; solving reads what lies above."""
+    weights = torch.ones_like(matrix, requires_grad=False)
+    return matrix * weights.fill_diagonal_(0.5)
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class GatedResidualBlock(nn.Module):
         h = F.relu(self.look(h))
         out = from_patches(F.glu(self.spread(h), dim=1), self.stride)
         for axis, size in enumerate(x.shape[2:], start=2):
-            out = out.narrow(axis, 0, size)
+            if out.shape[axis] != size:
+                out = out.narrow(axis, 0, size)
         return out
 
     def _padded(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.parameter import is_lazy
 
 from invtorch.engine.graph import foreign_leaf
 
@@ -92,12 +93,17 @@ def check_kinds(label: str, same: bool) -> None:
         )
 
 
-def without_shape(label: str) -> RuntimeError:
-    """Return the error of a layer whose parameters have no shape yet."""
-    return RuntimeError(
-        f"{label} has parameters without a shape, those of a lazy module: call the "
-        f"container once under `torch.no_grad()`, which gives them one"
-    )
+def check_shapes(label: str, tensors: Iterable[Tensor]) -> None:
+    """Refuse a layer whose parameters or buffers have no shape yet.
+
+    Raises:
+        RuntimeError: If one has none.
+    """
+    if any(map(is_lazy, tensors)):
+        raise RuntimeError(
+            f"{label} has tensors without a shape, those of a lazy module: call the "
+            f"container once under `torch.no_grad()`, which gives them one"
+        )
 
 
 def check_intact(label: str, intact: bool) -> None:

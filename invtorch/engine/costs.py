@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.parameter import is_lazy
 
 from invtorch.base import Pass, Step
-from invtorch.engine.contract import without_shape
+from invtorch.engine.contract import check_shapes
 from invtorch.engine.copies import copied
 from invtorch.engine.fingerprint import size
 from invtorch.engine.frame import as_tensors, differentiable
@@ -71,8 +70,7 @@ def measure_costs(
     with nothing_drawn(), saved_tensors_hooks(_as_it_is, _as_it_is):
         for i, step in enumerate(steps):
             label = f"layer {i} ({type(step.module).__name__})"
-            if any(map(is_lazy, step.module.parameters())):
-                raise without_shape(label)
+            check_shapes(label, [*step.module.parameters(), *step.module.buffers()])
             key = _signature(step, state)
             if key not in known:
                 known[key] = _measure(step, state, context)

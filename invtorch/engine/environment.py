@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn.utils import parametrize
 from invtorch.engine.attributes import Attributes, Found
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
 from invtorch.functional import autocast_enabled
+
+Place: TypeAlias = tuple[dict[Any, Any], Any, Tensor]
 
 
 class Slot(NamedTuple):
@@ -56,17 +58,18 @@ class Environment:
         self.device = device
         self.autocast = _autocast(device)
         self.holders: list[dict[Any, Any]] = []
-        self.parameters: list[Slot] = []
-        self.buffers: list[Slot] = []
         self.tensors: list[Slot] = []
         self.drawn_from: RandomStates = {}
+        parameters: list[Place] = []
+        buffers: list[Place] = []
         for part in parts:
             hooks = part._forward_hooks, part._forward_pre_hooks
             self.holders += (vars(part), part._modules, *hooks)
             if part._parameters:
-                self.parameters += _slots(part._parameters)
+                parameters += _places(part._parameters)
             if part._buffers:
-                self.buffers += _slots(part._buffers)
+                buffers += _places(part._buffers)
+        self.parameters, self.buffers = _slots(parameters), _slots(buffers)
 
     def look(self) -> Sight:
         """See what the call that follows may change."""
@@ -74,7 +77,7 @@ class Environment:
         return Sight(
             random_states(self.device),
             [slot.tensor.clone() for slot in self.buffers],
-            [Slot(*place, version(place[-1])) for place in attributes.tensors()],
+            _slots(attributes.tensors()),
             attributes,
         )
 
@@ -139,16 +142,18 @@ class Environment:
         return changes
 
 
-def version(tensor: Tensor) -> int:
-    """Return how often `tensor` was changed in place (never, under inference mode)."""
-    return 0 if tensor.is_inference() else tensor._version
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """Return how often each was changed in place (never, under inference mode)."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return [0 if t.is_inference() else t._version for t in tensors]
 
 
 def _changed(slots: list[Slot]) -> str | None:
-    for slot in slots:
-        if version(slot.tensor) != slot.version:
-            return slot.name
-    return None
+    now = versions([slot.tensor for slot in slots])
+    names = (s.name for s, found in zip(slots, now, strict=True) if found != s.version)
+    return next(names, None)
 
 
 def _untouched(slot: Slot, copy: Tensor) -> bool:
@@ -158,17 +163,18 @@ def _untouched(slot: Slot, copy: Tensor) -> bool:
     at the values costs nothing on the CPU; elsewhere it would wait for the device, and
     the copy is kept.
     """
-    if version(slot.tensor) != slot.version:
+    if versions([slot.tensor]) != [slot.version]:
         return False
     return copy.device.type == "cpu" and torch.equal(copy, slot.tensor)
 
 
-def _slots(holder: dict[str, Any]) -> list[Slot]:
-    return [
-        Slot(holder, name, tensor, version(tensor))
-        for name, tensor in holder.items()
-        if tensor is not None
-    ]
+def _slots(places: Sequence[Place]) -> list[Slot]:
+    found = versions([tensor for _, _, tensor in places])
+    return [Slot(*place, one) for place, one in zip(places, found, strict=True)]
+
+
+def _places(holder: dict[str, Any]) -> list[Place]:
+    return [(holder, name, t) for name, t in holder.items() if t is not None]
 
 
 def _sharded(slot: Slot, tensor: Tensor) -> bool:

@@ -18,11 +18,11 @@ from invtorch.engine.contract import (
     check_kinds,
     check_log_det,
     check_parts,
+    check_shapes,
     check_unwritten,
-    without_shape,
 )
 from invtorch.engine.drift import rounded
-from invtorch.engine.environment import Environment, WeightCachesOff, version
+from invtorch.engine.environment import Environment, WeightCachesOff, versions
 from invtorch.engine.locks import Locks
 from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.riding import copied, exchanged, tensors_in
@@ -82,39 +82,32 @@ class Frame:
         self.single = isinstance(state, Tensor)
         self.context = copied(context)
         self.riding = tensors_in(context)
-        self.versions = [*map(version, self.riding)]
+        self.versions = versions(self.riding)
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
         parts = _parts(module)
         self.locks = Locks(parts)
-        self.environment = self._surroundings(parts, first.device)
+        with self.locks:
+            self.environment = Environment(parts, first.device)
         check_parts(self.label, parts[1:])
         parameters = [slot.tensor for slot in self.environment.parameters]
+        buffers = [slot.tensor for slot in self.environment.buffers]
+        check_shapes(self.label, [*parameters, *buffers])
         needed = {id(t): t for t in (*self.riding, *parameters) if t.requires_grad}
         self.companions: Tensors = tuple(needed.values())
-
-    def _surroundings(
-        self, parts: list[nn.Module], device: torch.device
-    ) -> Environment:
-        try:
-            with self.locks:
-                return Environment(parts, device)
-        except ValueError as error:
-            raise without_shape(self.label) from error
 
     @of_the_layer
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
-        versions = [*map(version, state)]
-        before = self.environment.look()
+        before, sight = versions(state), self.environment.look()
         with WeightCachesOff(), Recording(None):
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
-        self.environment.keep(before)
+        self.environment.keep(sight)
         self._check(state, outputs)
         check_unwritten(
             self.label, self.environment.written(), self.environment.overwritten()
         )
-        if versions != [*map(version, state)]:
+        if versions(state) != before:
             raise RuntimeError(
                 f"{self.label} modified its input in place, so it cannot be rebuilt: "
                 f"let it return a new tensor, and look for `inplace=True` in the first "
@@ -135,10 +128,10 @@ class Frame:
         """Rebuild the input state from the output state, without a graph."""
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
-        context, versions = copied(self.context), [*map(version, output)]
+        context, before = copied(self.context), versions(output)
         with torch.no_grad(), self.environment.restored({}), Recording(None):
             state = as_tensors(inverse(self._as(output), *context))
-        check_intact(self.label, versions == [*map(version, output)])
+        check_intact(self.label, versions(output) == before)
         return state
 
     @of_the_layer
@@ -156,9 +149,9 @@ class Frame:
             return self.rerun(self.invert(output))
 
         def evaluate(*context: Any) -> Replayed:
-            versions = [*map(version, output)]
+            before = versions(output)
             found = short_cut(self._as(output), *context)
-            check_intact(self.label, versions == [*map(version, output)])
+            check_intact(self.label, versions(output) == before)
             if isinstance(found, Shifted):
                 return Replayed((found.state,), (), found)
             state, outputs = found
@@ -231,7 +224,7 @@ class Frame:
 
     def _check_unmodified(self) -> None:
         check_kinds(self.label, self.environment.has_same_kinds())
-        changed = [*map(version, self.riding)] != self.versions
+        changed = versions(self.riding) != self.versions
         name = "the context" if changed else self.environment.modified()
         if name is not None:
             raise RuntimeError(

@@ -13,16 +13,16 @@ def foreign_leaf(ends: Iterable[Node], known: Iterable[Tensor]) -> Tensor | None
     known = [*known]
     leaves = {id(t) for t in known if t.grad_fn is None}
     seen: set[Node | None] = {t.grad_fn for t in known}
-    todo = [*ends]
+    todo = [node for node in ends if node not in seen]
     while todo:
         node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        leaf: Tensor | None = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in leaves:
-            return leaf
-        for parent, _ in node.next_functions:
+        parents = node.next_functions
+        if not parents:  # only here the node of a leaf is found
+            leaf: Tensor | None = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) not in leaves:
+                return leaf
+        for parent, _ in parents:
             if parent is not None and parent not in seen:
+                seen.add(parent)
                 todo.append(parent)
     return None

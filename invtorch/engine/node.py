@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge
 from invtorch.engine.contract import check_transforms
 from invtorch.engine.frame import Frame
 from invtorch.engine.replayed import Replayed, Tensors
-from invtorch.engine.reports import handed_outward
+from invtorch.engine.reports import HandedOutward
 
 
 class ReplayNode(torch.autograd.Function):
@@ -54,7 +54,7 @@ class ReplayNode(torch.autograd.Function):
         again = torch.is_grad_enabled()
         replayed = frame.reconnect(ctx.saved_tensors) if again else handle.replay()
         try:
-            with handed_outward():
+            with HandedOutward():
                 return None, None, *_pull_back(replayed, grads, needed)
         except Exception as error:
             frame.note_on(error)

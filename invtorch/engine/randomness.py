@@ -22,8 +22,10 @@ _ONE_THREAD = threading.RLock()
 
 def random_states(device: torch.device) -> RandomStates:
     """Return the random state of the CPU and of the accelerator `device`."""
-    devices = {CPU} if device.type in ("cpu", "meta") else {CPU, device}
-    return {where: _get(where) for where in devices}
+    states = {CPU: _get(CPU)}
+    if device.type not in ("cpu", "meta"):
+        states[device] = _get(device)
+    return states
 
 
 def moved(before: RandomStates) -> RandomStates:

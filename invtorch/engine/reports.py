@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -41,21 +40,22 @@ def at_the_end(report: Report) -> None:
         queue(lambda: queue(report))
 
 
-@contextmanager
-def handed_outward() -> Iterator[None]:
+class HandedOutward:
     """Let what is reported inside wait for the backward pass around.
 
     A node that evaluates a layer again differentiates it by a backward pass of its own;
     an error at the end of that one would leave the outer one unfinished.
     """
-    if _held.reports is not None:
-        yield
-        return
-    reports: list[Report] = []
-    _held.reports = reports
-    try:
-        yield
-    finally:
-        _held.reports = None
-    for report in reports:
-        at_the_end(report)
+
+    def __enter__(self) -> None:
+        self.outermost = _held.reports is None
+        if self.outermost:
+            _held.reports = []
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.outermost:
+            return
+        reports, _held.reports = _held.reports or [], None
+        if kind is None:
+            for report in reports:
+                at_the_end(report)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from invtorch.engine.environment import version
+from invtorch.engine.environment import versions
 from invtorch.engine.replayed import Tensors
 
 
@@ -21,19 +21,19 @@ class Snapshot(NamedTuple):
     """
 
     kept: Tensors
-    versions: tuple[int, ...]
+    versions: list[int]
     devices: tuple[torch.device, ...] = ()
 
     @classmethod
     def of(cls, state: Tensors) -> Snapshot:
         """Take a snapshot that shares memory with `state` but not its graph."""
-        return cls(tuple([t.detach() for t in state]), tuple(map(version, state)))
+        return cls(tuple([t.detach() for t in state]), versions(state))
 
     def on_host(self) -> Snapshot:
         """Move to the memory of the host; what lives there already stays as it is."""
         kept = tuple(map(_on_host, self.kept))
         devices = tuple(t.device for t in self.kept)
-        return Snapshot(kept, tuple(map(version, kept)), devices)
+        return Snapshot(kept, versions(kept), devices)
 
     @property
     def tensors(self) -> Tensors:
@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
 
     def unchanged(self) -> bool:
         """Tell whether nothing was written into these tensors since."""
-        return self.versions == tuple(map(version, self.kept))
+        return versions(self.kept) == self.versions
 
     def is_of(self, state: Tensors) -> bool:
         """Tell whether `state` is this very memory, unchanged."""

@@ -1,6 +1,7 @@
 """What a layer does on its own: it differentiates, keeps things, starts late."""
 
 import gc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -237,10 +238,16 @@ def test_parameters_that_come_from_the_first_batch() -> None:
     assert_all_equal(found, expected)
 
 
-def test_lazy_modules_are_given_a_shape_first() -> None:
-    net = InvertibleSequential(
-        *[AdditiveCoupling(nn.LazyConv2d(2, 3, padding=1)) for _ in range(3)]
-    )
+@pytest.mark.parametrize(
+    "lazy",
+    [
+        lambda: nn.LazyConv2d(2, 3, padding=1),
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.LazyBatchNorm2d(affine=False)),
+    ],
+    ids=["parameters", "buffers"],
+)
+def test_lazy_modules_are_given_a_shape_first(lazy: Callable[[], nn.Module]) -> None:
+    net = InvertibleSequential(*[AdditiveCoupling(lazy()) for _ in range(3)])
     x = torch.randn(2, 4, 5, 4)
     for net.memory in ("auto", "invert"):
         with pytest.raises(RuntimeError, match=r"layer 0 \(Addi.*lazy module.*no_grad"):
