@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from benchmarks.drift_figures import drift
 from benchmarks.record import read
 from benchmarks.style import IMAGES, STYLE
+from benchmarks.time import REFERENCE
 
 LOSSES = {
     "inverted (default)": ("#0b6e4f", "-", 3.0),
@@ -23,11 +24,14 @@ COLORS = {
     "revlib": "#8e44ad",
     "invtorch, 8 anchors (default)": "#0b6e4f",
     "invtorch, anchors=0": "#58a68a",
+    "plain autograd, paper's form": "#e08b84",
+    "the same, PyTorch's convolutions": "#e6b8b4",
 }
 LEADER = {"arrowstyle": "-", "lw": 0.8, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 1}
 PAPER = "paper's layer"
 MEMORY = {
     PAPER: "memory_against_depth",
+    f"{PAPER}, 3-D": "memory_of_volumes",
     "additive coupling": "memory_of_additive_couplings",
 }  # the figure of each network
 
@@ -38,11 +42,13 @@ def memory() -> None:
     for network, name in MEMORY.items():
         rows = [r for r in record["rows"] if r.get("network", PAPER) == network]
         if rows:
-            draw_memory(rows, f"Memory of a training step, {network}", name)
+            draw_memory(rows, name)
 
 
-def draw_memory(rows: list[dict[str, Any]], title: str, name: str) -> None:
+def draw_memory(rows: list[dict[str, Any]], name: str) -> None:
     """Draw a curve for each contender, its name at the end."""
+    space = " × ".join(map(str, rows[0]["space"]))
+    state = f"{rows[0]['channels']} channels of {space}"
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 3.8), layout="constrained", dpi=150)
         axis = figure.subplots()
@@ -70,7 +76,8 @@ def draw_memory(rows: list[dict[str, Any]], title: str, name: str) -> None:
         axis.set_ylim(bottom=0)
         axis.set_xlabel("layers")
         axis.set_ylabel("activations at the peak, MB")
-        axis.set_title(f"{title} (64 channels, 64 × 64)", loc="left")
+        title = f"Memory of a training step, {rows[0]['network']}"
+        axis.set_title(f"{title}: {state}", loc="left")
         figure.savefig(IMAGES / f"{name}.png")
 
 
@@ -82,6 +89,36 @@ def apart(heights: dict[str, float], gap: float) -> dict[str, float]:
         found[name] = max(heights[name], free)
         free = found[name] + gap
     return found
+
+
+def time() -> None:
+    """Draw the time of a step of every contender, in units of plain autograd."""
+    rows = [row for row in read("time")["rows"] if row["contender"] != REFERENCE]
+    cases = [*dict.fromkeys((row["case"], row["depth"]) for row in rows)]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 6), layout="constrained", dpi=130)
+        axis = figure.subplots()
+        for contender, color in COLORS.items():
+            own = [row for row in rows if row["contender"] == contender]
+            if own:
+                place = 0.09 * ([*COLORS].index(contender) - len(COLORS) / 2)
+                where = [(row["case"], row["depth"]) for row in own]
+                heights = [cases.index(case) + place for case in where]
+                ratios = [row["ratio"] for row in own]
+                axis.plot(ratios, heights, "o", ms=5, color=color, label=contender)
+        axis.axvline(1, color=COLORS[REFERENCE], lw=1)
+        axis.text(1.01, -0.55, REFERENCE, color=COLORS[REFERENCE], va="bottom")
+        labels = [f"{case}\n{depth} layers" for case, depth in cases]
+        axis.set_yticks(range(len(cases)), [s.replace(" x ", " × ") for s in labels])
+        for between in range(1, len(cases)):
+            axis.axhline(between - 0.5, color="#dddddd", lw=0.8)
+        axis.set_ylim(len(cases) - 0.5, -0.5)
+        axis.set_xlabel("time of a training step, in units of plain autograd")
+        title = "Time of a training step, one thread of a CPU"
+        axis.set_title(title, loc="left", pad=20)
+        place = {"loc": "outside lower center", "ncols": 2, "fontsize": 8.5}
+        figure.legend(frameon=False, **place)
+        figure.savefig(IMAGES / "time_of_a_step.png")
 
 
 def training() -> None:
@@ -188,6 +225,7 @@ def draw_scale(axis: Axes, rows: list[dict[str, Any]], memory: int) -> None:
 
 if __name__ == "__main__":
     memory()
+    time()
     scale()
     training()
     budget()

@@ -13,25 +13,23 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import runners, step
-from benchmarks.networks import Maker, additive, algebraic, clear
+from benchmarks.networks import Case, additive, algebraic
 from benchmarks.peers import announce, versions
 from benchmarks.record import write
 from invtorch.planning import measure_memory
 
-CASES: dict[str, tuple[Maker, tuple[int, ...]]] = {
-    "paper's layer": (algebraic, (8, 50, 100, 200, 400)),
-    "additive coupling": (additive, (4, 16, 64)),
+CASES: dict[str, tuple[Case, tuple[int, ...]]] = {
+    "paper's layer": (Case(algebraic, 64, (64, 64)), (8, 50, 100, 200, 400)),
+    "paper's layer, 3-D": (Case(algebraic, 32, (16, 48, 48)), (4, 8, 16, 32)),
+    "additive coupling": (Case(additive, 64, (64, 64)), (4, 16, 64)),
 }
-CHANNELS = HIDDEN = SIZE = 64
 
 
-def peak(maker: Maker, depth: int, name: str) -> int:
+def peak(case: Case, depth: int, name: str) -> int:
     """Measure a contender on a network of a depth."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    net = maker(CHANNELS, HIDDEN, depth).to(device)
-    x = torch.randn(1, CHANNELS, SIZE, SIZE, device=device)
-    clear(net)
+    net, x = case.network(depth).to(device), case.state().to(device)
     make = partial(step, runners(net)[name], x)
     if device == "cuda":
         make()  # what libraries keep for themselves, they keep from here on
@@ -40,13 +38,14 @@ def peak(maker: Maker, depth: int, name: str) -> int:
 
 def measure(case: str, name: str) -> list[dict[str, Any]]:
     """Measure a contender at all depths of a network."""
-    maker, depths = CASES[case]
-    state = 4 * CHANNELS * SIZE**2
+    measured, depths = CASES[case]
+    sizes = {"channels": measured.channels, "space": measured.space}
+    state = measured.state().nbytes
     rows = []
     for depth in depths:
-        found = peak(maker, depth, name)
-        row = {"network": case, "contender": name, "depth": depth, "bytes": found}
-        rows.append({**row, "states": found / state})
+        found = peak(measured, depth, name)
+        row = {"network": case, **sizes, "contender": name, "depth": depth}
+        rows.append({**row, "bytes": found, "states": found / state})
         print(f"{case:18} {depth:4} layers  {name:30}  {found / 1e6:8.1f} MB")
     return rows
 
@@ -61,17 +60,15 @@ def main() -> None:
     """Measure all contenders at all depths."""
     announce()
     rows = []
-    for case, (maker, _) in CASES.items():
-        for name in runners(maker(CHANNELS, HIDDEN, 2)):
+    for case, (measured, _) in CASES.items():
+        for name in runners(measured.network(2)):
             rows += afresh(case, name)
     settings = {
         "networks": {
             "paper's layer": "OrthogonalCoupling(GatedResidualBlock), strides 1 2 4 8",
             "additive coupling": "AdditiveCoupling, two 3x3 convolutions and a ReLU",
         },
-        "channels": CHANNELS,
-        "hidden": HIDDEN,
-        "size": SIZE,
+        "hidden": "as many as channels",
         "batch": 1,
         "dtype": "float32",
         "peers": versions(),

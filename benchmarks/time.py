@@ -16,19 +16,31 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import plain, runners, step
-from benchmarks.networks import Maker, additive, algebraic, clear, conjugated
+from benchmarks.networks import (
+    Case,
+    ConvolutionalBlock,
+    additive,
+    algebraic,
+    conjugated,
+)
 from benchmarks.peers import announce, versions
 from benchmarks.record import write
 
-# name: network, channels, hidden, size, depth, repetitions
-CASES: dict[str, tuple[Maker, int, int, int, int, int]] = {
-    "paper's layer, 64x64": (algebraic, 64, 64, 64, 32, 9),
-    "paper's layer, 128x128": (algebraic, 64, 64, 128, 8, 9),
-    "paper's layer, tiny": (algebraic, 16, 16, 16, 32, 21),
-    "additive coupling, 64x64": (additive, 64, 64, 64, 16, 9),
-    "additive coupling, tiny": (additive, 16, 16, 16, 32, 21),
-}
+# networks and state, depth, repetitions
+CASES: list[tuple[str, Case, int, int]] = [
+    ("paper's layer, 64 x 64", Case(algebraic, 64, (64, 64)), 32, 9),
+    ("paper's layer, 64 x 64", Case(algebraic, 64, (64, 64)), 100, 5),
+    ("paper's layer, 128 x 128", Case(algebraic, 64, (128, 128)), 8, 9),
+    ("paper's layer, 16 x 48 x 48", Case(algebraic, 32, (16, 48, 48)), 8, 9),
+    ("paper's layer, tiny", Case(algebraic, 16, (16, 16)), 32, 21),
+    ("additive coupling, 64 x 64", Case(additive, 64, (64, 64)), 16, 9),
+    ("additive coupling, tiny", Case(additive, 16, (16, 16)), 32, 21),
+]
 REFERENCE = "plain autograd"
+PAPER = {
+    "plain autograd, paper's form": conjugated,
+    "the same, PyTorch's convolutions": partial(conjugated, block=ConvolutionalBlock),
+}
 
 
 def seconds(action: Callable[[], None]) -> float:
@@ -53,20 +65,15 @@ def measure(
     return times
 
 
-def actions_of(
-    maker: Maker, channels: int, hidden: int, depth: int, x: Tensor
-) -> dict[str, Callable[[], None]]:
+def actions_of(case: Case, depth: int, x: Tensor) -> dict[str, Callable[[], None]]:
     """Return a training step for each contender, on networks of equal size."""
-    net = maker(channels, hidden, depth).to(x.device)
-    clear(net)
+    net = case.network(depth).to(x.device)
     actions: dict[str, Callable[[], None]]
     actions = {name: partial(step, run, x) for name, run in runners(net).items()}
-    if maker is algebraic:
-        other = conjugated(channels, hidden, depth).to(x.device)
-        clear(other)
-        actions["plain autograd, paper's form"] = partial(
-            step, partial(plain, other), x
-        )
+    if case.maker is algebraic:
+        for name, maker in PAPER.items():
+            other = case._replace(maker=maker).network(depth).to(x.device)
+            actions[name] = partial(step, partial(plain, other), x)
     return actions
 
 
@@ -76,17 +83,19 @@ def main() -> None:
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
-    for case, (maker, channels, hidden, size, depth, repetitions) in CASES.items():
+    for name, case, depth, repetitions in CASES:
         torch.manual_seed(0)
-        x = torch.randn(1, channels, size, size, device=device)
-        times = measure(actions_of(maker, channels, hidden, depth, x), repetitions)
+        times = measure(actions_of(case, depth, case.state().to(device)), repetitions)
         reference = statistics.median(times[REFERENCE])
-        for name, values in times.items():
+        for contender, values in times.items():
             low, median, high = statistics.quantiles(values, n=4)
-            row = {"case": case, "contender": name, "depth": depth}
+            row = {"case": name, "contender": contender, "depth": depth}
             row |= {"median_s": median, "quartiles_s": [low, high]}
             rows.append({**row, "ratio": median / reference})
-            print(f"{case:26} {name:30} {median / reference:6.2f}", flush=True)
+            print(
+                f"{name:28} {depth:4} layers  {contender:32} {median / reference:6.2f}",
+                flush=True,
+            )
     malloc = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")}
     settings = {"threads": 1, "malloc": malloc, "reference": REFERENCE}
     write("time", settings | {"peers": versions()}, rows)

@@ -9,8 +9,16 @@ from torch import Tensor
 
 from benchmarks.contenders import CONTENDERS, plain, runners, step
 from benchmarks.figures import COLORS
-from benchmarks.networks import Maker, additive, algebraic, conjugated
+from benchmarks.networks import (
+    ConvolutionalBlock,
+    Maker,
+    additive,
+    algebraic,
+    block,
+    conjugated,
+)
 from benchmarks.peers import PACKAGES, versions
+from benchmarks.time import PAPER
 from invtorch import InvertibleSequential
 
 CHANNELS, HIDDEN, SIZE, DEPTH = 8, 6, 8, 6
@@ -75,6 +83,23 @@ def test_all_that_take_part_can_run_the_network(maker) -> None:
         step(run, x)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("index", range(4), ids=["1", "2", "4", "8"])
+def test_the_block_of_convolutions_is_the_block_of_the_library(index, dims) -> None:
+    ours = block(CHANNELS, HIDDEN, index, dims).double()
+    theirs = ConvolutionalBlock(CHANNELS, HIDDEN, index, dims).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, CHANNELS // 2, *(SIZE,) * dims, dtype=torch.float64)
+    torch.testing.assert_close(theirs(x), ours(x))
+
+
+@pytest.mark.parametrize("maker", NETWORKS.values(), ids=NETWORKS)
+def test_networks_have_as_many_axes_as_they_are_told(maker) -> None:
+    net = maker(CHANNELS, HIDDEN, 2, 3)
+    x = torch.randn(1, CHANNELS, *(SIZE,) * 3)
+    assert net(x).shape == x.shape
+
+
 def test_every_contender_has_a_color_of_its_own() -> None:
-    assert set(COLORS) == {*CONTENDERS, *PACKAGES}
+    assert set(COLORS) == {*CONTENDERS, *PACKAGES, *PAPER}
     assert len(set(COLORS.values())) == len(COLORS)
