@@ -11,6 +11,7 @@ from collections import Counter
 
 import torch
 
+from benchmarks.contenders import step
 from benchmarks.networks import algebraic, clear
 from benchmarks.record import write
 from benchmarks.time import measure
@@ -31,18 +32,18 @@ def main() -> None:
     clear(net)
     x = torch.randn(1, CHANNELS, SIZE, SIZE)
 
-    def step(budget: int) -> None:
+    def train(budget: int) -> None:
         net.budget = budget
-        net(x).sum().backward()
+        step(net, x)
 
     budgets = [*(states * x.nbytes for states in STATES), PLAIN]
     times = measure(
-        {str(b): functools.partial(step, b) for b in budgets},
+        {str(b): functools.partial(train, b) for b in budgets},
         REPETITIONS,
     )
     rows = []
     for budget in budgets:
-        measured = measure_memory(functools.partial(step, budget)).peak
+        measured = measure_memory(functools.partial(train, budget)).peak
         plan = net.plan
         assert plan is not None
         row = {"budget": budget, "predicted": plan.peak, "measured": measured}
