@@ -157,7 +157,7 @@ def budget() -> None:
         axis.semilogx(measured, times, "o-", color="#0b6e4f", lw=2, label="measured")
         axis.plot(predicted, times, "x", color="#b3261e", label="predicted peak")
         axis.annotate(
-            "everything rebuilt", (measured[0], times[0]), (0, -20),
+            "nearly everything rebuilt", (measured[0], times[0]), (0, -20),
             textcoords="offset points",
         )  # fmt: skip
         axis.annotate(
