@@ -251,7 +251,7 @@ class Parser(ArgumentParser):
         """Exit with code 2, unless another parser asked."""
         if not self.exit_on_error:
             super().error(message, ex)
-        said = " ".join(message.split())
+        said = " ".join(message.split()).rstrip(".:")
         if "Expected a <class 'tuple'>" in said:
             said += ": write what belongs together as a list, such as [4,8] or [4]"
         shown = self.prog.replace("[options] ", "")

@@ -83,7 +83,7 @@ def learning_curve(log: Path) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _curve(left, rows, "loss", "training loss (NMSE)")
+        _curve(left, rows, "loss", "training loss")
         left.set_yscale("log")
         _curve(right, rows, "validation_ssim", "validation SSIM")
     return figure

@@ -241,6 +241,11 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
         ValueError: If it does not define its inverse.
     """
     name = type(module).__name__
+    if isinstance(module, Iterable) and not isinstance(module, nn.Module):
+        raise TypeError(
+            f"{name} is not an InvertibleModule: give its modules one by one, "
+            f"`InvertibleSequential(*modules)`"
+        )
     if not isinstance(module, InvertibleModule):
         raise TypeError(
             f"{name} is not an InvertibleModule, so its input cannot be rebuilt from "

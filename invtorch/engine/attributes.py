@@ -67,19 +67,23 @@ class Attributes:
 class Found:
     """What a call found in its modules, to be given back to them in a replay.
 
-    Tensors and objects that the call itself exchanged are not: they may hold the graph
-    of the pass before. Numbers, words and `None` are.
+    Objects that the call itself exchanged are not: they may hold the graph of the pass
+    before. Numbers, words, `None`, tensors without a graph and hooks are.
 
     Args:
         before: What the call found; the modules hold what it left there.
+        hooks: How many of the holders, from the last, hold hooks.
     """
 
-    def __init__(self, before: Attributes) -> None:
+    def __init__(self, before: Attributes, hooks: int) -> None:
         self.holders = before.holders
         self.all = before if before.unchanged() else None
         self.some: list[tuple[Holder, Holder]] = []
         if self.all is None:
-            self.some = [(holder, _left(holder, own)) for holder, own in before.each()]
+            each = before.each()
+            first = len(each) - hooks
+            left = [(holder, _left(holder, own)) for holder, own in each[:first]]
+            self.some = [*left, *each[first:]]
 
     def give_back(self) -> Attributes:
         """Let the modules hold it, and nothing new, and return what they held."""
@@ -97,11 +101,18 @@ def _values(holders: Sequence[Holder]) -> chain[Any]:
 
 
 def _left(holder: Holder, before: Holder) -> Holder:
-    """Return what was left alone, and numbers, words and `None`; `LEFT` for others."""
+    """Return what was left alone or holds no graph for sure; `LEFT` for others."""
     return {
-        name: value if holder.get(name) is value or isinstance(value, PLAIN) else LEFT
+        name: value if holder.get(name) is value or without_graph(value) else LEFT
         for name, value in before.items()
     }
+
+
+def without_graph(value: object) -> bool:
+    """Tell whether something surely holds no graph."""
+    return isinstance(value, PLAIN) or (
+        isinstance(value, Tensor) and not value.requires_grad
+    )
 
 
 def _fill(holder: Holder, own: Holder) -> None:

@@ -41,8 +41,8 @@ class Automatic:
 
     @budget.setter
     def budget(self, budget: float) -> None:
-        fraction = isinstance(budget, float) and 0 < budget < 1
-        if not fraction and not (budget >= 1 and float(budget).is_integer()):
+        number = isinstance(budget, (int, float)) and budget > 0
+        if not number or (budget >= 1 and not float(budget).is_integer()):
             raise ValueError(
                 f"budget is {budget!r}, but must be a positive number of bytes, or a "
                 f"fraction of the device's memory between 0 and 1"

@@ -196,5 +196,6 @@ def peak(
 
 def amount(count: int) -> str:
     """Write a number of bytes."""
-    power = min(max(len(str(count)) - 1, 0) // 3, 4)
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    rounded = int(float(f"{count:.3g}"))
+    power = min(max(len(str(rounded)) - 1, 0) // 3, 4)
+    return f"{rounded / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -5,30 +5,22 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from invtorch.engine.attributes import Attributes, Found
+from invtorch.engine.attributes import Attributes, Found, Holder, without_graph
 from invtorch.engine.randomness import RandomStates, moved, random_states, rewound
+from invtorch.engine.tables import Slot, Tables, changed, slots, swapped
 from invtorch.functional import autocast_enabled
 
-Place: TypeAlias = tuple[dict[Any, Any], Any, Tensor]
-
-
-class Slot(NamedTuple):
-    """A place in a module that holds a tensor, and what it held."""
-
-    holder: dict[str, Any]
-    name: str
-    tensor: Tensor
-    version: int
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Tell whether `tensor` is what stands there now."""
-        return self.holder.get(self.name) is tensor
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks"),
+)
 
 
 class Sight(NamedTuple):
@@ -57,39 +49,30 @@ class Environment:
         self.kinds = [*map(type, parts)]
         self.device = device
         self.autocast = _autocast(device)
-        self.holders: list[dict[Any, Any]] = []
+        self.tables = Tables(parts)
         self.tensors: list[Slot] = []
         self.drawn_from: RandomStates = {}
-        parameters: list[Place] = []
-        buffers: list[Place] = []
-        for part in parts:
-            hooks = part._forward_hooks, part._forward_pre_hooks
-            self.holders += (vars(part), part._modules, *hooks)
-            if part._parameters:
-                parameters += _places(part._parameters)
-            if part._buffers:
-                buffers += _places(part._buffers)
-        self.parameters, self.buffers = _slots(parameters), _slots(buffers)
+        hooks = [getattr(part, name) for part in parts for name in HOOKS]
+        modules = [part._modules for part in parts]
+        self.holders: list[Holder] = [*map(vars, parts), *modules, *hooks]
+        self.hooks = len(hooks)
 
     def look(self) -> Sight:
         """See what the call that follows may change."""
         attributes = Attributes(self.holders)
         return Sight(
             random_states(self.device),
-            [slot.tensor.clone() for slot in self.buffers],
-            _slots(attributes.tensors()),
+            self.tables.copies(),
+            slots(attributes.tensors()),
             attributes,
         )
 
     def keep(self, before: Sight) -> None:
         """Keep the random state, buffers and attributes that the call has changed."""
-        self.found = Found(before.attributes)
-        self.tensors = [slot for slot in before.tensors if slot.holds(slot.tensor)]
+        self.found = Found(before.attributes, self.hooks)
+        self.tensors = [slot for slot in before.tensors if _comes_back(slot)]
         self.drawn_from = moved(before.random)
-        self.buffers = [
-            slot if _untouched(slot, copy) else slot._replace(tensor=copy, version=0)
-            for slot, copy in zip(self.buffers, before.buffers, strict=True)
-        ]
+        self.tables.keep(before.buffers)
 
     def restored(self, stand_ins: dict[int, Tensor]) -> AbstractContextManager[None]:
         """Bring the surroundings back.
@@ -109,96 +92,47 @@ class Environment:
         if _autocast(self.device) != self.autocast:
             enabled = self.autocast is not None
             yield torch.autocast(self.device.type, self.autocast, enabled)
-        changes = self._changes(stand_ins)
+        changes = self.tables.changes(stand_ins)
         if changes:
-            yield _swapped(changes)
+            yield swapped(changes)
 
     def has_same_kinds(self) -> bool:
         """Tell whether its modules have the classes and dictionaries that they had."""
-        own = map(operator.is_, map(vars, self.parts), self.holders[::4])
+        own = map(operator.is_, map(vars, self.parts), self.holders)
         return [*map(type, self.parts)] == self.kinds and all(own)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters of its modules."""
+        return [slot.tensor for slot in self.tables.parameters]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The buffers of its modules, those that changed as they were before."""
+        return [slot.tensor for slot in self.tables.buffers]
 
     def written(self) -> str | None:
         """Name a parameter that was changed in place since the call began."""
-        return _changed(self.parameters)
+        return changed(self.tables.parameters)
 
     def overwritten(self) -> str | None:
         """Name an attribute, neither parameter nor buffer, that was changed so."""
-        return _changed(self.tensors)
+        return changed(self.tensors)
 
     def modified(self) -> str | None:
         """Name a tensor of a module changed in place since the forward pass."""
-        return _changed(self.parameters) or _changed(self.buffers) or self.overwritten()
-
-    def _changes(self, stand_ins: dict[int, Tensor]) -> list[tuple[Slot, Tensor]]:
-        changes = []
-        for slot in self.parameters:
-            tensor = stand_ins.get(id(slot.tensor), slot.tensor)
-            if not slot.holds(tensor) and not _sharded(slot, tensor):
-                changes.append((slot, tensor))
-        for slot in self.buffers:
-            if not slot.holds(slot.tensor):
-                changes.append((slot, slot.tensor.clone()))
-        return changes
+        return self.written() or changed(self.tables.buffers) or self.overwritten()
 
 
-def versions(tensors: Sequence[Tensor]) -> list[int]:
-    """Return how often each was changed in place (never, under inference mode)."""
-    try:
-        return [tensor._version for tensor in tensors]
-    except RuntimeError:
-        return [0 if t.is_inference() else t._version for t in tensors]
-
-
-def _changed(slots: list[Slot]) -> str | None:
-    now = versions([slot.tensor for slot in slots])
-    names = (s.name for s, found in zip(slots, now, strict=True) if found != s.version)
-    return next(names, None)
-
-
-def _untouched(slot: Slot, copy: Tensor) -> bool:
-    """Tell whether a buffer is surely what it was.
-
-    Batch normalization moves its statistics without counting that as a change. To look
-    at the values costs nothing on the CPU; elsewhere it would wait for the device, and
-    the copy is kept.
-    """
-    if versions([slot.tensor]) != [slot.version]:
-        return False
-    return copy.device.type == "cpu" and torch.equal(copy, slot.tensor)
-
-
-def _slots(places: Sequence[Place]) -> list[Slot]:
-    found = versions([tensor for _, _, tensor in places])
-    return [Slot(*place, one) for place, one in zip(places, found, strict=True)]
-
-
-def _places(holder: dict[str, Any]) -> list[Place]:
-    return [(holder, name, t) for name, t in holder.items() if t is not None]
-
-
-def _sharded(slot: Slot, tensor: Tensor) -> bool:
-    """Tell whether FSDP keeps a shard there now: it alone may exchange that."""
-    current = slot.holder.get(slot.name)
-    return hasattr(current, "device_mesh") and not hasattr(tensor, "device_mesh")
+def _comes_back(slot: Slot) -> bool:
+    """Tell whether a replay finds a tensor: it is still there, or holds no graph."""
+    return slot.holds(slot.tensor) or without_graph(slot.tensor)
 
 
 def _autocast(device: torch.device) -> torch.dtype | None:
     """Return the dtype of autocast, or `None` if it is off."""
     kind = device.type
     return torch.get_autocast_dtype(kind) if autocast_enabled(kind) else None
-
-
-@contextmanager
-def _swapped(changes: list[tuple[Slot, Tensor]]) -> Iterator[None]:
-    present = [slot.holder.get(slot.name) for slot, _ in changes]
-    for slot, stand_in in changes:
-        slot.holder[slot.name] = stand_in
-    try:
-        yield
-    finally:
-        for (slot, _), tensor in zip(changes, present, strict=True):
-            slot.holder[slot.name] = tensor
 
 
 @contextmanager

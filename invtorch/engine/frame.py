@@ -22,10 +22,12 @@ from invtorch.engine.contract import (
     check_unwritten,
 )
 from invtorch.engine.drift import rounded
-from invtorch.engine.environment import Environment, WeightCachesOff, versions
+from invtorch.engine.environment import Environment, WeightCachesOff
 from invtorch.engine.locks import Locks
+from invtorch.engine.randomness import Unmoved
 from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.riding import copied, exchanged, tensors_in
+from invtorch.engine.tables import versions
 from invtorch.recording import Direction, Recording, State
 from invtorch.shifted import Shifted
 
@@ -87,12 +89,11 @@ class Frame:
         self.arity = 1 + len(others)
         parts = _parts(module)
         self.locks = Locks(parts)
+        check_parts(self.label, parts[1:])
         with self.locks:
             self.environment = Environment(parts, first.device)
-        check_parts(self.label, parts[1:])
-        parameters = [slot.tensor for slot in self.environment.parameters]
-        buffers = [slot.tensor for slot in self.environment.buffers]
-        check_shapes(self.label, [*parameters, *buffers])
+        parameters = self.environment.parameters
+        check_shapes(self.label, [*parameters, *self.environment.buffers])
         needed = {id(t): t for t in (*self.riding, *parameters) if t.requires_grad}
         self.companions: Tensors = tuple(needed.values())
 
@@ -129,7 +130,8 @@ class Frame:
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
         context, before = copied(self.context), versions(output)
-        with torch.no_grad(), self.environment.restored({}), Recording(None):
+        unmoved = Unmoved(self.environment.device)  # an inverse may draw on its own
+        with torch.no_grad(), unmoved, self.environment.restored({}), Recording(None):
             state = as_tensors(inverse(self._as(output), *context))
         check_intact(self.label, versions(output) == before)
         return state
@@ -179,8 +181,8 @@ class Frame:
             with self.environment.restored(stand_ins), Recording(None):
                 state, outputs, shifted = evaluate(*context)
         replayed = Replayed((*state, *stand_ins.values()), outputs, shifted)
-        own = [slot.tensor for slot in self.environment.parameters]
-        fixed = [t for t in (*self.riding, *own) if id(t) not in stand_ins]
+        own = (*self.riding, *self.environment.parameters)
+        fixed = [t for t in own if id(t) not in stand_ins]
         check_closed(self.label, (*replayed.leaves, *fixed), replayed.ends)
         return replayed
 
@@ -192,7 +194,7 @@ class Frame:
 
     def precisions(self) -> set[torch.dtype]:
         """Return the floating dtypes that it computes in, as far as they are known."""
-        parameters = [slot.tensor for slot in self.environment.parameters]
+        parameters = self.environment.parameters
         used = [p.dtype for p in parameters]
         if self.environment.autocast is not None:
             used.append(self.environment.autocast)
@@ -252,8 +254,9 @@ def as_tensors(state: Any) -> Tensors:
         return (state,)
     if isinstance(state, tuple) and state and all(isinstance(t, Tensor) for t in state):
         return state
+    hint = ": is a `return` missing?" if state is None else ""
     raise TypeError(
-        f"a state is a tensor or a tuple of tensors, not {type(state).__name__}"
+        f"a state is a tensor or a tuple of tensors, not {type(state).__name__}{hint}"
     )
 
 

@@ -71,7 +71,7 @@ class Guard:
     """Compares the states of one pass, and speaks at the end of each backward pass.
 
     Args:
-        policy: One of `GUARDS`, without `None`.
+        policy: One of `GUARDS`; with `None` the anchors learn and nothing is said.
         anchors: The anchors of the container, which learn from what is measured.
     """
 

@@ -6,30 +6,33 @@ One thread at a time evaluates a module: a replay lends it other parameters.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks: dict[ref[nn.Module], threading.RLock] = {}
 
 
 class Locks:
     """Hold all modules of a layer for as long as a block runs.
 
-    A module may be part of several layers, which then wait for each other: all threads
-    take the locks in the same order.
+    Modules that are first seen together share a lock. A module may be part of several
+    layers, which then wait for each other: all threads take the locks in the same
+    order.
 
     Args:
         parts: The modules.
     """
 
-    def __init__(self, parts: Iterable[nn.Module]) -> None:
-        self.locks = [
-            _locks.get(part) or _locks.setdefault(part, threading.RLock())
-            for part in sorted(parts, key=id)
-        ]
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        found = {*map(_locks.get, map(ref, parts))}
+        if None in found:
+            new = threading.RLock()
+            found = {_locks.setdefault(ref(part, _forget), new) for part in parts}
+        self.locks = sorted(filter(None, found), key=id)
 
     def __enter__(self) -> None:
         for lock in self.locks:
@@ -38,6 +41,10 @@ class Locks:
     def __exit__(self, *_: object) -> None:
         for lock in self.locks:
             lock.release()
+
+
+def _forget(part: ref[nn.Module], locks: dict[Any, Any] = _locks) -> None:
+    locks.pop(part, None)
 
 
 def accumulators(tensors: Iterable[Tensor]) -> list[Tensor]:

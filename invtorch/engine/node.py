@@ -46,6 +46,9 @@ class ReplayNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Rebuild the input, evaluate the call again, and differentiate it."""
+        if torch.is_inference_mode_enabled():  # no graph could be made in it
+            with torch.inference_mode(mode=False), torch.no_grad():
+                return ReplayNode.backward(ctx, *grads)
         handle, needed = ctx.handle(), ctx.needs_input_grad[2:]
         if handle is None:
             return ctx.saved_tensors  # type: ignore[no-any-return] # PyTorch refuses

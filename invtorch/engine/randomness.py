@@ -37,6 +37,23 @@ def moved(before: RandomStates) -> RandomStates:
     }
 
 
+class Unmoved:
+    """Draw inside, and go on afterwards as if nothing was drawn.
+
+    Args:
+        device: What may be drawn from, beside the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> None:
+        self.before = random_states(self.device)
+
+    def __exit__(self, *_: object) -> None:
+        _set(moved(self.before))
+
+
 @contextmanager
 def rewound(states: RandomStates) -> Iterator[None]:
     """Draw from `states` inside, and go on afterwards as if nothing was drawn."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -133,11 +134,14 @@ def growth_of(table: Tensor) -> Tensor:
     Args:
         table: The marks of all of its states.
     """
-    sizes = table[:, :, -1].amax(dim=1)
-    most = math.log(LEAP)
-    steps = sizes.log().diff().nan_to_num(0.0).clamp(-most, most)
-    way = steps.cumsum(0)
-    growth: Tensor = (way.amax().clamp(min=0) - way.amin().clamp(max=0)).exp()
+    sizes = torch.linalg.vector_norm(table[:, :, -1], dim=1)
+    there, most = sizes > 0, math.log(LEAP)
+    first = there.int().argmax()
+    places = torch.arange(len(sizes), device=sizes.device)
+    last = torch.where(there, places, first).cummax(0).values  # zeros are skipped
+    steps = torch.where(there, sizes, 1.0).log()[last].diff().nan_to_num(0.0)
+    way = functional.pad(steps.clamp(-most, most).cumsum(0), (1, 0))
+    growth: Tensor = (way.amax() - way.amin()).exp()
     return growth
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from invtorch.engine.environment import versions
 from invtorch.engine.replayed import Tensors
+from invtorch.engine.tables import versions
 
 
 class Snapshot(NamedTuple):

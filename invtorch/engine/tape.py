@@ -119,10 +119,12 @@ class Tape:
         inputs = (*tensors, *frame.companions)
         wanted = *self.assigned[index : index + 1], self.memory
         memory = max(module.memory or "invert", *wanted, key=MEMORY.index)
+        after_stored, self.stored = self.stored, False
         if not any(t.requires_grad for t in inputs):
             outputs, kept = frame.run(tensors, context), False
         elif memory == "store":
-            outputs, kept = frame.store(state, context), not self.stored
+            outputs, kept = frame.store(state, context), not after_stored
+            self.stored = True
         else:
             found = [t.detach() for t in frame.run(tensors, context)]
             handle, held = self._handle(index, frame), accumulators(inputs)
@@ -130,7 +132,6 @@ class Tape:
                 outputs = ReplayNode.apply(handle.finder(), found, *inputs)
             del handle, held
             kept = memory != "invert" or index in self.anchors
-        self.stored = memory == "store"
         self._append(frame, tensors, outputs[: frame.arity], kept, memory)
         return frame.returned(outputs)
 

@@ -109,7 +109,7 @@ class AdditiveCoupling(VolumePreserving):
         if self.grid:
             kept = kept.contiguous()  # the same arithmetic, whatever the layout
         shift: Tensor = in_its_precision(self.conditioner, kept, context)
-        check_returned(self.conditioner, shift, tuple(moved.shape))
+        check_returned(self.conditioner, shift, tuple(moved.shape), moved)
         shift = shift.to(moved.dtype)
         return snap(shift, self.grid) if self.grid else shift
 

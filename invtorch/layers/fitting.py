@@ -130,18 +130,37 @@ def parts(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def check_returned(
-    conditioner: nn.Module, found: Tensor, wanted: tuple[int, ...]
+    conditioner: nn.Module, found: Tensor, wanted: tuple[int, ...], state: Tensor
 ) -> None:
-    """Check the shape of what a conditioner returned.
+    """Check shape and dtype of what a conditioner returned.
+
+    Args:
+        conditioner: The network.
+        found: What it returned.
+        wanted: The shape that it should have.
+        state: A part of the state, whose dtype it will be given.
 
     Raises:
-        ValueError: If it is another one.
+        ValueError: If the shape is another one.
+        TypeError: If the state cannot hold such numbers.
     """
+    name = type(conditioner).__name__
     if found.shape != wanted:
         raise ValueError(
-            f"the conditioner {type(conditioner).__name__} returned shape "
-            f"{tuple(found.shape)}, but the other part of the state needs {wanted}"
+            f"the conditioner {name} returned shape {tuple(found.shape)}, but the "
+            f"other part of the state needs {wanted}"
         )
+    if found.dtype != state.dtype and _order(found) > _order(state):
+        raise TypeError(
+            f"the conditioner {name} returned {found.dtype}, which a state in "
+            f"{state.dtype} cannot hold: give the layer a floating state "
+            f"(`x.float()`), or a complex one if the conditioner is complex"
+        )
+
+
+def _order(tensor: Tensor) -> int:
+    """Order integers before real and complex numbers."""
+    return 2 * tensor.is_complex() + tensor.is_floating_point()
 
 
 def check_channels(state: Tensor, channels: int, layer: nn.Module) -> None:
@@ -149,9 +168,15 @@ def check_channels(state: Tensor, channels: int, layer: nn.Module) -> None:
 
     Raises:
         ValueError: If it does not.
+        TypeError: If it is one of integers, which no matrix can mix.
     """
     if state.ndim < 2 or state.shape[1] != channels:
         raise ValueError(
             f"a state of shape {tuple(state.shape)} does not have the {channels} "
             f"channels of this {type(layer).__name__} on its second axis"
+        )
+    if not _order(state):
+        raise TypeError(
+            f"a state in {state.dtype} cannot be mixed by {type(layer).__name__}: give "
+            f"it a floating one (`x.float()`)"
         )

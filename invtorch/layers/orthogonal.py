@@ -113,7 +113,7 @@ class OrthogonalCoupling(VolumePreserving):
         shift: Tensor = in_its_precision(self.conditioner, projected, context)
         channels = self.vectors.shape[1]
         wanted = (len(projected), channels - channels // 2, *projected.shape[2:])
-        check_returned(self.conditioner, shift, wanted)
+        check_returned(self.conditioner, shift, wanted, projected)
         return shift.to(projected.dtype)
 
 

@@ -44,6 +44,8 @@ def _series(path: Path) -> dict[str, list[Path]]:
         inner = {f.name: _files(f) for f in sorted(path.iterdir()) if f.is_dir()}
         if inner and all(inner.values()):
             return inner
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the path")
     raise InputError(
         f"{path} is neither a DICOM file nor a folder of a series, nor a folder of "
         f"such folders: check the path"

@@ -180,7 +180,9 @@ def volume_paths(folder: Path) -> list[Path]:
         if path.suffix in SUFFIXES and not path.name.startswith(".")
     )
     if not paths:
-        raise InputError(f"the folder {folder} holds no .h5 files: check the path")
+        raise InputError(
+            f"the folder {folder} holds no .h5 files: name the one that does"
+        )
     return paths
 
 

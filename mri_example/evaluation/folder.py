@@ -102,7 +102,8 @@ def _wanted(
         if value is not None and value not in known.values():
             raise InputError(
                 f"{field} is {value!r}, but the files have "
-                f"{', '.join(sorted(set(known.values()))) or 'none'}"
+                f"{', '.join(sorted(set(known.values()))) or 'none'}: name one of "
+                f"these, or leave it out"
             )
         names = [name for name in names if value in (None, known[name])]
     return names

@@ -174,3 +174,29 @@ def test_a_pass_keeps_nothing_of_the_pass_before() -> None:
     gc.collect()
     assert [w() is None for w in witnesses] == [True, True, False]
     assert y.requires_grad
+
+
+class Moving(Conditioner):
+    """A conditioner that reads an average, exchanged in every call for a new one."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.average = torch.zeros(1)
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.average = 0.9 * self.average + 0.1 * y.detach().mean()
+        return y * (1 - self.average)
+
+
+@pytest.mark.parametrize("memory", ["invert", "checkpoint"])
+def test_a_tensor_that_is_exchanged_in_every_call(anchors, memory) -> None:
+    x = sample(requires_grad=True)
+    results = []
+    for options in ({"anchors": anchors, "memory": memory}, {"memory": "store"}):
+        torch.manual_seed(1)
+        net = network(make=Moving, **{"anchors": 0, **options})
+        for _ in range(2):
+            found = torch.autograd.grad(weighed(net(x)), [x, *parameters(net)])
+        results.append([*found, *[c.average for c in conditioners(net)]])
+    assert_all_equal(*results)

@@ -175,6 +175,20 @@ def test_no_grad_and_inference_mode(anchors, direction) -> None:
             assert measure_memory(call).live == x.nbytes
 
 
+@pytest.mark.parametrize("memory", ["invert", "checkpoint"])
+def test_backward_in_inference_mode(anchors, memory) -> None:
+    net, x = stack(anchors), sample(requires_grad=True)
+    results = []
+    for net.memory in (memory, "store"):
+        net.zero_grad()
+        x.grad = None
+        loss = weighed(net(x))
+        with torch.inference_mode():
+            loss.backward()
+        results.append([x.grad.clone(), *[p.grad.clone() for p in net.parameters()]])
+    assert_all_equal(*results)
+
+
 def test_hooks_on_parameters_and_contexts_fire_once(anchors) -> None:
     net, x, context = stack(anchors), sample(), sample(1, requires_grad=True)
     context.register_hook(lambda grad: grad * 3)

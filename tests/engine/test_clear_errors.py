@@ -6,6 +6,7 @@ from torch import nn
 
 from invtorch import (
     AdditiveCoupling,
+    AffineCoupling,
     GatedResidualBlock,
     Householder1x1,
     InvertibleSequential,
@@ -111,6 +112,39 @@ def test_a_layer_that_changes_the_number_of_tensors(x) -> None:
 def test_a_state_that_is_no_tensor() -> None:
     with pytest.raises(TypeError, match=r"a tensor or a tuple of tensors, not list"):
         InvertibleSequential(Scale(4))([torch.ones(1, 4, 2, 2, requires_grad=True)])
+
+
+def test_a_layer_that_returns_nothing() -> None:
+    class Forgetful(Scale):
+        def forward(self, x):
+            super().forward(x)
+
+    with pytest.raises(TypeError, match="not NoneType: is a `return` missing") as error:
+        InvertibleSequential(Forgetful(4))(torch.ones(1, 4, 2, 2))
+    assert "layer 0 (Forgetful)" in "".join(error.value.__notes__)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.bool])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_states_of_integers(dtype, direction) -> None:
+    x = torch.ones(2, 4, 5, 4, dtype=dtype)
+    mixes = [Householder1x1(4), OrthogonalCoupling(Conditioner(2, 2), channels=4)]
+    for layer in mixes:
+        with pytest.raises(TypeError, match=rf"a state in {dtype} .*`x.float\(\)`"):
+            getattr(layer, direction)(x)
+    for layer in (
+        AdditiveCoupling(Conditioner(2, 2)),
+        AffineCoupling(Conditioner(2, 4)),
+    ):
+        with pytest.raises(TypeError, match=rf"a state in {dtype} cannot hold"):
+            getattr(layer, direction)(x)
+
+
+def test_a_real_state_for_a_complex_conditioner() -> None:
+    layer = AdditiveCoupling(Conditioner(2, 2))
+    layer.conditioner.register_forward_hook(lambda _, args, y: y + 0j)
+    with pytest.raises(TypeError, match=r"complex64, which a state in torch\.float32"):
+        layer(torch.ones(2, 4, 5, 4))
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 3), (2, 4, 3), (2, 4, 3, 3, 3)])

@@ -42,6 +42,12 @@ def test_an_ordinary_module_in_a_container(add) -> None:
     assert len(net) == 1
 
 
+@pytest.mark.parametrize("given", [list, tuple, iter])
+def test_modules_in_a_list(given) -> None:
+    with pytest.raises(TypeError, match=r"one by one, `InvertibleSequential\(\*modul"):
+        InvertibleSequential(given([Scale(2), Scale(2)]))
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

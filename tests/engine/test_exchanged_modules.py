@@ -277,3 +277,25 @@ def test_a_layer_that_was_removed_is_forgotten() -> None:
     del net[-1]
     assert layer() is None
     assert part() is None
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("memory", ["invert", "checkpoint"])
+def test_names_that_go_before_backward_stay_gone(memory) -> None:
+    results = []
+    for options in ({"anchors": 0, "memory": memory}, {"memory": "store"}):
+        net, x = network(**options), sample(requires_grad=True)
+        convolutions = [layer.conditioner[0].first for layer in net[1::2]]
+        for convolution in convolutions:
+            nn.utils.weight_norm(convolution)
+            convolution.register_buffer("scale", torch.ones(1).double())
+        wanted = [p for p in net.parameters() if p.ndim > 1]
+        loss = weighed(net(x))
+        for convolution in convolutions:
+            nn.utils.remove_weight_norm(convolution)
+            del convolution.scale
+            del convolution.bias
+        results.append([x.detach(), *torch.autograd.grad(loss, wanted)])
+        assert all([*c._parameters] == ["weight"] for c in convolutions)
+        assert not any(c._buffers for c in convolutions)
+    assert_all_equal(*results)

@@ -116,3 +116,25 @@ def test_offloaded_states_come_back_to_their_device(monkeypatch) -> None:
 def test_unknown_strategies() -> None:
     with pytest.raises(ValueError, match="memory is 'magic', but can only be one of"):
         stack(0)[0].memory = "magic"
+
+
+def test_a_stored_block_above_a_frozen_one_keeps_its_own_input() -> None:
+    """Nothing is kept of the frozen block: no gradient has to reach it."""
+    results = []
+    for memory in ("invert", "store"):
+        torch.manual_seed(1)
+        net, inner = stack(0, depth=4), []
+
+        def stop(module, args, y, inner=inner):
+            inner.append(y)
+            return y.detach()
+
+        net.memory = memory
+        net[1].register_forward_hook(stop)
+        net[2].requires_grad_(False)
+        net[2].memory = net[3].memory = "store"
+        x = sample(requires_grad=True)
+        loss = weighed(net(x)) + weighed(inner[0])
+        wanted = [x, *[p for p in net.parameters() if p.requires_grad]]
+        results.append(torch.autograd.grad(loss, wanted))
+    assert_all_equal(*results)

@@ -27,10 +27,12 @@ def test_an_ordered_dictionary_names_the_members() -> None:
 
 
 def test_slices_sums_and_repetitions_keep_the_options() -> None:
-    net = make(4, memory="checkpoint", anchors=2)
+    options = {"memory": "checkpoint", "anchors": 2, "guard": "warn"}
+    options |= {"state_dtype": torch.float64, "budget": 1000}
+    net = make(4, **options)
     for other in (net[1:3], net + make(1), net * 2, 2 * net):
         assert isinstance(other, InvertibleSequential)
-        assert (other.memory, other.anchors) == ("checkpoint", 2)
+        assert {name: getattr(other, name) for name in options} == options
     assert [*net[1:3]] == [net[1], net[2]]
     assert len(net + make(1)) == 5
     assert len(net * 2) == 8

@@ -211,6 +211,20 @@ def test_augmentation_moves_pixels_and_turns_all_phases_alike(rows, cols, seed):
     assert turned.shape == image.shape
     assert close(after, before)
     assert close(turned.sum().abs(), image.sum().abs())
+    turn = turned.sum() / image.sum()
+    assert close(turn.abs(), torch.ones(()))
+    found = [image, image.mT] if rows == cols else [image]
+    flips = [x.flip(dims) for x in found for dims in ((), (0,), (1,), (0, 1))]
+    assert any(close(turned, turn * flipped) for flipped in flips)
+
+
+def test_augmentation_changes_most_images():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(5, 4, dtype=torch.complex64, generator=generator)
+    found = [flip_and_turn(image, generator) for _ in range(40)]
+    turns = {round(float((t.sum() / image.sum()).angle()), 3) for t in found}
+    assert len(turns) > 30
+    assert sum(not close(t.abs(), image.abs()) for t in found) > 10
 
 
 def test_volumes_thinner_than_a_slab_are_left_out_by_name(tmp_path, caplog):

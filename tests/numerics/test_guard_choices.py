@@ -1,11 +1,15 @@
 """What a guard does about what it found: it warns, adapts, raises or is off."""
 
+import math
 import re
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch.engine import drift, replayable
 from tests.numerics.networks import conditioner, images, orthogonal
 from tests.numerics.test_guard import DEPTH, Noisy, Wrong, net_with, step
 
@@ -82,3 +86,23 @@ def test_words_it_does_not_know() -> None:
         InvertibleSequential(guard="rise")
     with pytest.raises(ValueError, match="anchors is 'many', but the only word"):
         InvertibleSequential(anchors="many")
+
+
+SIZES = st.floats(1e-6, 1e6) | st.just(0.0)
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda parts: st.lists(
+            st.lists(SIZES, min_size=parts, max_size=parts), min_size=1, max_size=8
+        )
+    )
+)
+@example([[1.0], [0.0], [1.0]])
+@example([[0.0], [1.0], [3.0]])
+@example([[3.0, 4.0], [3.0, 0.1], [6.0, 8.0]])
+def test_both_engines_see_the_same_growth(sizes) -> None:
+    table = torch.zeros(len(sizes), len(sizes[0]), 5, dtype=torch.float64)
+    table[:, :, -1] = torch.tensor(sizes, dtype=torch.float64)
+    eager = drift.growth_of(math.hypot(*parts) for parts in sizes)
+    assert math.isclose(float(replayable.growth_of(table)), eager, rel_tol=1e-9)
