@@ -1,5 +1,7 @@
 """The scale of an affine coupling is bounded, and its log-determinant is known."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from invtorch import AffineCoupling
+from tests.tolerances import assert_equal
 
 scales = st.sampled_from(["tanh", "sigmoid", "exp"])
 
@@ -60,3 +63,20 @@ def test_arguments_that_cannot_be(options, message) -> None:
 def test_a_conditioner_that_returns_too_little() -> None:
     with pytest.raises(ValueError, match=r"returned shape \(1, 2\).* needs \(1, 4\)"):
         AffineCoupling(nn.Linear(2, 2))(torch.randn(1, 4))
+
+
+@given(scales, st.floats(1.1, 5.0), st.integers(0, 99))
+def test_it_is_the_formula(scale, bound, seed) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x1, x2, a, t = torch.randn(4, 2, 3, 5, dtype=torch.float64, generator=generator)
+
+    beta = math.log(bound)
+    s = {
+        "tanh": torch.exp(beta * torch.tanh(a / beta)),
+        "sigmoid": 1 / bound + (1 - 1 / bound) * torch.sigmoid(a + 2),
+        "exp": torch.exp(a.clamp(-beta, beta)),
+    }[scale]
+    layer = AffineCoupling(Given(torch.cat([a, t], dim=1)), scale=scale, bound=bound)
+    y, log_det = layer.forward_and_log_det(torch.cat([x1, x2], dim=1))
+    assert_equal(y, torch.cat([x1, s * x2 + t], dim=1))
+    assert_equal(log_det, s.log().flatten(1).sum(1))

@@ -21,11 +21,16 @@ def test_it_keeps_the_space_and_sets_the_channels(data) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_it_is_the_formula(stride) -> None:
-    block = GatedResidualBlock(3, 2, hidden=5, stride=stride).double()
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_it_is_the_formula(stride, kernel_size) -> None:
+    block = GatedResidualBlock(
+        3, 2, hidden=5, stride=stride, kernel_size=kernel_size
+    ).double()
     x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
     h = F.relu(F.conv2d(x, block.gather.weight, block.gather.bias, stride))
-    h = F.relu(F.conv2d(h, block.look.weight, block.look.bias, padding=1))
+    h = F.relu(
+        F.conv2d(h, block.look.weight, block.look.bias, padding=kernel_size // 2)
+    )
     a, b = F.conv_transpose2d(h, block.spread.weight, None, stride).chunk(2, 1)
     assert_equal(block(x), a * torch.sigmoid(b))
 

@@ -31,6 +31,16 @@ def test_an_interval_covers_the_mean_of_the_population():
     assert 0.90 <= hits / 200 <= 0.98
 
 
+def test_a_surer_interval_is_wider():
+    rng = np.random.default_rng(0)
+    volumes = [Scores(*([value] * 3)) for value in rng.normal(30, 4, 40)]
+    widths = []
+    for level in (0.5, 0.8, 0.95, 0.99):
+        found = bootstrap(volumes, draws=1000, level=level)
+        widths.append(found.high.psnr - found.low.psnr)
+    assert widths == sorted(set(widths))
+
+
 def test_an_interval_of_perfect_reconstructions():
     perfect = [Scores(0.0, float("inf"), 1.0)] * 3
     found = bootstrap(perfect)  # without a warning

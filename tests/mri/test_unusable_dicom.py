@@ -113,7 +113,7 @@ def test_other_formats_and_missing_files_end_in_one_sentence(tmp_path, capsys):
     for source, message in {
         "s": "notes.txt cannot be read as DICOM",
         "empty": "neither a DICOM file nor a folder of a series",
-        "missing": "neither a DICOM file nor a folder of a series",
+        "missing": "missing does not exist",
         "": "neither a DICOM file nor a folder of a series",
     }.items():
         options = ("--source", str(tmp_path / source), "--output", str(tmp_path / "o"))
