@@ -57,7 +57,7 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 docs: $(DOCS_STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP) $(PEERS_STAMP) ## measure memory and time against depth; results in benchmarks/results/
+bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets and drift; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
 	$(STEADY) $(BIN)/python -m benchmarks.overhead

@@ -30,6 +30,7 @@ from mri_example.training import (
     load,
     step_memory,
 )
+from mri_example.training.checkpoints import load_checkpoint
 
 MODEL = IRIM2D(
     channels=32, steps=6, hidden=(32, 32, 64, 64, 32), strides=(1, 2, 4, 4, 2)
@@ -78,12 +79,15 @@ def _trained(output: Path) -> Reconstructor:
     """Train, unless that was finished before, and drop what an older model made."""
     run = output / "training"
     if (run / "done").exists():
-        _say(f"training: done before ({run}/last.ckpt)")
+        _say(f"training: done before ({run})")
     else:
         shutil.rmtree(output / "reconstructions", ignore_errors=True)
         for picture in PICTURES:
             (output / picture).unlink(missing_ok=True)
-    return load(fit_once(output / "data", run, MODEL, MaskConfig(), TRAINING))
+    last = fit_once(output / "data", run, MODEL, MaskConfig(), TRAINING)
+    steps = load_checkpoint(last)["global_step"]
+    _say(f"training: {steps} steps, {TRAINING.minutes:g} minutes at most ({last})")
+    return load(last)
 
 
 def _results(output: Path, model: Reconstructor) -> list[dict[str, Any]]:

@@ -41,6 +41,8 @@ class AdditiveCoupling(VolumePreserving):
         Any tensor with at least two entries along `dim`; the output has the same shape.
 
     Raises:
+        TypeError: If the conditioner is no `nn.Module`, or the state is one of integers
+            and the shift is not.
         ValueError: If `split` leaves nothing on one side, or the shift does not have
             the shape of $x_2$, or `grid` is not a power of two.
         RuntimeError: If there is a grid, and the state is not on it or out of range.

@@ -58,6 +58,7 @@ class AffineCoupling(InvertibleModule):
         Any tensor with at least two entries along `dim`; the output has the same shape.
 
     Raises:
+        TypeError: If the conditioner is no `nn.Module`, or the state is of integers.
         ValueError: If `split` leaves nothing on one side, `scale` is unknown, `bound`
             is not larger than 1 (or not finite, with a tanh), or the conditioner
             returns another shape.

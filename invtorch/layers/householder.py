@@ -31,7 +31,9 @@ class Householder1x1(VolumePreserving):
         shape.
 
     Raises:
-        ValueError: If `reflections` is not between 1 and `channels`.
+        TypeError: If the state is one of integers.
+        ValueError: If `reflections` is not between 1 and `channels`, or they are
+            complex and the state is real.
 
     Examples:
         >>> mix = Householder1x1(channels=4, reflections=2)

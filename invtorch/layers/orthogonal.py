@@ -44,9 +44,11 @@ class OrthogonalCoupling(VolumePreserving):
         shape.
 
     Raises:
+        TypeError: If the conditioner is no `nn.Module`, or the state is of integers.
         ValueError: If there are fewer than 2 channels, `reflections` is not between 1
-            and `channels`, the state has another number of channels, or the conditioner
-            returns another shape than it should.
+            and `channels`, the state has another number of channels or is real where
+            the reflections are complex, or the conditioner returns another shape than
+            it should.
 
     Examples:
         >>> from torch import nn

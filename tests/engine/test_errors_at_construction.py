@@ -44,7 +44,7 @@ def test_an_ordinary_module_in_a_container(add) -> None:
 
 @pytest.mark.parametrize("given", [list, tuple, iter])
 def test_modules_in_a_list(given) -> None:
-    with pytest.raises(TypeError, match=r"one by one, `InvertibleSequential\(\*modul"):
+    with pytest.raises(TypeError, match=r"one by one, `InvertibleSequential\(\*"):
         InvertibleSequential(given([Scale(2), Scale(2)]))
 
 

@@ -199,7 +199,9 @@ def test_a_folder_lists_its_volumes_by_name(tmp_path):
 
 
 def test_a_folder_that_is_missing_or_empty_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"holds no \.h5 files: name the one that does"):
+    with pytest.raises(
+        InputError, match=r"holds no \.h5 files: name the one that does"
+    ):
         volume_paths(tmp_path)
     with pytest.raises(InputError, match="nowhere does not exist: check the path"):
         volume_paths(tmp_path / "nowhere")

@@ -106,7 +106,7 @@ def test_without_noise_several_coils_see_what_one_sees():
     assert torch.allclose(combined, alone, atol=1e-6 * alone.max().item())
 
 
-def test_a_target_of_all_coils_is_not_that_of_one(root, tmp_path):
+def test_a_target_of_all_coils_is_not_that_of_one(tmp_path):
     Simulation(SIZE).write(tmp_path / "a.h5", head(), "a")
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file["reconstruction_rss"] = file["reconstruction_esc"][()] + 1

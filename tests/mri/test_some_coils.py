@@ -57,7 +57,7 @@ def test_a_step_on_some_coils_sees_them_as_among_all(root, model, few, seed):
         assert torch.allclose(found, expected, rtol=1e-4)
 
 
-def test_some_coils_of_a_model_that_needs_all_are_refused(root, tmp_path, capsys):
+def test_some_coils_of_a_model_that_needs_all_are_refused(root, tmp_path):
     training = TrainingConfig("multicoil", coils_per_step=1, accelerator="cpu")
     for model in (UNet(2, 2), IRIM2D(12, 1, **FAN, coils=COILS)):
         with pytest.raises(InputError, match=r"coils_per_step is 1, .*each coil by"):
