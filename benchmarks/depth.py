@@ -199,7 +199,7 @@ def measure(layer: str, strength: float, depth: int, seed: int) -> list[dict[str
             row |= {"precision": precision, "strategy": strategy, "growth": growth}
             row |= {"gradient_error": relative(found, truth)}
             row |= {"rebuilt_error": relative(rebuilt.double(), start.double())}
-            row |= {"anchors": len(contender._anchors.places(contender.layers))}
+            row |= {"anchors": len(contender._anchors.places(contender._layers))}
             rows.append(row | {"refused": bool(heard)})
     return rows
 

@@ -105,7 +105,7 @@ class InvertibleModule(nn.Module):
         return Inverse(self)
 
     @property
-    def layers(self) -> int:
+    def _layers(self) -> int:
         """How many calls of elementary layers one pass makes (1 if elementary)."""
         return 1
 
@@ -223,9 +223,9 @@ class Composite(InvertibleModule, elementary=False):
         return walk(state, context)
 
     @property
-    def layers(self) -> int:
+    def _layers(self) -> int:
         """The elementary layers of all steps."""
-        return sum(step.module.layers for step in self.chain())
+        return sum(step.module._layers for step in self.chain())
 
 
 class Pass:

@@ -175,7 +175,7 @@ class InvertibleSequential(Composite, nn.Sequential):
             self.memory or "invert",
             self._anchors,
             self.guard,
-            self.layers,
+            self._layers,
             self.state_dtype,
             self._automatic if self._planning else None,
         )

@@ -82,6 +82,7 @@ class Frame:
         self.module = module
         self.direction = direction
         self.single = isinstance(state, Tensor)
+        self.form = getattr(type(state), "_make", tuple)  # of a named tuple
         self.context = copied(context)
         self.riding = tensors_in(context)
         self.versions = versions(self.riding)
@@ -210,7 +211,7 @@ class Frame:
         return self._flat(self.direction(self.module, self._as(state), *context))
 
     def _as(self, state: Tensors) -> State:
-        return state[0] if self.single else state[: self.arity]
+        return state[0] if self.single else self.form(state[: self.arity])
 
     def _flat(self, output: Any) -> Tensors:
         if not self.direction.name.endswith("log_det"):

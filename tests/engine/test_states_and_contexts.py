@@ -1,5 +1,7 @@
 """Every form of state and context that a container takes."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -84,6 +86,42 @@ def test_tuple_states(anchors) -> None:
 
     for both_used in (True, False):
         assert_all_equal(*both(net, lambda used=both_used: gradients(used)))
+
+
+class Phase(NamedTuple):
+    """A state with names."""
+
+    place: torch.Tensor
+    speed: torch.Tensor
+
+
+class Kicked(VolumePreserving):
+    """A layer of a state with names."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.ModuleList([Conditioner(channels, channels)])
+
+    def forward(self, state):
+        moved = state.place + state.speed
+        return Phase(moved, state.speed + self.layers[0](moved))
+
+    def inverse(self, state):
+        speed = state.speed - self.layers[0](state.place)
+        return Phase(state.place - speed, speed)
+
+
+def test_a_named_tuple_as_state(anchors) -> None:
+    net = InvertibleSequential(*[Kicked(2) for _ in range(10)], anchors=anchors)
+    net.double()
+    state = Phase(sample(2, requires_grad=True), sample(2, requires_grad=True))
+
+    def gradients():
+        end = net(state)
+        loss = weighed(end.place) + weighed(end.speed * end.place)
+        return torch.autograd.grad(loss, [*state, *parameters(net)])
+
+    assert_all_equal(*both(net, gradients))
 
 
 class Indexed(VolumePreserving):

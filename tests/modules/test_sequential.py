@@ -66,7 +66,7 @@ def test_state_dicts_do_not_depend_on_the_strategy() -> None:
 
 def test_layers_counts_nested_members_and_both_visits_of_a_shared_one() -> None:
     net = make(2)
-    assert InvertibleSequential(net, net[0].inv, net).layers == 5
+    assert InvertibleSequential(net, net[0].inv, net)._layers == 5
 
 
 def test_the_strategy_can_be_changed_later() -> None:
