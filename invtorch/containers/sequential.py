@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import torch
@@ -241,7 +241,7 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
         ValueError: If it does not define its inverse.
     """
     name = type(module).__name__
-    if isinstance(module, Iterable) and not isinstance(module, nn.Module):
+    if isinstance(module, (list, tuple, Iterator)):
         raise TypeError(
             f"{name} is not an InvertibleModule: give its modules one by one, "
             f"`InvertibleSequential(*modules)`"

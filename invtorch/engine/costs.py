@@ -80,21 +80,18 @@ def measure_costs(
             module, given, riding = copied(step.module, state, context)
             copy = step._replace(module=module)
             with torch.no_grad():
-                output = copy(given, riding)
-                error = _round_trip(copy, as_tensors(state), output, riding)
+                state = copy(given, riding)
+                error = _round_trip(copy, given, riding)
             found.append(known[key]._replace(label=label, round_trip=error))
-            state = output
     return found
 
 
-def _round_trip(
-    step: Step, state: Tensors, output: Any, context: tuple[Any, ...]
-) -> float:
+def _round_trip(step: Step, state: Any, context: tuple[Any, ...]) -> float:
     """Return how far the rebuilt state is from the true one, relatively."""
-    given = output.clone() if isinstance(output, Tensor) else output
-    pairs = zip(as_tensors(step.inverse(given, context)), state, strict=True)
+    given, back = as_tensors(state), step.inverse(step(state, context), context)
+    pairs = zip(as_tensors(back), given, strict=True)
     errors = [_signed(rebuilt) - _signed(x) for rebuilt, x in pairs]
-    scale = float(size(state).norm())
+    scale = float(size(given).norm())
     return float(size(tuple(errors)).norm()) / scale if scale else 0.0
 
 

@@ -1,10 +1,12 @@
-"""Bytes are counted where they are asked for."""
+"""Bytes are counted where they are asked for, told apart, and written."""
 
 import pytest
 import torch
 
-from invtorch.planning import Memory, measure_memory
+from invtorch.engine import amount
+from invtorch.planning import Memory, measure_memory, memory_report
 from tests.devices import ON_THE_CPU
+from tests.modules.test_budget import STATE, image, paper
 
 pytestmark = ON_THE_CPU
 
@@ -28,3 +30,28 @@ def test_bytes_on_a_gpu() -> None:
 def test_other_devices_cannot_be_counted() -> None:
     with pytest.raises(ValueError, match="device is 'meta', but memory can be"):
         measure_memory(allocate, device="meta")
+
+
+def test_a_report_tells_apart_what_a_step_takes() -> None:
+    net, x = paper(anchors=0), image()
+    net.memory = "invert"
+    optimizer = torch.optim.Adam(net.parameters())
+    net(x).sum().backward()
+    optimizer.step()
+    before = [p.grad for p in net.parameters()]
+    found = memory_report(lambda: net(x).sum().backward(), net, optimizer)
+    size = sum(p.nbytes for p in net.parameters())
+    assert found.parameters == found.gradients == size
+    assert 2 * size <= found.optimizer <= 2 * size + 4 * len(before)
+    assert 5 * STATE < found.activations < 30 * STATE
+    assert found.cache == 0
+    assert all(p.grad is g for p, g in zip(net.parameters(), before, strict=True))
+    assert str(found).splitlines()[-1].startswith("in all")
+
+
+def test_amounts_are_written_to_three_digits() -> None:
+    counts = [0, 9, 999, 1000, 12_345, 999_499, 999_500, 10**6, 5 * 10**12, 10**16]
+    assert [amount(count) for count in counts] == [
+        *("0 B", "9 B", "999 B", "1 kB", "12.3 kB", "999 kB", "1 MB", "1 MB"),
+        *("5 TB", "1e+04 TB"),
+    ]

@@ -1,0 +1,36 @@
+"""Nothing keeps a module that was taken out of a network."""
+
+import gc
+import weakref
+
+from tests.engine.test_exchanged_modules import conditioner, gradients, network
+
+
+def test_a_part_that_was_replaced_is_forgotten() -> None:
+    net = network(anchors=0)
+    gradients(net)
+    part = weakref.ref(net[1].conditioner)
+    weight = weakref.ref(net[1].conditioner[0].first.weight)
+    net[1].conditioner = conditioner().double()
+    assert part() is None
+    assert weight() is None
+
+
+def test_a_layer_that_its_part_knows_is_forgotten() -> None:
+    net = network(anchors=0)
+    vars(net[-1].conditioner)["layer"] = net[-1]
+    gradients(net)
+    layer = weakref.ref(net[-1])
+    del net[-1]
+    gc.collect()
+    assert layer() is None
+
+
+def test_a_layer_that_was_removed_is_forgotten() -> None:
+    net = network(anchors=0)
+    gradients(net)
+    layer = weakref.ref(net[-1])
+    part = weakref.ref(net[-1].conditioner[1][1])
+    del net[-1]
+    assert layer() is None
+    assert part() is None
