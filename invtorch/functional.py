@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -41,13 +42,43 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
             )
         dtype = state.real.dtype if state.is_complex() else state.dtype
         vectors = vectors.to(torch.promote_types(vectors.dtype, dtype))
+    U, *_ = _compact(vectors)
+    return U.to(vectors.dtype)
+
+
+def householder_with_pullback(
+    vectors: Tensor,
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    r"""Return $U$ of real vectors, and what turns its gradient into theirs.
+
+    With $W = S^{-1} V^\top$, so that $U = I - V W$, and $B = -S^{-\top} V^\top \bar U$,
+
+    $$ \bar V = -\bar U W^\top + B^\top + V (\bar S + \bar S^\top), $$
+
+    where $\bar S$ is $-B W^\top$ above the diagonal, with half of its diagonal.
+    """
+    U, V, S, W = _compact(vectors)
+
+    def pull(grad: Tensor) -> Tensor:
+        exact = grad.to(V.dtype)
+        B = -torch.linalg.solve_triangular(S.mT, V.mT @ exact, upper=False)
+        of_S = _half_diagonal((B @ W.mT).triu())
+        of_V = B.mT - exact @ W.mT - V @ (of_S + of_S.mT)
+        found: Tensor = of_V.mT.to(vectors.dtype)
+        return found
+
+    return U.to(vectors.dtype), pull
+
+
+def _compact(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Return $U = I - V W$, $V$, $S$ and $W = S^{-1} V^\top$, in double precision."""
     exact = torch.float32 if vectors.device.type == "mps" else torch.float64
     V = vectors.to(torch.promote_types(vectors.dtype, exact)).T  # never in TF32
     with no_autocast(V):
         S = _half_diagonal(V.mH @ V)
+        W = torch.linalg.solve_triangular(S, V.mH, upper=True)
         identity = torch.eye(len(V), dtype=V.dtype, device=V.device)
-        U: Tensor = identity - V @ torch.linalg.solve_triangular(S, V.mH, upper=True)
-    return U.to(vectors.dtype)
+        return identity - V @ W, V, S, W
 
 
 def _half_diagonal(matrix: Tensor) -> Tensor:

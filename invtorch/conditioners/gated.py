@@ -7,14 +7,19 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from invtorch.arguments import check_count
+from invtorch.conditioners.gated_function import GatedFunction
 from invtorch.conditioners.patches import (
     CONVOLUTIONS,
     GatherPatches,
     SpreadPatches,
+    cropped,
     from_patches,
+    padded,
 )
+from invtorch.pure.weights import weight_of
 
 
 class GatedResidualBlock(nn.Module):
@@ -95,19 +100,30 @@ class GatedResidualBlock(nn.Module):
                 f"dims={self.dims}: give it (batch, channels, {self.dims} spatial "
                 f"axes), or build it with other dims"
             )
-        h = F.relu(self.gather(self._padded(x)))
+        h = F.relu(self.gather(padded(x, self.stride)))
         h = F.relu(self.look(h))
         out = from_patches(F.glu(self.spread(h), dim=1), self.stride)
-        for axis, size in enumerate(x.shape[2:], start=2):
-            if out.shape[axis] != size:
-                out = out.narrow(axis, 0, size)
-        return out
+        return cropped(out, x.shape[2:])
 
-    def _padded(self, x: Tensor) -> Tensor:
-        missing = [-n % s for n, s in zip(x.shape[2:], self.stride, strict=True)]
-        if not any(missing):
-            return x
-        return F.pad(x, [side for n in reversed(missing) for side in (0, n)])
+    def _pure(self, state: Tensor) -> GatedFunction | None:
+        """Return the block as a pure function, if its parts are those it made."""
+        look, ones = self.look, (1,) * self.dims
+        parts = self.gather, look, self.spread
+        kinds = GatherPatches, CONVOLUTIONS[self.dims], SpreadPatches
+        setting = look.stride, look.dilation, look.groups, look.padding_mode
+        if (
+            state.ndim != self.dims + 2
+            or (*map(type_before_parametrizations, parts),) != kinds
+            or setting != (ones, ones, 1, "zeros")
+            or isinstance(look.padding, str)
+            or not self.gather.patch == self.spread.patch == self.stride
+        ):
+            return None
+        first, second, third = map(weight_of, parts)
+        b1, b2 = self.gather.bias, look.bias
+        if first is None or second is None or third is None or b1 is None or b2 is None:
+            return None
+        return GatedFunction(first, b1, second, b2, third, self.stride, look.padding)
 
 
 def _per_axis(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:

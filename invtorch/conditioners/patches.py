@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {
@@ -44,11 +45,7 @@ class GatherPatches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the coarse grid."""
-        patches = to_patches(x, self.patch)
-        columns = patches.flatten(2)
-        weight = self.weight.flatten(1).expand(len(x), -1, -1)
-        found: Tensor = torch.baddbmm(self.bias[:, None], weight, columns)
-        return found.view(*found.shape[:2], *patches.shape[2:])
+        return gather(self.weight, self.bias, to_patches(x, self.patch))
 
     def extra_repr(self) -> str:
         """Show sizes."""
@@ -85,15 +82,27 @@ class SpreadPatches(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the patches."""
-        # `matmul` would transpose `h` in memory wherever a gradient is needed
-        weight = self.weight.flatten(1).mT.expand(len(h), -1, -1)
-        found = torch.bmm(weight, h.flatten(2))
-        return found.view(*found.shape[:2], *h.shape[2:])
+        return spread(self.weight, h)
 
     def extra_repr(self) -> str:
         """Show sizes."""
         inputs, outputs = self.weight.shape[:2]
         return f"{inputs}, {outputs}, patch={self.patch}"
+
+
+def gather(weight: Tensor, bias: Tensor, patches: Tensor) -> Tensor:
+    """Compute a coarse grid from the patches under it, as `to_patches` gives them."""
+    matrix = weight.flatten(1).expand(len(patches), -1, -1)
+    found = torch.baddbmm(bias[:, None], matrix, patches.flatten(2))
+    return found.view(*found.shape[:2], *patches.shape[2:])
+
+
+def spread(weight: Tensor, h: Tensor) -> Tensor:
+    """Compute patches, as `from_patches` takes them, from a coarse grid."""
+    # `matmul` would transpose `h` in memory wherever a gradient is needed
+    matrix = weight.flatten(1).mT.expand(len(h), -1, -1)
+    found = torch.bmm(matrix, h.flatten(2))
+    return found.view(*found.shape[:2], *h.shape[2:])
 
 
 def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
@@ -121,3 +130,19 @@ def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
     fine = [n * s for n, s in zip(patches.shape[2:], patch, strict=True)]
     found: Tensor = split.permute(0, 1, *axes).reshape(*split.shape[:2], *fine)
     return found
+
+
+def padded(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """Append zeros to spatial axes that patches would not divide."""
+    missing = [-n % s for n, s in zip(x.shape[2:], patch, strict=True)]
+    if not any(missing):
+        return x
+    return F.pad(x, [side for n in reversed(missing) for side in (0, n)])
+
+
+def cropped(x: Tensor, space: Sequence[int]) -> Tensor:
+    """Undo `padded`, given the spatial sizes before."""
+    for axis, size in enumerate(space, start=2):
+        if x.shape[axis] != size:
+            x = x.narrow(axis, 0, size)
+    return x

@@ -143,6 +143,23 @@ def check_unwritten(label: str, parameter: str | None, attribute: str | None) ->
         )
 
 
+def check_unmodified(label: str, name: str | None) -> None:
+    """Refuse a replay of what was changed since the forward pass.
+
+    Args:
+        label: What to call the layer.
+        name: The name of a tensor that it reads, and that was changed in place.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
+    if name is not None:
+        raise RuntimeError(
+            f"{name} of {label} was modified in place between the forward and the "
+            f"backward pass: step the optimizer after backward, or change a copy"
+        )
+
+
 def check_transforms(label: str) -> None:
     """Refuse a backward pass inside of a transform of `torch.func`.
 

@@ -19,6 +19,7 @@ from invtorch.engine.contract import (
     check_log_det,
     check_parts,
     check_shapes,
+    check_unmodified,
     check_unwritten,
 )
 from invtorch.engine.drift import rounded
@@ -41,19 +42,36 @@ INVERSES = {
 }
 
 
+def noted(method: Method) -> Method:
+    """Note on an error which layer it was."""
+
+    @functools.wraps(method)
+    def call(self: Any, *arguments: Any) -> Any:
+        try:
+            return method(self, *arguments)
+        except Exception as error:
+            note_on(error, self.label)
+            raise
+
+    return call  # type: ignore[return-value]
+
+
 def of_the_layer(method: Method) -> Method:
     """Let one thread evaluate a layer, and note on an error which layer it was."""
 
     @functools.wraps(method)
     def call(self: Frame, *arguments: Any) -> Any:
-        try:
-            with self.locks:
-                return method(self, *arguments)
-        except Exception as error:
-            self.note_on(error)
-            raise
+        with self.locks:
+            return method(self, *arguments)
 
-    return call  # type: ignore[return-value]
+    return noted(call)  # type: ignore[return-value]
+
+
+def note_on(error: Exception, label: str) -> None:
+    """Add which layer it was, unless the error says so."""
+    notes = (str(error), *getattr(error, "__notes__", ()))
+    if not any(label in text for text in notes):
+        error.add_note(f"in {label} of an invertible container")
 
 
 class Frame:
@@ -88,7 +106,7 @@ class Frame:
         self.versions = versions(self.riding)
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
-        parts = _parts(module)
+        parts = parts_of(module)
         self.locks = Locks(parts)
         check_parts(self.label, parts[1:])
         with self.locks:
@@ -180,18 +198,12 @@ class Frame:
             stand_ins = {id(t): stand_in(t) for t in self.companions}
             context = exchanged(self.context, stand_ins)
             with self.environment.restored(stand_ins), Recording(None):
-                state, outputs, shifted = evaluate(*context)
-        replayed = Replayed((*state, *stand_ins.values()), outputs, shifted)
+                found = evaluate(*context)
+        replayed = found._replace(inputs=(*found.inputs, *stand_ins.values()))
         own = (*self.riding, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]
         check_closed(self.label, (*replayed.leaves, *fixed), replayed.ends)
         return replayed
-
-    def note_on(self, error: Exception) -> None:
-        """Add which layer it was, unless the error says so."""
-        notes = (str(error), *getattr(error, "__notes__", ()))
-        if not any(self.label in text for text in notes):
-            error.add_note(f"in {self.label} of an invertible container")
 
     def precisions(self) -> set[torch.dtype]:
         """Return the floating dtypes that it computes in, as far as they are known."""
@@ -229,15 +241,10 @@ class Frame:
         check_kinds(self.label, self.environment.has_same_kinds())
         changed = versions(self.riding) != self.versions
         name = "the context" if changed else self.environment.modified()
-        if name is not None:
-            raise RuntimeError(
-                f"{name} of {self.label} was modified in place between the forward and "
-                f"the backward pass: step the optimizer after backward, or change a "
-                f"copy"
-            )
+        check_unmodified(self.label, name)
 
 
-def _parts(module: nn.Module) -> list[nn.Module]:
+def parts_of(module: nn.Module) -> list[nn.Module]:
     """Return a module and all inside of it, each once, faster than `modules()`."""
     found: dict[int, nn.Module] = {id(module): module}
     todo = [module]

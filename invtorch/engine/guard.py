@@ -26,7 +26,7 @@ from invtorch.engine.drift import (
     until_first,
 )
 from invtorch.engine.fingerprint import distance, fingerprint, size
-from invtorch.engine.frame import Frame
+from invtorch.engine.pure_frame import AnyFrame
 from invtorch.engine.replayed import Tensors
 from invtorch.engine.reports import at_the_end, backward_pass
 
@@ -78,7 +78,7 @@ class Guard:
     def __init__(self, policy: str | None, anchors: Anchors) -> None:
         self.policy = policy
         self.anchors = anchors
-        self.frames: list[Frame] = []
+        self.frames: list[AnyFrame] = []
         self.sizes: list[Any] = []
         self.taken: list[Any] = []
         self.compared: dict[int, list[tuple[int, int, Any]]] = {}

@@ -11,7 +11,8 @@ from torch.autograd import Variable
 from torch.autograd.graph import GradientEdge
 
 from invtorch.engine.contract import check_transforms
-from invtorch.engine.frame import Frame
+from invtorch.engine.frame import note_on
+from invtorch.engine.pure_frame import AnyFrame
 from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.reports import HandedOutward
 
@@ -52,7 +53,7 @@ class ReplayNode(torch.autograd.Function):
         handle, needed = ctx.handle(), ctx.needs_input_grad[2:]
         if handle is None:
             return ctx.saved_tensors  # type: ignore[no-any-return] # PyTorch refuses
-        frame: Frame = handle.frame
+        frame: AnyFrame = handle.frame
         check_transforms(frame.label)
         again = torch.is_grad_enabled()
         replayed = frame.reconnect(ctx.saved_tensors) if again else handle.replay()
@@ -60,7 +61,7 @@ class ReplayNode(torch.autograd.Function):
             with HandedOutward():
                 return None, None, *_pull_back(replayed, grads, needed)
         except Exception as error:
-            frame.note_on(error)
+            note_on(error, frame.label)
             if not again:
                 handle.replay_again(replayed)
             raise
@@ -69,12 +70,15 @@ class ReplayNode(torch.autograd.Function):
 def _pull_back(
     replayed: Replayed, grads: tuple[Tensor | None, ...], needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
-    shifted = replayed.shifted
-    if shifted is None:
+    shifted, pull_back = replayed.shifted, replayed.pull_back
+    if shifted is None and pull_back is None:
         return _gradients(replayed.outputs, grads, replayed.inputs, needed)
     (grad,) = grads
     if grad is None:
         return [None] * len(needed)
+    if pull_back is not None:
+        return pull_back(grad, needed)
+    assert shifted is not None
     moved = (shifted.edge,), (shifted.cotangent(grad),)
     of_kept, *others = _gradients(*moved, replayed.leaves, needed)
     return [shifted.gradient(grad, of_kept) if needed[0] else None, *others]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -19,11 +20,14 @@ class Replayed(NamedTuple):
         inputs: The inputs of its node.
         outputs: What it returned, attached to the inputs; nothing if it was `shifted`.
         shifted: How it returned its input shifted.
+        pull_back: Its derivative, if that is known: from the gradient of the output,
+            and which inputs need one, to the gradients of the inputs.
     """
 
     inputs: Tensors
     outputs: Tensors
     shifted: Shifted | None = None
+    pull_back: Callable[[Tensor, Sequence[bool]], list[Tensor | None]] | None = None
 
     @property
     def leaves(self) -> Tensors:

@@ -30,6 +30,7 @@ from invtorch.engine.frame import Frame, as_tensors
 from invtorch.engine.guard import Guard
 from invtorch.engine.locks import accumulators
 from invtorch.engine.node import ReplayNode
+from invtorch.engine.pure_frame import AnyFrame, pure_frame
 from invtorch.engine.replayed import Replayed, Tensors
 from invtorch.engine.snapshot import Snapshot
 from invtorch.recording import Direction, State
@@ -46,7 +47,7 @@ class Handle:
     living: ClassVar[WeakValueDictionary[int, Handle]] = WeakValueDictionary()
     numbers = itertools.count()
 
-    def __init__(self, tape: Tape, index: int, frame: Frame) -> None:
+    def __init__(self, tape: Tape, index: int, frame: AnyFrame) -> None:
         self.tape, self.index, self.frame = tape, index, frame
         self.number = next(self.numbers)
         self.living[self.number] = self
@@ -93,7 +94,7 @@ class Tape:
         self.anchors = anchors
         self.guard = guard
         self.assigned = assigned
-        self.frames: list[Frame] = guard.frames if guard else []
+        self.frames: list[AnyFrame] = guard.frames if guard else []
         self.wanted: list[bool] = []
         self.top = -1
         self.states: dict[int, Snapshot] = {}
@@ -114,15 +115,17 @@ class Tape:
         """Evaluate one call as a node of the graph and remember it."""
         tensors = as_tensors(state)
         index = len(self.frames)
-        frame = Frame(index, module, direction, state, context)
-        self._check_unbroken(frame, tensors)
-        inputs = (*tensors, *frame.companions)
         wanted = *self.assigned[index : index + 1], self.memory
         memory = max(module.memory or "invert", *wanted, key=MEMORY.index)
+        call = index, module, direction, state, context
+        frame = (memory != "store" and pure_frame(*call)) or Frame(*call)
+        self._check_unbroken(frame, tensors)
+        inputs = (*tensors, *frame.companions)
         after_stored, self.stored = self.stored, False
         if not any(t.requires_grad for t in inputs):
             outputs, kept = frame.run(tensors, context), False
         elif memory == "store":
+            assert isinstance(frame, Frame)
             outputs, kept = frame.store(state, context), not after_stored
             self.stored = True
         else:
@@ -249,7 +252,7 @@ class Tape:
         return snapshot.tensors
 
     def _append(
-        self, frame: Frame, state: Tensors, output: Tensors, kept: bool, memory: str
+        self, frame: AnyFrame, state: Tensors, output: Tensors, kept: bool, memory: str
     ) -> None:
         index = len(self.frames)
         self.frames.append(frame)
@@ -273,13 +276,13 @@ class Tape:
         del self.states[index]
         self.order.remove(index)
 
-    def _handle(self, index: int, frame: Frame) -> Handle:
+    def _handle(self, index: int, frame: AnyFrame) -> Handle:
         """Return a handle of state `index`, which is wanted for as long as it lives."""
         self.wanted.extend([False] * (index + 1 - len(self.wanted)))
         self.wanted[index], self.top = True, index
         return Handle(self, index, frame)
 
-    def _check_unbroken(self, frame: Frame, state: Tensors) -> None:
+    def _check_unbroken(self, frame: AnyFrame, state: Tensors) -> None:
         index = len(self.frames)
         if index and not self.states[index].is_of(state):
             raise RuntimeError(

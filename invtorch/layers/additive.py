@@ -16,6 +16,8 @@ from invtorch.layers.fitting import (
     in_its_precision,
     parts,
 )
+from invtorch.layers.shifts import AdditiveShift
+from invtorch.pure import bind
 from invtorch.shifted import Shifted
 
 
@@ -99,6 +101,13 @@ class AdditiveCoupling(VolumePreserving):
         grid = f", grid={self.grid}" if self.grid else ""
         return f"split={self.split or 'half'}, dim={self.dim}{grid}"
 
+    def _pure(self, state: Tensor) -> AdditiveShift | None:
+        conditioner = bind(self.conditioner, state)
+        if conditioner is None or self.grid:
+            return None
+        name = type(self.conditioner).__name__
+        return AdditiveShift(conditioner, self.split, self.dim, name)
+
     def _replay(self, output: Tensor, context: tuple[Any, ...], sign: int) -> Shifted:
         state = output.detach().clone()
         _, moved = parts(state, self.split, self.dim)
@@ -111,7 +120,8 @@ class AdditiveCoupling(VolumePreserving):
         if self.grid:
             kept = kept.contiguous()  # the same arithmetic, whatever the layout
         shift: Tensor = in_its_precision(self.conditioner, kept, context)
-        check_returned(self.conditioner, shift, tuple(moved.shape), moved)
+        name = type(self.conditioner).__name__
+        check_returned(name, shift, tuple(moved.shape), moved)
         shift = shift.to(moved.dtype)
         return snap(shift, self.grid) if self.grid else shift
 

@@ -179,7 +179,7 @@ class AffineCoupling(InvertibleModule):
         found: Tensor = in_its_precision(self.conditioner, kept, context)
         doubled = list(moved.shape)
         doubled[self.dim] *= 2
-        check_returned(self.conditioner, found, tuple(doubled), moved)
+        check_returned(type(self.conditioner).__name__, found, tuple(doubled), moved)
         a, t = found.to(moved.dtype).chunk(2, self.dim)
         return self._log_scale(a), t
 

@@ -130,12 +130,12 @@ def parts(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def check_returned(
-    conditioner: nn.Module, found: Tensor, wanted: tuple[int, ...], state: Tensor
+    name: str, found: Tensor, wanted: tuple[int, ...], state: Tensor
 ) -> None:
     """Check shape and dtype of what a conditioner returned.
 
     Args:
-        conditioner: The network.
+        name: The class of the network.
         found: What it returned.
         wanted: The shape that it should have.
         state: A part of the state, whose dtype it will be given.
@@ -144,7 +144,6 @@ def check_returned(
         ValueError: If the shape is another one.
         TypeError: If the state cannot hold such numbers.
     """
-    name = type(conditioner).__name__
     if found.shape != wanted:
         raise ValueError(
             f"the conditioner {name} returned shape {tuple(found.shape)}, but the "

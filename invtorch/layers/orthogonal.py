@@ -17,6 +17,8 @@ from invtorch.layers.fitting import (
     in_its_precision,
 )
 from invtorch.layers.householder import householder_vectors
+from invtorch.layers.shifts import OrthogonalShift
+from invtorch.pure import bind
 from invtorch.shifted import Shifted
 
 
@@ -94,6 +96,14 @@ class OrthogonalCoupling(VolumePreserving):
         reflections, channels = self.vectors.shape
         return f"channels={channels}, reflections={reflections}"
 
+    def _pure(self, state: Tensor) -> OrthogonalShift | None:
+        conditioner = bind(self.conditioner, state)
+        if conditioner is None or state.shape[1] != self.vectors.shape[1]:
+            return None
+        return OrthogonalShift(
+            self.vectors, conditioner, type(self.conditioner).__name__
+        )
+
     def _replay(self, output: Tensor, context: tuple[Any, ...], sign: int) -> Shifted:
         U1, U2 = self._rows(output)
         x = output.data.requires_grad_()
@@ -115,7 +125,7 @@ class OrthogonalCoupling(VolumePreserving):
         shift: Tensor = in_its_precision(self.conditioner, projected, context)
         channels = self.vectors.shape[1]
         wanted = (len(projected), channels - channels // 2, *projected.shape[2:])
-        check_returned(self.conditioner, shift, wanted, projected)
+        check_returned(type(self.conditioner).__name__, shift, wanted, projected)
         return shift.to(projected.dtype)
 
 
