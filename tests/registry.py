@@ -17,7 +17,7 @@ from invtorch import (
     OrthogonalCoupling,
     WithoutContext,
 )
-from tests.parts import Conditioner, Leapfrog, Scale
+from tests.parts import Conditioner, Leapfrog, Scale, known
 
 Maker = Callable[[int, int], InvertibleModule]
 
@@ -28,6 +28,11 @@ def additive(channels: int, dims: int) -> InvertibleModule:
 
 def uneven(channels: int, dims: int) -> InvertibleModule:
     return AdditiveCoupling(Conditioner(1, channels - 1, dims), split=1)
+
+
+def known_shift(channels: int, dims: int) -> InvertibleModule:
+    conditioner = known(channels // 2, -(-channels // 2), dims)
+    return WithoutContext(AdditiveCoupling(conditioner))
 
 
 def affine(scale: str) -> Maker:
@@ -50,6 +55,12 @@ def gated(channels: int, dims: int) -> InvertibleModule:
         channels // 2, -(-channels // 2), hidden=3, stride=2, dims=dims
     )
     coupling = OrthogonalCoupling(block, channels=channels, reflections=1)
+    return WithoutContext(coupling)
+
+
+def known_basis(channels: int, dims: int) -> InvertibleModule:
+    conditioner = known(channels // 2, -(-channels // 2), dims)
+    coupling = OrthogonalCoupling(conditioner, channels=channels, reflections=2)
     return WithoutContext(coupling)
 
 
@@ -84,11 +95,13 @@ def conjugated_pair(channels: int, dims: int) -> InvertibleModule:
 MAKERS: dict[str, Maker] = {
     "AdditiveCoupling": additive,
     "AdditiveCoupling(split=1)": uneven,
+    "AdditiveCoupling(Sequential)": known_shift,
     "AffineCoupling": affine("tanh"),
     "AffineCoupling(scale=sigmoid)": affine("sigmoid"),
     "AffineCoupling(scale=exp)": affine("exp"),
     "OrthogonalCoupling": orthogonal,
     "OrthogonalCoupling(GatedResidualBlock)": gated,
+    "OrthogonalCoupling(Sequential)": known_basis,
     "Householder1x1": householder,
     "Conjugation": conjugation,
     "InvertibleSequential": sequential,

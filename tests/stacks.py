@@ -7,22 +7,31 @@ from invtorch import (
     Householder1x1,
     InvertibleSequential,
     OrthogonalCoupling,
+    WithoutContext,
 )
-from tests.parts import Conditioner, Reverse
+from tests.parts import Conditioner, Reverse, known
 
 DEPTH = 12
 
 
 def stack(anchors: int, dropout: float = 0.0, depth: int = 10):
+    """Return couplings of both kinds, half of them with derivatives that are known."""
     layers = []
     for i in range(depth):
-        conditioner = Conditioner(2, 2, dropout=dropout)
-        layers.append(
+        pure = i % 4 in (1, 2)
+        conditioner = known(2, 2) if pure else Conditioner(2, 2, dropout=dropout)
+        layer = (
             OrthogonalCoupling(conditioner, channels=4)
             if i % 2
             else AdditiveCoupling(conditioner)
         )
+        layers.append(WithoutContext(layer) if pure else layer)
     return InvertibleSequential(*layers, anchors=anchors).double()
+
+
+def couplings(net):
+    """Return the couplings of a stack, without what withholds the context."""
+    return [getattr(layer, "module", layer) for layer in net]
 
 
 def alternating(layers, **options):

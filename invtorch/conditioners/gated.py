@@ -19,6 +19,7 @@ from invtorch.conditioners.patches import (
     from_patches,
     padded,
 )
+from invtorch.pure import bind
 from invtorch.pure.weights import weight_of
 
 
@@ -107,23 +108,20 @@ class GatedResidualBlock(nn.Module):
 
     def _pure(self, state: Tensor) -> GatedFunction | None:
         """Return the block as a pure function, if its parts are those it made."""
-        look, ones = self.look, (1,) * self.dims
-        parts = self.gather, look, self.spread
+        parts = self.gather, self.look, self.spread
         kinds = GatherPatches, CONVOLUTIONS[self.dims], SpreadPatches
-        setting = look.stride, look.dilation, look.groups, look.padding_mode
+        look, bias = bind(self.look, state), self.gather.bias
+        first, third = weight_of(self.gather), weight_of(self.spread)
         if (
-            state.ndim != self.dims + 2
-            or (*map(type_before_parametrizations, parts),) != kinds
-            or setting != (ones, ones, 1, "zeros")
-            or isinstance(look.padding, str)
+            (*map(type_before_parametrizations, parts),) != kinds
             or not self.gather.patch == self.spread.patch == self.stride
+            or look is None
+            or first is None
+            or third is None
+            or bias is None
         ):
             return None
-        first, second, third = map(weight_of, parts)
-        b1, b2 = self.gather.bias, look.bias
-        if first is None or second is None or third is None or b1 is None or b2 is None:
-            return None
-        return GatedFunction(first, b1, second, b2, third, self.stride, look.padding)
+        return GatedFunction(first, bias, look, third, self.stride)
 
 
 def _per_axis(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:

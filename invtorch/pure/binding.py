@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+Binder = TypeVar("Binder", bound=Callable[[Any, Tensor], Any])
+_BINDERS: dict[type[nn.Module], Callable[[Any, Tensor], Any]] = {}
+
+
+def binds(*kinds: type[nn.Module]) -> Callable[[Binder], Binder]:
+    """Register what binds modules of these classes, which are not ours."""
+
+    def register(binder: Binder) -> Binder:
+        _BINDERS.update(dict.fromkeys(kinds, binder))
+        return binder
+
+    return register
 
 
 def bind(module: nn.Module, state: Tensor) -> Any:
@@ -13,13 +28,14 @@ def bind(module: nn.Module, state: Tensor) -> Any:
     The function holds the parameters that the module has now. Whether hooks are to be
     called, or precision is to be lowered, is for the caller to see.
 
-    A class says what its modules compute by a method `_pure(state)`, which returns
-    `None` where one is set up to do something else. Classes derived from it, whose
-    `forward` may be another, do not inherit it.
+    A class of ours says what its modules compute by a method `_pure(state)`, which
+    returns `None` where one is set up to do something else. Classes derived from it,
+    whose `forward` may be another, do not inherit it.
 
     Args:
         module: The module.
         state: The state that a layer is given, or one of the same rank.
     """
-    binder = vars(type(module)).get("_pure")
+    theirs = _BINDERS.get(type_before_parametrizations(module))
+    binder = vars(type(module)).get("_pure") or theirs
     return binder(module, state) if binder else None

@@ -63,16 +63,16 @@ Weight = PlainWeight | NormalizedWeight
 
 
 def weight_of(module: nn.Module) -> Weight | None:
-    """Return the weight of a module, or `None` if something else makes it."""
-    weight = module._parameters.get("weight")
-    if weight is not None:
-        return PlainWeight(weight)
+    """Return the weight of a module, or `None` if something else makes a part of it."""
     made = module._modules.get("parametrizations")
-    ways = made._modules.get("weight") if made is not None else None
-    if type(ways) is not ParametrizationList or len(ways) != 1:
+    if made is None:
+        weight = module._parameters.get("weight")
+        return None if weight is None else PlainWeight(weight)
+    ways = made._modules.get("weight")
+    if type(ways) is not ParametrizationList or [*made._modules] != ["weight"]:
         return None
-    (way,) = ways
-    if type(way) is not _WeightNorm or way.dim != 0:
+    way, *others = ways
+    if type(way) is not _WeightNorm or way.dim != 0 or others:
         return None
     g, v = ways.parameters()
     return NormalizedWeight(g, v)

@@ -17,7 +17,7 @@ from invtorch.engine import drift, replayable
 from tests.compilation import COMPILING, compiled
 from tests.devices import DEVICE, ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog
-from tests.stacks import parameters, sample, stack
+from tests.stacks import couplings, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, assert_equal, relative_error
 
@@ -215,7 +215,7 @@ def test_compiled_conditioners(anchors) -> None:
 
         return run
 
-    for layer in net:
+    for layer in couplings(net):
         layer.conditioner.compile(backend=backend, fullgraph=True)
     for direction, reference in zip(("forward", "inverse"), expected, strict=True):
         runs.clear()

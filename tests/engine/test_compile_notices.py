@@ -192,9 +192,9 @@ def test_a_layer_is_not_blamed_for_a_coarser_one_above() -> None:
 def test_nan_is_laid_at_the_layer_that_made_it() -> None:
     net = stack(0, depth=3)
     with torch.no_grad():
-        net[1].conditioner.second.weight.fill_(torch.nan)
+        net[0].conditioner.second.weight.fill_(torch.nan)
     loss = compiled(net)(sample(requires_grad=True)).sum()
-    with pytest.raises(RuntimeError, match=r"layer 1 \(OrthogonalCoupling\) made NaN"):
+    with pytest.raises(RuntimeError, match=r"layer 0 \(AdditiveCoupling\) made NaN"):
         loss.backward()
 
 

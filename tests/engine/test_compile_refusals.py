@@ -97,8 +97,8 @@ def test_other_strategies_are_refused_in_words(option) -> None:
     net.memory = option
     with pytest.raises(Unsupported, match=f"memory='{option}' is not supported under"):
         compiled(net)(sample(requires_grad=True))
-    net.memory, net[1].memory = "invert", option
-    with pytest.raises(Unsupported, match=f"layer 1 .* has memory='{option}'"):
+    net.memory, net[0].memory = "invert", option
+    with pytest.raises(Unsupported, match=f"layer 0 .* has memory='{option}'"):
         compiled(net)(sample(requires_grad=True))
 
 

@@ -18,7 +18,7 @@ from invtorch import (
 from invtorch.engine import guard, strategies
 from invtorch.engine.drift import rounded
 from invtorch.planning import measure_memory
-from tests.stacks import both, parameters, sample, stack
+from tests.stacks import both, couplings, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, relative_error
 
@@ -229,7 +229,7 @@ def test_nothing_waits_for_the_device_until_all_layers_are_done(
     monkeypatch.setattr(guard, "_values", read)
     with torch.device("meta"):
         net, x = stack(anchors), sample(requires_grad=True)
-    for layer in net:
+    for layer in couplings(net):
         layer.conditioner.register_forward_hook(lambda *_: events.append("layer"))
     net(x).sum().backward()
     end = 2 * len(net)

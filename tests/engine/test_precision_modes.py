@@ -99,7 +99,7 @@ def test_gradients_under_autocast_are_as_exact_as_those_of_autograd(anchors) -> 
     x = sample()
 
     def loss(net):
-        return net(x.to(net[1].vectors.dtype)).square().sum()
+        return net(x.to(net[3].vectors.dtype)).square().sum()
 
     assert_as_exact_as_autograd(stack(anchors).float(), loss, parameters)
 
@@ -109,7 +109,7 @@ def test_weights_that_autocast_casts_are_not_cached_without_a_graph(anchors) -> 
     x = sample()
 
     def loss(net):
-        inside = x.to(net[1].vectors.dtype)
+        inside = x.to(net[3].vectors.dtype)
         return net(inside).square().sum() + 50 * net[0](inside).sum()
 
     net = stack(anchors).float()

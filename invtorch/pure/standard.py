@@ -1,0 +1,187 @@
+"""PyTorch's own modules as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from invtorch.pure.binding import bind, binds
+from invtorch.pure.function import Gradients, Pullback, PureFunction
+from invtorch.pure.weights import Weight, weight_of
+
+aten = torch.ops.aten
+
+
+class Convolution(NamedTuple):
+    """A convolution of any number of axes, over zeros around the input."""
+
+    weight: Weight
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return self._convolved(x, self.weight.value())
+
+    def with_pullback(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """Convolve, and return the derivative."""
+        weight, pull_weight = self.weight.with_pullback()
+        bias = self.bias
+
+        def pull(grad: Tensor, into: Gradients) -> Tensor:
+            of_x, of_weight, of_bias = aten.convolution_backward(
+                *(grad, x, weight, [len(weight)] if bias is not None else None),
+                *self._options,
+                [True, True, bias is not None],
+            )
+            pull_weight(of_weight, into)
+            if bias is not None:
+                into.add(bias, of_bias)
+            return of_x  # type: ignore[no-any-return]
+
+        return self._convolved(x, weight), pull
+
+    def _convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.convolution(x, weight, self.bias, *self._options)
+
+    @property
+    def _options(self) -> tuple[Any, ...]:
+        none = [0] * len(self.stride)
+        return self.stride, self.padding, self.dilation, False, none, self.groups
+
+
+@binds(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def convolution(module: Any, state: Tensor) -> Convolution | None:
+    """Return a convolution as a pure function."""
+    weight = weight_of(module)
+    if (
+        weight is None
+        or module.padding_mode != "zeros"
+        or isinstance(module.padding, str)
+        or state.ndim != len(module.stride) + 2
+    ):
+        return None
+    return Convolution(
+        *(weight, module.bias, module.stride, module.padding),
+        *(module.dilation, module.groups),
+    )
+
+
+class Linear(NamedTuple):
+    """An affine map of the last axis."""
+
+    weight: Weight
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map."""
+        return F.linear(x, self.weight.value(), self.bias)
+
+    def with_pullback(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """Map, and return the derivative."""
+        weight, pull_weight = self.weight.with_pullback()
+
+        def pull(grad: Tensor, into: Gradients) -> Tensor:
+            rows = grad.reshape(-1, grad.shape[-1])
+            pull_weight(rows.mT @ x.reshape(-1, x.shape[-1]), into)
+            if self.bias is not None:
+                into.add(self.bias, rows.sum(0))
+            return grad @ weight
+
+        return F.linear(x, weight, self.bias), pull
+
+
+@binds(nn.Linear)
+def linear(module: nn.Linear, state: Tensor) -> Linear | None:
+    """Return an affine map as a pure function."""
+    del state
+    weight = weight_of(module)
+    return None if weight is None else Linear(weight, module.bias)
+
+
+class Pointwise(NamedTuple):
+    """A function of every entry.
+
+    Attributes:
+        function: The function.
+        derivative: From the gradient of the output, and the input or the output, to
+            the gradient of the input.
+        of_output: Whether the derivative is one of the output.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor, Tensor], Tensor]
+    of_output: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the function."""
+        return self.function(x)
+
+    def with_pullback(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """Apply the function, and return the derivative."""
+        y = self.function(x)
+        kept = y if self.of_output else x
+        return y, lambda grad, _: self.derivative(grad, kept)
+
+
+RELU = Pointwise(torch.relu, lambda grad, y: aten.threshold_backward(grad, y, 0), True)
+TANH = Pointwise(torch.tanh, aten.tanh_backward, True)
+SIGMOID = Pointwise(torch.sigmoid, aten.sigmoid_backward, True)
+SILU = Pointwise(F.silu, aten.silu_backward, False)
+GELU = Pointwise(F.gelu, aten.gelu_backward, False)
+POINTWISE: dict[type[nn.Module], Pointwise] = {
+    nn.ReLU: RELU,
+    nn.Tanh: TANH,
+    nn.Sigmoid: SIGMOID,
+    nn.SiLU: SILU,
+    nn.GELU: GELU,
+}
+
+
+@binds(*POINTWISE)
+def pointwise(module: Any, state: Tensor) -> Pointwise | None:
+    """Return an activation as a pure function, unless it writes into its input."""
+    del state
+    usual = getattr(module, "approximate", "none") == "none"
+    inplace = getattr(module, "inplace", False)
+    return POINTWISE[type(module)] if usual and not inplace else None
+
+
+class Chain(NamedTuple):
+    """Functions one after another."""
+
+    parts: tuple[PureFunction, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply them from first to last."""
+        for part in self.parts:
+            x = part(x)
+        return x
+
+    def with_pullback(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """Apply them, and return their derivative, from last to first."""
+        pulls: list[Pullback] = []
+        for part in self.parts:
+            x, pull_part = part.with_pullback(x)
+            pulls.append(pull_part)
+
+        def pull(grad: Tensor, into: Gradients) -> Tensor:
+            while pulls:
+                grad = pulls.pop()(grad, into)
+            return grad
+
+        return x, pull
+
+
+@binds(nn.Sequential)
+def chain(module: nn.Sequential, state: Tensor) -> Chain | None:
+    """Return modules one after another as a pure function, if all of them are."""
+    parts = tuple([bind(part, state) for part in module])
+    return None if None in parts else Chain(parts)
