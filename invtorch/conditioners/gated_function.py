@@ -70,7 +70,7 @@ class GatedFunction(NamedTuple):
             grad = pull_look(grad, into)
             grad = aten.threshold_backward(grad, h1, 0)
             del h1
-            into.add(self.first_bias, grad.flatten(2).sum((0, 2)))
+            into.add(self.first_bias, grad.sum((0, *range(2, grad.ndim))))
             pull_first(correlate_channels(grad, patches).view_as(W1), into)
             grad = mix_channels(W1.flatten(1).mT, grad)
             return cropped(from_patches(grad, self.stride), space)

@@ -117,7 +117,8 @@ def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
     pairs = chain.from_iterable(zip(coarse, patch, strict=True))
     last = 2 + 2 * len(patch)
     order = (0, 1, *range(3, last, 2), *range(2, last, 2))
-    return x.reshape(*x.shape[:2], *pairs).permute(order).flatten(1, 1 + len(patch))
+    split = x.reshape(*x.shape[:2], *pairs).permute(order)
+    return split.reshape(len(x), x.shape[1] * math.prod(patch), *coarse)
 
 
 def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:

@@ -1,0 +1,91 @@
+"""Functions that differentiate themselves do so as autograd does."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.nn.utils.parametrizations import weight_norm
+
+from invtorch import GatedResidualBlock
+from invtorch.functional import householder_product, householder_with_pullback
+from invtorch.pure import Gradients, bind
+from tests.parts import CONVOLUTIONS
+from tests.tolerances import assert_all_equal, assert_equal
+
+ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, dims: int) -> nn.Module:
+    """Draw a convolution of 4 channels, whatever its options."""
+    options = {
+        "kernel_size": draw(st.sampled_from([1, 3])),
+        "stride": draw(st.integers(1, 2)),
+        "padding": draw(st.integers(2, 3)),
+        "dilation": draw(st.integers(1, 2)),
+        "groups": draw(st.sampled_from([1, 2])),
+        "bias": draw(st.booleans()),
+    }
+    module = CONVOLUTIONS[dims](4, 4, **options)
+    return weight_norm(module) if draw(st.booleans()) else module
+
+
+@st.composite
+def conditioners(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
+    """Draw a module whose derivative is known, and what to give it."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    dims, batch = draw(st.integers(0, 3)), draw(st.integers(1, 3))
+    space = [draw(st.integers(3, 6)) for _ in range(dims)]
+    if dims and draw(st.booleans()):
+        strides = [draw(st.integers(1, 3)) for _ in range(dims)]
+        sizes = {"hidden": draw(st.integers(1, 5)), "stride": strides, "dims": dims}
+        module: nn.Module = GatedResidualBlock(4, draw(st.integers(1, 3)), **sizes)
+    else:
+        parts = []
+        for _ in range(draw(st.integers(1, 3))):
+            linear = nn.Linear(4, 4, bias=draw(st.booleans()))
+            parts.append(draw(convolutions(dims)) if dims else linear)
+            parts.append(draw(st.sampled_from(ACTIVATIONS))())
+        module = nn.Sequential(*parts)
+    return module.double(), torch.randn(batch, 4, *space, dtype=torch.float64)
+
+
+@given(conditioners())
+def test_a_pure_function_is_its_module(drawn) -> None:
+    module, x = drawn
+    function = bind(module, x)
+    with torch.no_grad():
+        expected = module(x)
+        assert torch.equal(function(x), expected)
+        assert torch.equal(function.with_pullback(x)[0], expected)
+
+
+@given(conditioners())
+def test_derivatives_by_hand_are_those_of_autograd(drawn) -> None:
+    module, x = drawn
+    x.requires_grad_()
+    parameters = list(module.parameters())
+    y = module(x)
+    cotangent = torch.randn_like(y)
+    expected = grad(y, [x, *parameters], cotangent)
+    with torch.no_grad():
+        _, pull = bind(module, x).with_pullback(x)
+        into = Gradients(parameters)
+        found = [pull(cotangent, into), *map(into.of, parameters)]
+    assert_all_equal(found, expected)
+
+
+@given(st.integers(1, 6), st.data(), st.integers(0, 2**31))
+def test_the_derivative_of_reflections(channels, data, seed) -> None:
+    torch.manual_seed(seed)
+    reflections = data.draw(st.integers(1, channels))
+    vectors = torch.randn(reflections, channels, dtype=torch.float64)
+    vectors.requires_grad_()
+    U = householder_product(vectors)
+    cotangent = torch.randn_like(U)
+    (expected,) = grad(U, vectors, cotangent)
+    with torch.no_grad():
+        again, pull = householder_with_pullback(vectors)
+        assert torch.equal(again, U)
+        assert_equal(pull(cotangent), expected)
