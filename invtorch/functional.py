@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -42,43 +42,58 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
             )
         dtype = state.real.dtype if state.is_complex() else state.dtype
         vectors = vectors.to(torch.promote_types(vectors.dtype, dtype))
-    U, *_ = _compact(vectors)
-    return U.to(vectors.dtype)
+    return Reflections.of(vectors).product().to(vectors.dtype)
 
 
-def householder_with_pullback(
-    vectors: Tensor,
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    r"""Return $U$ of real vectors, and what turns its gradient into theirs.
+class Reflections(NamedTuple):
+    r"""Householder reflections in the form $U = I - V W$ with $W = S^{-1} V^\top$.
 
-    With $W = S^{-1} V^\top$, so that $U = I - V W$, and $B = -S^{-\top} V^\top \bar U$,
-
-    $$ \bar V = -\bar U W^\top + B^\top + V (\bar S + \bar S^\top), $$
-
-    where $\bar S$ is $-B W^\top$ above the diagonal, with half of its diagonal.
+    Attributes:
+        V: The vectors as columns, shape `(channels, reflections)`, in double precision.
+        S: What `householder_product` calls so.
+        W: Shape `(reflections, channels)`.
     """
-    U, V, S, W = _compact(vectors)
 
-    def pull(grad: Tensor) -> Tensor:
-        exact = grad.to(V.dtype)
-        B = -torch.linalg.solve_triangular(S.mT, V.mT @ exact, upper=False)
-        of_S = _half_diagonal((B @ W.mT).triu())
-        of_V = B.mT - exact @ W.mT - V @ (of_S + of_S.mT)
-        found: Tensor = of_V.mT.to(vectors.dtype)
-        return found
+    V: Tensor
+    S: Tensor
+    W: Tensor
 
-    return U.to(vectors.dtype), pull
+    @classmethod
+    def of(cls, vectors: Tensor) -> Self:
+        """Take the vectors as rows, shape `(reflections, channels)`."""
+        exact = torch.float32 if vectors.device.type == "mps" else torch.float64
+        V = vectors.to(torch.promote_types(vectors.dtype, exact)).T  # never in TF32
+        with no_autocast(V):
+            S = _half_diagonal(V.mH @ V)
+            return cls(V, S, torch.linalg.solve_triangular(S, V.mH, upper=True))
 
+    def product(self) -> Tensor:
+        """Return $U$."""
+        with no_autocast(self.V):
+            identity = torch.eye(len(self.V), dtype=self.V.dtype, device=self.V.device)
+            return identity - self.V @ self.W
 
-def _compact(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Return $U = I - V W$, $V$, $S$ and $W = S^{-1} V^\top$, in double precision."""
-    exact = torch.float32 if vectors.device.type == "mps" else torch.float64
-    V = vectors.to(torch.promote_types(vectors.dtype, exact)).T  # never in TF32
-    with no_autocast(V):
-        S = _half_diagonal(V.mH @ V)
-        W = torch.linalg.solve_triangular(S, V.mH, upper=True)
-        identity = torch.eye(len(V), dtype=V.dtype, device=V.device)
-        return identity - V @ W, V, S, W
+    def gradient(self, left: Tensor, right: Tensor) -> Tensor:
+        r"""Return the gradient of real vectors, given the one of $U$.
+
+        With $B = -S^{-\top} V^\top \bar U$,
+
+        $$ \bar V = B^\top - \bar U W^\top - V (M + M^\top), $$
+
+        where $M$ is $B W^\top$ above the diagonal, with half of its diagonal.
+
+        Args:
+            left: $\bar U W^\top$, shape `(channels, reflections)`.
+            right: $V^\top \bar U$, shape `(reflections, channels)`.
+
+        Returns:
+            Shape `(reflections, channels)`.
+        """
+        V, S, W = self
+        B = -torch.linalg.solve_triangular(S.mT, right.to(V.dtype), upper=False)
+        M = _half_diagonal((B @ W.mT).triu())
+        found: Tensor = B.mT - left.to(V.dtype) - V @ (M + M.mT)
+        return found.mT
 
 
 def _half_diagonal(matrix: Tensor) -> Tensor:

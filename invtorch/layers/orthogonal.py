@@ -17,7 +17,7 @@ from invtorch.layers.fitting import (
     in_its_precision,
 )
 from invtorch.layers.householder import householder_vectors
-from invtorch.layers.shifts import OrthogonalShift
+from invtorch.layers.shifts import Orthogonal, orthogonal_shift
 from invtorch.pure import bind
 from invtorch.shifted import Shifted
 
@@ -96,11 +96,11 @@ class OrthogonalCoupling(VolumePreserving):
         reflections, channels = self.vectors.shape
         return f"channels={channels}, reflections={reflections}"
 
-    def _pure(self, state: Tensor) -> OrthogonalShift | None:
+    def _pure(self, state: Tensor) -> Orthogonal | None:
         conditioner = bind(self.conditioner, state)
         if conditioner is None or state.shape[1] != self.vectors.shape[1]:
             return None
-        return OrthogonalShift(
+        return orthogonal_shift(
             self.vectors, conditioner, type(self.conditioner).__name__
         )
 
