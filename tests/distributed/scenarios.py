@@ -69,7 +69,7 @@ def shared_block(rank: int, anchors: int) -> Outcome:
 def find_unused_parameters(rank: int, anchors: int) -> Outcome:
     net = network(anchors)
     for layer in net:
-        layer.conditioner.idle = nn.Linear(3, 3).double()
+        layer.idle = nn.Linear(3, 3).double()
     oracle = expected(net)
     wrapped = DistributedDataParallel(net, find_unused_parameters=True)
     weighed(wrapped(data(rank))).backward()

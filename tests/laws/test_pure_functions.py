@@ -8,7 +8,8 @@ from torch.autograd import grad
 from torch.nn.utils.parametrizations import weight_norm
 
 from invtorch import GatedResidualBlock
-from invtorch.functional import householder_product, householder_with_pullback
+from invtorch.functional import Reflections, householder_product
+from invtorch.layers.shifts import OrthogonalShift, ReflectedShift
 from invtorch.pure import Gradients, bind
 from tests.parts import CONVOLUTIONS
 from tests.tolerances import assert_all_equal, assert_equal
@@ -86,6 +87,35 @@ def test_the_derivative_of_reflections(channels, data, seed) -> None:
     cotangent = torch.randn_like(U)
     (expected,) = grad(U, vectors, cotangent)
     with torch.no_grad():
-        again, pull = householder_with_pullback(vectors)
-        assert torch.equal(again, U)
-        assert_equal(pull(cotangent), expected)
+        found = Reflections.of(vectors)
+        assert torch.equal(found.product(), U)
+        given_U = cotangent @ found.W.mT, found.V.mT @ cotangent
+        assert_equal(found.gradient(*given_U), expected)
+
+
+@given(st.integers(2, 9), st.data(), st.sampled_from([1, -1]), st.integers(0, 2**31))
+def test_reflections_one_by_one_are_the_product(channels, data, sign, seed) -> None:
+    torch.manual_seed(seed)
+    reflections = data.draw(st.integers(1, min(channels, 4)))
+    vectors = torch.randn(reflections, channels, dtype=torch.float64)
+    vectors.requires_grad_()
+    half = channels // 2, channels - channels // 2
+    conditioner = nn.Sequential(nn.Conv1d(*half, 1), nn.Tanh()).double()
+    x = torch.randn(2, channels, 5, dtype=torch.float64, requires_grad=True)
+    inputs = [x, vectors, *conditioner.parameters()]
+    cotangent = torch.randn_like(x)
+    shifts = [
+        kind(vectors, bind(conditioner, x), "Sequential")
+        for kind in (OrthogonalShift, ReflectedShift)
+    ]
+    values = [shift.shifted(x, sign) for shift in shifts]
+    expected, by_autograd = (grad(y, inputs, cotangent) for y in values)
+    assert_equal(values[1], values[0])
+    assert_all_equal(by_autograd, expected)
+    for shift in shifts:
+        with torch.no_grad():
+            y, pull = shift.with_pullback(x, sign)
+            into = Gradients(inputs)
+            found = [pull(cotangent, x, sign, into), *map(into.of, inputs[1:])]
+        assert torch.equal(y, shift.shifted(x, sign))
+        assert_all_equal(found, expected)
