@@ -36,6 +36,10 @@ def bind(module: nn.Module, state: Tensor) -> Any:
         module: The module.
         state: The state that a layer is given, or one of the same rank.
     """
-    theirs = _BINDERS.get(type_before_parametrizations(module))
-    binder = vars(type(module)).get("_pure") or theirs
+    kind = type(module)
+    binder = (
+        vars(kind).get("_pure")
+        or _BINDERS.get(kind)
+        or _BINDERS.get(type_before_parametrizations(module))
+    )
     return binder(module, state) if binder else None

@@ -26,18 +26,22 @@ from tests.tolerances import assert_all_equal
 DEPTH = 10
 
 
-def coupling(i: int, block: Callable[[], nn.Module]) -> nn.Module:
+def coupling(i: int, conditioner: nn.Module, half: int) -> nn.Module:
     if i % 2:
-        return AdditiveCoupling(block())
-    return OrthogonalCoupling(block(), channels=4)
+        return AdditiveCoupling(conditioner)
+    return OrthogonalCoupling(conditioner, channels=2 * half)
 
 
-def gated() -> nn.Module:
-    return GatedResidualBlock(2, 2, hidden=3, stride=2)
+def gated(half: int) -> nn.Module:
+    return GatedResidualBlock(half, half, hidden=3, stride=2)
 
 
-def network(anchors: int, block: Callable[[], nn.Module] = gated):
-    layers = [coupling(i, block) for i in range(DEPTH)]
+def chained(half: int) -> nn.Module:
+    return known(half, half)
+
+
+def network(anchors: int, block: Callable[[int], nn.Module] = gated, half: int = 2):
+    layers = [coupling(i, block(half), half) for i in range(DEPTH)]
     return InvertibleSequential(*layers, anchors=anchors).double()
 
 
@@ -235,7 +239,7 @@ def test_functional_call_with_the_backward_outside(anchors) -> None:
 
 
 def exchange_a_part(net):
-    net[2].conditioner = gated().double()
+    net[2].conditioner = gated(2).double()
 
 
 def exchange_a_parameter(net):
@@ -271,8 +275,10 @@ def test_what_changes_before_backward_does_not_matter(anchors, change, again) ->
     assert_all_equal(gradients("invert", change), gradients("store", lambda _: None))
 
 
-def test_batched_gradients(anchors) -> None:
-    net, x = network(anchors), sample(requires_grad=True)
+@pytest.mark.parametrize("half", [2, 12])
+def test_batched_gradients(anchors, half) -> None:
+    net = network(anchors, half=half)
+    x = sample(2 * half, requires_grad=True)
     cotangents = torch.randn(3, *x.shape, dtype=torch.float64)
 
     def gradients():
@@ -282,7 +288,7 @@ def test_batched_gradients(anchors) -> None:
     assert_all_equal(*both(net, gradients))
 
 
-@pytest.mark.parametrize("block", [gated, lambda: known(2, 2)])
+@pytest.mark.parametrize("block", [gated, chained])
 def test_backward_under_autocast_keeps_the_precision_of_forward(anchors, block) -> None:
     net, x = network(anchors, block).float(), sample(requires_grad=True).float()
 
