@@ -1,15 +1,20 @@
 """A stack deeper than its anchors, and its comparison with plain autograd."""
 
 import torch
+from torch import nn
+from torch.autograd import grad
 
 from invtorch import (
     AdditiveCoupling,
+    GatedResidualBlock,
     Householder1x1,
+    InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
     WithoutContext,
 )
 from tests.parts import Conditioner, Reverse, known
+from tests.strategies import weighed
 
 DEPTH = 12
 
@@ -34,6 +39,26 @@ def couplings(net):
     return [getattr(layer, "module", layer) for layer in net]
 
 
+def _coupling(i: int, conditioner: nn.Module, half: int) -> InvertibleModule:
+    if i % 2:
+        return AdditiveCoupling(conditioner)
+    return OrthogonalCoupling(conditioner, channels=2 * half)
+
+
+def gated(half: int) -> nn.Module:
+    return GatedResidualBlock(half, half, hidden=3, stride=2)
+
+
+def chained(half: int) -> nn.Module:
+    return known(half, half)
+
+
+def pure_network(anchors: int, block=gated, half: int = 2) -> InvertibleSequential:
+    """Return couplings of both kinds whose derivatives are all known."""
+    layers = [_coupling(i, block(half), half) for i in range(10)]
+    return InvertibleSequential(*layers, anchors=anchors).double()
+
+
 def alternating(layers, **options):
     """Return a container of `layers` with the channels turned around before each."""
     members = [member for layer in layers for member in (Reverse(), layer)]
@@ -51,6 +76,16 @@ def mixed(conditioner, anchors: int) -> InvertibleSequential:
 
 def sample(channels: int = 4, batch: int = 2, **options):
     return torch.randn(batch, channels, 5, 4, dtype=torch.float64, **options)
+
+
+def gradients_of(net, x):
+    """Return what computes the gradients of an input and of what is trained."""
+
+    def gradients():
+        tensors = [x, *(p for p in net.parameters() if p.requires_grad)]
+        return grad(weighed(net(x)), tensors, allow_unused=True)
+
+    return gradients
 
 
 def both(net, function):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from invtorch.arguments import check_count
 from invtorch.conditioners.gated_function import GatedFunction
@@ -19,7 +19,7 @@ from invtorch.conditioners.patches import (
     from_patches,
     padded,
 )
-from invtorch.pure import bind
+from invtorch.pure import bind, binds
 from invtorch.pure.weights import weight_of
 
 
@@ -106,22 +106,22 @@ class GatedResidualBlock(nn.Module):
         out = from_patches(F.glu(self.spread(h), dim=1), self.stride)
         return cropped(out, x.shape[2:])
 
-    def _pure(self, state: Tensor) -> GatedFunction | None:
-        """Return the block as a pure function, if its parts are those it made."""
-        parts = self.gather, self.look, self.spread
-        kinds = GatherPatches, CONVOLUTIONS[self.dims], SpreadPatches
-        look, bias = bind(self.look, state), self.gather.bias
-        first, third = weight_of(self.gather), weight_of(self.spread)
-        if (
-            (*map(type_before_parametrizations, parts),) != kinds
-            or not self.gather.patch == self.spread.patch == self.stride
-            or look is None
-            or first is None
-            or third is None
-            or bias is None
-        ):
-            return None
-        return GatedFunction(first, bias, look, third, self.stride)
+
+@binds(GatedResidualBlock)
+def _function_of(block: GatedResidualBlock, state: Tensor) -> GatedFunction | None:
+    """Return a block as a pure function, if its parts are those it made."""
+    parts = block.gather, block.look, block.spread
+    kinds = GatherPatches, CONVOLUTIONS[block.dims], SpreadPatches
+    if is_parametrized(block) or (*map(type_before_parametrizations, parts),) != kinds:
+        return None
+    look, bias = bind(block.look, state), block.gather._parameters.get("bias")
+    first, third = weight_of(block.gather), weight_of(block.spread)
+    strides = block.stride, block.gather.patch, block.spread.patch
+    if look is None or bias is None or len({*strides}) > 1:
+        return None
+    if first is None or third is None:
+        return None
+    return GatedFunction(first, bias, look, third, block.stride)
 
 
 def _per_axis(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:

@@ -63,7 +63,8 @@ class GatedFunction(NamedTuple):
             grad = to_patches(padded(grad, self.stride), self.stride)
             grad = aten.glu_backward(grad, out, 1)
             del out
-            pull_third(correlate_channels(h2, grad).view_as(W3), into)
+            if into.wants(*self.third):
+                pull_third(correlate_channels(h2, grad).view_as(W3), into)
             grad = mix_channels(W3.flatten(1), grad)
             grad = aten.threshold_backward(grad, h2, 0)
             del h2
@@ -71,7 +72,8 @@ class GatedFunction(NamedTuple):
             grad = aten.threshold_backward(grad, h1, 0)
             del h1
             into.add(self.first_bias, grad.sum((0, *range(2, grad.ndim))))
-            pull_first(correlate_channels(grad, patches).view_as(W1), into)
+            if into.wants(*self.first):
+                pull_first(correlate_channels(grad, patches).view_as(W1), into)
             grad = mix_channels(W1.flatten(1).mT, grad)
             return cropped(from_patches(grad, self.stride), space)
 

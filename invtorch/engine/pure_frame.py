@@ -7,7 +7,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._C import _len_torch_function_stack
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from invtorch.base import InvertibleModule
 from invtorch.engine.contract import check_unmodified
@@ -26,6 +29,7 @@ SIGNS = {"forward": 1, "inverse": -1}
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda")
 PLAIN = (Tensor, nn.Parameter)
+OWN = {"forward", "_conv_forward", "weight", "bias"}  # not to be put on an instance
 
 
 class PureFrame:
@@ -100,6 +104,8 @@ class PureFrame:
 
     def precisions(self) -> set[torch.dtype]:
         """Return the floating dtypes that it computes in."""
+        if not self.tensors:
+            return set()
         first = self.tensors[0]
         return {first.dtype} | rounded(self.tensors, first.device)
 
@@ -144,7 +150,7 @@ def pure_frame(
     sign = SIGNS.get(direction.name)
     if not isinstance(state, Tensor) or sign is None or context:
         return None
-    if not _usual(state) or _has_any_global_hook():
+    if not _usual(state) or _somebody_watches():
         return None
     parts = parts_of(module)
     with Locks(parts):
@@ -179,12 +185,24 @@ def _usual(state: Tensor) -> bool:
     )
 
 
+def _somebody_watches() -> bool:
+    """Tell whether somebody sees every call, and may have it do something else."""
+    modes = map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
+    return (
+        _has_any_global_hook()
+        or torch.is_anomaly_enabled()
+        or _get_current_dispatch_mode() is not None
+        or any(type(mode) is not DeviceContext for mode in modes)
+    )
+
+
 def _meets(state: Tensor, tensor: Tensor) -> bool:
     """Tell whether a parameter needs no conversion to meet the state."""
     return (
         type(tensor) in PLAIN
         and tensor.dtype == state.dtype
         and tensor.device == state.device
+        and not tensor.is_inference()
     )
 
 
@@ -193,7 +211,7 @@ def _observed(part: nn.Module) -> bool:
     own = vars(part)
     return (
         any(own[name] for name in HOOKS)
-        or "forward" in own
+        or not own.keys().isdisjoint(OWN)
         or part._compiled_call_impl is not None
     )
 

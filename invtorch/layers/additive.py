@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from invtorch.arguments import check_count
 from invtorch.base import VolumePreserving
@@ -17,7 +18,7 @@ from invtorch.layers.fitting import (
     parts,
 )
 from invtorch.layers.shifts import AdditiveShift
-from invtorch.pure import bind
+from invtorch.pure import bind, binds
 from invtorch.shifted import Shifted
 
 
@@ -101,13 +102,6 @@ class AdditiveCoupling(VolumePreserving):
         grid = f", grid={self.grid}" if self.grid else ""
         return f"split={self.split or 'half'}, dim={self.dim}{grid}"
 
-    def _pure(self, state: Tensor) -> AdditiveShift | None:
-        conditioner = bind(self.conditioner, state)
-        if conditioner is None or self.grid:
-            return None
-        name = type(self.conditioner).__name__
-        return AdditiveShift(conditioner, self.split, self.dim, name)
-
     def _replay(self, output: Tensor, context: tuple[Any, ...], sign: int) -> Shifted:
         state = output.detach().clone()
         _, moved = parts(state, self.split, self.dim)
@@ -134,3 +128,13 @@ class AdditiveCoupling(VolumePreserving):
         if self.grid:
             check_exact(moved, self.grid)
         return torch.cat([kept, moved], self.dim)
+
+
+@binds(AdditiveCoupling)
+def _function_of(layer: AdditiveCoupling, state: Tensor) -> AdditiveShift | None:
+    """Return a layer as a pure function, if its conditioner is one."""
+    conditioner = None if is_parametrized(layer) else bind(layer.conditioner, state)
+    if conditioner is None or layer.grid:
+        return None
+    name = type(layer.conditioner).__name__
+    return AdditiveShift(conditioner, layer.split, layer.dim, name)

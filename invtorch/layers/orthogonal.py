@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from invtorch.arguments import check_count
 from invtorch.base import VolumePreserving
@@ -18,7 +19,7 @@ from invtorch.layers.fitting import (
 )
 from invtorch.layers.householder import householder_vectors
 from invtorch.layers.shifts import Orthogonal, orthogonal_shift
-from invtorch.pure import bind
+from invtorch.pure import bind, binds
 from invtorch.shifted import Shifted
 
 
@@ -96,14 +97,6 @@ class OrthogonalCoupling(VolumePreserving):
         reflections, channels = self.vectors.shape
         return f"channels={channels}, reflections={reflections}"
 
-    def _pure(self, state: Tensor) -> Orthogonal | None:
-        conditioner = bind(self.conditioner, state)
-        if conditioner is None or state.shape[1] != self.vectors.shape[1]:
-            return None
-        return orthogonal_shift(
-            self.vectors, conditioner, type(self.conditioner).__name__
-        )
-
     def _replay(self, output: Tensor, context: tuple[Any, ...], sign: int) -> Shifted:
         U1, U2 = self._rows(output)
         x = output.data.requires_grad_()
@@ -127,6 +120,19 @@ class OrthogonalCoupling(VolumePreserving):
         wanted = (len(projected), channels - channels // 2, *projected.shape[2:])
         check_returned(type(self.conditioner).__name__, shift, wanted, projected)
         return shift.to(projected.dtype)
+
+
+@binds(OrthogonalCoupling)
+def _function_of(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
+    """Return a layer as a pure function, if its conditioner is one."""
+    conditioner = None if is_parametrized(layer) else bind(layer.conditioner, state)
+    if conditioner is None or state.ndim < 2:
+        return None
+    if state.shape[1] != layer.vectors.shape[1]:
+        return None
+    return orthogonal_shift(
+        layer.vectors, conditioner, type(layer.conditioner).__name__
+    )
 
 
 class _Projected(torch.autograd.Function):

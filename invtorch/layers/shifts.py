@@ -54,14 +54,16 @@ class OrthogonalShift(NamedTuple):
 
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
             signed = grad if sign > 0 else -grad
+            of_U2 = correlate_channels(kept.pop(), signed)
             of_kept = pull_shift(mix_channels(U2, signed), into)
-            parts = correlate_channels(of_kept, x), correlate_channels(shift, signed)
-            of_U = torch.cat(parts).to(reflections.V.dtype)
-            left, right = of_U @ reflections.W.mT, reflections.V.mT @ of_U
-            into.add(self.vectors, reflections.gradient(left, right).to(grad.dtype))
+            if into.wants(self.vectors):
+                of_U = torch.cat([correlate_channels(of_kept, x), of_U2])
+                of_U = of_U.to(reflections.V.dtype)
+                left, right = of_U @ reflections.W.mT, reflections.V.mT @ of_U
+                into.add(self.vectors, reflections.gradient(left, right).to(grad.dtype))
             return grad + mix_channels(U1.mT, of_kept)
 
-        moved = mix_channels(U2.mT, shift)
+        moved, kept = mix_channels(U2.mT, shift), [shift]
         return torch.add(state, moved, alpha=sign, out=moved), pull
 
 
@@ -96,18 +98,20 @@ class ReflectedShift(NamedTuple):
         kept = _less(x1, V1, mix_channels(W, state))
         shift, pull_shift = self.conditioner.with_pullback(kept)
         _check(self.name, shift, state)
-        thin = mix_channels(V2.mT, shift)
+        thin, last = mix_channels(V2.mT, shift), [shift]
 
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
             Wg, (_, grad2) = mix_channels(W, grad), _halves(grad, 1)
+            lower = correlate_channels(last.pop(), Wg)
             of_shift = _less(grad2, V2, Wg)
             of_kept = pull_shift(of_shift if sign > 0 else of_shift.neg_(), into)
             Vk = mix_channels(V1.mT, of_kept)
-            upper = correlate_channels(of_kept, mix_channels(W, x))
-            lower = correlate_channels(shift, Wg)
-            left = torch.cat([upper, sign * lower])
-            right = correlate_channels(Vk, x) + sign * correlate_channels(thin, grad)
-            into.add(self.vectors, reflections.gradient(left, right).to(grad.dtype))
+            if into.wants(self.vectors):
+                upper = correlate_channels(of_kept, mix_channels(W, x))
+                left = torch.cat([upper, sign * lower])
+                right = correlate_channels(Vk, x)
+                right += sign * correlate_channels(thin, grad)
+                into.add(self.vectors, reflections.gradient(left, right).to(grad.dtype))
             found = _less(grad, W.mT, Vk)
             found[:, : of_kept.shape[1]] += of_kept
             return found

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-Binder = TypeVar("Binder", bound=Callable[[Any, Tensor], Any])
-_BINDERS: dict[type[nn.Module], Callable[[Any, Tensor], Any]] = {}
+Make = TypeVar("Make", bound=Callable[[Any, Tensor], Any])
 
 
-def binds(*kinds: type[nn.Module]) -> Callable[[Binder], Binder]:
-    """Register what binds modules of these classes, which are not ours."""
+class _Binder(NamedTuple):
+    """What binds modules of a class, and the methods that it was written for."""
 
-    def register(binder: Binder) -> Binder:
-        _BINDERS.update(dict.fromkeys(kinds, binder))
-        return binder
+    make: Callable[[Any, Tensor], Any]
+    forward: object
+    convolve: object
+
+
+_BINDERS: dict[type[nn.Module], _Binder] = {}
+
+
+def binds(*kinds: type[nn.Module]) -> Callable[[Make], Make]:
+    """Register what binds modules of these classes.
+
+    It is given the module and a state, and returns a `PureFunction`, a `Shift` of a
+    layer, or `None` where a module is set up to do something else. It is not asked for
+    classes derived from these, whose `forward` may be another.
+    """
+
+    def register(make: Make) -> Make:
+        for kind in kinds:
+            _BINDERS[kind] = _Binder(make, *_written(kind))
+        return make
 
     return register
 
@@ -28,18 +44,18 @@ def bind(module: nn.Module, state: Tensor) -> Any:
     The function holds the parameters that the module has now. Whether hooks are to be
     called, or precision is to be lowered, is for the caller to see.
 
-    A class of ours says what its modules compute by a method `_pure(state)`, which
-    returns `None` where one is set up to do something else. Classes derived from it,
-    whose `forward` may be another, do not inherit it.
-
     Args:
         module: The module.
         state: The state that a layer is given, or one of the same rank.
     """
     kind = type(module)
-    binder = (
-        vars(kind).get("_pure")
-        or _BINDERS.get(kind)
-        or _BINDERS.get(type_before_parametrizations(module))
-    )
-    return binder(module, state) if binder else None
+    if kind not in _BINDERS:
+        kind = type_before_parametrizations(module)
+    binder = _BINDERS.get(kind)
+    if binder is None or (binder.forward, binder.convolve) != _written(kind):
+        return None
+    return binder.make(module, state)
+
+
+def _written(kind: type[nn.Module]) -> tuple[object, object]:
+    return kind.forward, getattr(kind, "_conv_forward", None)

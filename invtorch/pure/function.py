@@ -12,11 +12,16 @@ class Gradients:
     """The gradients of some tensors, each the sum of what was added for it.
 
     Args:
-        wanted: The tensors; what is added for others is dropped.
+        wanted: The tensors; what is added for others is dropped, and need not be
+            computed.
     """
 
     def __init__(self, wanted: Iterable[Tensor]) -> None:
         self._found: dict[int, Tensor | None] = dict.fromkeys(map(id, wanted))
+
+    def wants(self, *tensors: Tensor) -> bool:
+        """Tell whether the gradient of one of them is wanted."""
+        return any(id(tensor) in self._found for tensor in tensors)
 
     def add(self, tensor: Tensor, gradient: Tensor) -> None:
         """Add a part of the gradient of a tensor."""

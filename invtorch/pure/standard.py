@@ -39,10 +39,11 @@ class Convolution(NamedTuple):
             of_x, of_weight, of_bias = aten.convolution_backward(
                 *(grad, x, weight, [len(weight)] if bias is not None else None),
                 *self._options,
-                [True, True, bias is not None],
+                [True, into.wants(*self.weight), bias is not None and into.wants(bias)],
             )
-            pull_weight(of_weight, into)
-            if bias is not None:
+            if of_weight is not None:
+                pull_weight(of_weight, into)
+            if bias is not None and of_bias is not None:
                 into.add(bias, of_bias)
             return of_x  # type: ignore[no-any-return]
 
@@ -60,18 +61,16 @@ class Convolution(NamedTuple):
 @binds(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(module: Any, state: Tensor) -> Convolution | None:
     """Return a convolution as a pure function."""
-    weight = weight_of(module)
+    weight, bias = weight_of(module), module._parameters.get("bias")
+    options = module.stride, module.padding, module.dilation
     if (
         weight is None
         or module.padding_mode != "zeros"
-        or isinstance(module.padding, str)
+        or any(type(option) is not tuple for option in options)
         or state.ndim != len(module.stride) + 2
     ):
         return None
-    return Convolution(
-        *(weight, module.bias, module.stride, module.padding),
-        *(module.dilation, module.groups),
-    )
+    return Convolution(weight, bias, *options, module.groups)
 
 
 class Linear(NamedTuple):
@@ -90,7 +89,8 @@ class Linear(NamedTuple):
 
         def pull(grad: Tensor, into: Gradients) -> Tensor:
             rows = grad.reshape(-1, grad.shape[-1])
-            pull_weight(rows.mT @ x.reshape(-1, x.shape[-1]), into)
+            if into.wants(*self.weight):
+                pull_weight(rows.mT @ x.reshape(-1, x.shape[-1]), into)
             if self.bias is not None:
                 into.add(self.bias, rows.sum(0))
             return grad @ weight
@@ -102,8 +102,10 @@ class Linear(NamedTuple):
 def linear(module: nn.Linear, state: Tensor) -> Linear | None:
     """Return an affine map as a pure function."""
     del state
-    weight = weight_of(module)
-    return None if weight is None else Linear(weight, module.bias)
+    weight, bias = weight_of(module), module._parameters.get("bias")
+    if weight is None or (bias is not None and bias.ndim != 1):
+        return None
+    return Linear(weight, bias)
 
 
 class Pointwise(NamedTuple):
@@ -151,7 +153,7 @@ def pointwise(module: Any, state: Tensor) -> Pointwise | None:
     del state
     usual = getattr(module, "approximate", "none") == "none"
     inplace = getattr(module, "inplace", False)
-    return POINTWISE[type(module)] if usual and not inplace else None
+    return POINTWISE.get(type(module)) if usual and not inplace else None
 
 
 class Chain(NamedTuple):

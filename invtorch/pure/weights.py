@@ -72,7 +72,7 @@ def weight_of(module: nn.Module) -> Weight | None:
     if type(ways) is not ParametrizationList or [*made._modules] != ["weight"]:
         return None
     way, *others = ways
-    if type(way) is not _WeightNorm or way.dim != 0 or others:
+    g, v = map(ways._parameters.get, ("original0", "original1"))
+    if type(way) is not _WeightNorm or way.dim != 0 or others or g is None or v is None:
         return None
-    g, v = ways.parameters()
     return NormalizedWeight(g, v)

@@ -215,12 +215,13 @@ def test_compiled_conditioners(anchors) -> None:
 
         return run
 
-    for layer in couplings(net):
+    own = [c for c in couplings(net) if isinstance(c.conditioner, Conditioner)]
+    for layer in own:  # PyTorch compiles no `nn.Sequential` in place
         layer.conditioner.compile(backend=backend, fullgraph=True)
     for direction, reference in zip(("forward", "inverse"), expected, strict=True):
         runs.clear()
         assert_all_equal(gradients(direction), reference)
-        assert len(runs) == 2 * len(net)
+        assert len(runs) == 2 * len(own)
 
 
 @pytest.mark.parametrize("memory", ["invert", "store"])

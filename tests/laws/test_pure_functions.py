@@ -62,11 +62,11 @@ def test_a_pure_function_is_its_module(drawn) -> None:
         assert torch.equal(function.with_pullback(x)[0], expected)
 
 
-@given(conditioners())
-def test_derivatives_by_hand_are_those_of_autograd(drawn) -> None:
+@given(conditioners(), st.data())
+def test_derivatives_by_hand_are_those_of_autograd(drawn, data) -> None:
     module, x = drawn
     x.requires_grad_()
-    parameters = list(module.parameters())
+    parameters = [p for p in module.parameters() if data.draw(st.integers(0, 2))]
     y = module(x)
     cotangent = torch.randn_like(y)
     expected = grad(y, [x, *parameters], cotangent)
@@ -74,7 +74,9 @@ def test_derivatives_by_hand_are_those_of_autograd(drawn) -> None:
         _, pull = bind(module, x).with_pullback(x)
         into = Gradients(parameters)
         found = [pull(cotangent, into), *map(into.of, parameters)]
+        others = {*module.parameters()} - {*parameters}
     assert_all_equal(found, expected)
+    assert all(into.of(p) is None for p in others)
 
 
 @given(st.integers(1, 6), st.data(), st.integers(0, 2**31))
