@@ -1,8 +1,10 @@
 """Host time that the engine adds to a layer: `python -m benchmarks.overhead`.
 
 On tensors so small that arithmetic hardly counts, a step of a chain of additive
-couplings is compared with plain autograd, the one recomputation included, and with the
-engine whose standing checks are switched off. Contenders take turns; medians count.
+couplings is compared with plain autograd, the one recomputation included: with
+conditioners that differentiate themselves, with the same of a class that the library
+does not know, and with these and the standing checks switched off. Contenders take
+turns; medians count.
 The cost of the guard is that of a step of the paper's layer, with and without it, and
 the time spent inside of it, which varies less from step to step.
 """
@@ -15,10 +17,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.networks import additive, algebraic, clear
 from benchmarks.record import write
 from benchmarks.time import measure
+from invtorch import InvertibleSequential
 from invtorch.engine import frame
 from invtorch.engine.environment import Environment
 from invtorch.engine.guard import Guard
@@ -58,43 +62,54 @@ def unchecked() -> Iterator[None]:
             setattr(owner, name, original)
 
 
+class Unknown(nn.Sequential):
+    """A chain that the library does not know to be one."""
+
+
 def main() -> None:
-    """Measure the three contenders."""
+    """Measure all contenders."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = additive(CHANNELS, HIDDEN, DEPTH)
-    net.anchors, net.guard = 0, None
-    clear(net)
+    net, unknown = (additive(CHANNELS, HIDDEN, DEPTH) for _ in range(2))
+    for layer in unknown:
+        layer.conditioner = Unknown(*layer.conditioner)
+    for one in net, unknown:
+        one.anchors, one.guard = 0, None
+        clear(one)
     x = torch.randn(1, CHANNELS, SIZE, SIZE)
 
-    def step(memory: str) -> None:
+    def step(net: InvertibleSequential, memory: str) -> None:
         net.memory = memory
         net(x).square().mean().backward()
 
     def step_unchecked() -> None:
         with unchecked():
-            step("invert")
+            step(unknown, "invert")
 
     times = measure(
         {
-            "plain autograd": lambda: step("store"),
-            "invtorch": lambda: step("invert"),
+            "plain autograd": lambda: step(net, "store"),
+            "invtorch, known derivatives": lambda: step(net, "invert"),
+            "invtorch": lambda: step(unknown, "invert"),
             "invtorch without checks": step_unchecked,
         },
         REPETITIONS,
     )
-    layer = {name: 1e3 * statistics.median(t) / DEPTH for name, t in times.items()}
-    beyond = layer["invtorch"] - layer["plain autograd"]
-    checks = layer["invtorch"] - layer["invtorch without checks"]
-    rows = [{"contender": name, "ms_per_layer": ms} for name, ms in layer.items()]
-    for name, ms in layer.items():
-        print(f"{name:26} {ms:.3f} ms a layer")
+    took = {name: 1e3 * statistics.median(t) / DEPTH for name, t in times.items()}
+    known = took["invtorch, known derivatives"] - took["plain autograd"]
+    beyond = took["invtorch"] - took["plain autograd"]
+    checks = took["invtorch"] - took["invtorch without checks"]
+    rows = [{"contender": name, "ms_per_layer": ms} for name, ms in took.items()]
+    for name, ms in took.items():
+        print(f"{name:28} {ms:.3f} ms a layer")
     print(
-        f"{'beyond plain autograd':26} {beyond:.3f} ms a layer, checks {checks:.3f} ms"
+        f"{'beyond plain autograd':28} {beyond:.3f} ms a layer, checks {checks:.3f} ms, "
+        f"known derivatives {known:.3f} ms"
     )
     settings = {"network": "additive coupling, two 3x3 convolutions", "depth": DEPTH}
     settings |= {"channels": CHANNELS, "size": SIZE, "anchors": 0, "threads": 1}
-    settings |= {"beyond_ms": beyond, "checks_ms": checks, "repetitions": REPETITIONS}
+    settings |= {"beyond_ms": beyond, "checks_ms": checks, "known_ms": known}
+    settings |= {"repetitions": REPETITIONS}
     settings |= {"guard_off_in_rows": True, **guard_share()}
     print(
         f"the guard takes {settings['guard_share']:.2%} of a step of the paper's layer "
