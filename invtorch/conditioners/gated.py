@@ -111,15 +111,14 @@ class GatedResidualBlock(nn.Module):
 def _function_of(block: GatedResidualBlock, state: Tensor) -> GatedFunction | None:
     """Return a block as a pure function, if its parts are those it made."""
     parts = block.gather, block.look, block.spread
-    kinds = GatherPatches, CONVOLUTIONS[block.dims], SpreadPatches
+    kinds = GatherPatches, CONVOLUTIONS.get(block.dims), SpreadPatches
     if is_parametrized(block) or (*map(type_before_parametrizations, parts),) != kinds:
         return None
     look, bias = bind(block.look, state), block.gather._parameters.get("bias")
     first, third = weight_of(block.gather), weight_of(block.spread)
-    strides = block.stride, block.gather.patch, block.spread.patch
-    if look is None or bias is None or len({*strides}) > 1:
+    if look is None or bias is None or first is None or third is None:
         return None
-    if first is None or third is None:
+    if not block.stride == block.gather.patch == block.spread.patch:
         return None
     return GatedFunction(first, bias, look, third, block.stride)
 

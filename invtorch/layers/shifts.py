@@ -16,7 +16,7 @@ from invtorch.functional import (
 from invtorch.layers.fitting import check_returned, parts
 from invtorch.pure import Gradients, PureFunction, ShiftPullback
 
-FEW = 4  # reflections, of which the triangular factor is small whatever they are
+FEW = 4  # reflections: of more that are nearly equal the factors would be large
 
 
 class OrthogonalShift(NamedTuple):
@@ -72,7 +72,10 @@ class ReflectedShift(NamedTuple):
 
     With $V$ split in halves as the rows of $U$ are,
 
-    $$ U_1 x = x_1 - V_1 W x, \qquad U_2^\top s = (0, s) - W^\top V_2^\top s. $$
+    $$ U_1 x = x_1 - V_1 W x, \qquad U_2^\top s = (0, s) - W^\top V_2^\top s, $$
+
+    $$ \bar U W^\top = \bigl(\bar k\, (Wx)^\top,\; \pm s\, (W\bar y)^\top\bigr), \qquad
+       V^\top \bar U = V_1^\top \bar k\, x^\top \pm V_2^\top s\, \bar y^\top. $$
 
     On a CPU this is faster for few reflections of many channels. On a GPU it moves more
     memory than the product with $U$.
