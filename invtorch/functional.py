@@ -135,7 +135,8 @@ def correlate_channels(a: Tensor, b: Tensor) -> Tensor:
     with no_autocast(a):
         if a.ndim == 2:
             return a.T @ b.conj()
-        return torch.bmm(_flat(a), _flat(b).mH).sum(0)
+        each = torch.bmm(_flat(a), _flat(b).mH)
+        return each[0] if len(each) == 1 else each.sum(0)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,43 +43,46 @@ class GatedFunction(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the gated output."""
-        patches = to_patches(padded(x, self.stride), self.stride)
+        patches, space = to_patches(padded(x, self.stride), self.stride), x.shape[2:]
+        del x
         h = gather(self.first.value(), self.first_bias, patches).relu_()
+        del patches
         h = self.look(h).relu_()
-        return self._gated(spread(self.third.value(), h), x)
+        return self._gated(spread(self.third.value(), h), space)
 
     def with_pullback(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """Return the gated output and its derivative."""
         W1, pull_first = self.first.with_pullback()
         W3, pull_third = self.third.with_pullback()
-        patches = to_patches(padded(x, self.stride), self.stride)
+        patches, space = to_patches(padded(x, self.stride), self.stride), x.shape[2:]
+        del x
         h1 = gather(W1, self.first_bias, patches).relu_()
         h2, pull_look = self.look.with_pullback(h1)
         h2.relu_()
         out = spread(W3, h2)
-        space, kept = x.shape[2:], [patches, h1, h2, out]
+        kept = [W1, patches, h1, h2, W3, out]
 
         def pull(grad: Tensor, into: Gradients) -> Tensor:
-            out, h2, h1, patches = (kept.pop() for _ in range(4))
             grad = to_patches(padded(grad, self.stride), self.stride)
-            grad = aten.glu_backward(grad, out, 1)
-            del out
-            if into.wants(*self.third):
-                pull_third(correlate_channels(h2, grad).view_as(W3), into)
+            grad = aten.glu_backward(grad, kept.pop(), 1)
+            W3, h2 = kept.pop(), kept[-1]
+            of_W3 = correlate_channels(h2, grad) if into.wants(*self.third) else None
             grad = mix_channels(W3.flatten(1), grad)
-            grad = aten.threshold_backward(grad, h2, 0)
-            del h2
+            shape = W3.shape
+            del W3, h2
+            if of_W3 is not None:
+                pull_third(of_W3.view(shape), into)
+            grad = aten.threshold_backward(grad, kept.pop(), 0)
             grad = pull_look(grad, into)
-            grad = aten.threshold_backward(grad, h1, 0)
-            del h1
+            grad = aten.threshold_backward(grad, kept.pop(), 0)
             into.add(self.first_bias, grad.sum((0, *range(2, grad.ndim))))
+            W1 = kept[0]
             if into.wants(*self.first):
-                pull_first(correlate_channels(grad, patches).view_as(W1), into)
+                pull_first(correlate_channels(grad, kept.pop()).view_as(W1), into)
             grad = mix_channels(W1.flatten(1).mT, grad)
             return cropped(from_patches(grad, self.stride), space)
 
-        return self._gated(out, x), pull
+        return self._gated(out, space), pull
 
-    def _gated(self, out: Tensor, x: Tensor) -> Tensor:
-        fine = from_patches(F.glu(out, dim=1), self.stride)
-        return cropped(fine, x.shape[2:])
+    def _gated(self, out: Tensor, space: Sequence[int]) -> Tensor:
+        return cropped(from_patches(F.glu(out, dim=1), self.stride), space)

@@ -53,9 +53,8 @@ class OrthogonalShift(NamedTuple):
         _check(self.name, shift, state)
 
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
-            signed = grad if sign > 0 else -grad
-            of_U2 = correlate_channels(kept.pop(), signed)
-            of_kept = pull_shift(mix_channels(U2, signed), into)
+            of_U2 = sign * correlate_channels(last.pop(), grad)
+            of_kept = pull_shift(_signed(mix_channels(U2, grad), sign), into)
             if into.wants(self.vectors):
                 of_U = torch.cat([correlate_channels(of_kept, x), of_U2])
                 of_U = of_U.to(reflections.V.dtype)
@@ -63,7 +62,7 @@ class OrthogonalShift(NamedTuple):
                 into.add(self.vectors, reflections.gradient(left, right).to(grad.dtype))
             return grad + mix_channels(U1.mT, of_kept)
 
-        moved, kept = mix_channels(U2.mT, shift), [shift]
+        moved, last = mix_channels(U2.mT, shift), [shift]
         return torch.add(state, moved, alpha=sign, out=moved), pull
 
 
@@ -98,16 +97,16 @@ class ReflectedShift(NamedTuple):
         reflections = Reflections.of(self.vectors)
         V1, V2, W = self._factors(reflections, state)
         x1, _ = _halves(state, 1)
-        kept = _less(x1, V1, mix_channels(W, state))
-        shift, pull_shift = self.conditioner.with_pullback(kept)
+        shift, pull_shift = self.conditioner.with_pullback(
+            _less(x1, V1, mix_channels(W, state))  # nobody else holds it
+        )
         _check(self.name, shift, state)
         thin, last = mix_channels(V2.mT, shift), [shift]
 
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
             Wg, (_, grad2) = mix_channels(W, grad), _halves(grad, 1)
             lower = correlate_channels(last.pop(), Wg)
-            of_shift = _less(grad2, V2, Wg)
-            of_kept = pull_shift(of_shift if sign > 0 else of_shift.neg_(), into)
+            of_kept = pull_shift(_signed(_less(grad2, V2, Wg), sign), into)
             Vk = mix_channels(V1.mT, of_kept)
             if into.wants(self.vectors):
                 upper = correlate_channels(of_kept, mix_channels(W, x))
@@ -181,7 +180,7 @@ class AdditiveShift(NamedTuple):
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
             del x  # the derivative does not depend on what is shifted
             kept, moved = parts(grad, self.split, self.dim)
-            of_kept = pull_shift(moved if sign > 0 else -moved, into)
+            of_kept = pull_shift(_signed(moved, sign), into)
             return torch.cat([kept + of_kept, moved], self.dim)
 
         moved.add_(shift, alpha=sign)
@@ -191,6 +190,10 @@ class AdditiveShift(NamedTuple):
 def _halves(tensor: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
     first, second = tensor.tensor_split((tensor.shape[dim] // 2,), dim)
     return first, second
+
+
+def _signed(tensor: Tensor, sign: int) -> Tensor:
+    return tensor if sign > 0 else -tensor
 
 
 def _less(x: Tensor, columns: Tensor, rows: Tensor, sign: int = 1) -> Tensor:

@@ -33,14 +33,16 @@ class Convolution(NamedTuple):
     def with_pullback(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """Convolve, and return the derivative."""
         weight, pull_weight = self.weight.with_pullback()
-        bias = self.bias
+        bias, kept = self.bias, [x, weight]
 
         def pull(grad: Tensor, into: Gradients) -> Tensor:
+            weight, x = kept.pop(), kept.pop()
             of_x, of_weight, of_bias = aten.convolution_backward(
                 *(grad, x, weight, [len(weight)] if bias is not None else None),
                 *self._options,
                 [True, into.wants(*self.weight), bias is not None and into.wants(bias)],
             )
+            del grad, x, weight
             if of_weight is not None:
                 pull_weight(of_weight, into)
             if bias is not None and of_bias is not None:
