@@ -28,12 +28,12 @@ from benchmarks.record import write
 
 # networks and state, depth, repetitions
 CASES: list[tuple[str, Case, int, int]] = [
-    ("paper's layer, 64 x 64", Case(algebraic, 64, (64, 64)), 32, 9),
+    ("paper's layer, 64 x 64", Case(algebraic, 64, (64, 64)), 32, 15),
     ("paper's layer, 64 x 64", Case(algebraic, 64, (64, 64)), 100, 5),
     ("paper's layer, 128 x 128", Case(algebraic, 64, (128, 128)), 8, 9),
     ("paper's layer, 16 x 48 x 48", Case(algebraic, 32, (16, 48, 48)), 8, 9),
     ("paper's layer, tiny", Case(algebraic, 16, (16, 16)), 32, 21),
-    ("additive coupling, 64 x 64", Case(additive, 64, (64, 64)), 16, 9),
+    ("additive coupling, 64 x 64", Case(additive, 64, (64, 64)), 16, 25),
     ("additive coupling, tiny", Case(additive, 16, (16, 16)), 32, 21),
 ]
 REFERENCE = "plain autograd"
