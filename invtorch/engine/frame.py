@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def of_the_layer(method: Method) -> Method:
         with self.locks:
             return method(self, *arguments)
 
-    return noted(call)  # type: ignore[return-value]
+    return cast(Method, noted(call))
 
 
 def note_on(error: Exception, label: str) -> None:

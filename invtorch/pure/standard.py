@@ -37,17 +37,19 @@ class Convolution(NamedTuple):
 
         def pull(grad: Tensor, into: Gradients) -> Tensor:
             weight, x = kept.pop(), kept.pop()
-            of_x, of_weight, of_bias = aten.convolution_backward(
+            found: tuple[Tensor, Tensor | None, Tensor | None]
+            found = aten.convolution_backward(
                 *(grad, x, weight, [len(weight)] if bias is not None else None),
                 *self._options,
                 [True, into.wants(*self.weight), bias is not None and into.wants(bias)],
             )
             del grad, x, weight
+            of_x, of_weight, of_bias = found
             if of_weight is not None:
                 pull_weight(of_weight, into)
             if bias is not None and of_bias is not None:
                 into.add(bias, of_bias)
-            return of_x  # type: ignore[no-any-return]
+            return of_x
 
         return self._convolved(x, weight), pull
 

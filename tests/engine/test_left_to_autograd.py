@@ -175,8 +175,7 @@ def test_a_global_hook_is_called(frames) -> None:
 def test_classes_whose_methods_were_exchanged(frames, monkeypatch) -> None:
     net, x = pure_network(0), sample(requires_grad=True)
     original = GatedResidualBlock.forward
-    twice = lambda block, x: 2 * original(block, x)  # noqa: E731
-    monkeypatch.setattr(GatedResidualBlock, "forward", twice)
+    monkeypatch.setattr(GatedResidualBlock, "forward", lambda *a: 2 * original(*a))
     assert_all_equal(*both(net, gradients_of(net, x)))
     assert not any(frames)
     net, convolve = pure_network(0, chained), nn.Conv2d._conv_forward
