@@ -1,16 +1,13 @@
 """Invertible PyTorch modules, and networks of any depth in the memory of one layer."""
 
-from invtorch.base import Composite, InvertibleModule, Step, VolumePreserving
+from invtorch.composite import Composite, Step
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
+from invtorch.couplings import AdditiveCoupling, AffineCoupling, OrthogonalCoupling
 from invtorch.diagnosis import diagnose
-from invtorch.engine import DriftError
-from invtorch.layers import (
-    AdditiveCoupling,
-    AffineCoupling,
-    Householder1x1,
-    OrthogonalCoupling,
-)
+from invtorch.engine import DriftError, DriftWarning
+from invtorch.mixing import Householder1x1
+from invtorch.module import InvertibleModule, VolumePreserving
 
 __all__ = [
     "AdditiveCoupling",
@@ -18,6 +15,7 @@ __all__ = [
     "Composite",
     "Conjugation",
     "DriftError",
+    "DriftWarning",
     "GatedResidualBlock",
     "Householder1x1",
     "InvertibleModule",

@@ -1,4 +1,4 @@
-"""What a training step takes: counted, foreseen, and told apart.
+"""The memory of a training step: measured, planned, and reported by kind.
 
 `InvertibleSequential(..., memory="auto", budget=...)` makes a `Plan` for the input that
 it sees first; `net.plan` shows it.
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from invtorch.engine import Plan, amount
-from invtorch.engine.memory import Memory, bytes_of, measure_memory
+from invtorch.memory.measure import Memory, bytes_of, measure_memory
+from invtorch.memory.plan import Plan, amount
 
 __all__ = ["Memory", "MemoryReport", "Plan", "measure_memory", "memory_report"]
 
@@ -62,8 +62,8 @@ def memory_report(
     Examples:
         >>> layer = nn.Linear(8, 8, bias=False)
         >>> x = torch.randn(4, 8)
-        >>> found = memory_report(lambda: layer(x).sum().backward(), layer)
-        >>> found.parameters, found.gradients, found.optimizer
+        >>> report = memory_report(lambda: layer(x).sum().backward(), layer)
+        >>> report.parameters, report.gradients, report.optimizer
         (256, 256, 0)
     """
     parameters = list(model.parameters())

@@ -1,4 +1,4 @@
-"""Who is told of the calls of invertible modules: the recorder of this thread."""
+"""The recorder of a thread: it receives every call of an invertible module."""
 
 from __future__ import annotations
 

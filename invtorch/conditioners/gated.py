@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from invtorch.arguments import check_count
-from invtorch.conditioners.gated_function import GatedFunction
+from invtorch._checks import check_count
 from invtorch.conditioners.patches import (
     CONVOLUTIONS,
     GatherPatches,
@@ -19,8 +17,6 @@ from invtorch.conditioners.patches import (
     from_patches,
     padded,
 )
-from invtorch.pure import bind, binds
-from invtorch.pure.weights import weight_of
 
 
 class GatedResidualBlock(nn.Module):
@@ -105,22 +101,6 @@ class GatedResidualBlock(nn.Module):
         h = F.relu(self.look(h))
         out = from_patches(F.glu(self.spread(h), dim=1), self.stride)
         return cropped(out, x.shape[2:])
-
-
-@binds(GatedResidualBlock)
-def _function_of(block: GatedResidualBlock, state: Tensor) -> GatedFunction | None:
-    """Return a block as a pure function, if its parts are those it made."""
-    parts = block.gather, block.look, block.spread
-    kinds = GatherPatches, CONVOLUTIONS.get(block.dims), SpreadPatches
-    if is_parametrized(block) or (*map(type_before_parametrizations, parts),) != kinds:
-        return None
-    look, bias = bind(block.look, state), block.gather._parameters.get("bias")
-    first, third = weight_of(block.gather), weight_of(block.spread)
-    if look is None or bias is None or first is None or third is None:
-        return None
-    if not block.stride == block.gather.patch == block.spread.patch:
-        return None
-    return GatedFunction(first, bias, look, third, block.stride)
 
 
 def _per_axis(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:

@@ -93,16 +93,16 @@ class SpreadPatches(nn.Module):
 def gather(weight: Tensor, bias: Tensor, patches: Tensor) -> Tensor:
     """Compute a coarse grid from the patches under it, as `to_patches` gives them."""
     matrix = weight.flatten(1).expand(len(patches), -1, -1)
-    found = torch.baddbmm(bias[:, None], matrix, patches.flatten(2))
-    return found.view(*found.shape[:2], *patches.shape[2:])
+    result = torch.baddbmm(bias[:, None], matrix, patches.flatten(2))
+    return result.view(*result.shape[:2], *patches.shape[2:])
 
 
 def spread(weight: Tensor, h: Tensor) -> Tensor:
     """Compute patches, as `from_patches` takes them, from a coarse grid."""
     # `matmul` would transpose `h` in memory wherever a gradient is needed
     matrix = weight.flatten(1).mT.expand(len(h), -1, -1)
-    found = torch.bmm(matrix, h.flatten(2))
-    return found.view(*found.shape[:2], *h.shape[2:])
+    result = torch.bmm(matrix, h.flatten(2))
+    return result.view(*result.shape[:2], *h.shape[2:])
 
 
 def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
@@ -129,8 +129,8 @@ def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
     split = patches.reshape(len(patches), channels, *patch, *patches.shape[2:])
     axes = chain.from_iterable((2 + dims + i, 2 + i) for i in range(dims))
     fine = [n * s for n, s in zip(patches.shape[2:], patch, strict=True)]
-    found: Tensor = split.permute(0, 1, *axes).reshape(*split.shape[:2], *fine)
-    return found
+    result: Tensor = split.permute(0, 1, *axes).reshape(*split.shape[:2], *fine)
+    return result
 
 
 def padded(x: Tensor, patch: Sequence[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """Compositions of invertible modules."""
 
 from invtorch.containers.conjugation import Conjugation
-from invtorch.containers.context import WithoutContext
 from invtorch.containers.sequential import InvertibleSequential
+from invtorch.containers.without_context import WithoutContext
 
 __all__ = ["Conjugation", "InvertibleSequential", "WithoutContext"]

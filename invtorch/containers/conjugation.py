@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from invtorch.base import Composite, InvertibleModule, Step
+from invtorch.composite import Composite, Step
 from invtorch.containers.sequential import invertible
+from invtorch.module import InvertibleModule
 
 
 class Conjugation(Composite):

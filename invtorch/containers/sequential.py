@@ -8,16 +8,11 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from invtorch.base import MEMORY, OPPOSITE, Composite, InvertibleModule, Pass, Step
-from invtorch.engine import (
-    GUARDS,
-    Anchors,
-    Automatic,
-    Plan,
-    Strategy,
-    Wanted,
-    run,
-)
+from invtorch.composite import Composite, Pass, Step
+from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
+from invtorch.memory.automatic import Automatic
+from invtorch.memory.plan import Plan
+from invtorch.module import MEMORY, OPPOSITE, InvertibleModule
 
 
 class InvertibleSequential(Composite, nn.Sequential):
@@ -90,7 +85,7 @@ class InvertibleSequential(Composite, nn.Sequential):
         self,
         *modules: Any,
         memory: str | None = "invert",
-        anchors: Wanted = 8,
+        anchors: AnchorsArgument = 8,
         guard: str | None = "raise",
         state_dtype: torch.dtype | None = None,
         budget: float = 0.5,
@@ -131,12 +126,12 @@ class InvertibleSequential(Composite, nn.Sequential):
         return self._automatic.latest
 
     @property
-    def anchors(self) -> Wanted:
+    def anchors(self) -> AnchorsArgument:
         """How many states are kept exactly, which ones, or `"auto"`."""
-        return self._anchors.wanted
+        return self._anchors.requested
 
     @anchors.setter
-    def anchors(self, anchors: Wanted) -> None:
+    def anchors(self, anchors: AnchorsArgument) -> None:
         self._anchors = Anchors(anchors)
 
     @property
@@ -169,8 +164,8 @@ class InvertibleSequential(Composite, nn.Sequential):
         """Apply the members from first to last."""
         return [Step(member) for member in self._members]
 
-    def _run(self, walk: Pass, state: Any, context: tuple[Any, ...]) -> Any:
-        """Take all steps under the memory strategy."""
+    def _run(self, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
+        """Apply the members under the memory strategy."""
         strategy = Strategy(
             self.memory or "invert",
             self._anchors,
@@ -179,7 +174,7 @@ class InvertibleSequential(Composite, nn.Sequential):
             self.state_dtype,
             self._automatic if self._planning else None,
         )
-        return run(strategy, walk, state, context)
+        return run(strategy, chain, state, context)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a member; `append` and `extend` come here too."""
@@ -230,7 +225,7 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     @property
     def _members(self) -> list[InvertibleModule]:
-        return list(self._modules.values())  # type: ignore[arg-type]
+        return list(self)  # type: ignore[arg-type]
 
 
 def invertible(module: nn.Module | None) -> InvertibleModule:

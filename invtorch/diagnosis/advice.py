@@ -1,4 +1,4 @@
-"""What to do, in words: the cures are tried, and their effect is told."""
+"""The recommendation of a diagnosis: cures are tried, and their effect is stated."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from invtorch.base import InvertibleModule
-from invtorch.diagnosis.gradients import containers, gradients, listening, warning
+from invtorch.diagnosis.gradients import containers, drift_warnings, gradients, warning
 from invtorch.diagnosis.report import Diagnosis
 from invtorch.diagnosis.states import Tensors, joined, precision, relative_error
+from invtorch.module import InvertibleModule
 
 STEEP = 3.0  # a gain that a single layer should not have
 FINER = {  # the precision of a state that would be rebuilt better
@@ -80,14 +80,14 @@ def _cures(
         changed = warning(deepcopy(model))
         for container in containers(changed):
             setattr(container, name, value)
-        with listening() as heard:
+        with drift_warnings() as warned:
             for _ in range(3):
-                heard.clear()
-                found = gradients(changed, x, *context)
-        error = relative_error(joined(found), joined(truth))
+                warned.clear()
+                cured = gradients(changed, x, *context)
+        error = relative_error(joined(cured), joined(truth))
         shown = repr(value) if isinstance(value, str) else str(value)
-        yield f"With {name}={shown} they are {error:.1e} off{_refused(heard)}."
+        yield f"With {name}={shown} they are {error:.1e} off{_refused(warned)}."
 
 
-def _refused(heard: Sequence[str]) -> str:
-    return ", and the guard still objects" if heard else ""
+def _refused(warned: Sequence[str]) -> str:
+    return ", and the guard still objects" if warned else ""

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from invtorch.base import InvertibleModule, Step
+from invtorch.composite import Step, elementary
 from invtorch.diagnosis.advice import recommend
-from invtorch.diagnosis.gradients import gradients, listening, stored, warning
+from invtorch.diagnosis.gradients import drift_warnings, gradients, stored, warning
+from invtorch.diagnosis.inversion import measure_inversion
 from invtorch.diagnosis.report import Diagnosis, LayerDiagnosis
 from invtorch.diagnosis.states import in_double, joined, precision, relative_error
-from invtorch.diagnosis.walk import walk
-from invtorch.engine import elementary
+from invtorch.module import InvertibleModule
 
 
 def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
@@ -30,7 +30,7 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
     Args:
         model: A container, or any invertible module.
         x: A state it is trained on.
-        context: What rides along.
+        context: Further arguments of the model.
 
     Returns:
         The diagnosis, with a recommendation in words.
@@ -41,8 +41,8 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
     Examples:
         >>> from torch import nn
         >>> layers = [AdditiveCoupling(nn.Linear(2, 2)) for _ in range(3)]
-        >>> found = diagnose(InvertibleSequential(*layers), torch.randn(5, 4))
-        >>> print(found.recommendation)
+        >>> diagnosis = diagnose(InvertibleSequential(*layers), torch.randn(5, 4))
+        >>> print(diagnosis.recommendation)
         The gradients are as good as those of plain autograd: nothing needs to change.
     """
     if not isinstance(model, InvertibleModule):
@@ -52,11 +52,11 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
         )
     exact = in_double(deepcopy(model))
     truth = gradients(stored(exact), *in_double((x, *context)))
-    with listening() as heard:
-        found = gradients(warning(deepcopy(model)), x, *context)
+    with drift_warnings() as warned:
+        inverted = gradients(warning(deepcopy(model)), x, *context)
     half = torch.finfo(precision(x)).bits < 32  # plain autograd in the same mode
     plain = gradients(stored(deepcopy(model), finer=half), x, *context)
-    sizes, trips, gains = walk(deepcopy(model), exact, x, context)
+    sizes, trips, gains = measure_inversion(deepcopy(model), exact, x, context)
     labels = [
         f"layer {i} ({type(step.module).__name__})"
         for i, step in enumerate(elementary([Step(model)]))
@@ -72,16 +72,16 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
             relative_error(f, p),
         )
         for label, trip, size, gain, f, p, t in zip(
-            labels, trips, sizes[1:], gains, found, plain, truth, strict=True
+            labels, trips, sizes[1:], gains, inverted, plain, truth, strict=True
         )
     ]
     measured = Diagnosis(
         layers,
-        gradient=relative_error(joined(found), joined(truth)),
+        gradient=relative_error(joined(inverted), joined(truth)),
         plain=relative_error(joined(plain), joined(truth)),
         growth=max(sizes) / min(sizes),
         gain=math.prod(gains),
-        refusals=heard,
+        refusals=warned,
         recommendation="",
     )
     advice = recommend(measured, model, x, context, truth)

@@ -9,28 +9,29 @@ from typing import Any
 
 import torch
 
-from invtorch.base import InvertibleModule, Step
+from invtorch.composite import Step, elementary
 from invtorch.containers import InvertibleSequential
 from invtorch.diagnosis.states import Tensors, as_tuple, in_double
-from invtorch.engine import elementary
-from invtorch.engine.frame import differentiable
-from invtorch.engine.riding import mapped
+from invtorch.engine import DriftWarning
+from invtorch.engine.restore.context import map_tensors
+from invtorch.module import InvertibleModule
+from invtorch.precision import is_differentiable
 
 
 def gradients(model: InvertibleModule, x: Any, *context: Any) -> list[Tensors]:
     """Return the gradients of each layer's parameters, in float64."""
     model.zero_grad()
-    inputs = mapped(torch.Tensor.detach, (x, *context))
+    inputs = map_tensors(torch.Tensor.detach, (x, *context))
     outputs = as_tuple(model(*inputs))
-    squares = [y.abs().square().mean() for y in outputs if differentiable(y)]
+    squares = [y.abs().square().mean() for y in outputs if is_differentiable(y)]
     loss = torch.stack(squares).sum()
     if loss.requires_grad:
         loss.backward()
-    found = []
+    grads_of_layers = []
     for step in elementary([Step(model)]):
         grads = (p.grad for p in step.module.parameters() if p.requires_grad)
-        found.append(tuple(in_double(g) for g in grads if g is not None))
-    return found
+        grads_of_layers.append(tuple(in_double(g) for g in grads if g is not None))
+    return grads_of_layers
 
 
 def containers(model: InvertibleModule) -> list[InvertibleSequential]:
@@ -59,15 +60,15 @@ def warning(model: InvertibleModule) -> InvertibleModule:
 
 
 @contextmanager
-def listening() -> Iterator[list[str]]:
+def drift_warnings() -> Iterator[list[str]]:
     """Collect what guards say of rebuilt states."""
-    heard: list[str] = []
+    messages: list[str] = []
+
+    def collect(message: Warning | str, *_: object, **__: object) -> None:
+        if isinstance(message, DriftWarning):
+            messages.append(str(message))
+
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_: _note(heard, str(message))
-        yield heard
-
-
-def _note(heard: list[str], message: str) -> None:
-    if "do not step" in message:
-        heard.append(message)
+        warnings.showwarning = collect
+        yield messages

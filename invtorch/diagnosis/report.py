@@ -1,4 +1,4 @@
-"""What a diagnosis found, as a table and as a picture."""
+"""The result of a diagnosis, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LayerDiagnosis(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found; `print` shows it as a table.
+    """The result of `diagnose`; `print` shows it as a table.
 
     Attributes:
         layers: What was measured of each layer.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtorch.engine.frame import differentiable
+from invtorch.precision import is_differentiable
 
 Tensors = tuple[Tensor, ...]
 
@@ -45,13 +45,13 @@ def as_tuple(state: Any) -> Tensors:
 
 def precision(state: Any) -> torch.dtype:
     """Return the dtype of the first tensor of a state that is not of integers."""
-    dtypes = [t.dtype for t in as_tuple(state) if differentiable(t)]
+    dtypes = [t.dtype for t in as_tuple(state) if is_differentiable(t)]
     return dtypes[0] if dtypes else torch.get_default_dtype()
 
 
-def noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def draw_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a tensor of normal numbers; for integers it is zero."""
-    if not differentiable(tensor):
+    if not is_differentiable(tensor):
         return torch.zeros_like(tensor)
     drawn = torch.randn(
         tensor.shape, generator=generator, dtype=tensor.dtype, device=generator.device
@@ -69,8 +69,8 @@ def joined(rows: list[Tensors]) -> Tensors:
     return tuple(tensor for row in rows for tensor in row)
 
 
-def relative_error(found: Tensors, truth: Tensors) -> float:
+def relative_error(values: Tensors, truth: Tensors) -> float:
     """Return the relative distance of two rows of tensors."""
-    distance = norm([f.to(t.dtype) - t for f, t in zip(found, truth, strict=True)])
+    distance = norm([f.to(t.dtype) - t for f, t in zip(values, truth, strict=True)])
     scale = norm(truth)
     return distance / scale if scale else distance

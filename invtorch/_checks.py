@@ -1,0 +1,156 @@
+"""What constructors and layers check of their arguments, conditioners and states."""
+
+from __future__ import annotations
+
+from operator import index
+
+from torch import Tensor, nn
+
+from invtorch import _torch
+
+ACTIVATIONS = (
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.PReLU),
+    *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Identity, nn.Dropout),
+    *(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+)
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Check a whole number.
+
+    Args:
+        name: What the argument is called.
+        value: What was given.
+        least: The smallest number it can be.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is too small.
+    """
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, but must be a whole number") from None
+    if number < least:
+        raise ValueError(f"{name} is {value}, but must be at least {least}")
+
+
+def check_module(name: str, value: object) -> None:
+    """Check a network.
+
+    Raises:
+        TypeError: If it is no `nn.Module`.
+    """
+    if not isinstance(value, nn.Module):
+        raise TypeError(
+            f"{name} is of type {type(value).__name__}, but must be an nn.Module: wrap "
+            f"it in one, so that its parameters are found"
+        )
+
+
+def check_conditioner(
+    conditioner: nn.Module, inputs: int | None, outputs: int | None
+) -> None:
+    """Compare the channels that a conditioner declares with those it will see.
+
+    Convolutions, whatever else has attributes `in_channels` and `out_channels`, and
+    sequences of which the first or last module that changes channels is such a one, are
+    checked when the layer is built; others when they are first called. More input
+    channels than the state gives are left alone: they may be those of the context.
+
+    Args:
+        conditioner: The network.
+        inputs: Channels that it is given, if known.
+        outputs: Channels that it should return, if known.
+
+    Raises:
+        TypeError: If it is no `nn.Module`.
+        ValueError: If a number of channels cannot be right.
+    """
+    check_module("conditioner", conditioner)
+    name = type(conditioner).__name__
+    takes = getattr(_end(conditioner, 0), "in_channels", None)
+    returns = getattr(_end(conditioner, -1), "out_channels", None)
+    if isinstance(takes, int) and inputs is not None and takes < inputs:
+        raise ValueError(
+            f"the conditioner {name} takes {takes} channels, but is given {inputs}: "
+            f"build it for {inputs}"
+        )
+    if isinstance(returns, int) and outputs is not None and returns != outputs:
+        raise ValueError(
+            f"the conditioner {name} returns {returns} channels, but the other part "
+            f"of the state has {outputs}: build it for {outputs}"
+        )
+
+
+def _end(network: nn.Module, place: int) -> nn.Module:
+    """Return the first (0) or last (-1) module that may change the channels."""
+    while isinstance(network, nn.Sequential):
+        changing = [m for m in network if not isinstance(m, ACTIVATIONS)]
+        if not changing:
+            break
+        network = changing[place]
+    return network
+
+
+def check_batched(conditioner: nn.Module, x: Tensor) -> None:
+    """Refuse what a convolution would take for one sample without a batch."""
+    first = _end(conditioner, 0)
+    if isinstance(first, _torch.Convolution) and x.ndim != len(first.kernel_size) + 2:
+        raise ValueError(
+            f"the conditioner {type(conditioner).__name__} begins with a "
+            f"{type(first).__name__}, but is given shape {tuple(x.shape)}: give it "
+            f"(batch, channels, ...) with {len(first.kernel_size)} axes of space"
+        )
+
+
+def check_returned(
+    name: str, returned: Tensor, shape: tuple[int, ...], state: Tensor
+) -> None:
+    """Check shape and dtype of what a conditioner returned.
+
+    Args:
+        name: The class of the network.
+        returned: What it returned.
+        shape: The shape that it should have.
+        state: A part of the state, whose dtype it will be given.
+
+    Raises:
+        ValueError: If the shape is another one.
+        TypeError: If the state cannot hold such numbers.
+    """
+    if returned.shape != shape:
+        raise ValueError(
+            f"the conditioner {name} returned shape {tuple(returned.shape)}, but the "
+            f"other part of the state needs {shape}"
+        )
+    if returned.dtype != state.dtype and _order(returned) > _order(state):
+        raise TypeError(
+            f"the conditioner {name} returned {returned.dtype}, which a state in "
+            f"{state.dtype} cannot hold: give the layer a floating state "
+            f"(`x.float()`), or a complex one if the conditioner is complex"
+        )
+
+
+def _order(tensor: Tensor) -> int:
+    """Order integers before real and complex numbers."""
+    return 2 * tensor.is_complex() + tensor.is_floating_point()
+
+
+def check_channels(state: Tensor, channels: int, layer: nn.Module) -> None:
+    """Check that a state has its channels where a layer expects them.
+
+    Raises:
+        ValueError: If it does not.
+        TypeError: If it is one of integers, which no matrix can mix.
+    """
+    if state.ndim < 2 or state.shape[1] != channels:
+        raise ValueError(
+            f"a state of shape {tuple(state.shape)} does not have the {channels} "
+            f"channels of this {type(layer).__name__} on its second axis"
+        )
+    if not _order(state):
+        raise TypeError(
+            f"a state in {state.dtype} cannot be mixed by {type(layer).__name__}: give "
+            f"it a floating one (`x.float()`)"
+        )

@@ -1,0 +1,361 @@
+"""Every private name of PyTorch that this package uses, each of them once.
+
+A private name may move with any release. Everything else in the package calls what is
+defined here, so that an upgrade begins in one file. All of these were used with
+PyTorch 2.11 and 2.13; `tests/unit/test_torch_names.py` calls each of them with the
+version that is installed.
+
+Each entry says why it is needed, and what could stand in for it ("Without:").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch._C import _len_torch_function_stack
+from torch._C._autograd import DeviceType
+from torch.autograd import Variable, forward_ad
+from torch.autograd.graph import GradientEdge
+from torch.autograd.profiler import profile
+from torch.nn.modules.batchnorm import _NormBase as RunningStatistics
+from torch.nn.modules.conv import _ConvNd as Convolution
+from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
+from torch.nn.utils.parametrizations import _WeightNorm as WeightNorm
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = [
+    "CONVOLVE",
+    "HOOKS",
+    "Convolution",
+    "Dropout",
+    "LazyModule",
+    "RunningStatistics",
+    "SpectralNorm",
+    "WeightNorm",
+    "assert_async",
+    "backward_id",
+    "backward_keeps_graph",
+    "buffers_of",
+    "exchange_tensors",
+    "has_global_hooks",
+    "has_tensor_hooks",
+    "hooks_of",
+    "is_compiled",
+    "is_exporting",
+    "is_forward_ad_active",
+    "is_fully_sharded",
+    "is_functorch_active",
+    "is_profiling",
+    "is_tracing",
+    "modes_are_active",
+    "modules_inside",
+    "normalized_weight",
+    "parameters_of",
+    "parametrization_cache",
+    "queue_callback",
+    "recorded_allocations",
+    "run_backward",
+    "set_parametrization_cache",
+    "submodules_of",
+    "tree_leaves",
+    "tree_map",
+    "versions",
+    "weight_norm_backward",
+    "weight_norm_with_norms",
+]
+
+Tensors: TypeAlias = tuple[Tensor, ...]
+
+# tree_map, tree_leaves: contexts may be lists, dictionaries and tuples of tensors.
+# Without: a loop of our own over the same three kinds of collections.
+
+# The classes above are the bases that PyTorch's own layers share: RunningStatistics of
+# batch and instance normalization, Convolution of all convolutions, Dropout of all
+# dropouts. SpectralNorm and WeightNorm are what the parametrizations of these names
+# install. Without: the public subclasses, listed; a parametrization, by its parameters.
+
+
+# The method of a convolution that its `forward` calls; a class or an instance that has
+# another one computes something else. Without: no closed form of convolutions.
+CONVOLVE = "_conv_forward"
+
+
+# --- backward passes ------------------------------------------------------------------
+
+
+def run_backward(
+    outputs: Sequence[Tensor | GradientEdge],
+    gradients: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    *,
+    create_graph: bool,
+) -> Sequence[Tensor | None]:
+    """Return the gradients of `inputs`, those that nothing depends on as `None`.
+
+    What `torch.autograd.grad` calls after it has checked its arguments. The checks take
+    a third of the time of a small layer, and an engine's own arguments are right.
+    Without: `torch.autograd.grad(..., allow_unused=True)`.
+    """
+    engine: Callable[..., Sequence[Tensor | None]]
+    engine = Variable._execution_engine.run_backward
+    flags = create_graph, create_graph  # keep_graph, create_graph
+    return engine(
+        outputs, gradients, *flags, tuple(inputs), True, accumulate_grad=False
+    )
+
+
+def queue_callback(callback: Callable[[], None]) -> None:
+    """Call `callback` when the backward pass that runs in this thread has ended.
+
+    DDP and FSDP exchange gradients in the same queue. Without: none.
+    """
+    Variable._execution_engine.queue_callback(callback)
+
+
+def backward_id() -> int:
+    """Return a number that tells backward passes apart; -1 where none is running.
+
+    Without: none; a state compared in two backward passes would be reported once.
+    """
+    number: int = torch._C._current_graph_task_id()
+    return number
+
+
+def backward_keeps_graph() -> bool:
+    """Tell whether the backward pass that runs was given `retain_graph=True`.
+
+    If not, the node that is evaluated is freed soon, and states that only this node
+    needs can be dropped at once. Without: `False`; states live a little longer.
+    """
+    keeps: bool = torch._C._autograd._get_current_graph_task_keep_graph()
+    return keeps
+
+
+# --- modes that a program may be in ---------------------------------------------------
+
+
+def is_functorch_active() -> bool:
+    """Tell whether a transform of `torch.func` is running.
+
+    Tensors are wrapped then, and a custom function that keeps them outside of the
+    transform is wrong. Without: none.
+    """
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
+def is_exporting() -> bool:
+    """Tell whether `torch.export` is running.
+
+    `torch.compiler.is_exporting()` is the public name, but PyTorch 2.11 traces it as
+    true under `torch.compile`, too. Without: the public name, from 2.13 on.
+    """
+    return bool(torch.compiler._is_exporting_flag)
+
+
+def is_tracing() -> bool:
+    """Tell whether `torch.jit.trace` is running. Without: `torch.jit.is_tracing()`.
+
+    The public name cannot be traced by Dynamo.
+    """
+    return torch._C._get_tracing_state() is not None
+
+
+def is_forward_ad_active() -> bool:
+    """Tell whether forward-mode differentiation is on (`torch.autograd.forward_ad`).
+
+    Without: none; tensors would have to be asked one by one.
+    """
+    return forward_ad._current_level >= 0
+
+
+def modes_are_active() -> bool:
+    """Tell whether a mode sees every operation, and may have it do something else.
+
+    The mode of `torch.device(...)` as a context only changes where tensors are made.
+    Without: `True`, which leaves every layer to autograd.
+    """
+    stack = map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
+    return _get_current_dispatch_mode() is not None or any(
+        type(mode) is not DeviceContext for mode in stack
+    )
+
+
+# --- modules --------------------------------------------------------------------------
+
+# The dictionaries of hooks of a module, those with flags of hooks included.
+# Without: none; hooks of PyTorch can be added by public functions, but not listed.
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks"),
+)
+
+
+def hooks_of(module: nn.Module) -> list[dict[int, Any]]:
+    """Return the dictionaries of hooks that run when a module is called."""
+    return [getattr(module, name) for name in HOOKS]
+
+
+def has_global_hooks() -> bool:
+    """Tell whether hooks of all modules are registered. Without: `True`."""
+    return bool(_has_any_global_hook())
+
+
+def parameters_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the dictionary in which a module keeps its own parameters.
+
+    A replay puts other tensors there. Without: `torch.func.functional_call`, which
+    visits all names of the modules inside at every call.
+    """
+    return module._parameters  # type: ignore[return-value]
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the dictionary in which a module keeps its own buffers; as above."""
+    return module._buffers
+
+
+def submodules_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the dictionary in which a module keeps the modules in it; as above."""
+    return module._modules
+
+
+def modules_inside(module: nn.Module) -> list[nn.Module]:
+    """Return a module and all modules inside, each once.
+
+    Without: `list(module.modules())`, which is five times slower.
+    """
+    parts: dict[int, nn.Module] = {id(module): module}
+    pending = [module]
+    while pending:
+        for part in pending.pop()._modules.values():
+            if part is not None and id(part) not in parts:
+                parts[id(part)] = part
+                pending.append(part)
+    return [*parts.values()]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether `module.compile()` was called. Without: `True`."""
+    return module._compiled_call_impl is not None
+
+
+def is_fully_sharded(module: nn.Module) -> bool:
+    """Tell whether FSDP2's `fully_shard` was applied to a module.
+
+    Without: `isinstance(module, torch.distributed.fsdp.FSDPModule)`, which takes half a
+    second to import.
+    """
+    return hasattr(type(module), "_get_fsdp_state")
+
+
+def exchange_tensors(
+    module: nn.Module, tensors: dict[str, Tensor]
+) -> AbstractContextManager[None]:
+    """Let a module have other parameters and buffers inside, given by their names.
+
+    Unlike `torch.func.functional_call` it lets any method be called, and not only
+    `forward`. Without: that function on a module whose `forward` is the method.
+    """
+    exchange: AbstractContextManager[None] = _reparametrize_module(module, tensors)
+    return exchange
+
+
+def parametrization_cache() -> int:
+    """Return how often `parametrize.cached()` was entered.
+
+    A weight that was computed without a graph must not be found in this cache later.
+    Without: none.
+    """
+    return int(parametrize._cache_enabled)
+
+
+def set_parametrization_cache(entered: int) -> None:
+    """Set that number."""
+    parametrize._cache_enabled = entered
+
+
+# --- tensors --------------------------------------------------------------------------
+
+
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """Return how often each tensor was changed in place; 0 under inference mode.
+
+    Without: none; a tensor that was changed before backward would go unnoticed.
+    """
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:  # tensors of inference mode do not count
+        return [0 if t.is_inference() else t._version for t in tensors]
+
+
+def has_tensor_hooks(tensor: Tensor) -> bool:
+    """Tell whether hooks of the gradient are registered. Without: `True`."""
+    return bool(tensor._backward_hooks)
+
+
+def normalized_weight(v: Tensor, g: Tensor) -> Tensor:
+    """Return the weight of `weight_norm`, differentiable. Without: its formula."""
+    return torch._weight_norm(v, g, 0)
+
+
+def weight_norm_with_norms(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same and the norms that its derivative reads. Without: its formula."""
+    pair: tuple[Tensor, Tensor] = torch.ops.aten._weight_norm_interface(v, g, 0)
+    return pair
+
+
+def weight_norm_backward(
+    grad: Tensor, v: Tensor, g: Tensor, norms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `v` and `g`. Without: the formula."""
+    pair: tuple[Tensor, Tensor]
+    pair = torch.ops.aten._weight_norm_interface_backward(grad, v, g, norms, 0)
+    return pair
+
+
+def assert_async(condition: Tensor, message: str) -> None:
+    """Assert inside of a compiled graph, without waiting for the device.
+
+    Without: none; a compiled pass would have to be unguarded.
+    """
+    torch._assert_async(condition, message)
+
+
+# --- the profiler ---------------------------------------------------------------------
+
+
+def is_profiling() -> bool:
+    """Tell whether a profiler runs; profilers do not nest. Without: none."""
+    enabled: bool = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    return enabled
+
+
+def recorded_allocations(record: profile, marker: str) -> Iterator[int | None]:
+    """Yield the bytes of each allocation on the CPU, and `None` at a marker's start.
+
+    Allocations are negative where memory is freed. The public events of a profile leave
+    single allocations out. Without: none.
+    """
+    results = record.kineto_results
+    assert results is not None
+    names = ("[memory]", marker)
+    events = [
+        event
+        for event in results.events()
+        if event.name() in names and event.device_type() == DeviceType.CPU
+    ]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        yield None if event.name() == marker else event.nbytes()  # type: ignore[attr-defined]

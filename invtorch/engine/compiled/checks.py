@@ -1,0 +1,219 @@
+"""What a compiled pass is refused for when it is traced, and asserts when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from invtorch import _torch
+from invtorch.engine.checks import has_hooks
+from invtorch.engine.guard.fingerprint import PROBES
+from invtorch.engine.guard.fingerprint import mark as mark_of
+from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
+from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
+
+LONGEST = 254  # characters: CUDA refuses an assertion that says more
+
+
+# --- when the pass is traced ----------------------------------------------------------
+
+
+def check_repeatable(label: str, module: nn.Module) -> None:
+    """Refuse a layer that is seen to depend on more than its arguments.
+
+    Raises:
+        RuntimeError: If the module draws random numbers, moves running statistics,
+            has hooks, has no shape yet, or is to keep more than its container.
+    """
+    reason = ""
+    if getattr(module, "memory", None) not in (None, "invert"):
+        reason = f"has memory={module.memory!r}"
+    for part in module.modules():
+        reason = reason or _reason(part)
+    if reason:
+        raise RuntimeError(
+            f"{label} {reason}, which cannot be repeated under torch.compile: compile "
+            f"the conditioners alone, or set memory='store'"
+        )
+
+
+def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:
+    """Refuse what a graph could not differentiate or hold.
+
+    Raises:
+        RuntimeError: If a state has integers, or a context is not a tensor.
+    """
+    integers = [t.dtype for t in state if not is_differentiable(t)]
+    other = [type(c).__name__ for c in context if not isinstance(c, Tensor)]
+    if integers or other:
+        what = f"a state in {integers[0]}" if integers else ""
+        what = what or f"a context that is a {other[0]}"
+        raise RuntimeError(
+            f"{what} is not supported under torch.compile: pass floating states and "
+            f"tensors as context, or set memory='store'"
+        )
+
+
+def _reason(part: nn.Module) -> str:
+    name = type(part).__name__
+    if isinstance(part, _torch.Dropout) and part.training and part.p > 0:
+        return f"draws random numbers ({name})"
+    statistics = isinstance(part, _torch.RunningStatistics) and part.track_running_stats
+    if statistics and part.training:
+        return f"moves running statistics ({name})"
+    if isinstance(part, _torch.SpectralNorm) and part.training:
+        return f"moves what it estimates the norm with ({name})"
+    if isinstance(part, _torch.LazyModule):
+        return f"has parameters without a shape until it is called ({name})"
+    if has_hooks(part):
+        return f"has hooks (on its {name})"
+    return ""
+
+
+# --- what is computed in the graph ----------------------------------------------------
+
+
+@torch.library.custom_op(
+    "invtorch::marks", mutates_args=(), schema="(Tensor[] state) -> Tensor"
+)
+def mark(state: Sequence[Tensor]) -> Tensor:
+    """Return fingerprint and norm of each tensor of a state, as one node of a graph."""
+    return mark_of(tuple(state)).to(_mark_dtype(state))
+
+
+@mark.register_fake
+def _(state: Sequence[Tensor]) -> Tensor:
+    return state[0].new_empty(len(state), PROBES + 1, dtype=_mark_dtype(state))
+
+
+def _mark_dtype(state: Sequence[Tensor]) -> torch.dtype:
+    double = (torch.float64, torch.complex128)
+    return torch.float64 if any(t.dtype in double for t in state) else torch.float32
+
+
+def computed_eps(module: nn.Module, state: Sequence[Tensor]) -> float:
+    """Return the eps of the coarsest dtype that a layer computes in."""
+    parameters = [p for p in module.parameters() if is_differentiable(p)]
+    dtypes = {p.dtype for p in parameters}
+    device = state[0].device
+    autocast = autocast_dtype(device.type)
+    if autocast is not None:
+        dtypes.add(autocast)
+    dtypes |= tf32_dtypes(parameters, device)
+    return max([_eps(state), *map(eps_of, dtypes)])
+
+
+def state_tolerance(
+    state: Sequence[Tensor], computed: float, growth: float = 1.0
+) -> float:
+    """Return how far a state may be off, by the rule of the guard."""
+    return tolerance(_eps(state), computed, growth)
+
+
+def _eps(state: Sequence[Tensor]) -> float:
+    return max(eps_of(t.dtype) for t in state)
+
+
+# --- what the graph asserts -----------------------------------------------------------
+
+
+def assert_finite(label: str, norms: Tensor) -> None:
+    """Assert in the graph that a state of the forward pass was finite."""
+    _assert(
+        norms.isfinite().all(),
+        f"{label} made NaN or Inf of a finite state (or was given them): do not step "
+        f"with these gradients; bound its conditioner, or lower the learning rate",
+    )
+
+
+def assert_unchanged(now: Tensor, before: Tensor) -> None:
+    """Assert in the graph that the output of a pass is what it was.
+
+    Args:
+        now: The mark of the output when its gradient has come.
+        before: The mark of it in the forward pass.
+    """
+    # two marks of one state agree up to the rounding of sums in another order
+    limit = SAME * torch.finfo(before.dtype).eps
+    close = (now - before).abs() <= limit * before.abs().amax(1, keepdim=True)
+    _assert(
+        (close | before.isnan() | before.isinf()).all(),
+        "the output of an invertible container was changed in place in a compiled "
+        "function, so the states before it cannot be rebuilt: write `y = y + 1` in "
+        "place of `y += 1`",
+    )
+
+
+def assert_rebuilt(
+    label: str,
+    rebuilt: Tensor,
+    before: Tensor,
+    scales: Tensor,
+    limits: tuple[float, float],
+    steep: Tensor,
+) -> None:
+    """Assert in the graph that a rebuilt state is the one of the forward pass.
+
+    Args:
+        label: What to call the layer.
+        rebuilt: The mark of its rebuilt input.
+        before: The mark of its input in the forward pass.
+        scales: The size by which each tensor of it is judged.
+        limits: How far off a tensor of it may be, relative to that size: usually, and
+            where the state grows beyond all digits.
+        steep: Whether it does.
+    """
+    distances = distance(rebuilt[:, :-1], before[:, :-1])
+    usual, least = limits
+    allowed = torch.where(steep, least, usual)
+    _assert(
+        (relative_error(distances, scales) <= allowed).all(),
+        f"the state rebuilt by inverting {label} is off by more than {usual:.1e} of "
+        f"its size ({least:.1e} where it grows beyond all digits): do not step with "
+        f"these gradients; set more `anchors=`, a finer `state_dtype=`, or "
+        f"memory='store'",
+    )
+
+
+def assert_repeated(
+    label: str,
+    again: Sequence[Tensor],
+    output: Sequence[Tensor],
+    least: Sequence[Tensor],
+    limit: float,
+) -> None:
+    """Assert in the graph that a replay returns what the forward pass did.
+
+    What `check_repeatable` cannot see, such as random numbers of a function, shows
+    here, in the backward pass.
+
+    Args:
+        label: What to call the layer.
+        again: What it returned now.
+        output: The state from which its input was rebuilt, or the one above an anchor.
+        least: The least size by which each tensor of it is judged.
+        limit: How far off it may be.
+    """
+    for one, other, floor in zip(again, output, least, strict=True):
+        difference = _energy(one - other)
+        scale = torch.maximum(_energy(other), floor.square().to(difference))
+        _assert(
+            difference <= limit**2 * scale + torch.finfo(scale.dtype).tiny,
+            f"{label} did not repeat itself when its input was rebuilt: it draws "
+            f"random numbers, reads something that changes, or has a wrong inverse; "
+            f"set memory='store' under torch.compile",
+        )
+
+
+def _energy(tensor: Tensor) -> Tensor:
+    """Return the sum of squares, which half precision could not hold."""
+    sizes = tensor.detach().abs()
+    half = sizes.dtype in (torch.float16, torch.bfloat16)
+    return (sizes.float() if half else sizes).square().sum()
+
+
+def _assert(condition: Tensor, message: str) -> None:
+    """Assert in the graph, with a message that is as long as CUDA takes."""
+    _torch.assert_async(condition, message[:LONGEST])

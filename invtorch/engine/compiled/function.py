@@ -1,0 +1,293 @@
+"""A pass as one autograd function of the tensors that it reads.
+
+Dynamo cannot trace a tape, whose nodes find their states by looking back in Python.
+Here the pass is one function of tensors: it saves its output, the anchors and a few
+numbers of every state; its backward pass inverts and differentiates step by step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from invtorch import _torch
+from invtorch.composite import Step, elementary
+from invtorch.engine.checks import check_arity, check_dtypes, check_no_gradient
+from invtorch.engine.compiled.checks import (
+    assert_finite,
+    assert_rebuilt,
+    assert_repeated,
+    assert_unchanged,
+    check_arguments,
+    check_repeatable,
+    computed_eps,
+    mark,
+    state_tolerance,
+)
+from invtorch.engine.guard.tolerance import growth_of, scale_of
+from invtorch.recording import State
+from invtorch.replay import Tensors
+
+
+def run(
+    anchors: frozenset[int],
+    guarded: bool,
+    steps: Sequence[Step],
+    state: State,
+    context: tuple[Any, ...],
+) -> State:
+    """Run the steps as one function that saves its output and the anchors.
+
+    Args:
+        anchors: The indices of the states that are kept.
+        guarded: Whether rebuilt states are compared with those of the forward pass.
+        steps: The steps; those of composites among them are run one by one.
+        state: The state to start from, one tensor or a tuple of several.
+        context: Further arguments of the modules.
+
+    Returns:
+        The final state.
+
+    Raises:
+        RuntimeError: If a step cannot be repeated under `torch.compile`, or the state
+            or a context is not of a kind that can be.
+    """
+    check_arguments(_as_tuple(state), context)
+    table, calls, single = TensorTable(), [], isinstance(state, Tensor)
+    start = tuple(table.place(t) for t in _as_tuple(state))
+    offered = tuple(table.place(c) for c in context)
+    for i, step in enumerate(elementary(steps)):
+        label = f"layer {i} ({type(step.module).__name__})"
+        check_repeatable(label, step.module)
+        named = _tensors_of(step.module)
+        places = tuple(table.place(t) for t in named.values())
+        places = (offered if step.context else ()) + places
+        needed = tuple(table.tensors[i].requires_grad for i in places)
+        names = tuple(named)
+        calls.append(
+            TracedCall(label, step, names, places, needed, single, i in anchors)
+        )
+    outputs = CompiledPass.apply(calls, guarded, start, *table.tensors)
+    return outputs[0] if single else outputs  # type: ignore[no-any-return]
+
+
+class CompiledPass(torch.autograd.Function):
+    """All steps of a pass; it saves output, anchors, marks and the tensors it reads.
+
+    Without a guard the output alone is marked.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        calls: list[TracedCall],
+        guarded: bool,
+        start: tuple[int, ...],
+        *tensors: Any,
+    ) -> Tensors:
+        """Run the steps."""
+        ctx.calls, ctx.guarded, ctx.start = calls, guarded, start
+        state: Tensors = tuple(tensors[i] for i in start)
+        anchors: Tensors = ()
+        marks = [mark(list(state))] if guarded else []
+        for i, call in enumerate(calls):
+            if call.anchor:  # Dynamo saves no view of another tensor
+                anchors += state if i == 0 else tuple(t.clone() for t in state)
+            read = [_detached(c) for c in call.read(tensors)]
+            given = tuple(map(_detached, state))
+            with torch.enable_grad():
+                state = call.evaluate(given, read)
+            check_arity(call.label, len(given), len(state))
+            check_dtypes(call.label, given, state)
+            check_no_gradient(call.label, state)
+            marks += [mark(list(state))] if guarded else []
+        marks = marks or [mark(list(state))]
+        ctx.save_for_backward(*state, *anchors, torch.stack(marks), *tensors)
+        return state
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        """Invert and differentiate the steps, the last one first."""
+        arity = len(ctx.start)
+        kept = arity * (1 + sum(call.anchor for call in ctx.calls))
+        state = _after(grads, ctx.saved_tensors[:arity])
+        anchors, tensors = ctx.saved_tensors[arity:kept], ctx.saved_tensors[kept:]
+        (table,), tensors = _after(grads, tensors[:1]), tensors[1:]
+        assert_unchanged(mark(list(state)), table[-1])
+        marks = (table,) if ctx.guarded else ()
+        _assert_finite(ctx.calls, marks)
+        sums: list[Any] = [None] * len(tensors)
+        eps, scales = 0.0, table[-1][:, -1]  # the coarsest since the last anchor
+        for i, call in reversed(list(enumerate(ctx.calls))):
+            read, output = call.read(tensors), state
+            if call.anchor:
+                state, anchors = _after(grads, anchors[-arity:]), anchors[:-arity]
+            else:
+                with torch.no_grad():
+                    state = call.back.evaluate(output, read)
+
+            def forward(
+                *inputs: Tensor, call: TracedCall = call, fixed: list[Any] = read
+            ) -> Tensors:
+                replaced = call.replaced(fixed, inputs[arity:])
+                return call.again.evaluate(inputs[:arity], replaced)
+
+            eps = max(eps, computed_eps(call.step.module, output))
+            needed = call.choose(read)
+            again, pull = torch.func.vjp(forward, *state, *needed)  # type: ignore[misc]
+            for norms in (table[..., -1] for table in marks):
+                scales = scale_of(norms[i], norms[i + 1], scales)
+            _assert_replay(i, call, marks, state, output, again, eps, scales)
+            if call.anchor:  # the states below are rebuilt from an exact one
+                eps, scales = 0.0, torch.zeros_like(scales)
+            pulled = pull(grads)
+            grads = pulled[:arity]
+            _add(sums, call.choose(call.places), pulled[arity:])
+        _add(sums, ctx.start, grads)
+        return None, None, None, *sums
+
+
+def _add(sums: list[Any], places: Sequence[int], values: Sequence[Any]) -> None:
+    """Add gradients to the sums of the tensors that they belong to."""
+    for i, value in zip(places, values, strict=True):
+        sums[i] = value if sums[i] is None else sums[i] + value
+
+
+def _assert_finite(calls: Sequence[TracedCall], marks: Tensors) -> None:
+    """Assert in the graph that the states were finite, if they were marked."""
+    for table in marks:
+        for call, norms in zip(calls, table[1:, :, -1].unbind(), strict=True):
+            assert_finite(call.label, norms)
+
+
+def _assert_replay(
+    index: int,
+    call: TracedCall,
+    marks: Tensors,
+    state: Tensors,
+    output: Tensors,
+    again: Tensors,
+    eps: float,
+    scales: Tensor,
+) -> None:
+    """Assert in the graph that a replay is right.
+
+    Its output must be that of the layer. If the states were marked, the one that was
+    rebuilt must be off by no more than the layers allow that it was rebuilt through.
+    """
+    limit = state_tolerance(output, computed_eps(call.step.module, output))
+    least = torch.zeros_like(scales)
+    for table in marks:
+        least = torch.where(table[index + 1][:, -1] > 0, least, scales)
+    assert_repeated(call.label, again, output, least.unbind(), limit)
+    for table in marks:
+        if not call.anchor:
+            now, steep = mark(list(state)), growth_of(table[..., -1]) * eps > 1
+            limits = (
+                state_tolerance(output, eps),
+                state_tolerance(output, eps, math.inf),
+            )
+            assert_rebuilt(call.label, now, table[index], scales, limits, steep)
+
+
+class TracedCall(NamedTuple):
+    """One step, and where its tensors stand among those of the pass.
+
+    Attributes:
+        label: What errors call it.
+        step: The step.
+        names: Its parameters and buffers.
+        places: Where its context and then these stand.
+        needed: Which of them need a gradient.
+        single: Whether the state is one tensor, not a tuple.
+        anchor: Whether its input is kept.
+        buffers: Which of its tensors a replay may write into, so that it takes copies.
+    """
+
+    label: str
+    step: Step
+    names: tuple[str, ...]
+    places: tuple[int, ...]
+    needed: tuple[bool, ...]
+    single: bool
+    anchor: bool
+    buffers: frozenset[str] = frozenset()
+
+    def read(self, tensors: Sequence[Any]) -> list[Any]:
+        """Pick context, parameters and buffers among the tensors of the pass."""
+        return [tensors[i] for i in self.places]
+
+    def choose(self, values: Sequence[Any]) -> list[Any]:
+        """Pick, among values for what the call reads, those that need a gradient."""
+        return [v for v, need in zip(values, self.needed, strict=True) if need]
+
+    def replaced(self, values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+        """Put others in the place of what needs a gradient."""
+        rest = iter(others)
+        pairs = zip(values, self.needed, strict=True)
+        return [next(rest) if need else v for v, need in pairs]
+
+    def evaluate(self, state: Tensors, read: Sequence[Any]) -> Tensors:
+        """Run the step with these tensors as context, parameters and buffers."""
+        contexts = len(self.places) - len(self.names)
+        values = dict(zip(self.names, read[contexts:], strict=True))
+        values |= {name: values[name].clone() for name in self.buffers}
+        with _torch.exchange_tensors(self.step.module, values):
+            given = state[0] if self.single else state
+            output = self.step(given, tuple(read[:contexts]))
+        return _as_tuple(output)
+
+    @property
+    def again(self) -> TracedCall:
+        """The step as a replay runs it, on copies of the buffers."""
+        named = self.step.module.named_buffers(remove_duplicate=False)
+        return self._replace(buffers=frozenset(name for name, _ in named))
+
+    @property
+    def back(self) -> TracedCall:
+        """The inverse of the step, on the same tensors."""
+        return self.again._replace(step=self.step.inverse)
+
+
+class TensorTable:
+    """The tensors of a pass, each once: Dynamo takes no tensor twice."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Any] = []
+
+    def place(self, tensor: Any) -> int:
+        """Return where a tensor stands, giving it a place if it has none."""
+        for i, known in enumerate(self.tensors):
+            if known is tensor:
+                return i
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a module, by all of their names."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def _after(grads: Sequence[Tensor], state: Tensors) -> Tensors:
+    """Return the state as values that depend on the gradient.
+
+    What does not depend on it could be computed in the forward pass already: the
+    partitioner would share it with the forward pass and keep activations after all.
+    """
+    first = grads[0].flatten()[:1].isnan().any()
+    return tuple(torch.where(first, t, t) for t in state)
+
+
+def _detached(value: Any) -> Any:
+    """Return a tensor without its graph, and anything else as it is."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _as_tuple(state: Any) -> Tensors:
+    return (state,) if isinstance(state, Tensor) else state

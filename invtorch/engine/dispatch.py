@@ -1,0 +1,209 @@
+"""How a pass is run: by plain PyTorch, on a tape, or as one compiled function."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from invtorch import _torch
+from invtorch.composite import Pass, PassWithLogDet
+from invtorch.engine.checks import check_half_precision
+from invtorch.engine.compiled import function
+from invtorch.engine.eager.tape import Tape
+from invtorch.engine.guard.anchors import Anchors
+from invtorch.engine.guard.guard import Guard
+from invtorch.module import InvertibleModule
+from invtorch.precision import is_differentiable
+from invtorch.recording import Direction, Recording, State, is_recording
+
+
+class Planner(Protocol):
+    """What chooses a strategy for each layer of a pass."""
+
+    def assign(
+        self, chain: Pass, state: Any, context: tuple[Any, ...], anchors: Anchors
+    ) -> tuple[str, ...]:
+        """Return the strategies of the layers, in their order."""
+
+
+class Store:
+    """A recorder that leaves every call to autograd, which keeps its activations."""
+
+    def record(
+        self,
+        module: InvertibleModule,
+        direction: Direction,
+        state: State,
+        context: tuple[Any, ...],
+    ) -> Any:
+        """Evaluate the call."""
+        with Recording(None):
+            return direction(module, state, *context)
+
+    def end(self) -> None:
+        """Do nothing: nothing was recorded."""
+
+    def keeping(self, memory: str) -> AbstractContextManager[object]:
+        """Go on keeping everything."""
+        del memory
+        return nullcontext()
+
+
+class Strategy(NamedTuple):
+    """How the passes of a container are run.
+
+    Attributes:
+        memory: One of `invtorch.module.MEMORY`.
+        anchors: Which states `"invert"` keeps.
+        guard: One of `invtorch.engine.GUARDS`.
+        layers: The number of layers of a pass.
+        state_dtype: The precision in which the state is kept, if not the caller's.
+        planner: What chooses a strategy for each layer, if `memory` is `"auto"`.
+    """
+
+    memory: str
+    anchors: Anchors
+    guard: str | None
+    layers: int
+    state_dtype: torch.dtype | None
+    planner: Planner | None = None
+
+    def recorder(
+        self, chain: Pass, state: Any, context: tuple[Any, ...]
+    ) -> Store | Tape:
+        """Return what records one pass.
+
+        Raises:
+            RuntimeError: If a state in half precision would be rebuilt unguarded.
+        """
+        if self.memory == "store":
+            return Store()
+        measured = self.guard is not None or self.anchors.requested == "auto"
+        has_values = _has_values(state)
+        guard = Guard(self.guard, self.anchors) if measured and has_values else None
+        kept = self.anchors.places(self.layers)
+        if self.guard is None and self.memory in ("invert", "auto"):
+            self.check_precision(state, kept)
+        if self.planner is None or not has_values:
+            memory = "invert" if self.planner else self.memory
+            return Tape(memory, kept, guard)
+        planned = self.planner.assign(chain, state, context, self.anchors)
+        return Tape("invert", kept, guard, planned)
+
+    def check_precision(self, state: Any, kept: frozenset[int]) -> None:
+        """Refuse a state in half precision of which some would be rebuilt."""
+        check_half_precision(_tensors(state), kept >= set(range(self.layers)))
+
+
+def run(strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
+    """Run a pass under a memory strategy.
+
+    Inside of another pass this one becomes a part of it.
+
+    Args:
+        strategy: What is kept, and what is compared.
+        chain: The pass: invertible modules, one after another.
+        state: The state it starts from.
+        context: Further arguments of the modules.
+
+    Returns:
+        What the pass returns.
+    """
+    if is_recording():
+        return chain(state, context)
+    if strategy.state_dtype is not None:
+        return _run_in(strategy.state_dtype, strategy, chain, state, context)
+    if _is_plain():
+        return chain(state, context)
+    if torch.compiler.is_compiling():
+        return _run_compiled(strategy, chain, state, context)
+    return _run_recorded(strategy, chain, state, context)
+
+
+def _is_plain() -> bool:
+    """Tell whether autograd alone sees the pass: no tape is then needed, or right."""
+    return (
+        not torch.is_grad_enabled()
+        or _torch.is_functorch_active()
+        or _torch.is_exporting()
+        or _torch.is_tracing()
+        or _torch.is_forward_ad_active()
+    )
+
+
+def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
+    recorder = strategy.recorder(chain, state, context)
+    with Recording(recorder):
+        result = chain(state, context)
+    recorder.end()
+    return result
+
+
+# Dynamo would look for graphs between the calls on the tape; conditioners that are
+# compiled for themselves stay compiled.
+_run_recorded = torch.compiler.disable(_record)
+
+
+def _run_compiled(
+    strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]
+) -> Any:
+    memory = strategy.memory
+    if memory == "store":
+        return chain(state, context)
+    if memory != "invert" or isinstance(chain, PassWithLogDet):
+        what = f"memory={memory!r}" if memory != "invert" else "a log-determinant"
+        raise RuntimeError(
+            f"{what} is not supported under torch.compile: call the container outside "
+            f"of the compiled function, or set memory='store'"
+        )
+    kept, guard = strategy.anchors.places(strategy.layers), strategy.guard
+    if guard is None:
+        strategy.check_precision(state, kept)
+    elif guard != "raise":
+        raise RuntimeError(
+            f"guard={guard!r} is not supported under torch.compile, where a graph can "
+            f"only raise: set guard='raise' or None, or memory='store'"
+        )
+    return function.run(kept, guard is not None, chain.steps, state, context)
+
+
+def _run_in(
+    dtype: torch.dtype, strategy: Strategy, chain: Pass, state: Any, context: Any
+) -> Any:
+    """Run a pass on a state in another precision, and convert the result back."""
+    strategy = strategy._replace(state_dtype=None)
+    given = _tensors(state)
+    cast = tuple(t.to(_like(dtype, t)) for t in given)
+    single = isinstance(state, Tensor)
+    result = run(strategy, chain, cast[0] if single else cast, context)
+    if not isinstance(chain, PassWithLogDet):
+        return _cast_back(result, given, single)
+    output, log_det = result
+    floating = next(t.dtype for t in given if is_differentiable(t))
+    return _cast_back(output, given, single), log_det.to(floating.to_real())
+
+
+def _cast_back(output: Any, given: tuple[Tensor, ...], single: bool) -> Any:
+    pairs = zip(_tensors(output), given, strict=True)
+    converted = tuple(y.to(x.dtype) for y, x in pairs)
+    return converted[0] if single else converted
+
+
+def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
+    """Return a precision in the kind of a tensor: complex and integers stay so."""
+    if not is_differentiable(tensor):
+        return tensor.dtype
+    return dtype.to_complex() if tensor.is_complex() else dtype
+
+
+def _has_values(state: Any) -> bool:
+    """Tell whether a state has values that can be compared; fakes have none."""
+    plain = (Tensor, nn.Parameter)
+    return all(type(t) in plain and t.device.type != "meta" for t in _tensors(state))
+
+
+def _tensors(state: Any) -> tuple[Any, ...]:
+    return state if isinstance(state, tuple) else (state,)

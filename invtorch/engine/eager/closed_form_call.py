@@ -1,0 +1,223 @@
+"""One recorded call of a layer whose derivative is known in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invtorch import _torch
+from invtorch._torch import versions
+from invtorch.closed_form import Gradients, Shift, ShiftPullBack, closed_form
+from invtorch.engine.checks import check_unmodified, has_hooks
+from invtorch.engine.eager.call import labeled
+from invtorch.engine.restore.context import exchange_context
+from invtorch.engine.restore.locks import Locks
+from invtorch.module import InvertibleModule
+from invtorch.precision import autocast_enabled, no_autocast, tf32_dtypes
+from invtorch.recording import Direction, State
+from invtorch.replay import FullGraph, Replay, Tensors
+
+SIGNS = {"forward": 1, "inverse": -1}
+DTYPES = (torch.float32, torch.float64)
+DEVICES = ("cpu", "cuda")
+PLAIN = (Tensor, nn.Parameter)
+# what a module has from its class or registers: on the instance it hides these
+MEMBERS = {"forward", _torch.CONVOLVE, "weight", "bias"}
+
+
+class ClosedFormCall:
+    """One call of one direction of a layer that is a `Shift`.
+
+    It holds all tensors that the call read. So there is nothing to restore when it is
+    evaluated again, and nothing to watch while it is evaluated: no graph is made, and
+    nobody can have kept a part of one.
+
+    Args:
+        index: The position on the tape.
+        module: The layer.
+        sign: 1 for its forward direction, -1 for its inverse.
+        function: Its closed form.
+    """
+
+    arity = 1
+
+    def __init__(
+        self, index: int, module: InvertibleModule, sign: int, function: Shift
+    ) -> None:
+        self.label = f"layer {index} ({type(module).__name__})"
+        self.module = module
+        self.sign = sign
+        self.function = function
+        self.tensors = tensors_of(function)
+        self.versions = versions(self.tensors)
+        needed = {id(t): t for t in self.tensors if t.requires_grad}
+        self.grad_inputs: Tensors = tuple(needed.values())
+
+    @labeled
+    def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
+        """Evaluate the call for the first time; there is no context."""
+        del context
+        (x,) = state
+        with torch.no_grad():
+            return (self.function.shifted(x, self.sign),)
+
+    @labeled
+    def invert(self, output: Tensors) -> Tensors:
+        """Rebuild the input state from the output state."""
+        self._check_unmodified()
+        (y,) = output
+        with torch.no_grad(), no_autocast(y):
+            return (self.function.shifted(y, -self.sign),)
+
+    @labeled
+    def replay(
+        self, *, state: Tensors | None = None, output: Tensors | None = None
+    ) -> Replay:
+        """Evaluate the call again, from either end."""
+        if state is not None:
+            (x,) = state
+            y, pull = self._with_pull_back(x, self.sign)
+            return self._replay(x, (y,), pull)
+        assert output is not None
+        (y,) = output
+        x, pull = self._with_pull_back(y, -self.sign)
+        return self._replay(x, (), pull)
+
+    @labeled
+    def reconnect(self, state: Tensors) -> Replay:
+        """Evaluate the call again from its input, attached to the graph around it."""
+        self._check_unmodified()
+        (x,) = state
+        with torch.enable_grad(), no_autocast(x):
+            alias = x.view_as(x)
+            others = {id(t): t.view_as(t) for t in self.grad_inputs}
+            (function,) = exchange_context((self.function,), others)
+            graph = FullGraph((alias,), (function.shifted(alias, self.sign),))
+
+        def pull_back(
+            grads: Sequence[Tensor | None], needed: Sequence[bool]
+        ) -> list[Tensor | None]:
+            return graph.pull_back(tuple(others.values()), grads, needed)
+
+        return Replay(graph.state, graph.outputs, pull_back)
+
+    def dtypes(self) -> set[torch.dtype]:
+        """Return the dtype of its tensors, and that of TF32."""
+        if not self.tensors:
+            return set()
+        first = self.tensors[0]
+        return {first.dtype} | tf32_dtypes(self.tensors, first.device)
+
+    def returned(self, outputs: Tensors) -> Tensor:
+        """Return the output alone."""
+        return outputs[0]
+
+    def _with_pull_back(self, end: Tensor, sign: int) -> tuple[Tensor, ShiftPullBack]:
+        self._check_unmodified()
+        with torch.no_grad(), no_autocast(end):
+            return self.function.with_pull_back(end, sign)
+
+    def _replay(self, x: Tensor, outputs: Tensors, pull: ShiftPullBack) -> Replay:
+        def pull_back(
+            grads: Sequence[Tensor | None], needed: Sequence[bool]
+        ) -> list[Tensor | None]:
+            (grad,) = grads
+            if grad is None:
+                return [None] * len(needed)
+            pairs = zip(self.grad_inputs, needed[1:], strict=True)
+            into = Gradients(t for t, need in pairs if need)
+            with no_autocast(grad):
+                of_x = pull(grad, x, self.sign, into)
+            return [of_x if needed[0] else None, *map(into.of, self.grad_inputs)]
+
+        return Replay((x,), outputs, pull_back)
+
+    def _check_unmodified(self) -> None:
+        now = versions(self.tensors)
+        if now != self.versions:
+            pairs = zip(self.tensors, now, self.versions, strict=True)
+            changed = {id(t) for t, new, old in pairs if new != old}
+            check_unmodified(self.label, _name(self.module, changed))
+
+
+def closed_form_call(
+    index: int,
+    module: InvertibleModule,
+    direction: Direction,
+    state: State,
+    context: tuple[Any, ...],
+) -> ClosedFormCall | None:
+    """Return the call in closed form, or `None` if it may compute something else."""
+    sign = SIGNS.get(direction.name)
+    if not isinstance(state, Tensor) or sign is None or context:
+        return None
+    if not _has_closed_form(state) or _is_watched():
+        return None
+    parts = _torch.modules_inside(module)
+    with Locks(parts):
+        if any(map(_is_changed, parts[1:])):
+            return None
+        function = closed_form(module, state)
+    if function is None or not all(_matches(state, t) for t in tensors_of(function)):
+        return None
+    return ClosedFormCall(index, module, sign, function)
+
+
+def tensors_of(function: Any) -> list[Tensor]:
+    """Return the tensors that a closed form holds."""
+    tensors = []
+    for field in function:
+        if isinstance(field, Tensor):
+            tensors.append(field)
+        elif isinstance(field, tuple):
+            tensors += tensors_of(field)
+    return tensors
+
+
+def _has_closed_form(state: Tensor) -> bool:
+    """Tell whether a state is of a kind that derivatives were written for."""
+    return (
+        type(state) in PLAIN
+        and state.dtype in DTYPES
+        and state.device.type in DEVICES
+        and state.layout is torch.strided
+        and state.numel() > 0
+        and not autocast_enabled(state.device.type)
+    )
+
+
+def _is_watched() -> bool:
+    """Tell whether something sees every call, and may have it do something else."""
+    return (
+        _torch.has_global_hooks()
+        or torch.is_anomaly_enabled()
+        or _torch.modes_are_active()
+    )
+
+
+def _matches(state: Tensor, tensor: Tensor) -> bool:
+    """Tell whether a parameter needs no conversion to be used with the state."""
+    return (
+        type(tensor) in PLAIN
+        and tensor.dtype == state.dtype
+        and tensor.device == state.device
+        and not tensor.is_inference()
+    )
+
+
+def _is_changed(part: nn.Module) -> bool:
+    """Tell whether something else has a hand in what a module computes."""
+    return (
+        has_hooks(part)
+        or not vars(part).keys().isdisjoint(MEMBERS)
+        or _torch.is_compiled(part)
+    )
+
+
+def _name(module: nn.Module, ids: set[int]) -> str:
+    named = module.named_parameters(remove_duplicate=False)
+    names = (name.rpartition(".")[2] for name, p in named if id(p) in ids)
+    return next(names, "a parameter")

@@ -1,0 +1,167 @@
+"""Anchors: which states of a pass are kept exactly."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+from invtorch._checks import check_count
+from invtorch.engine.guard.measurement import Measured, appeared, runs
+
+AnchorsArgument: TypeAlias = int | Sequence[int] | str
+
+EVENLY = 8
+BUDGET = 16.0  # eps of the state that an error may reach between two anchors
+MARGIN = 1.75  # between that and what is planned for: batches differ
+ROUNDING = 0.25  # eps that one layer adds
+
+
+class Anchors:
+    r"""The anchors a user asks for, and what was learned about where they are needed.
+
+    `"auto"` starts with eight, spread evenly. Each backward pass measures how large the
+    error of rebuilt states became, and where; the anchors of the next pass are placed
+    so that, by what was measured, it stays below 16 eps of the state's dtype between
+    any two of them. That is planned with a margin; the first passes, and a batch unlike
+    those before, may exceed it.
+
+    Args:
+        requested: How many states are kept, spread evenly; their indices; or `"auto"`.
+
+    Raises:
+        TypeError: If it is not a whole number, a sequence of them, or a string.
+        ValueError: If a number is negative, or the string is not `"auto"`.
+    """
+
+    def __init__(self, requested: AnchorsArgument) -> None:
+        if isinstance(requested, str) and requested != "auto":
+            raise ValueError(
+                f"anchors is {requested!r}, but the only word it can be is 'auto': give "
+                f"a number of states, their indices, or 'auto'"
+            )
+        self.requested: AnchorsArgument = (
+            requested if isinstance(requested, str) else _counts(requested)
+        )
+        self.gains: dict[int, float] | None = None
+        self.growth = 0.0
+        self.added: frozenset[int] = frozenset()
+
+    def places(self, layers: int) -> frozenset[int]:
+        """Return the indices of the states that are kept in a pass of `layers`.
+
+        Raises:
+            ValueError: If an index is beyond the pass.
+        """
+        if isinstance(self.requested, int):
+            return frozenset(_evenly(self.requested, layers))
+        if not isinstance(self.requested, str):
+            return frozenset(_inside(self.requested, layers))
+        if self.gains is None:
+            return self.added.union(_evenly(EVENLY, layers))
+        return self.added.union(_within_budget(self.gains, layers))
+
+    def learn(self, measured: list[Measured], eps: float) -> None:
+        """Take in the measurements of a backward pass, from the top down."""
+        if self.requested != "auto" or not eps:
+            return
+        gains = dict(self.gains or {})
+        for run in runs(measured):
+            flips = run[-1].eps > eps  # of the roundings of coarser conditioners
+            rate = _rate([min(one.error, 1.0) / eps for one in run], flips)
+            for one in run:
+                gains[one.layer] = (rate + gains.get(one.layer, rate)) / 2
+        self.gains = gains
+
+    def add(
+        self,
+        layers: int,
+        breaches: Iterable[list[Measured]],
+        computed: float,
+        allowed: float,
+    ) -> list[int]:
+        """Keep more states, so that these runs of rebuilt states stay in bounds.
+
+        Where an error appears at once, that state is kept; where it grew, states are
+        kept at half of the distance in which it grew out of bounds. `"auto"` goes on
+        learning, and keeps these besides.
+
+        Args:
+            layers: Length of the pass.
+            breaches: For each run, the states down to the first one out of bounds.
+            computed: The relative rounding of one layer.
+            allowed: The error that is allowed.
+
+        Returns:
+            The indices of the states added.
+        """
+        present, added = self.places(layers), set[int]()
+        for run in breaches:
+            suspect = appeared(run, computed, allowed)
+            if suspect:
+                added.add(suspect.state)
+                continue
+            end = max((p for p in present if p < run[-1].state), default=0)
+            half = max(len(run) // 2, 1)
+            added.update(range(run[0].state + 1 - half, end, -half))
+        if self.requested == "auto":
+            added -= self.added
+            self.added |= added
+        else:
+            added -= present
+            self.requested = tuple(sorted(present | added))
+        return sorted(added)
+
+
+def _counts(requested: Any) -> int | tuple[int, ...]:
+    if isinstance(requested, Iterable):
+        return tuple(map(_count, requested))
+    return _count(requested)
+
+
+def _count(requested: Any) -> int:
+    check_count("anchors", requested, least=0)
+    return operator.index(requested)
+
+
+def _evenly(count: int, layers: int) -> list[int]:
+    parts = min(count, layers - 1) + 1
+    return [i * layers // parts for i in range(1, parts)]
+
+
+def _inside(indices: Sequence[int], layers: int) -> Sequence[int]:
+    beyond = [i for i in indices if i >= layers]
+    if beyond:
+        raise ValueError(
+            f"anchors has the indices {beyond}, but a pass has {layers} layers: give "
+            f"indices from 0 to {layers - 1}"
+        )
+    return indices
+
+
+def _rate(errors: list[float], flips: bool) -> float:
+    """Return by how much a layer of a run raises the logarithm of the error.
+
+    What counts is how soon the error reached what is planned for: at first it rises
+    faster than it does later. But where it leaps far beyond, because a rounding of a
+    coarser conditioner flipped, all of the run counts.
+
+    Args:
+        errors: Those of the run from the top down, in eps.
+        flips: Whether the conditioners are coarser than the state.
+    """
+    beyond = (i for i, error in enumerate(errors, 1) if error > BUDGET / MARGIN)
+    within = errors if flips else errors[: next(beyond, len(errors))]
+    return max(math.log(max(*within, 1.0) / ROUNDING), 0.5) / len(within)
+
+
+def _within_budget(gains: dict[int, float], layers: int) -> list[int]:
+    """Walk down and keep a state wherever the gains would exceed the budget."""
+    places, spent = [], 0.0
+    for layer in range(layers - 1, 0, -1):
+        spent += gains.get(layer, 0.0)
+        if spent > math.log(BUDGET / MARGIN / ROUNDING):
+            places.append(layer)
+            spent = 0.0
+    return places

@@ -1,0 +1,125 @@
+"""The mark of a state: a few numbers by which a rebuilt state is compared with it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtorch.precision import is_differentiable, no_autocast
+
+PROBES = 4
+ROWS = 32
+WIDEST = 8192
+
+
+def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
+    r"""Return a few random projections of each tensor of a state.
+
+    $$ f_i = a_i^\top X b, \qquad
+       \mathbb{E}\,(f_i(X + \delta) - f_i(X))^2 = \lVert\delta\rVert^2 $$
+
+    for weights $a_i$, $b$ of random sign and unit variance, the elements of the tensor
+    being cut into the rows of a matrix $X$, and weights of their own for those beyond
+    it: the difference of two fingerprints estimates the distance of two tensors. A
+    tensor is read once. Every element counts, so that an error of a single one is seen,
+    and NaN and Inf are.
+
+    Args:
+        state: The tensors, without a graph.
+
+    Returns:
+        The projections, shape `(tensors, PROBES)`.
+    """
+    with no_autocast(state[0]):
+        return _stacked([_project(_real(t), seed) for seed, t in enumerate(state)])
+
+
+def size(state: tuple[Tensor, ...]) -> Tensor:
+    """Return the Euclidean norm of each tensor of a state, shape `(tensors,)`.
+
+    That of integers is zero: there is no size by which they may be off.
+    """
+    return _stacked([_norm(tensor) for tensor in state])
+
+
+def mark(state: tuple[Tensor, ...]) -> Tensor:
+    """Return fingerprint and norm of each tensor, shape `(tensors, PROBES + 1)`."""
+    return torch.cat([fingerprint(state), size(state).unsqueeze(1)], dim=1)
+
+
+def _project(tensor: Tensor, seed: int) -> Tensor:
+    place = tensor.numel(), seed, _exact(tensor), tensor.device
+    shape, row, probes, beyond = _weights(*place)
+    if tensor.dtype != row.dtype:
+        tensor = tensor.to(row.dtype)
+    if beyond is None:
+        # matrix times vector, since products of matrices may round to TF32
+        return torch.mv(probes, torch.mv(tensor.reshape(shape), row))
+    flat = tensor.reshape(-1)
+    inside = row.numel() * probes.shape[1]
+    projected = torch.mv(probes, torch.mv(flat[:inside].view(shape), row))
+    return torch.addmv(projected, beyond, flat[inside:])
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    if not is_differentiable(tensor):
+        return tensor.new_zeros((), dtype=torch.float64)
+    real = _real(tensor)
+    norm: Tensor = torch.linalg.vector_norm(real, dtype=_exact(real))
+    return norm
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0].unsqueeze(0)
+    return torch.stack([p.to(parts[0].device, torch.float64) for p in parts])
+
+
+def _real(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(
+    count: int, seed: int, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[int, int], Tensor, Tensor, Tensor | None]:
+    """Draw the weights for so many elements.
+
+    They are of random sign and unit variance. Their sizes vary by a quarter, so that a
+    value which moved elsewhere is seen.
+
+    Returns:
+        The shape of the matrix, then the weights of a row, those of the rows for each
+        probe, and those of the elements beyond the matrix, if there are any.
+    """
+    width = min(count // ROWS, WIDEST)
+    rows = count // width if width else 0
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def drawn(*size: int) -> Tensor:
+        options: dict[str, Any] = {"device": "cpu", "dtype": torch.float64}
+        uniform = torch.rand(size, generator=generator, **options) - 0.5
+        weights = (uniform.sign() * 0.75 + uniform) / math.sqrt(1 + 1 / 48)
+        return _uncounted(weights.to(dtype)).to(device)
+
+    rest = count - rows * width
+    beyond = drawn(PROBES, rest) if rest else None
+    return (rows, width), drawn(width), drawn(PROBES, rows), beyond
+
+
+def _uncounted(tensor: Tensor) -> Tensor:
+    """Copy a tensor that is kept for good into memory that no allocator counts."""
+    if not tensor.numel():
+        return tensor
+    memory = bytearray(tensor.nbytes)
+    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)

@@ -1,0 +1,261 @@
+"""The guard of a pass: it compares rebuilt states with those of the forward pass.
+
+It takes a mark of every state in the forward pass and of every rebuilt state in the
+backward pass. On an accelerator they stay on the device and are read once, at the end
+of the backward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from invtorch._torch import backward_id
+from invtorch.engine.guard.anchors import Anchors
+from invtorch.engine.guard.end_of_backward import at_end_of_backward
+from invtorch.engine.guard.fingerprint import fingerprint, mark
+from invtorch.engine.guard.measurement import Measured, appeared, runs, until_first
+from invtorch.engine.guard.tolerance import (
+    distance,
+    growth_of,
+    relative_error,
+    scale_of,
+    tolerance,
+)
+from invtorch.precision import eps_of
+
+Tensors: TypeAlias = tuple[Tensor, ...]
+GUARDS = ("raise", "warn", "adapt", None)
+NOT_REPEATED = (
+    "The layer draws random numbers of its own, or reads something that changed since "
+    "the forward pass: pass randomness and state as context, or keep them in buffers."
+)
+WRONG_INVERSE = (
+    "The error appears there at once: its inverse is wrong or cannot bring back what "
+    "the forward direction made small, or the layer draws random numbers of its own, "
+    "or reads something that changed since the forward pass. "
+    '`layer.memory = "checkpoint"` keeps its input.'
+)
+AMPLIFIED = (
+    'Rounding was amplified layer by layer: keep more states (`anchors="auto"` learns '
+    "where, also from a pass that is refused), keep the state in higher precision "
+    "(`state_dtype=`), or bound the scale of the conditioners; `invtorch.diagnose` "
+    "shows where it grows."
+)
+
+
+class DriftError(RuntimeError):
+    """A rebuilt state was not that of the forward pass, or a layer made NaN or Inf.
+
+    It is raised at the end of the backward pass, when gradients are filled in: do not
+    step the optimizer with them. To go on without this batch, catch it and clear the
+    gradients.
+
+    Examples:
+        >>> from torch import nn
+        >>> from invtorch import AdditiveCoupling, DriftError, InvertibleSequential
+        >>> net = InvertibleSequential(AdditiveCoupling(nn.Conv2d(1, 1, 1)))
+        >>> _ = nn.init.constant_(net[0].conditioner.weight, float("inf"))
+        >>> try:
+        ...     net(torch.ones(1, 2, 4, 4)).sum().backward()
+        ... except DriftError:
+        ...     net.zero_grad()  # and on with the next batch
+    """
+
+
+class DriftWarning(UserWarning):
+    """What `DriftError` says, of a container whose guard warns or adapts.
+
+    Unlike `UserWarning`, it means that the gradients of this backward pass are not
+    those of the forward pass. A state that grows a lot, where plain autograd loses
+    digits too, is a plain `UserWarning`.
+
+    Examples:
+        >>> import warnings
+        >>> from invtorch import DriftWarning
+        >>> warnings.simplefilter("error", DriftWarning)  # raises as DriftError does
+    """
+
+
+class Guard:
+    """Compares the states of one pass, and speaks at the end of each backward pass.
+
+    Args:
+        policy: One of `GUARDS`; with `None` the anchors learn and nothing is said.
+        anchors: The anchors of the container, which learn from what is measured.
+    """
+
+    def __init__(self, policy: str | None, anchors: Anchors) -> None:
+        self.policy = policy
+        self.anchors = anchors
+        self.labels: list[str] = []
+        self.eps: list[float] = []
+        self.marks: list[Any] = []
+        self.compared: dict[int, list[tuple[int, int, Any]]] = {}
+        self.dtype = torch.float32
+
+    def begin(self, state: Tensors) -> None:
+        """Take the mark of the state that a pass begins with."""
+        self.dtype = max((t.dtype for t in state), key=eps_of)
+        self.marks.append(_read(mark(state)))
+
+    def take(self, label: str, dtypes: Iterable[torch.dtype], output: Tensors) -> None:
+        """Take the mark of the output of the next layer of the forward pass.
+
+        Args:
+            label: What to call the layer.
+            dtypes: The floating dtypes that it computes in.
+            output: Its output.
+        """
+        self.labels.append(label)
+        self.eps.append(max(map(eps_of, (self.dtype, *dtypes))))
+        self.marks.append(_read(mark(output)))
+
+    def compare(self, layer: int, index: int, state: Tensors) -> None:
+        """Take the mark of a state of the backward pass.
+
+        Args:
+            layer: The layer that was inverted, or evaluated again.
+            index: Which state it is: that layer's input, or its output.
+            state: The state.
+        """
+        task = backward_id()
+        one = layer, index, _read(fingerprint(state))
+        if task in self.compared:
+            self.compared[task].append(one)
+        else:
+            self.compared[task] = [one]
+            at_end_of_backward(functools.partial(self.speak, task))
+
+    def speak(self, task: int) -> None:
+        """Judge what was compared in one backward pass, and raise or warn."""
+        compared, table = self.compared.pop(task), _table(self.marks)
+        sizes = table[..., -1]
+        finite = sizes.isfinite().all(1).tolist()
+        if not all(finite):
+            self._tell(self._not_finite(finite.index(False)))
+            return
+        measured = self._measure(compared, table)
+        self.anchors.learn(measured, eps_of(self.dtype))
+        growth = float(growth_of(sizes))
+        breaches = self._breaches(measured, growth)
+        if breaches:
+            self._tell(*self._judged(breaches, growth))
+        else:
+            self._check_growth(torch.linalg.vector_norm(sizes, dim=1).tolist())
+
+    def _measure(
+        self, compared: list[tuple[int, int, Any]], table: Tensor
+    ) -> list[Measured]:
+        rebuilt = _table([projections for _, _, projections in compared])
+        expected = table[[index for _, index, _ in compared], :, :-1]
+        distances, sizes = distance(rebuilt, expected), table[..., -1].unbind()
+        measured: list[Measured] = []
+        scales: list[Tensor] = []
+        for layer, index, _ in compared:
+            one, above = Measured(layer, index, 0.0, self.eps[layer]), sizes[0] * 0
+            if measured and one.follows(measured[-1]):
+                one = one._replace(eps=max(one.eps, measured[-1].eps))
+                above = scales[-1]
+            scales.append(scale_of(sizes[layer], sizes[layer + 1], above))
+            measured.append(one)
+        errors = relative_error(distances, torch.stack(scales)).amax(1).tolist()
+        return [one._replace(error=e) for one, e in zip(measured, errors, strict=True)]
+
+    def _breaches(
+        self, measured: list[Measured], growth: float
+    ) -> list[list[Measured]]:
+        """Return what led to each error out of bounds, the error being the last."""
+        eps = eps_of(self.dtype)
+        allowed = {n: tolerance(eps, n, growth) for n in {m.eps for m in measured}}
+
+        def out_of_bounds(one: Measured) -> bool:
+            bound = allowed[one.eps] if one.rebuilt else tolerance(eps, one.eps)
+            return not one.error <= bound
+
+        led = [until_first(run, out_of_bounds) for run in runs(measured)]
+        again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
+        return again + [run for run in led if run]
+
+    def _tell(self, message: str, remedied: bool = False) -> None:
+        if self.policy == "raise" or (self.policy == "adapt" and not remedied):
+            raise DriftError(message)
+        if self.policy is not None:
+            warnings.warn(message, DriftWarning, stacklevel=2)
+
+    def _not_finite(self, first: int) -> str:
+        if first == 0:
+            return "the input of the container has NaN or Inf: check the data"
+        return (
+            f"{self.labels[first - 1]} made NaN or Inf of a finite state (or its norm "
+            f"is beyond {self.dtype}): do not step with these gradients; bound its "
+            f"conditioner, or lower the learning rate"
+        )
+
+    def _judged(
+        self, breaches: list[list[Measured]], growth: float
+    ) -> tuple[str, bool]:
+        """Return what to say of the breaches, and whether a remedy was taken."""
+        eps, last = eps_of(self.dtype), breaches[0][-1]
+        usual = allowed = tolerance(eps, last.eps)
+        if last.rebuilt:
+            allowed = tolerance(eps, last.eps, growth)
+        suspect = appeared(breaches[0], last.eps, usual)
+        worst = suspect or last
+        label = self.labels[worst.layer]
+        if not last.rebuilt:
+            what, why = f"the output of {label}, evaluated again,", NOT_REPEATED
+        else:
+            what = f"the state rebuilt by inverting {label}"
+            why = WRONG_INVERSE if suspect else AMPLIFIED
+        remedied, remedy = False, ""
+        if self.policy == "adapt" and all(run[-1].rebuilt for run in breaches):
+            added = self.anchors.add(len(self.labels), breaches, last.eps, usual)
+            remedied, remedy = True, f" From now on {added} are kept as anchors too."
+        off = (
+            f"is off by {worst.error:.1e} of its size "
+            f"({worst.error / eps:.3g} eps of {self.dtype}), where {allowed:.1e} is "
+            f"allowed"
+        )
+        if allowed < usual:
+            off += f", since the state grows or shrinks by {growth:.1e} on its way"
+        if not math.isfinite(worst.error):
+            off = "is not finite, or differs where there were zeros or integers before"
+        return (
+            f"{what} {off}: do not step with the gradients of this backward pass. "
+            f"{why}{remedy}"
+        ), remedied
+
+    def _check_growth(self, sizes: list[float]) -> None:
+        positive = [size for size in sizes if size > 0]
+        growth = max(positive, default=1.0) / min(positive, default=1.0)
+        limit = max(self.eps) ** -0.5
+        if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
+            self.anchors.growth = growth  # said once, until it is another magnitude
+            warnings.warn(
+                f"the state grows or shrinks by {growth:.1e} on its way through "
+                f"{len(self.labels)} layers: even plain autograd loses digits there; "
+                f"bound the scale of the conditioners",
+                stacklevel=2,
+            )
+
+
+def _read(values: Tensor) -> Any:
+    """Return numbers where they can be had at once, else the tensor that has them.
+
+    Numbers of Python, because what a pass keeps must not grow with its depth.
+    """
+    return values.tolist() if values.device.type == "cpu" else values
+
+
+def _table(rows: list[Any]) -> Tensor:
+    """Return rows in one tensor on the CPU, waiting once for those on a device."""
+    if isinstance(rows[0], Tensor):
+        return torch.stack(rows).cpu().double()
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")

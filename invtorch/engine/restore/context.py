@@ -1,0 +1,62 @@
+"""The tensors in a context: found, copied and exchanged, whatever holds them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from invtorch._torch import tree_map
+
+Context: TypeAlias = tuple[Any, ...]
+
+
+def tensors_in(context: Context) -> tuple[Tensor, ...]:
+    """Return the tensors of a context, those in collections and dataclasses too."""
+    if _flat(context):
+        return context
+    tensors: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(keep, context)
+    return tuple(tensors)
+
+
+def copy_context(context: Context) -> Context:
+    """Copy the collections of a context, which the caller may change."""
+    return context if _flat(context) else map_tensors(lambda tensor: tensor, context)
+
+
+def exchange_context(context: Context, others: Mapping[int, Tensor]) -> Context:
+    """Return a context in which other tensors replace some, given by their `id`."""
+    if _flat(context):
+        return tuple([others.get(id(c), c) for c in context])
+    return map_tensors(lambda tensor: others.get(id(tensor), tensor), context)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], context: Context) -> Context:
+    """Return a copy of a context with `function` applied to its tensors."""
+
+    def at(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        twin = copy.copy(leaf)
+        for field in dataclasses.fields(leaf):
+            value = tree_map(at, getattr(leaf, field.name))
+            object.__setattr__(twin, field.name, value)  # it may be frozen
+        return twin
+
+    mapped: Context = tree_map(at, context)
+    return mapped
+
+
+def _flat(context: Context) -> bool:
+    return all(isinstance(c, Tensor) for c in context)

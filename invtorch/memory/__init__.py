@@ -1,0 +1,1 @@
+"""Memory: what a training step takes, measured, and planned within a budget."""

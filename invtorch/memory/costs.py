@@ -1,0 +1,206 @@
+"""What each layer of a pass costs under each strategy: bytes, seconds, digits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from invtorch.composite import Pass, Step
+from invtorch.engine.checks import as_tensors, check_shapes
+from invtorch.engine.dispatch import Store
+from invtorch.engine.eager.tape import Tape
+from invtorch.engine.guard.fingerprint import size
+from invtorch.engine.restore.context import tensors_in
+from invtorch.engine.restore.random_numbers import all_random_states_kept
+from invtorch.memory.copies import copied
+from invtorch.memory.measure import Memory, bytes_of, measure_two
+from invtorch.precision import is_differentiable
+from invtorch.recording import Recording
+from invtorch.replay import Tensors
+
+REPETITIONS = 5
+
+
+class Cost(NamedTuple):
+    """What one layer costs; bytes are those of activations, gradients left out.
+
+    Attributes:
+        label: Index and class of the layer.
+        state: Bytes of its input.
+        output: Bytes of its output.
+        stored: Bytes that autograd keeps of it, besides its input.
+        holds_input: Whether autograd keeps its input too.
+        forward: Bytes above those when it is evaluated.
+        work: Bytes that its backward pass takes for a while, by strategy.
+        seconds: Time of its forward and backward pass, by strategy.
+        round_trip: Relative distance of its rebuilt input from the true one.
+    """
+
+    label: str
+    state: int
+    output: int
+    stored: int
+    holds_input: bool
+    forward: int
+    work: dict[str, int]
+    seconds: dict[str, float]
+    round_trip: float
+
+
+def measure_costs(
+    steps: Sequence[Step], state: Any, context: tuple[Any, ...]
+) -> list[Cost]:
+    """Measure every step on the state that reaches it.
+
+    Bytes and seconds of equal layers are measured once, the round trip of every layer:
+    it depends on the values of the parameters.
+
+    Modules, state and context are copied, so that nothing of them changes, nor does a
+    random state. What is saved for backward goes through no hooks of the caller, such
+    as those of `torch.utils.checkpoint`.
+
+    Raises:
+        RuntimeError: If a layer has parameters without a shape.
+    """
+    known: dict[Any, Cost] = {}
+    found = []
+    with all_random_states_kept(), saved_tensors_hooks(_as_it_is, _as_it_is):
+        for i, step in enumerate(steps):
+            label = f"layer {i} ({type(step.module).__name__})"
+            check_shapes(label, [*step.module.parameters(), *step.module.buffers()])
+            key = _signature(step, state)
+            if key not in known:
+                known[key] = _measure(step, state, context)
+            module, given, riding = copied(step.module, state, context)
+            copy = step._replace(module=module)
+            with torch.no_grad():
+                state = copy(given, riding)
+                error = _round_trip(copy, given, riding)
+            found.append(known[key]._replace(label=label, round_trip=error))
+    return found
+
+
+def _round_trip(step: Step, state: Any, context: tuple[Any, ...]) -> float:
+    """Return how far the rebuilt state is from the true one, relatively."""
+    given, back = as_tensors(state), step.inverse(step(state, context), context)
+    pairs = zip(as_tensors(back), given, strict=True)
+    errors = [_signed(rebuilt) - _signed(x) for rebuilt, x in pairs]
+    scale = float(size(given).norm())
+    return float(size(tuple(errors)).norm()) / scale if scale else 0.0
+
+
+def _signature(step: Step, state: Any) -> Any:
+    """Return what two steps have in common that cost the same."""
+    parameters = ((p.shape, p.dtype, p.requires_grad) for p in step.module.parameters())
+    tensors = ((t.shape, t.dtype, t.stride()) for t in as_tensors(state))
+    kind = type(step.module), repr(step.module), step.module.training
+    return *kind, step.direction, step.context, *parameters, *tensors
+
+
+def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
+    module, state, context = copied(step.module, state, context)
+    module.memory = None
+    tensors = as_tensors(state)
+    trial = _Trial(step._replace(module=module), state, context)
+    strategies = ["store", "checkpoint", "invert"]
+    strategies += ["offload"] if tensors[0].is_cuda else []
+    counted = {name: trial.count(name) for name in strategies}
+    outside, (inside, _) = counted["store"][0], trial.count("store", copies=1)
+    return Cost(
+        label="",
+        state=bytes_of(tensors),
+        output=trial.output,
+        stored=outside.live - trial.output,
+        holds_input=inside.live > outside.live,
+        forward=outside.peak - outside.live,
+        work={name: backward.peak for name, (_, backward) in counted.items()},
+        seconds=trial.seconds(strategies),
+        round_trip=0.0,  # that of each layer is put in
+    )
+
+
+class _Trial:
+    """One layer, run alone under each strategy; it and what it is given are copies."""
+
+    def __init__(self, step: Step, state: Any, context: tuple[Any, ...]) -> None:
+        self.walk = Pass([step])
+        self.step = step
+        self.single = isinstance(state, Tensor)
+        self.context = context
+        self.state = tuple(
+            t.detach().requires_grad_(is_differentiable(t)) for t in as_tensors(state)
+        )
+        self.device = self.state[0].device
+        with torch.no_grad():
+            outputs = as_tensors(step(self._given(0), self.context))
+        self.output = bytes_of(outputs)
+        self.gradients = [torch.ones_like(t) for t in outputs]
+        leaves = (*self.state, *tensors_in(context), *step.module.parameters())
+        self.leaves = [t for t in leaves if t.requires_grad]
+
+    def count(self, memory: str, copies: int = 0) -> tuple[Memory, Memory]:
+        """Count a forward pass, and then a backward pass above what that left.
+
+        Args:
+            memory: The strategy.
+            copies: 1 if it starts from a copy of the state that nobody else holds.
+        """
+        self._backward(self._forward(memory, copies))  # allocates gradients
+        return measure_two(
+            lambda: self._forward(memory, copies), self._backward, self.device
+        )
+
+    def seconds(self, strategies: Sequence[str]) -> dict[str, float]:
+        """Time a forward and backward pass under each strategy, by turns.
+
+        The least of some times is what the load of the machine spoils least. Evaluating
+        nothing again is never slower than evaluating it.
+        """
+        found = dict.fromkeys(strategies, math.inf)
+        for _ in range(REPETITIONS):
+            for name in strategies:
+                found[name] = min(found[name], self._timed(name))
+        return found | {"store": min(found.values())}
+
+    def _timed(self, memory: str) -> float:
+        start = self._clock()
+        self._backward(self._forward(memory, 0))
+        return self._clock() - start
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _given(self, copies: int) -> Any:
+        state = tuple(t.clone() for t in self.state) if copies else self.state
+        return state[0] if self.single else state
+
+    def _forward(self, memory: str, copies: int) -> Tensors:
+        recorder = Store() if memory == "store" else Tape(memory, frozenset(), None)
+        with torch.enable_grad(), Recording(recorder):
+            output = self.walk(self._given(copies), self.context)
+        recorder.end()
+        return as_tensors(output)
+
+    def _backward(self, outputs: Tensors) -> None:
+        pairs = zip(outputs, self.gradients, strict=True)
+        ends = [(t, gradient) for t, gradient in pairs if t.requires_grad]
+        if ends:
+            tensors, gradients = zip(*ends, strict=True)
+            torch.autograd.backward(tensors, gradients, inputs=self.leaves)
+
+
+def _signed(tensor: Tensor) -> Tensor:
+    """Return numbers that can be subtracted; booleans cannot, and bytes wrap around."""
+    return tensor if is_differentiable(tensor) else tensor.double()
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

@@ -1,0 +1,126 @@
+"""Measuring what a training step takes."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.profiler import profile, record_function
+
+from invtorch import _torch
+
+T = TypeVar("T")
+BETWEEN = "invtorch: the second call"
+
+# The profiler, as soon as it is used, would say when it starts and stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
+class Memory(NamedTuple):
+    """What a call allocated, in bytes, above what was allocated before it.
+
+    Attributes:
+        peak: The most that was held at any time.
+        live: What was still held when it returned, its result included.
+    """
+
+    peak: int
+    live: int
+
+
+def measure_memory(
+    call: Callable[[], object], *, device: torch.device | str | None = None
+) -> Memory:
+    """Count the bytes that a call allocates and frees.
+
+    On the CPU the allocations are those of PyTorch's profiler, exact to the byte; on a
+    GPU those of its caching allocator. Memory that the process merely reserves (what
+    `nvidia-smi` shows) is not counted.
+
+    Args:
+        call: What to measure. Its result is held until the count is taken.
+        device: Where the memory is that counts: `"cpu"`, or a CUDA device; without it,
+            PyTorch's default device.
+
+    Returns:
+        The peak during the call and what was live at its end.
+
+    Raises:
+        ValueError: If `device` is neither the CPU nor a CUDA device.
+        RuntimeError: If it is the CPU, and a profiler runs already.
+
+    Examples:
+        >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
+        Memory(peak=1024, live=1024)
+    """
+    device = torch.get_default_device() if device is None else torch.device(device)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device is {str(device)!r}, but memory can be counted on 'cpu' or 'cuda'"
+        )
+    gc.collect()  # what is already dead must not be freed in between
+    if device.type == "cuda":
+        return _measure_cuda(call, device)
+    with _profiled() as record:
+        result = call()
+    del result
+    return _counted(_torch.recorded_allocations(record, BETWEEN))
+
+
+def measure_two(
+    first: Callable[[], T], second: Callable[[T], object], device: torch.device
+) -> tuple[Memory, Memory]:
+    """Count two calls, the second one above what the first one left.
+
+    The second is given the result of the first. To count both at once is to know the
+    size of what the second one frees.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        results: list[T] = []
+        before = _measure_cuda(lambda: results.append(first()), device)
+        return before, _measure_cuda(lambda: second(results.pop()), device)
+    with _profiled() as record:
+        result = first()
+        with record_function(BETWEEN):
+            second(result)
+    changes = list(_torch.recorded_allocations(record, BETWEEN))
+    place = next(i for i, change in enumerate(changes) if change is None)
+    return _counted(changes[:place]), _counted(changes[place + 1 :])
+
+
+def _profiled() -> profile:
+    if _torch.is_profiling():
+        raise RuntimeError(
+            "memory is counted by PyTorch's profiler, which runs already and does not "
+            'nest: if it is a container with memory="auto" that is profiled, call it '
+            "once before on an input of this kind, so that it has its plan"
+        )
+    return profile(profile_memory=True)
+
+
+def _counted(changes: Iterable[int | None]) -> Memory:
+    sizes = list(accumulate((change or 0 for change in changes), initial=0))
+    return Memory(max(sizes), sizes[-1])
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of all tensors together."""
+    return sum(t.nbytes for t in tensors)
+
+
+def _measure_cuda(call: Callable[[], object], device: torch.device) -> Memory:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = call()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    live = torch.cuda.memory_allocated(device)
+    del result
+    return Memory(peak - before, live - before)

@@ -1,0 +1,175 @@
+"""The contract of invertible modules: what a subclass writes, and what it inherits."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invtorch.recording import Direction, State, nested, recorded
+
+MEMORY = ("invert", "offload", "checkpoint", "store")  # from what keeps least to most
+
+DIRECTIONS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
+OPPOSITE = {"forward": "inverse", "inverse": "forward"}
+REPLAYS = {
+    "forward": "replay",
+    "inverse": "replay_inverse",
+    "forward_and_log_det": "replay_and_log_det",
+    "inverse_and_log_det": "replay_inverse_and_log_det",
+}
+
+
+class InvertibleModule(nn.Module):
+    r"""A map $y = f(x; c)$ with an inverse, the building block of every container.
+
+    A subclass writes `forward` and `inverse`, nothing else, and memory-saving training
+    works. The state $x$ is one tensor or a tuple of tensors (batch first, channels
+    second). The context $c$ is any further arguments: they are passed to both
+    directions, are never inverted, and may need gradients.
+
+    A layer that can invert and differentiate with one evaluation of its inner network
+    also writes `replay(y, *context)` for `forward` and `replay_inverse(x, *context)`
+    for `inverse` (with the suffix `_and_log_det` for the other two). Given the output
+    of that direction, it returns the rebuilt input as a leaf that requires a gradient,
+    and the output attached to it. A class that writes a direction anew does not inherit
+    the replays of the old one.
+
+    A single module of a container can be made to keep more than the others:
+    `net[3].memory = "store"`.
+
+    Examples:
+        >>> class Shift(InvertibleModule):
+        ...     def forward(self, x):
+        ...         return x + 1
+        ...     def inverse(self, y):
+        ...         return y - 1
+        >>> shift = Shift()
+        >>> x = torch.zeros(1, 2)
+        >>> torch.equal(shift.inverse(shift(x)), x)
+        True
+    """
+
+    _memory: str | None = None
+
+    def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        wrapped = recorded if elementary else nested
+        for name in DIRECTIONS:
+            if name in cls.__dict__:
+                method = cls.__dict__[name]
+                call = wrapped(Direction(name, method))
+                setattr(cls, name, functools.wraps(method)(call))
+        # a replay belongs to the direction that it was written for: a class that
+        # writes a direction anew would otherwise be differentiated as its base class
+        if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
+            for replay in REPLAYS.values():
+                if replay not in cls.__dict__:
+                    setattr(cls, replay, None)
+
+    @property
+    def memory(self) -> str | None:
+        """What a container keeps of this module: at least what this strategy keeps.
+
+        `None`, the default, leaves it to the container. The strategies are, from the
+        one that keeps least, `"invert"`, `"offload"`, `"checkpoint"` and `"store"`.
+        """
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: str | None) -> None:
+        if memory is not None and memory not in MEMORY:
+            raise ValueError(f"memory is {memory!r}, but can only be one of {MEMORY}")
+        self._memory = memory
+
+    def forward(self, x: Any, *context: Any) -> Any:
+        """Map the state `x` to `y`, a state of as many tensors."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def inverse(self, y: Any, *context: Any) -> Any:
+        """Map the state `y` back to `x`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define inverse")
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        r"""Return `y` and $\log\lvert\det \partial y/\partial x\rvert$, `(batch,)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no log-determinant")
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        r"""Return `x` and $\log\lvert\det \partial x/\partial y\rvert$, `(batch,)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no log-determinant")
+
+    @property
+    def inv(self) -> InvertibleModule:
+        """This module with its two directions swapped; parameters are shared."""
+        return Inverse(self)
+
+    @property
+    def _layers(self) -> int:
+        """The number of elementary layers that one pass calls."""
+        return 1
+
+
+class VolumePreserving(InvertibleModule, elementary=False):
+    r"""An invertible module with $\lvert\det \partial y/\partial x\rvert = 1$.
+
+    Derive from it instead of `InvertibleModule`, and the log-determinants are zeros.
+
+    Examples:
+        >>> class Reverse(VolumePreserving):
+        ...     def forward(self, x):
+        ...         return x.flip(1)
+        ...     def inverse(self, y):
+        ...         return y.flip(1)
+        >>> Reverse().forward_and_log_det(torch.zeros(2, 3))[1]
+        tensor([0., 0.])
+    """
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Return `forward(x)` and zeros."""
+        return self.forward(x, *context), no_log_det(x)
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Return `inverse(y)` and zeros."""
+        return self.inverse(y, *context), no_log_det(y)
+
+
+class Inverse(InvertibleModule, elementary=False):
+    """A module with its two directions swapped, as `module.inv` returns it."""
+
+    def __init__(self, module: InvertibleModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Any, *context: Any) -> Any:
+        """Apply the module's inverse."""
+        return self.module.inverse(x, *context)
+
+    def inverse(self, y: Any, *context: Any) -> Any:
+        """Apply the module."""
+        return self.module(y, *context)
+
+    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Apply the module's inverse, with its log-determinant."""
+        return self.module.inverse_and_log_det(x, *context)
+
+    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+        """Apply the module, with its log-determinant."""
+        return self.module.forward_and_log_det(y, *context)
+
+    @property
+    def inv(self) -> InvertibleModule:
+        """The module itself."""
+        return self.module
+
+    @property
+    def _layers(self) -> int:
+        return self.module._layers
+
+
+def no_log_det(state: State) -> Tensor:
+    """Return the log-determinant of a volume-preserving map: a real zero a sample."""
+    tensor = state[0] if isinstance(state, tuple) else state
+    dtype = tensor.real.dtype if tensor.is_complex() else tensor.dtype
+    return torch.zeros(len(tensor), dtype=dtype, device=tensor.device)

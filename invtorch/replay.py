@@ -1,0 +1,194 @@
+"""Replays: a call of a layer evaluated again, and how gradients go back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, Self, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from invtorch import _torch
+
+Tensors: TypeAlias = tuple[Tensor, ...]
+Gradients: TypeAlias = list[Tensor | None]
+
+# From the gradients of the outputs, and which inputs need one, to the gradients of the
+# inputs: the state first, then whatever else of the call may need a gradient.
+PullBack: TypeAlias = Callable[[Sequence[Tensor | None], Sequence[bool]], Gradients]
+
+
+class Replay(NamedTuple):
+    """A call evaluated again.
+
+    Attributes:
+        state: Its input state, without a graph.
+        outputs: What it returned, if that was evaluated and not only its derivative.
+        pull_back: Takes gradients of the outputs back to the inputs.
+    """
+
+    state: Tensors
+    outputs: Tensors
+    pull_back: PullBack
+
+
+class Graph(Protocol):
+    """What autograd recorded of a call, from its input state to its outputs."""
+
+    @property
+    def state(self) -> Tensors:
+        """The input state."""
+
+    @property
+    def outputs(self) -> Tensors:
+        """The outputs, if they were computed."""
+
+    @property
+    def leaves(self) -> Tensors:
+        """The tensors that the graph begins with, in place of the state."""
+
+    @property
+    def ends(self) -> list[Node]:
+        """The nodes where the graph ends."""
+
+    def pull_back(
+        self,
+        others: Tensors,
+        grads: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Return the gradients of the state and of `others`, those that are needed."""
+
+
+class FullGraph(NamedTuple):
+    """A graph from the state itself to the outputs themselves."""
+
+    state: Tensors
+    outputs: Tensors
+
+    @property
+    def leaves(self) -> Tensors:
+        """The state."""
+        return self.state
+
+    @property
+    def ends(self) -> list[Node]:
+        """The nodes that computed the outputs."""
+        return [t.grad_fn for t in self.outputs if t.grad_fn is not None]
+
+    def pull_back(
+        self,
+        others: Tensors,
+        grads: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Differentiate the outputs."""
+        return gradients(self.outputs, grads, (*self.state, *others), needed)
+
+
+class ShiftGraph(NamedTuple):
+    r"""The graph of the shift of a layer that adds to a part of its input.
+
+    $$ y = x \pm E\,s(Kx) $$
+
+    $E$ puts $s$ on the last entries along an axis, on all of them if it has as many.
+    Then $\bar x = \bar y + K^\top \bar k$, where $\bar k$ is what $\pm E^\top \bar y$
+    becomes on its way back through $s$. The sum needs no graph, and what is held until
+    then is the graph of $s$ without its values.
+
+    Attributes:
+        x: The rebuilt input, without a graph.
+        kept: $Kx$, its first entries or all of it: the leaf that $s$ depends on.
+        edge: Where the graph of $s$ ends, if it needs a gradient.
+        size: The number of entries of $s$ along the axis.
+        dim: The axis.
+        sign: 1 or -1.
+    """
+
+    x: Tensor
+    kept: Tensor
+    edge: GradientEdge | None
+    size: int
+    dim: int
+    sign: int
+
+    @classmethod
+    def of(cls, shift: Tensor, x: Tensor, kept: Tensor, dim: int, sign: int) -> Self:
+        """Keep of a shift what is needed to differentiate it."""
+        edge = get_gradient_edge(shift) if shift.requires_grad else None
+        return cls(x, kept, edge, shift.shape[dim], dim, sign)
+
+    @property
+    def state(self) -> Tensors:
+        """The rebuilt input."""
+        return (self.x,)
+
+    @property
+    def outputs(self) -> Tensors:
+        """Nothing: the output is what the input was rebuilt from."""
+        return ()
+
+    @property
+    def leaves(self) -> Tensors:
+        """What the shift depends on."""
+        return (self.kept,)
+
+    @property
+    def ends(self) -> list[Node]:
+        """The node that computed the shift."""
+        return [self.edge.node] if self.edge else []
+
+    def pull_back(
+        self,
+        others: Tensors,
+        grads: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Differentiate the shift, and add the gradient of the output."""
+        (grad,) = grads
+        if grad is None:
+            return [None] * len(needed)
+        of_shift = (self._of_shift(grad),)
+        of_kept, *rest = gradients((self.edge,), of_shift, (self.kept, *others), needed)
+        return [self._of_state(grad, of_kept) if needed[0] else None, *rest]
+
+    def _of_shift(self, grad: Tensor) -> Tensor:
+        tail = grad.narrow(self.dim, grad.shape[self.dim] - self.size, self.size)
+        return tail if self.sign > 0 else -tail
+
+    def _of_state(self, grad: Tensor, of_kept: Tensor | None) -> Tensor:
+        if of_kept is None:
+            return grad
+        if of_kept.shape == grad.shape:
+            return grad + of_kept
+        whole = grad.clone()
+        whole.narrow(self.dim, 0, of_kept.shape[self.dim]).add_(of_kept)
+        return whole
+
+
+def gradients(
+    outputs: Sequence[Tensor | GradientEdge | None],
+    grads: Sequence[Tensor | None],
+    inputs: Tensors,
+    needed: Sequence[bool],
+) -> Gradients:
+    """Return the gradients of those inputs that need one."""
+    reached = [
+        (output, grad)
+        for output, grad in zip(outputs, grads, strict=True)
+        if grad is not None and _is_differentiable(output)
+    ]
+    targets = [t for t, need in zip(inputs, needed, strict=True) if need]
+    if not reached or not targets:
+        return [None] * len(needed)
+    roots, cotangents = zip(*reached, strict=True)
+    create_graph = torch.is_grad_enabled()
+    result = iter(
+        _torch.run_backward(roots, cotangents, targets, create_graph=create_graph)
+    )
+    return [next(result) if need else None for need in needed]
+
+
+def _is_differentiable(output: Tensor | GradientEdge | None) -> bool:
+    return output.requires_grad if isinstance(output, Tensor) else output is not None
