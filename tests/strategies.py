@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential
-from invtorch.module import MEMORY
+from invtorch.base import MEMORY
 from tests.registry import MAKERS, PAIR_MAKERS, Maker
 
 names = st.sampled_from(sorted(MAKERS))

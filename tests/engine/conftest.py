@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from invtorch.engine.eager import tape
+from invtorch.engine import tape
 
 
 @pytest.fixture(params=[0, 3, 8], ids=["inversion", "3 anchors", "8 anchors"])
@@ -28,6 +28,6 @@ def frames(monkeypatch):
         found.append(frame)
         return frame
 
-    original = tape.closed_form_call
-    monkeypatch.setattr(tape, "closed_form_call", watched)
+    original = tape.pure_frame
+    monkeypatch.setattr(tape, "pure_frame", watched)
     return found

@@ -13,8 +13,7 @@ from invtorch import (
     OrthogonalCoupling,
     WithoutContext,
 )
-from invtorch import precision
-from invtorch.engine.compiled import checks
+from invtorch.engine import drift, replayable
 from tests.compilation import COMPILING, compiled
 from tests.devices import DEVICE, ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog
@@ -270,9 +269,7 @@ def test_no_grad() -> None:
 @ON_THE_CPU
 def test_what_a_gpu_rounds_is_asked_while_the_graph_is_made(monkeypatch) -> None:
     gpu = torch.device("cuda")
-    monkeypatch.setattr(
-        checks, "tf32_dtypes", lambda p, _: precision.tf32_dtypes(p, gpu)
-    )
+    monkeypatch.setattr(replayable, "rounded", lambda p, _: drift.rounded(p, gpu))
     net, x = stack(0).float(), sample().float()
     inputs = parameters(net)
     function = compiled(lambda: net(x).square().mean())

@@ -16,9 +16,9 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from invtorch.memory.automatic import capacity
-from invtorch.memory.plan import peak, plan
-from invtorch.memory.costs import Cost
+from invtorch.engine.automatic import capacity
+from invtorch.engine.budget import peak, plan
+from invtorch.engine.costs import Cost
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Scale

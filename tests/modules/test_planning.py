@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from invtorch.memory.plan import amount
+from invtorch.engine import amount
 from invtorch.planning import Memory, measure_memory, memory_report
 from tests.devices import ON_THE_CPU
 from tests.modules.test_budget import STATE, image, paper

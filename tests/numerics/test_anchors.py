@@ -6,8 +6,8 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from invtorch.composite import Step
-from invtorch.composite import elementary
+from invtorch.base import Step
+from invtorch.engine.calls import elementary
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.numerics.networks import error, gradient, images, orthogonal, stacked

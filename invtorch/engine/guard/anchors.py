@@ -38,8 +38,8 @@ class Anchors:
     def __init__(self, requested: AnchorsArgument) -> None:
         if isinstance(requested, str) and requested != "auto":
             raise ValueError(
-                f"anchors is {requested!r}, but the only word it can be is 'auto': give "
-                f"a number of states, their indices, or 'auto'"
+                f"anchors is {requested!r}, but the only word it can be is 'auto': "
+                f"give a number of states, their indices, or 'auto'"
             )
         self.requested: AnchorsArgument = (
             requested if isinstance(requested, str) else _counts(requested)
