@@ -1,4 +1,4 @@
-"""Hypothesis profiles, the device, and what every test starts from.
+"""Hypothesis profiles, the device, and the fixtures that tests share.
 
 `make test DEVICE=cuda` lets the tests make their tensors on a GPU.
 """
@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from invtorch.engine import tape
 from tests import devices
 
 COMMON = {
@@ -17,6 +18,7 @@ COMMON = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
+settings.register_profile("quick", max_examples=3, **COMMON)
 settings.register_profile("dev", max_examples=10, **COMMON)
 settings.register_profile("ci", max_examples=25, **COMMON)
 settings.register_profile("thorough", max_examples=400, **COMMON)
@@ -34,3 +36,30 @@ def on_the_cpu():
 @pytest.fixture(autouse=True)
 def _fresh_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=[0, 3, 8], ids=["inversion", "3 anchors", "8 anchors"])
+def anchors(request) -> int:
+    return request.param
+
+
+@pytest.fixture
+def fresh_dynamo():
+    """Compile from nothing, and leave nothing compiled."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def recorded_calls(monkeypatch):
+    """Collect the closed form that each recorded call has, or None."""
+    calls: list[object] = []
+
+    def recorded(*call):
+        calls.append(original(*call))
+        return calls[-1]
+
+    original = tape.pure_frame
+    monkeypatch.setattr(tape, "pure_frame", recorded)
+    return calls

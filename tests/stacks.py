@@ -53,7 +53,9 @@ def chained(half: int) -> nn.Module:
     return known(half, half)
 
 
-def pure_network(anchors: int, block=gated, half: int = 2) -> InvertibleSequential:
+def closed_form_network(
+    anchors: int, block=gated, half: int = 2
+) -> InvertibleSequential:
     """Return couplings of both kinds whose derivatives are all known."""
     layers = [_coupling(i, block(half), half) for i in range(10)]
     return InvertibleSequential(*layers, anchors=anchors).double()

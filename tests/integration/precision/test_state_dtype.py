@@ -14,7 +14,7 @@ from invtorch import (
     OrthogonalCoupling,
 )
 from tests.devices import DEVICE
-from tests.numerics.networks import (
+from tests.networks import (
     error,
     gradient,
     images,

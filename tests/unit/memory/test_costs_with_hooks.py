@@ -10,10 +10,10 @@ from torch.nn.utils import prune, spectral_norm, weight_norm
 
 from invtorch import AdditiveCoupling
 from tests.devices import ON_THE_CPU
-from tests.modules.test_measuring import couplings, plain
 from tests.stacks import parameters, sample
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
+from tests.unit.memory.test_costs import couplings, plain
 
 pytestmark = ON_THE_CPU
 

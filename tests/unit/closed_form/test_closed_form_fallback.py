@@ -16,7 +16,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from tests.stacks import both, chained, gradients_of, pure_network, sample
+from tests.stacks import both, chained, closed_form_network, gradients_of, sample
 from tests.tolerances import assert_all_equal
 
 
@@ -135,53 +135,55 @@ OTHERS = [
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("change", OTHERS)
-def test_what_is_not_surely_pure_is_left_to_autograd(anchors, frames, change) -> None:
-    net, x = pure_network(anchors), sample(requires_grad=True)
+def test_what_is_not_surely_pure_is_left_to_autograd(
+    anchors, recorded_calls, change
+) -> None:
+    net, x = closed_form_network(anchors), sample(requires_grad=True)
     change(net)
     found, expected = both(net, gradients_of(net, x))
     assert_all_equal(found, expected)
-    assert frames.count(None) == 1
+    assert recorded_calls.count(None) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_other_precisions_are_left_to_autograd(frames, dtype) -> None:
-    net, x = pure_network(0).to(dtype), sample(requires_grad=True).to(dtype)
+def test_other_precisions_are_left_to_autograd(recorded_calls, dtype) -> None:
+    net, x = closed_form_network(0).to(dtype), sample(requires_grad=True).to(dtype)
     net.memory = "checkpoint"
     net(x)
-    assert len(frames) == len(net)
-    assert not any(frames)
+    assert len(recorded_calls) == len(net)
+    assert not any(recorded_calls)
 
 
-def test_autocast_is_left_to_autograd(frames) -> None:
-    net, x = pure_network(0).float(), sample(requires_grad=True).float()
+def test_autocast_is_left_to_autograd(recorded_calls) -> None:
+    net, x = closed_form_network(0).float(), sample(requires_grad=True).float()
     with torch.autocast("cpu", torch.bfloat16):
         net(x)
-    assert len(frames) == len(net)
-    assert not any(frames)
+    assert len(recorded_calls) == len(net)
+    assert not any(recorded_calls)
 
 
-def test_a_global_hook_is_called(frames) -> None:
-    net, x = pure_network(0), sample(requires_grad=True)
+def test_a_global_hook_is_called(recorded_calls) -> None:
+    net, x = closed_form_network(0), sample(requires_grad=True)
     called: list[nn.Module] = []
     handle = nn.modules.module.register_module_forward_hook(
         lambda module, *_: called.append(module)
     )
     with handle:
         net(x)
-    assert not any(frames)
+    assert not any(recorded_calls)
     assert {layer.conditioner.look for layer in net} <= {*called}
 
 
-def test_classes_whose_methods_were_exchanged(frames, monkeypatch) -> None:
-    net, x = pure_network(0), sample(requires_grad=True)
+def test_classes_whose_methods_were_exchanged(recorded_calls, monkeypatch) -> None:
+    net, x = closed_form_network(0), sample(requires_grad=True)
     original = GatedResidualBlock.forward
     monkeypatch.setattr(GatedResidualBlock, "forward", lambda *a: 2 * original(*a))
     assert_all_equal(*both(net, gradients_of(net, x)))
-    assert not any(frames)
-    net, convolve = pure_network(0, chained), nn.Conv2d._conv_forward
+    assert not any(recorded_calls)
+    net, convolve = closed_form_network(0, chained), nn.Conv2d._conv_forward
     monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda *a: 2 * convolve(*a))
     assert_all_equal(*both(net, gradients_of(net, x)))
-    assert not any(frames)
+    assert not any(recorded_calls)
 
 
 class Doubled(TorchFunctionMode):
@@ -202,27 +204,27 @@ class Counted(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
-def test_a_mode_that_sees_every_operation(frames) -> None:
-    net, x = pure_network(0, chained), sample(requires_grad=True)
+def test_a_mode_that_sees_every_operation(recorded_calls) -> None:
+    net, x = closed_form_network(0, chained), sample(requires_grad=True)
     with Counted() as counted:
         found, expected = both(net, gradients_of(net, x))
     assert_all_equal(found, expected)
-    assert not any(frames)
+    assert not any(recorded_calls)
     assert counted.operations
 
 
-def test_a_mode_that_exchanges_functions_does_not_go_unnoticed(frames) -> None:
-    net, x = pure_network(0, chained), sample(requires_grad=True)
+def test_a_mode_that_exchanges_functions_does_not_go_unnoticed(recorded_calls) -> None:
+    net, x = closed_form_network(0, chained), sample(requires_grad=True)
     with Doubled():  # PyTorch leaves it in a backward pass
         y = net(x)
     with pytest.raises(DriftError):
         y.sum().backward()
-    assert not any(frames)
+    assert not any(recorded_calls)
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly|Error detected:UserWarning")
 def test_anomaly_detection_names_the_layer() -> None:
-    net, x = pure_network(0), sample(requires_grad=True)
+    net, x = closed_form_network(0), sample(requires_grad=True)
     net.guard = None
     with torch.no_grad():
         net[3].conditioner.look.bias.fill_(torch.nan)

@@ -17,7 +17,7 @@ from mri_example.data import Simulation
 from mri_example.evaluation import evaluate
 from mri_example.reconstruction import reconstruct
 from mri_example.training import MaskConfig, load
-from tests.distributed.validation import MODELS, validate
+from tests.mri.distributed_validation import MODELS, validate
 
 pytestmark = [
     pytest.mark.xdist_group("two processes"),
@@ -49,7 +49,14 @@ def ranks(root):
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.validation", root, root, rank],
+            [
+                sys.executable,
+                "-m",
+                "tests.mri.distributed_validation",
+                root,
+                root,
+                rank,
+            ],
             cwd=ROOT,
             env=os.environ | world | {"LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,

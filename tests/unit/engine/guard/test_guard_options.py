@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from invtorch import AdditiveCoupling, InvertibleSequential
 from invtorch.engine import drift, replayable
-from tests.numerics.networks import conditioner, images, orthogonal
-from tests.numerics.test_guard import DEPTH, Noisy, Wrong, net_with, step
+from tests.networks import conditioner, images, orthogonal
+from tests.unit.engine.guard.test_guard import DEPTH, Noisy, Wrong, net_with, step
 
 
 def test_it_warns() -> None:

@@ -10,7 +10,7 @@ from invtorch.base import Step
 from invtorch.engine.calls import elementary
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
-from tests.numerics.networks import error, gradient, images, orthogonal, stacked
+from tests.networks import error, gradient, images, orthogonal, stacked
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 24), st.data())

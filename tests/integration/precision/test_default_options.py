@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from invtorch import DriftError, InvertibleModule, InvertibleSequential
-from tests.numerics.networks import error, gradient, images, orthogonal, stacked
+from tests.networks import error, gradient, images, orthogonal, stacked
 
 DEPTH = 400
 EPS = torch.finfo(torch.float32).eps

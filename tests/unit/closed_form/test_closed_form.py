@@ -9,18 +9,18 @@ from torch.func import functional_call
 
 from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
 from tests.parts import known
-from tests.stacks import both, chained, gated, gradients_of, pure_network, sample
+from tests.stacks import both, chained, closed_form_network, gated, gradients_of, sample
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
 
-def test_nothing_is_saved_by_a_pure_layer(frames) -> None:
-    net, x = pure_network(0), sample(requires_grad=True)
+def test_nothing_is_saved_by_a_pure_layer(recorded_calls) -> None:
+    net, x = closed_form_network(0), sample(requires_grad=True)
     saved: list[Tensor] = []
     with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         y = net(x)
-    assert len(frames) == len(net)
-    assert all(frames)
+    assert len(recorded_calls) == len(net)
+    assert all(recorded_calls)
     assert saved == []
     y.sum().backward()
 
@@ -46,20 +46,20 @@ def all_frozen(net):
 
 @pytest.mark.parametrize("change", [unused, tied, frozen, all_frozen])
 @pytest.mark.parametrize("memory", ["invert", "checkpoint"])
-def test_parameters_of_all_kinds(anchors, frames, change, memory) -> None:
-    net, x = pure_network(anchors), sample(requires_grad=True)
+def test_parameters_of_all_kinds(anchors, recorded_calls, change, memory) -> None:
+    net, x = closed_form_network(anchors), sample(requires_grad=True)
     change(net)
     expected = gradients_of(net, x)
     net.memory = "store"
     oracle = expected()
-    frames.clear()
+    recorded_calls.clear()
     net.memory = memory
     assert_all_equal(expected(), oracle)
-    assert all(frames)
+    assert all(recorded_calls)
 
 
 def test_functional_call_with_the_backward_outside(anchors) -> None:
-    net, x = pure_network(anchors), sample()
+    net, x = closed_form_network(anchors), sample()
     own = {name: p.detach() for name, p in net.named_parameters()}
     factor = torch.ones((), dtype=torch.float64, requires_grad=True)
 
@@ -102,7 +102,7 @@ def test_what_changes_before_backward_does_not_matter(anchors, change, again) ->
 
     def gradients(memory, changed):
         torch.manual_seed(0)
-        net = pure_network(anchors)
+        net = closed_form_network(anchors)
         net.memory = memory
         tensors = [x, *net.parameters()]
         y = net(x)
@@ -118,7 +118,7 @@ def test_what_changes_before_backward_does_not_matter(anchors, change, again) ->
 
 @pytest.mark.parametrize("half", [2, 12])
 def test_batched_gradients(anchors, half) -> None:
-    net = pure_network(anchors, half=half)
+    net = closed_form_network(anchors, half=half)
     x = sample(2 * half, requires_grad=True)
     cotangents = torch.randn(3, *x.shape, dtype=torch.float64)
 
@@ -131,7 +131,10 @@ def test_batched_gradients(anchors, half) -> None:
 
 @pytest.mark.parametrize("block", [gated, chained])
 def test_backward_under_autocast_keeps_the_precision_of_forward(anchors, block) -> None:
-    net, x = pure_network(anchors, block).float(), sample(requires_grad=True).float()
+    net, x = (
+        closed_form_network(anchors, block).float(),
+        sample(requires_grad=True).float(),
+    )
 
     def gradients(cast):
         loss = weighed(net(x))
@@ -144,7 +147,7 @@ def test_backward_under_autocast_keeps_the_precision_of_forward(anchors, block) 
 
 @pytest.mark.parametrize("memory", ["invert", "checkpoint"])
 def test_parameters_changed_before_backward(memory) -> None:
-    net = pure_network(0)
+    net = closed_form_network(0)
     net.memory = memory
     y = net(sample(requires_grad=True))
     with torch.no_grad():
@@ -162,16 +165,18 @@ def test_errors_name_the_layer_and_what_the_conditioner_returned() -> None:
 
 
 @pytest.mark.parametrize("block", [nn.Tanh, nn.Sequential])
-def test_conditioners_without_parameters(anchors, frames, block) -> None:
+def test_conditioners_without_parameters(anchors, recorded_calls, block) -> None:
     layers = [AdditiveCoupling(block()) for _ in range(10)]
     net = InvertibleSequential(*layers, anchors=anchors)
     assert_all_equal(*both(net, gradients_of(net, sample(requires_grad=True))))
-    assert all(frames)
+    assert all(recorded_calls)
 
 
-def test_a_weight_that_is_read_in_two_layers_of_a_conditioner(anchors, frames) -> None:
-    net, x = pure_network(anchors, chained), sample(requires_grad=True)
+def test_a_weight_that_is_read_in_two_layers_of_a_conditioner(
+    anchors, recorded_calls
+) -> None:
+    net, x = closed_form_network(anchors, chained), sample(requires_grad=True)
     for layer in net:
         layer.conditioner.append(layer.conditioner[0]).append(layer.conditioner[2])
     assert_all_equal(*both(net, gradients_of(net, x)))
-    assert all(frames)
+    assert all(recorded_calls)

@@ -6,7 +6,7 @@ import torch
 from invtorch.engine import amount
 from invtorch.planning import Memory, measure_memory, memory_report
 from tests.devices import ON_THE_CPU
-from tests.modules.test_budget import STATE, image, paper
+from tests.unit.memory.test_plan import STATE, image, paper
 
 pytestmark = ON_THE_CPU
 

@@ -6,7 +6,7 @@ import traceback
 import torch
 import torch.distributed
 
-from tests.distributed.scenarios import GRADIENTS, OTHERS
+from tests.integration.distributed.scenarios import GRADIENTS, OTHERS
 
 ANCHORS = (0, 8)  # pure inversion, and the default
 

@@ -13,7 +13,7 @@ from invtorch import (
 )
 from tests.compilation import COMPILING, compiled
 from tests.devices import ON_THE_CPU
-from tests.numerics.networks import CHANNELS, orthogonal
+from tests.networks import CHANNELS, orthogonal
 from tests.parts import Leapfrog
 
 pytestmark = [*COMPILING, ON_THE_CPU]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.processes import ANCHORS
-from tests.distributed.scenarios import GRADIENTS
+from tests.integration.distributed.processes import ANCHORS
+from tests.integration.distributed.scenarios import GRADIENTS
 from tests.tolerances import assert_all_equal
 
 pytestmark = pytest.mark.xdist_group("two processes")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def outcomes(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    module = "tests.distributed.processes"
+    module = "tests.integration.distributed.processes"
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", module, str(rank), str(port), folder / str(rank)],

@@ -3,7 +3,7 @@
 import gc
 import weakref
 
-from tests.engine.test_exchanged_modules import conditioner, gradients, network
+from tests.unit.engine.restore.test_module_state import conditioner, gradients, network
 
 
 def test_a_part_that_was_replaced_is_forgotten() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from invtorch import AdditiveCoupling, AffineCoupling, InvertibleSequential
 from invtorch.engine.fingerprint import fingerprint
 from tests.devices import DEVICE
-from tests.numerics.networks import CHANNELS, conditioner, images, orthogonal
+from tests.networks import CHANNELS, conditioner, images, orthogonal
 from tests.parts import Conditioner
 
 PLACE, DEPTH = 7, 16

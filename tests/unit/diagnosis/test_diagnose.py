@@ -13,9 +13,9 @@ from invtorch import (
     InvertibleSequential,
     diagnose,
 )
-from tests.numerics.networks import CHANNELS, conditioner, images, orthogonal
-from tests.numerics.test_guard import shrinking
+from tests.networks import CHANNELS, conditioner, images, orthogonal
 from tests.parts import Conditioner, Leapfrog, Scale
+from tests.unit.engine.guard.test_guard import shrinking
 
 
 def test_a_healthy_network() -> None:
