@@ -1,5 +1,7 @@
 """What hypothesis draws: the structure of a stack, and a seed for its values."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from invtorch import InvertibleModule, InvertibleSequential
 from invtorch.base import MEMORY
 from tests.registry import MAKERS, PAIR_MAKERS, Maker
+from tests.tolerances import SINGLE, Gradients, assert_same_gradients
 
 names = st.sampled_from(sorted(MAKERS))
 directions = st.sampled_from(["forward", "inverse"])
@@ -37,6 +40,40 @@ class Example:
         self.module.memory = memory
         y = getattr(self.module, direction)(self.x, *self.context)
         return torch.autograd.grad(weighed(y), self.inputs, allow_unused=True)
+
+    def in_single(self) -> "Example":
+        """Return a copy in single precision, whose guard allows what it loses."""
+        example = copy.deepcopy(self)
+        for tensor in (*example.module.parameters(), *example.module.buffers()):
+            tensor.grad = None
+            tensor.data = tensor.data.to(SINGLE.get(tensor.dtype, tensor.dtype))
+        for module in example.module.modules():
+            if isinstance(module, InvertibleSequential):
+                module.guard = None
+        state = self.x if isinstance(self.x, tuple) else (self.x,)
+        x, example.context = (
+            tuple(map(single, tensors)) for tensors in (state, self.context)
+        )
+        example.x = x if isinstance(self.x, tuple) else x[0]
+        return example
+
+
+def single(tensor: Tensor) -> Tensor:
+    """Return a leaf in single precision that needs a gradient if `tensor` does."""
+    leaf = tensor.detach().to(SINGLE[tensor.dtype])
+    return leaf.requires_grad_(tensor.requires_grad)
+
+
+def assert_as_plain(
+    example: Example, memory: str, gradients: Callable[[Example, str], Gradients]
+) -> None:
+    """Assert that a strategy gives the gradients of plain autograd."""
+
+    def both(example: Example) -> tuple[Gradients, Gradients]:
+        expected = gradients(example, "store")
+        return gradients(example, memory), expected
+
+    assert_same_gradients(*both(example), lambda: both(example.in_single()))
 
 
 def weighed(y: Tensor | tuple[Tensor, ...]) -> Tensor:

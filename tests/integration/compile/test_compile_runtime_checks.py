@@ -24,7 +24,7 @@ from tests.stacks import sample, stack
 pytestmark = [*COMPILING, ON_THE_CPU]
 
 
-@pytest.mark.parametrize(("anchors", "guard"), [(0, "raise"), (3, "raise"), (3, None)])
+@pytest.mark.parametrize(("anchors", "guard"), [(0, "raise"), (1, "raise"), (1, None)])
 def test_randomness_that_no_module_shows_is_noticed_in_the_backward_pass(
     anchors, guard
 ) -> None:
@@ -32,10 +32,10 @@ def test_randomness_that_no_module_shows_is_noticed_in_the_backward_pass(
         def forward(self, x):
             return F.dropout(super().forward(x), 0.1)
 
-    layers = [AdditiveCoupling(Drops(2, 2)) for _ in range(6)]
+    layers = [AdditiveCoupling(Drops(2, 2)) for _ in range(3)]
     net = InvertibleSequential(*layers, anchors=anchors, guard=guard).double()
     loss = compiled(net)(sample(requires_grad=True)).sum()
-    with pytest.raises(RuntimeError, match=r"layer 5 .* did not repeat itself"):
+    with pytest.raises(RuntimeError, match=r"layer 2 .* did not repeat itself"):
         loss.backward()
 
 
@@ -108,10 +108,10 @@ def lossy():
 
 def drifting():
     layers = []
-    for _ in range(8):
-        conditioner = Conditioner(2, 2)
+    for _ in range(5):
+        conditioner = nn.Conv2d(2, 2, 1)
         with torch.no_grad():
-            conditioner.second.weight.mul_(400)
+            conditioner.weight.mul_(60)
         layers.append(OrthogonalCoupling(conditioner, channels=4))
     return layers, sample().float()
 
@@ -140,23 +140,23 @@ def test_a_state_rebuilt_wrongly_is_noticed_in_the_backward_pass(
 
 
 class Steep(InvertibleModule):
-    """Make the state ten times as large, and bring it back nearly exactly."""
+    """Make the state a hundred times as large, and bring it back nearly exactly."""
 
     def forward(self, x, *_):
-        return x * 10
+        return x * 100
 
     def inverse(self, y, *_):
-        return y * (0.1 * (1 + 1e-4))
+        return y * (0.01 * (1 + 1e-4))
 
 
 @pytest.mark.parametrize("mode", [compiled, lambda net: net])
 def test_a_small_error_counts_where_the_state_grows_beyond_all_digits(mode) -> None:
     x = sample().float()
-    for layers, steep in ((5, False), (8, True)):
+    for layers, steep in ((2, False), (4, True)):
         net = InvertibleSequential(*[Steep() for _ in range(layers)], anchors=0)
         loss = mode(net)(x.clone().requires_grad_()).sum()
         if steep:
-            with pytest.raises(RuntimeError, match=r"layer 7 \(Steep\) is off by"):
+            with pytest.raises(RuntimeError, match=r"layer 3 \(Steep\) is off by"):
                 loss.backward()
         elif mode is compiled:
             loss.backward()
