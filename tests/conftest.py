@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from invtorch.engine import tape
 from tests import devices
+from tests.strategies import CI_EXAMPLES
 
 COMMON = {
     "deadline": None,
@@ -21,7 +22,7 @@ COMMON = {
 }
 settings.register_profile("quick", max_examples=3, **COMMON)
 settings.register_profile("dev", max_examples=10, **COMMON)
-settings.register_profile("ci", max_examples=25, **COMMON)
+settings.register_profile("ci", max_examples=CI_EXAMPLES, **COMMON)
 settings.register_profile("thorough", max_examples=400, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 devices.begin()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,8 +17,20 @@ from tests.tolerances import SINGLE, Gradients, assert_same_gradients
 names = st.sampled_from(sorted(MAKERS))
 directions = st.sampled_from(["forward", "inverse"])
 anchors = st.sampled_from([0, 3, 8])
+CI_EXAMPLES = 25  # of the profile "ci"
 DEEP = 12  # members of a deep stack: more than there are anchors
 memories = st.sampled_from(["invert", "checkpoint"])
+network_seeds = st.integers(0, 2**32 - 1)
+
+
+def costly(examples: int) -> settings:
+    """Draw a few examples that take long: `examples` of them in the profile "ci".
+
+    Other profiles draw as many more or fewer of them as they do of all others. None is
+    made smaller: a seed that fails is as good as any.
+    """
+    count = examples * settings.default.max_examples / CI_EXAMPLES
+    return settings(max_examples=max(1, round(count)), phases=[Phase.generate])
 
 
 @dataclass

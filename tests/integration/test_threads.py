@@ -55,27 +55,39 @@ def test_backward_in_another_thread(anchors) -> None:
 class Slow(nn.Linear):
     """A conditioner in which two threads meet."""
 
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.entered = threading.Event()
+
     def forward(self, x):
-        time.sleep(0.05)
+        self.entered.set()
+        time.sleep(0.02)  # another thread may come now
         h = super().forward(x)
-        time.sleep(0.05)
+        time.sleep(0.02)
         return h
 
 
 def test_threads_whose_layers_share_a_conditioner() -> None:
-    conditioner = Slow(2, 2)
+    conditioner, done = Slow(), threading.Event()
     conditioner.weight.register_hook(lambda g: None)  # a replay needs a stand-in
     one, two = (InvertibleSequential(AdditiveCoupling(conditioner)) for _ in range(2))
     x, found = torch.ones(3, 4), []
     loss = one(x).sum()
+    conditioner.entered.clear()
+
+    def first() -> None:
+        try:
+            loss.backward()
+        finally:
+            done.set()
 
     def other() -> None:
-        time.sleep(0.025)
+        conditioner.entered.wait(60)  # until the first replays
         loss = two(x).sum()
-        time.sleep(0.25)
+        done.wait(60)
         found.append(torch.autograd.grad(loss, conditioner.weight)[0])
 
-    threads = [threading.Thread(target=loss.backward), threading.Thread(target=other)]
+    threads = [threading.Thread(target=first), threading.Thread(target=other)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -205,4 +217,4 @@ thread.join()
 def test_nobody_waits_for_ever_inside_of_pytorch(program) -> None:
     """In a process of its own, which can be ended: the interpreter would hang."""
     command = [sys.executable, "-c", SHARED + program + TOGETHER]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=600)  # of 3 seconds

@@ -66,7 +66,7 @@ def ranks(root):
         for rank in ("0", "1")
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     return [json.loads((root / f"{rank}.json").read_text()) for rank in (0, 1)]
 

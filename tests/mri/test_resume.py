@@ -1,5 +1,6 @@
 """Runs that were stopped, and go on as if they had not been."""
 
+import json
 import os
 import signal
 import subprocess
@@ -23,20 +24,34 @@ from tests.mri.test_command_line import (
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 __all__ = ["root"]  # a fixture
 
-KILLED = """
-import os, signal, sys
+RUNS = """
+import json, os, signal, sys
+import torch
 from mri_example.cli import main
 from mri_example.training.module import ReconstructionTask
 
 step = ReconstructionTask.training_step
 
-def training_step(self, batch):
-    if self.global_step == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch)
+def run(arguments, killed_at):
+    child = os.fork()  # a process for each run, all with what was imported once
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-ReconstructionTask.training_step = training_step
-sys.exit(main(sys.argv[2:]))
+    def training_step(self, batch):
+        if self.global_step == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch)
+
+    ReconstructionTask.training_step = training_step
+    os._exit(main(arguments))
+
+runs, ended = json.loads(sys.argv[1]), []
+for output, arguments, killed_at in runs:
+    code = run(arguments, killed_at)
+    checkpoint = torch.load(output + "/last.ckpt", weights_only=True)
+    ended.append((code, checkpoint["global_step"]))
+with open(sys.argv[2], "w") as file:
+    json.dump(ended, file)
 """
 
 
@@ -49,26 +64,23 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
         config = configuration(root, output=str(output), training=TRAINING | options)
         return ["fit", "--config", str(config.rename(root / f"{output.name}.yaml"))]
 
-    def command(output: Path) -> list[str]:
-        return [sys.executable, "-m", "mri_example", *arguments(output)]
-
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = {
-        "cwd": ROOT,
-        "env": environment,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-    }
-    subprocess.run(command(whole), check=True, **options)
-    for step in (12, 16):  # in the second epoch, and right after it
-        murder = [sys.executable, "-c", KILLED, str(step), *arguments(killed)]
-        died = subprocess.run(murder, check=False, **options)
-        assert died.returncode == -signal.SIGKILL
-        reached = torch.load(killed / "last.ckpt", weights_only=True)["global_step"]
-        assert reached == 8 * (step // 8) <= step
-    subprocess.run(command(killed), check=True, **options)
+    whole_run = (str(whole), arguments(whole), None)
+    resumed = [(str(killed), arguments(killed), step) for step in (12, 16, None)]
+    report = tmp_path / "ended.json"
+    subprocess.run(
+        [sys.executable, "-c", RUNS, json.dumps([whole_run, *resumed]), str(report)],
+        check=True,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    died = -signal.SIGKILL  # in the second epoch, and right after it
+    ended = [tuple(end) for end in json.loads(report.read_text())]
+    assert ended == [(0, 32), (died, 8), (died, 16), (0, 32)]
     one, other = (
         torch.load(folder / "last.ckpt", weights_only=True)
         for folder in (whole, killed)

@@ -34,7 +34,7 @@ def outcomes(tmp_path_factory):
         for rank in (0, 1)
     ]
     for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
+        _, errors = rank.communicate(timeout=600)
         assert rank.returncode == 0, errors
     return [torch.load(folder / str(r), weights_only=False) for r in (0, 1)]
 

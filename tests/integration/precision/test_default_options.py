@@ -9,15 +9,16 @@ from copy import deepcopy
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from invtorch import DriftError, InvertibleModule, InvertibleSequential
 from tests.networks import error, gradient, images, orthogonal, stacked
+from tests.strategies import costly
+from tests.strategies import network_seeds as seeds
 
 DEPTH = 400
 EPS = torch.finfo(torch.float32).eps
-seeds = st.integers(0, 2**32 - 1)
 
 
 def errors(seed: int, strength: float, **options) -> tuple[float, float]:
@@ -27,12 +28,12 @@ def errors(seed: int, strength: float, **options) -> tuple[float, float]:
     found = gradient(net, x)
     net.memory = "store"
     plain = gradient(net, x)
-    truth = gradient(deepcopy(net).double(), x.double())
+    truth = gradient(net.double(), x.double())
     return error(found, truth), error(plain, truth)
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
-@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@costly(3)
 @given(seed=seeds)
 def test_gradients_are_autograd_s_while_the_state_grows_up_to_31_times(
     strength, seed
@@ -41,7 +42,7 @@ def test_gradients_are_autograd_s_while_the_state_grows_up_to_31_times(
     assert found <= 1.5 * plain
 
 
-@settings(max_examples=1, deadline=None, phases=[Phase.generate])
+@costly(1)
 @given(st.lists(seeds, min_size=10, max_size=10, unique=True))
 def test_at_a_million_times_it_warns_and_stays_close(drawn) -> None:
     """One in fourteen such networks grows 8 million times or more, and is refused."""
@@ -79,7 +80,7 @@ def named(refused: DriftError) -> float:
         ("additive", 2.5),
     ],
 )
-@settings(max_examples=2, deadline=None, phases=[Phase.generate])
+@costly(2)
 @given(seeds)
 def test_beyond_what_it_can_keep_it_raises(form, strength, seed) -> None:
     """Where the state grows more than 1 / eps, and more anchors are needed."""
@@ -106,7 +107,7 @@ class Units(InvertibleModule):
 
 
 @pytest.mark.filterwarnings("ignore:the state grows")
-@settings(max_examples=3, deadline=None, phases=[Phase.generate])
+@costly(2)
 @given(seeds)
 def test_a_change_of_units_is_no_growth(seed) -> None:
     torch.manual_seed(seed)
@@ -115,7 +116,7 @@ def test_a_change_of_units_is_no_growth(seed) -> None:
     assert torch.equal(gradient(net, x / 2**27), gradient(plain, x))
 
 
-@settings(max_examples=2, deadline=None, phases=[Phase.generate])
+@costly(2)
 @given(seeds)
 def test_near_the_end_of_the_range_it_raises(seed) -> None:
     torch.manual_seed(seed)
@@ -125,7 +126,7 @@ def test_near_the_end_of_the_range_it_raises(seed) -> None:
 
 @pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.parametrize("form", ["algebraic", "paper", "additive"])
-@settings(max_examples=1, deadline=None, phases=[Phase.generate])
+@costly(1)
 @given(st.lists(seeds, min_size=3, max_size=3, unique=True))
 def test_what_the_error_advises_cures(form, drawn) -> None:
     ratios = []
@@ -138,12 +139,12 @@ def test_what_the_error_advises_cures(form, drawn) -> None:
         found = gradient(net, x)
         net.memory = "store"
         plain = gradient(net, x)
-        truth = gradient(deepcopy(net).double(), x.double())
+        truth = gradient(net.double(), x.double())
         ratios.append(error(found, truth) / error(plain, truth))
     assert statistics.median(ratios) <= 1.5
 
 
-@settings(max_examples=2, deadline=None, phases=[Phase.generate])
+@costly(2)
 @given(seeds)
 def test_without_anchors_it_raises_rather_than_being_wrong(seed) -> None:
     torch.manual_seed(seed)
@@ -152,7 +153,7 @@ def test_without_anchors_it_raises_rather_than_being_wrong(seed) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the state grows")
-@settings(max_examples=1, deadline=None, phases=[Phase.generate])
+@costly(1)
 @given(seeds)
 def test_auto_keeps_as_many_anchors_as_the_growth_asks_for(seed) -> None:
     torch.manual_seed(seed)

@@ -4,8 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from invtorch import (
     AdditiveCoupling,
@@ -22,11 +21,10 @@ from tests.networks import (
     stacked,
 )
 from tests.parts import Conditioner, Reverse
+from tests.strategies import costly
+from tests.strategies import network_seeds as seeds
 
 FINE = {"anchors": 0, "state_dtype": torch.float64}
-
-seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=3, deadline=None, phases=[Phase.generate])
 
 
 def truth_of(net, x) -> torch.Tensor:
@@ -36,7 +34,7 @@ def truth_of(net, x) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("strength", [0.1, 1.0])
-@few
+@costly(2)
 @given(seed=seeds)
 def test_float64_over_float32_needs_no_anchor(strength, seed) -> None:
     torch.manual_seed(seed)
@@ -47,7 +45,7 @@ def test_float64_over_float32_needs_no_anchor(strength, seed) -> None:
 
 
 @pytest.mark.parametrize("form", ["additive", "paper"])
-@settings(max_examples=1, deadline=None, phases=[Phase.generate])
+@costly(1)
 @given(seed=seeds)
 def test_the_guard_allows_what_plain_autograd_would_lose(form, seed) -> None:
     torch.manual_seed(seed)
@@ -66,7 +64,7 @@ def test_float64_over_float32_with_anchors_where_the_state_grows() -> None:
 
 
 @pytest.mark.parametrize("depth", [64, 400])
-@few
+@costly(2)
 @given(seed=seeds)
 def test_float32_over_bfloat16(depth, seed) -> None:
     torch.manual_seed(seed)
@@ -81,7 +79,7 @@ def test_float32_over_bfloat16(depth, seed) -> None:
 @pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("form", ["additive", "paper", "algebraic"])
-@settings(max_examples=1, deadline=None, phases=[Phase.generate])
+@costly(1)
 @given(seed=seeds)
 def test_float64_over_half_precision_needs_no_anchor(form, dtype, seed) -> None:
     """Rounding of the state hardly ever flips one of the conditioners' roundings."""
@@ -96,7 +94,7 @@ def test_float64_over_half_precision_needs_no_anchor(form, dtype, seed) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the state grows")
-@few
+@costly(2)
 @given(seed=seeds)
 def test_a_layer_is_not_blamed_for_the_rounding_of_coarser_ones_above(seed) -> None:
     """A layer without parameters is exact; what it is given to invert is not."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from invtorch.base import Step
@@ -11,9 +11,10 @@ from invtorch.engine.calls import elementary
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.networks import error, gradient, images, orthogonal, stacked
+from tests.strategies import costly, network_seeds
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(2, 24), st.data())
+@given(network_seeds, st.integers(2, 24), st.data())
 def test_an_anchored_run_equals_an_unanchored_one(seed, depth, data) -> None:
     torch.manual_seed(seed)
     anchors = data.draw(
@@ -61,8 +62,8 @@ def drift(net, x, anchors) -> float:
 @pytest.mark.filterwarnings("ignore:the state rebuilt")
 @pytest.mark.parametrize("form", ["algebraic", "paper", "additive"])
 @pytest.mark.parametrize("strength", [0.5, 1.0, 2.0, 3.0])
-@settings(max_examples=2, phases=[Phase.generate])
-@given(st.integers(0, 2**32 - 1))
+@costly(1)
+@given(network_seeds)
 def test_auto_keeps_drift_between_two_anchors_within_its_budget(
     form, strength, seed
 ) -> None:
