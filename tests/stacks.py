@@ -23,14 +23,14 @@ def stack(anchors: int, dropout: float = 0.0, depth: int = 10):
     """Return couplings of both kinds, half of them with derivatives that are known."""
     layers = []
     for i in range(depth):
-        pure = i % 4 in (1, 2)
-        conditioner = known(2, 2) if pure else Conditioner(2, 2, dropout=dropout)
+        closed_form = i % 4 in (1, 2)
+        conditioner = known(2, 2) if closed_form else Conditioner(2, 2, dropout=dropout)
         layer = (
             OrthogonalCoupling(conditioner, channels=4)
             if i % 2
             else AdditiveCoupling(conditioner)
         )
-        layers.append(WithoutContext(layer) if pure else layer)
+        layers.append(WithoutContext(layer) if closed_form else layer)
     return InvertibleSequential(*layers, anchors=anchors).double()
 
 

@@ -70,7 +70,7 @@ def test_autocast_with_a_scaled_loss(device, anchors, dtype) -> None:
     assert all(relative_error(f, e) < 20 * torch.finfo(dtype).eps for f, e in pairs)
 
 
-def test_memory_does_not_know_depth(device) -> None:
+def test_memory_is_equal_at_every_depth(device) -> None:
     x = torch.randn(1, 16, 32, 32, device=device)
 
     def kept(depth: int, memory: str = "invert") -> float:

@@ -211,10 +211,11 @@ thread.join()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program", [ACCUMULATORS, GENERATOR], ids=["gradient accumulators", "generators"]
 )
-def test_nobody_waits_for_ever_inside_of_pytorch(program) -> None:
+def test_threads_do_not_deadlock_in_pytorch(program) -> None:
     """In a process of its own, which can be ended: the interpreter would hang."""
     command = [sys.executable, "-c", SHARED + program + TOGETHER]
     subprocess.run(command, check=True, timeout=600)  # of 3 seconds

@@ -53,7 +53,7 @@ def conditioners(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
 
 
 @given(conditioners())
-def test_a_pure_function_is_its_module(drawn) -> None:
+def test_a_closed_form_equals_its_module(drawn) -> None:
     module, x = drawn
     function = bind(module, x)
     with torch.no_grad():

@@ -57,7 +57,7 @@ def test_the_registry_has_layers_with_a_conditioner() -> None:
     assert len(WITH_CONDITIONER) >= 5
 
 
-def test_a_layer_without_a_short_cut_is_inverted_and_evaluated_again() -> None:
+def test_a_layer_without_replay_is_inverted_and_evaluated_again() -> None:
     calls = []
 
     class Traced(Scale):

@@ -109,7 +109,7 @@ def test_channels_that_do_not_fit_the_conditioner_when_it_is_built() -> None:
         (lambda n: AffineCoupling(Conditioner(2, 4), split=n), "split"),
     ],
 )
-def test_sizes_that_are_none(make, argument) -> None:
+def test_invalid_sizes(make, argument) -> None:
     for size in (0, -1):
         with pytest.raises(ValueError, match=f"{argument} is {size}, but must be at"):
             make(size)

@@ -61,8 +61,9 @@ def test_a_thousand_layers_and_back(x) -> None:
         assert torch.equal(deep(deep.inverse(x)), x)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_checkpointing_bit_by_bit(x) -> None:
-    deep = net(1000)
+    deep = net(300)
     inverted = gradients(deep, x)
     deep.memory = "checkpoint"
     for one, other in zip(inverted, gradients(deep, x), strict=True):
@@ -118,7 +119,7 @@ def near(*ends: int) -> st.SearchStrategy[int]:
 
 
 @given(st.sampled_from(FLOATS), st.data())
-def test_what_is_not_refused_comes_back_at_the_ends_of_the_range(dtype, data) -> None:
+def test_accepted_states_are_rebuilt_at_the_ends_of_the_range(dtype, data) -> None:
     grid = data.draw(spacings(dtype))
     steps = int(2 / torch.finfo(dtype).eps)
     counts = near(0, steps // 2, steps) | st.integers(-steps, steps)

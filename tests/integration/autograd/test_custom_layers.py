@@ -126,7 +126,7 @@ def test_auxiliary_losses_through_hooks_on_submodules(anchors) -> None:
     assert_all_equal(found, expected)
 
 
-def test_what_nobody_keeps_of_the_forward_pass_is_freed() -> None:
+def test_unreferenced_tensors_of_the_forward_pass_are_freed() -> None:
     net, seen = mixed(lambda: Conditioner(2, 2), 0), []
     hook = lambda *call: seen.append(torch.utils.weak.TensorWeakRef(call[2]))  # noqa: E731
     net[6].conditioner.first.register_forward_hook(hook)

@@ -21,7 +21,7 @@ from tests.stacks import couplings, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, assert_equal, relative_error
 
-pytestmark = COMPILING
+pytestmark = [*COMPILING, pytest.mark.slow]
 
 
 @pytest.fixture(params=[0, 2], ids=["inversion", "2 anchors"])

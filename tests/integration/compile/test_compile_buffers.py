@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,7 +13,7 @@ from tests.stacks import sample
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
-pytestmark = COMPILING
+pytestmark = [*COMPILING, pytest.mark.slow]
 
 
 class Moving(Conditioner):

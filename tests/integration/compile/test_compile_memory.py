@@ -2,6 +2,7 @@
 
 import functools
 
+import pytest
 import torch
 
 from invtorch import AdditiveCoupling, InvertibleSequential
@@ -10,7 +11,7 @@ from tests.compilation import COMPILING, compiled
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner
 
-pytestmark = [*COMPILING, ON_THE_CPU]
+pytestmark = [*COMPILING, ON_THE_CPU, pytest.mark.slow]
 DEPTHS = (1, 2, 4)  # to compile more layers takes long
 
 

@@ -18,7 +18,7 @@ from tests.stacks import parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
-pytestmark = COMPILING
+pytestmark = [*COMPILING, pytest.mark.slow]
 
 
 class Normalized(Conditioner):
@@ -57,14 +57,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", sorted(REFUSED))
-def test_what_cannot_be_repeated_is_refused_in_words(case) -> None:
+def test_modules_that_cannot_be_replayed_are_refused(case) -> None:
     make, message = REFUSED[case]
     net = InvertibleSequential(*[AdditiveCoupling(make()) for _ in range(3)]).double()
     with pytest.raises(Unsupported, match=message):
         compiled(net)(sample(requires_grad=True))
 
 
-def test_a_lazy_module_is_refused_in_words() -> None:
+def test_a_lazy_module_is_refused() -> None:
     net = InvertibleSequential(AdditiveCoupling(nn.LazyConv2d(2, 3, padding=1)))
     with pytest.raises(Unsupported, match=r"layer 0 .* without a shape .*LazyConv2d"):
         compiled(net)(sample())
@@ -92,7 +92,7 @@ def test_without_fullgraph_the_container_runs_outside_of_the_graph(case) -> None
 
 
 @pytest.mark.parametrize("option", ["checkpoint", "offload"])
-def test_other_strategies_are_refused_in_words(option) -> None:
+def test_other_strategies_are_refused(option) -> None:
     net = stack(0, depth=3)
     net.memory = option
     with pytest.raises(Unsupported, match=f"memory='{option}' is not supported under"):
@@ -102,7 +102,7 @@ def test_other_strategies_are_refused_in_words(option) -> None:
         compiled(net)(sample(requires_grad=True))
 
 
-def test_a_log_determinant_is_refused_in_words() -> None:
+def test_a_log_determinant_is_refused() -> None:
     net = InvertibleSequential(Scale(4), Scale(4)).double()
     with pytest.raises(Unsupported, match="a log-determinant is not supported under"):
         compiled(net.forward_and_log_det)(sample(requires_grad=True))
@@ -135,14 +135,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", sorted(BROKEN))
-def test_a_layer_that_returns_another_kind_of_state_is_refused_in_words(case) -> None:
+def test_a_layer_that_returns_another_kind_of_state_is_refused(case) -> None:
     layer, message = BROKEN[case]
     net = InvertibleSequential(layer(), anchors=0, guard=None)
     with pytest.raises(Unsupported, match=message):
         compiled(net)(sample(requires_grad=True))
 
 
-def test_a_tensor_captured_by_closure_is_refused_in_words() -> None:
+def test_a_tensor_captured_by_closure_is_refused() -> None:
     captured = torch.ones(1, dtype=torch.float64, requires_grad=True)
 
     class Captures(Conditioner):
@@ -154,7 +154,7 @@ def test_a_tensor_captured_by_closure_is_refused_in_words() -> None:
         compiled(net)(sample(requires_grad=True))
 
 
-def test_arguments_that_are_no_floating_tensors_are_refused_in_words() -> None:
+def test_arguments_that_are_no_floating_tensors_are_refused() -> None:
     net = InvertibleSequential(*[Leapfrog(2) for _ in range(2)], anchors=0)
     q, p = torch.randn(2, 2, 5, 4, requires_grad=True), torch.ones(2, 2, 5, 4).long()
     with pytest.raises(Unsupported, match=r"a state in torch\.int64 is not supported"):
@@ -164,14 +164,14 @@ def test_arguments_that_are_no_floating_tensors_are_refused_in_words() -> None:
 
 
 @pytest.mark.parametrize("guard", ["warn", "adapt"])
-def test_a_guard_that_goes_on_is_refused_in_words(guard) -> None:
+def test_a_guard_that_does_not_raise_is_refused(guard) -> None:
     net = stack(0, depth=3)
     net.guard = guard
     with pytest.raises(Unsupported, match=f"guard='{guard}' is not supported under"):
         compiled(net)(sample(requires_grad=True))
 
 
-def test_a_state_in_half_precision_without_a_guard_is_refused_in_words() -> None:
+def test_a_state_in_half_precision_without_a_guard_is_refused() -> None:
     net = stack(0, depth=3).bfloat16()
     net.guard = None
     with pytest.raises(

@@ -21,13 +21,11 @@ from tests.parts import Conditioner, Leapfrog, Reverse, Scale
 from tests.stacks import sample, stack
 
 # on a GPU a failed assertion would end CUDA for all tests that follow
-pytestmark = [*COMPILING, ON_THE_CPU]
+pytestmark = [*COMPILING, ON_THE_CPU, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(("anchors", "guard"), [(0, "raise"), (1, "raise"), (1, None)])
-def test_randomness_that_no_module_shows_is_noticed_in_the_backward_pass(
-    anchors, guard
-) -> None:
+def test_random_functions_raise_in_backward(anchors, guard) -> None:
     class Drops(Conditioner):
         def forward(self, x):
             return F.dropout(super().forward(x), 0.1)
@@ -53,9 +51,7 @@ class Tempered(Conditioner):
 
 @pytest.mark.parametrize(("guard", "factor"), [(None, 3), ("raise", 1 + 1e-9)])
 @pytest.mark.parametrize("name", ["first.weight", "second.weight", "temperature"])
-def test_what_is_changed_in_place_before_backward_is_noticed(
-    name, guard, factor
-) -> None:
+def test_tensors_changed_in_place_before_backward_raise(name, guard, factor) -> None:
     layers = [AdditiveCoupling(Tempered()) for _ in range(2)]
     net = InvertibleSequential(*layers, anchors=0, guard=guard).double()
     loss = compiled(net)(sample(requires_grad=True)).square().sum()
@@ -66,7 +62,7 @@ def test_what_is_changed_in_place_before_backward_is_noticed(
 
 
 @pytest.mark.parametrize("guard", ["raise", None])
-def test_the_output_changed_in_place_in_the_graph_is_noticed(guard) -> None:
+def test_an_output_changed_in_place_in_the_graph_raises(guard) -> None:
     layers = [AdditiveCoupling(Conditioner(2, 2)) for _ in range(2)]
     net = InvertibleSequential(*layers, anchors=0, guard=guard).double()
 
@@ -80,7 +76,7 @@ def test_the_output_changed_in_place_in_the_graph_is_noticed(guard) -> None:
         loss.backward()
 
 
-def test_a_wrong_inverse_is_noticed_in_the_backward_pass() -> None:
+def test_a_wrong_inverse_raises_in_backward() -> None:
     class Wrong(Scale):
         def inverse(self, y):
             return super().inverse(y) * 1.01
@@ -125,9 +121,7 @@ OFF = {
 @pytest.mark.parametrize(
     ("case", "fullgraph"), [("lossy", True), ("lossy", False), ("drifting", True)]
 )
-def test_a_state_rebuilt_wrongly_is_noticed_in_the_backward_pass(
-    case, fullgraph
-) -> None:
+def test_a_state_rebuilt_wrongly_raises_in_backward(case, fullgraph) -> None:
     make, message = OFF[case]
     layers, x = make()
     net = InvertibleSequential(*layers, anchors=0).to(x.dtype)
@@ -179,7 +173,7 @@ class Coarse(InvertibleModule):
         return y / self.scale.to(y.dtype) * 1.005
 
 
-def test_a_layer_is_not_blamed_for_a_coarser_one_above() -> None:
+def test_rounding_of_a_coarser_layer_above_is_allowed() -> None:
     net = InvertibleSequential(Reverse(), Coarse(), anchors=0)
     x = sample().float().requires_grad_()
     compiled(net)(x).sum().backward()
@@ -189,7 +183,7 @@ def test_a_layer_is_not_blamed_for_a_coarser_one_above() -> None:
         compiled(fine)(x).sum().backward()
 
 
-def test_nan_is_laid_at_the_layer_that_made_it() -> None:
+def test_nan_is_attributed_to_the_layer_that_made_it() -> None:
     net = stack(0, depth=3)
     with torch.no_grad():
         net[0].conditioner.second.weight.fill_(torch.nan)

@@ -12,7 +12,7 @@ from tests.integration.distributed.processes import ANCHORS
 from tests.integration.distributed.scenarios import GRADIENTS
 from tests.tolerances import assert_all_equal
 
-pytestmark = pytest.mark.xdist_group("two processes")
+pytestmark = [pytest.mark.xdist_group("two processes"), pytest.mark.slow]
 ROOT = Path(__file__).parents[3]
 
 

@@ -160,6 +160,7 @@ def test_results_are_those_of_plain_autograd(register, values, options) -> None:
     assert not torch.equal(expected[1], without[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("register", "values"), CASES)
 def test_a_hook_under_compile_is_refused(register, values) -> None:
     net = network(lambda module: register(module, **values), depth=1)
@@ -167,6 +168,7 @@ def test_a_hook_under_compile_is_refused(register, values) -> None:
         compiled(net)(sample(requires_grad=True))
 
 
+@pytest.mark.slow
 def test_hooks_of_the_state_dict_take_no_part() -> None:
     def register(module):
         for name in STATE_DICT_KINDS:

@@ -17,6 +17,7 @@ from tests.networks import error, gradient, images, orthogonal, stacked
 from tests.strategies import costly
 from tests.strategies import network_seeds as seeds
 
+pytestmark = pytest.mark.slow
 DEPTH = 400
 EPS = torch.finfo(torch.float32).eps
 

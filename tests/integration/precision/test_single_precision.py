@@ -8,6 +8,7 @@ from torch import nn
 
 from invtorch import InvertibleSequential, OrthogonalCoupling
 
+pytestmark = pytest.mark.slow
 DEPTH, CHANNELS, SIZE = 400, 16, 16
 
 

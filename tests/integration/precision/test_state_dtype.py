@@ -24,6 +24,7 @@ from tests.parts import Conditioner, Reverse
 from tests.strategies import costly
 from tests.strategies import network_seeds as seeds
 
+pytestmark = pytest.mark.slow
 FINE = {"anchors": 0, "state_dtype": torch.float64}
 
 
@@ -96,7 +97,7 @@ def test_float64_over_half_precision_needs_no_anchor(form, dtype, seed) -> None:
 @pytest.mark.filterwarnings("ignore:the state grows")
 @costly(2)
 @given(seed=seeds)
-def test_a_layer_is_not_blamed_for_the_rounding_of_coarser_ones_above(seed) -> None:
+def test_rounding_of_coarser_layers_above_is_allowed(seed) -> None:
     """A layer without parameters is exact; what it is given to invert is not."""
     torch.manual_seed(seed)
     couplings = orthogonal(1.0, 200)
@@ -187,6 +188,6 @@ def test_the_round_trip_is_that_of_the_higher_precision() -> None:
         assert error(net.inverse(net(x)), x) <= 1e-10
 
 
-def test_a_dtype_that_is_none() -> None:
+def test_invalid_state_dtype() -> None:
     with pytest.raises(ValueError, match=r"state_dtype is torch.int32, but must be a"):
         InvertibleSequential(state_dtype=torch.int32)

@@ -14,7 +14,7 @@ from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
 
-def test_nothing_is_saved_by_a_pure_layer(recorded_calls) -> None:
+def test_a_layer_in_closed_form_saves_nothing(recorded_calls) -> None:
     net, x = closed_form_network(0), sample(requires_grad=True)
     saved: list[Tensor] = []
     with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

@@ -135,9 +135,7 @@ OTHERS = [
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("change", OTHERS)
-def test_what_is_not_surely_pure_is_left_to_autograd(
-    anchors, recorded_calls, change
-) -> None:
+def test_modified_modules_are_left_to_autograd(anchors, recorded_calls, change) -> None:
     net, x = closed_form_network(anchors), sample(requires_grad=True)
     change(net)
     found, expected = both(net, gradients_of(net, x))
@@ -213,7 +211,7 @@ def test_a_mode_that_sees_every_operation(recorded_calls) -> None:
     assert counted.operations
 
 
-def test_a_mode_that_exchanges_functions_does_not_go_unnoticed(recorded_calls) -> None:
+def test_a_function_mode_that_changes_results_is_detected(recorded_calls) -> None:
     net, x = closed_form_network(0, chained), sample(requires_grad=True)
     with Doubled():  # PyTorch leaves it in a backward pass
         y = net(x)
@@ -236,7 +234,7 @@ def test_anomaly_detection_names_the_layer() -> None:
     assert "in layer" in str(caught.value.__notes__)
 
 
-def test_a_state_without_channels_is_refused_in_words() -> None:
+def test_a_state_without_channels_is_refused() -> None:
     net = InvertibleSequential(OrthogonalCoupling(nn.Linear(2, 2), channels=4))
     with pytest.raises(ValueError, match="does not have the 4 channels") as caught:
         net(torch.randn(4, requires_grad=True))

@@ -38,7 +38,7 @@ def test_slices_sums_and_repetitions_keep_the_options() -> None:
     assert len(net * 2) == 8
 
 
-def test_members_come_and_go() -> None:
+def test_members_can_be_added_and_removed() -> None:
     net = make(2)
     first, second, third = Scale(2), Scale(2), Scale(2)
     net.append(first)

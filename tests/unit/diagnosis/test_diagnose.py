@@ -53,6 +53,7 @@ def test_a_steep_layer_is_advised_to_be_bounded() -> None:
     assert "bound its scale" in found.recommendation
 
 
+@pytest.mark.slow
 def test_the_difference_to_plain_autograd() -> None:
     kept = diagnose(orthogonal(0.5, 8), images())  # every state is an anchor
     assert all(layer.difference < 1e-6 for layer in kept.layers)
@@ -74,6 +75,7 @@ def test_a_wrong_inverse_is_named() -> None:
     assert found.layers[3].round_trip > 1e-3 > found.layers[2].round_trip
 
 
+@pytest.mark.slow
 def test_drift_is_shown_and_its_cures_are_tried() -> None:
     found = diagnose(orthogonal(2.0, 200, anchors=0), images())
     assert found.gradient > 100 * found.plain

@@ -49,7 +49,7 @@ def test_a_block_may_keep_more_than_its_container() -> None:
 
 
 @ON_THE_CPU
-def test_a_container_keeps_at_least_what_it_was_told() -> None:
+def test_the_strategy_of_a_container_is_the_least_that_is_kept() -> None:
     net, x = stack(0), sample()
     for layer in net:
         layer.memory = "invert"

@@ -61,7 +61,7 @@ class Trainer:
         self.calls += 1
 
 
-def test_what_a_hook_belongs_to_is_not_copied() -> None:
+def test_the_owner_of_a_hook_is_not_copied() -> None:
     net, trainer = couplings(plain, memory="auto"), Trainer()
     net[0].register_forward_hook(trainer.hook)
     net(sample())

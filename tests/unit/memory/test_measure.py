@@ -16,7 +16,7 @@ def allocate(device: str = "cpu") -> torch.Tensor:
     return torch.ones(256, device=device)
 
 
-def test_bytes_on_the_cpu_count_whatever_else_there_is(monkeypatch) -> None:
+def test_bytes_on_the_cpu_are_counted_where_there_is_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert measure_memory(allocate) == Memory(peak=2048, live=1024)
 

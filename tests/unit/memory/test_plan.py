@@ -80,7 +80,7 @@ def test_the_peak_is_foreseen_and_within_the_budget(anchors, place) -> None:
     assert measured <= net.budget + 64  # and the loss, a number
 
 
-def test_both_ends_are_where_they_belong() -> None:
+def test_the_smallest_and_the_largest_budget() -> None:
     net, x = paper(anchors=0, budget=PLAIN), image()
     step = step_of(net, x)
     plain, times, budgets = net.plan.peak, [], []
@@ -175,7 +175,7 @@ class Forgetful(InvertibleModule):
         return y / self.scale * 1.1
 
 
-def test_a_layer_that_does_not_come_back_is_not_inverted() -> None:
+def test_a_layer_with_a_wrong_inverse_is_not_inverted() -> None:
     net = InvertibleSequential(
         Scale(4), Forgetful(), Scale(4), memory="auto", anchors=0
     )
@@ -210,7 +210,7 @@ def cost(seconds: dict[str, float]) -> Cost:
     return Cost("layer", 100, 100, 700, True, 50, work, seconds, 1e-8)
 
 
-def test_a_host_that_is_near_is_used_and_one_that_is_far_is_not() -> None:
+def test_offloading_is_chosen_only_where_it_is_faster() -> None:
     """A layer whose inverse is slow is kept on the host, if that is faster."""
     times = {"store": 3.0, "checkpoint": 4.0, "invert": 6.0}
     for transfer, wanted in ((4.5, "offload"), (9.0, "invert")):
@@ -252,7 +252,7 @@ def test_a_fraction_of_the_device() -> None:
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, 0.0, "4GB"])
-def test_budgets_that_are_none(budget) -> None:
+def test_invalid_budgets(budget) -> None:
     with pytest.raises(ValueError, match=f"budget is {budget!r}, but must be"):
         paper(depth=2, budget=budget)
 

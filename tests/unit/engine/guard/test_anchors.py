@@ -23,10 +23,10 @@ def test_an_anchored_run_equals_an_unanchored_one(seed, depth, data) -> None:
         | st.just("auto")
     )
     net, x = orthogonal(0.5, depth, anchors=0).double(), images().double()
-    pure = gradient(net, x)
+    inverted = gradient(net, x)
     net.anchors = anchors
     for _ in range(2):
-        assert error(gradient(net, x), pure) <= 1e-12
+        assert error(gradient(net, x), inverted) <= 1e-12
 
 
 @ON_THE_CPU
@@ -58,6 +58,7 @@ def drift(net, x, anchors) -> float:
     return max(errors) / torch.finfo(x.dtype).eps
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.filterwarnings("ignore:the state rebuilt")
 @pytest.mark.parametrize("form", ["algebraic", "paper", "additive"])

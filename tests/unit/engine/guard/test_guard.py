@@ -222,7 +222,7 @@ def test_a_default_device_elsewhere(device) -> None:
         assert fingerprint(states).numel() == 4
 
 
-def test_a_later_backward_on_the_same_pass_is_judged_anew() -> None:
+def test_a_second_backward_of_the_same_pass_is_guarded_again() -> None:
     net, x = net_with(Wrong(conditioner(1.0))), images()
     loss = net(x).square().mean()
     for _ in range(2):
@@ -243,7 +243,7 @@ def test_the_inverse_direction_is_guarded() -> None:
         net.inverse(images()).square().mean().backward()
 
 
-def test_a_state_that_starts_from_zero_is_no_breach() -> None:
+def test_a_state_that_starts_from_zero_passes_the_guard() -> None:
     step(orthogonal(0.5, DEPTH, anchors=0), torch.zeros(1, CHANNELS, 8, 8))
 
 
@@ -267,7 +267,7 @@ class Inner(nn.Module):
 
 
 @pytest.mark.parametrize("deeper", [False, True])
-def test_a_conditioner_inside_keeps_its_own_counsel(deeper) -> None:
+def test_a_container_in_a_conditioner_is_guarded_on_its_own(deeper) -> None:
     """A container in a conditioner is guarded for itself, once the pass is over."""
     layer = AdditiveCoupling(Inner())
     if deeper:

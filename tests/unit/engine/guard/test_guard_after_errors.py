@@ -58,7 +58,7 @@ def test_a_pass_that_failed_leaves_no_report_for_the_next(shift) -> None:
 
 
 @pytest.mark.parametrize("end", [0, 1, 2])
-def test_what_a_pass_that_failed_rebuilt_is_not_trusted(end, shift) -> None:
+def test_states_rebuilt_by_a_failed_pass_are_checked_again(end, shift) -> None:
     net, _, inner, loss = network(shift)
     broken_off(net, loss, inner[2], shift)
     with pytest.raises(DriftError):

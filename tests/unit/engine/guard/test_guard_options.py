@@ -65,7 +65,7 @@ def test_it_raises_where_no_anchor_helps() -> None:
 
 
 @pytest.mark.parametrize("state_dtype", [None, torch.float64])
-def test_growth_is_told_once(state_dtype) -> None:
+def test_growth_is_warned_of_once(state_dtype) -> None:
     net, x = orthogonal(2.0, 400, state_dtype=state_dtype), images()
     sizes = [float(x.norm())]
     hooks = [
@@ -81,7 +81,7 @@ def test_growth_is_told_once(state_dtype) -> None:
     step(net, x)
 
 
-def test_words_it_does_not_know() -> None:
+def test_unknown_words() -> None:
     with pytest.raises(ValueError, match="guard is 'rise', but can only be one of"):
         InvertibleSequential(guard="rise")
     with pytest.raises(ValueError, match="anchors is 'many', but the only word"):

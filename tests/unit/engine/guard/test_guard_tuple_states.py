@@ -78,7 +78,7 @@ def test_integers_must_come_back_exactly() -> None:
         net((a, ids))[0].sum().backward()
 
 
-def test_a_momentum_that_starts_from_zero_is_no_breach() -> None:
+def test_a_momentum_that_starts_from_zero_passes_the_guard() -> None:
     torch.manual_seed(0)
     net = InvertibleSequential(*[Leapfrog(2) for _ in range(50)], anchors=0)
     x = torch.randn(2, 2, 5, 5, requires_grad=True)

@@ -6,7 +6,7 @@ import weakref
 from tests.unit.engine.restore.test_module_state import conditioner, gradients, network
 
 
-def test_a_part_that_was_replaced_is_forgotten() -> None:
+def test_a_replaced_module_is_freed() -> None:
     net = network(anchors=0)
     gradients(net)
     part = weakref.ref(net[1].conditioner)
@@ -16,7 +16,7 @@ def test_a_part_that_was_replaced_is_forgotten() -> None:
     assert weight() is None
 
 
-def test_a_layer_that_its_part_knows_is_forgotten() -> None:
+def test_a_removed_layer_in_a_reference_cycle_is_freed() -> None:
     net = network(anchors=0)
     vars(net[-1].conditioner)["layer"] = net[-1]
     gradients(net)
@@ -26,7 +26,7 @@ def test_a_layer_that_its_part_knows_is_forgotten() -> None:
     assert layer() is None
 
 
-def test_a_layer_that_was_removed_is_forgotten() -> None:
+def test_a_removed_layer_is_freed() -> None:
     net = network(anchors=0)
     gradients(net)
     layer = weakref.ref(net[-1])

@@ -155,7 +155,7 @@ def test_what_changes_between_forward_and_backward(change, memory, trained) -> N
 
 @pytest.mark.parametrize("memory", ["invert", "checkpoint"])
 @pytest.mark.parametrize("change", BECOME_OTHERS)
-def test_modules_that_become_others_before_backward(change, memory) -> None:
+def test_modules_whose_class_changes_before_backward(change, memory) -> None:
     net = network(anchors=0, guard=None, memory=memory).requires_grad_(False)
     loss = weighed(net(sample(requires_grad=True)))
     change(net[3])
@@ -249,7 +249,7 @@ def test_a_copy_knows_its_own_modules(copied) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("memory", ["invert", "checkpoint"])
-def test_names_that_go_before_backward_stay_gone(memory) -> None:
+def test_attributes_deleted_before_backward_stay_deleted(memory) -> None:
     results = []
     for options in ({"anchors": 0, "memory": memory}, {"memory": "store"}):
         net, x = network(**options), sample(requires_grad=True)
