@@ -11,10 +11,12 @@ STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THR
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough check docs bench compare figures clean
+.PHONY: help demo test quick thorough check docs bench compare figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  one test, and first what failed last:"
+	@echo "    $(BIN)/python -m pytest -x --ff tests/unit/test_grid.py -k snapping"
 
 # A pinned version may vanish from the package index; the ranges of pyproject.toml stay.
 INSTALL := $(BIN)/python -m pip install --quiet
@@ -43,6 +45,10 @@ demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject,
 
 test: $(STAMP) ## run the tests (hypothesis profile "ci"); DEVICE=cuda runs them on a GPU
 	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+quick: $(STAMP) ## run the laws, unit and main integration tests on few drawn examples (a minute)
+	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
+	-m "not slow" tests/laws tests/unit tests/integration
 
 thorough: $(STAMP) ## run the tests with many more drawn examples
 	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,15 +1,18 @@
-"""Hypothesis profiles, the device, and what every test starts from.
+"""Hypothesis profiles, the device, and the fixtures that tests share.
 
 `make test DEVICE=cuda` lets the tests make their tensors on a GPU.
 """
 
+import gc
 import os
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from invtorch.engine import tape
 from tests import devices
+from tests.strategies import CI_EXAMPLES
 
 COMMON = {
     "deadline": None,
@@ -17,8 +20,9 @@ COMMON = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
+settings.register_profile("quick", max_examples=3, **COMMON)
 settings.register_profile("dev", max_examples=10, **COMMON)
-settings.register_profile("ci", max_examples=25, **COMMON)
+settings.register_profile("ci", max_examples=CI_EXAMPLES, **COMMON)
 settings.register_profile("thorough", max_examples=400, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 devices.begin()
@@ -34,3 +38,37 @@ def on_the_cpu():
 @pytest.fixture(autouse=True)
 def _fresh_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_little():
+    """Keep what is imported out of every `gc.collect()`, which else scans it all."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(params=[0, 3, 8], ids=["inversion", "3 anchors", "8 anchors"])
+def anchors(request) -> int:
+    return request.param
+
+
+@pytest.fixture
+def fresh_dynamo():
+    """Compile from nothing, and leave nothing compiled."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def recorded_calls(monkeypatch):
+    """Collect the closed form that each recorded call has, or None."""
+    calls: list[object] = []
+
+    def recorded(*call):
+        calls.append(original(*call))
+        return calls[-1]
+
+    original = tape.pure_frame
+    monkeypatch.setattr(tape, "pure_frame", recorded)
+    return calls

@@ -23,14 +23,14 @@ def stack(anchors: int, dropout: float = 0.0, depth: int = 10):
     """Return couplings of both kinds, half of them with derivatives that are known."""
     layers = []
     for i in range(depth):
-        pure = i % 4 in (1, 2)
-        conditioner = known(2, 2) if pure else Conditioner(2, 2, dropout=dropout)
+        closed_form = i % 4 in (1, 2)
+        conditioner = known(2, 2) if closed_form else Conditioner(2, 2, dropout=dropout)
         layer = (
             OrthogonalCoupling(conditioner, channels=4)
             if i % 2
             else AdditiveCoupling(conditioner)
         )
-        layers.append(WithoutContext(layer) if pure else layer)
+        layers.append(WithoutContext(layer) if closed_form else layer)
     return InvertibleSequential(*layers, anchors=anchors).double()
 
 
@@ -53,7 +53,9 @@ def chained(half: int) -> nn.Module:
     return known(half, half)
 
 
-def pure_network(anchors: int, block=gated, half: int = 2) -> InvertibleSequential:
+def closed_form_network(
+    anchors: int, block=gated, half: int = 2
+) -> InvertibleSequential:
     """Return couplings of both kinds whose derivatives are all known."""
     layers = [_coupling(i, block(half), half) for i in range(10)]
     return InvertibleSequential(*layers, anchors=anchors).double()

@@ -1,20 +1,36 @@
 """What hypothesis draws: the structure of a stack, and a seed for its values."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential
 from invtorch.base import MEMORY
 from tests.registry import MAKERS, PAIR_MAKERS, Maker
+from tests.tolerances import SINGLE, Gradients, assert_same_gradients
 
 names = st.sampled_from(sorted(MAKERS))
 directions = st.sampled_from(["forward", "inverse"])
 anchors = st.sampled_from([0, 3, 8])
+CI_EXAMPLES = 25  # of the profile "ci"
 DEEP = 12  # members of a deep stack: more than there are anchors
 memories = st.sampled_from(["invert", "checkpoint"])
+network_seeds = st.integers(0, 2**32 - 1)
+
+
+def costly(examples: int) -> settings:
+    """Draw a few examples that take long: `examples` of them in the profile "ci".
+
+    Other profiles draw as many more or fewer of them as they do of all others. None is
+    made smaller: a seed that fails is as good as any.
+    """
+    count = examples * settings.default.max_examples / CI_EXAMPLES
+    return settings(max_examples=max(1, round(count)), phases=[Phase.generate])
 
 
 @dataclass
@@ -37,6 +53,40 @@ class Example:
         self.module.memory = memory
         y = getattr(self.module, direction)(self.x, *self.context)
         return torch.autograd.grad(weighed(y), self.inputs, allow_unused=True)
+
+    def in_single(self) -> "Example":
+        """Return a copy in single precision, whose guard allows what it loses."""
+        example = copy.deepcopy(self)
+        for tensor in (*example.module.parameters(), *example.module.buffers()):
+            tensor.grad = None
+            tensor.data = tensor.data.to(SINGLE.get(tensor.dtype, tensor.dtype))
+        for module in example.module.modules():
+            if isinstance(module, InvertibleSequential):
+                module.guard = None
+        state = self.x if isinstance(self.x, tuple) else (self.x,)
+        x, example.context = (
+            tuple(map(single, tensors)) for tensors in (state, self.context)
+        )
+        example.x = x if isinstance(self.x, tuple) else x[0]
+        return example
+
+
+def single(tensor: Tensor) -> Tensor:
+    """Return a leaf in single precision that needs a gradient if `tensor` does."""
+    leaf = tensor.detach().to(SINGLE[tensor.dtype])
+    return leaf.requires_grad_(tensor.requires_grad)
+
+
+def assert_as_plain(
+    example: Example, memory: str, gradients: Callable[[Example, str], Gradients]
+) -> None:
+    """Assert that a strategy gives the gradients of plain autograd."""
+
+    def both(example: Example) -> tuple[Gradients, Gradients]:
+        expected = gradients(example, "store")
+        return gradients(example, memory), expected
+
+    assert_same_gradients(*both(example), lambda: both(example.in_single()))
 
 
 def weighed(y: Tensor | tuple[Tensor, ...]) -> Tensor:

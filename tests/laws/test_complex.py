@@ -11,7 +11,14 @@ from invtorch import AffineCoupling, Householder1x1, InvertibleSequential
 from invtorch.functional import householder_product
 from tests.registry import MAKERS
 from tests.stacks import alternating
-from tests.strategies import anchors, directions, memories, weighed
+from tests.strategies import (
+    Example,
+    anchors,
+    assert_as_plain,
+    directions,
+    memories,
+    weighed,
+)
 from tests.tolerances import assert_all_equal, assert_equal
 
 pytestmark = pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
@@ -64,13 +71,12 @@ def test_gradients(name, real_basis, anchors, memory, direction, seed) -> None:
     )
     net.anchors = anchors
 
-    def gradients(strategy):
-        net.memory = strategy
-        y = getattr(net, direction)(x, context)
-        inputs = [x, context, *net.parameters()]
-        return grad(real(y), inputs, allow_unused=True)
+    def gradients(example, strategy):
+        example.module.memory = strategy
+        y = getattr(example.module, direction)(example.x, *example.context)
+        return grad(real(y), example.inputs, allow_unused=True)
 
-    assert_all_equal(gradients(memory), gradients("store"))
+    assert_as_plain(Example(net, x, (context,)), memory, gradients)
 
 
 @given(names, st.booleans(), anchors, memories, directions, seeds)
@@ -83,15 +89,15 @@ def test_second_order(name, real_basis, anchors, memory, direction, seed) -> Non
     )
     net.anchors = anchors
 
-    def second_order(strategy):
-        net.memory = strategy
-        inputs = [x, context, *net.parameters()]
-        loss = real(getattr(net, direction)(x, context))
+    def second_order(example, strategy):
+        example.module.memory = strategy
+        inputs = example.inputs
+        loss = real(getattr(example.module, direction)(example.x, *example.context))
         first = grad(loss, inputs, create_graph=True, materialize_grads=True)
         penalty = sum((g * g.conj()).real.sum() for g in first) + 0 * loss
         return grad(penalty, inputs, materialize_grads=True)
 
-    assert_all_equal(second_order(memory), second_order("store"))
+    assert_as_plain(Example(net, x, (context,)), memory, second_order)
 
 
 @given(st.integers(1, 6), seeds)

@@ -10,18 +10,20 @@ from tests.registry import MAKERS
 from tests.stacks import alternating
 from tests.strategies import (
     Example,
+    assert_as_plain,
     directions,
     memories,
     stacks,
     weighed,
 )
-from tests.tolerances import assert_all_equal
 
 
 @given(stacks(), memories, directions)
 def test_gradients_equal_plain_autograd(example: Example, memory, direction) -> None:
-    expected = example.gradients("store", direction)
-    assert_all_equal(example.gradients(memory, direction), expected)
+    def gradients(example, strategy):
+        return example.gradients(strategy, direction)
+
+    assert_as_plain(example, memory, gradients)
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
@@ -35,33 +37,40 @@ def test_deep_stacks_of_one_kind(name, anchors, direction, memory, seed) -> None
     x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
     context = torch.randn(2, 1, 5, dtype=torch.float64, requires_grad=True)
     example = Example(net.double(), x, (context,))
-    expected = example.gradients("store", direction)
-    assert_all_equal(example.gradients(memory, direction), expected)
+
+    def gradients(example, strategy):
+        return example.gradients(strategy, direction)
+
+    assert_as_plain(example, memory, gradients)
 
 
 @given(stacks(max_layers=3), memories)
 def test_backward_fills_grad_as_plain_autograd_does(example: Example, memory) -> None:
-    expected = example.gradients("store")
-    example.module.memory = memory
-    weighed(example.module(example.x, *example.context)).backward()
-    assert_all_equal([t.grad for t in example.inputs], expected)
+    def gradients(example, strategy):
+        if strategy == "store":
+            return example.gradients(strategy)
+        example.module.memory = strategy
+        weighed(example.module(example.x, *example.context)).backward()
+        return [t.grad for t in example.inputs]
+
+    assert_as_plain(example, memory, gradients)
 
 
 @given(stacks(max_layers=3), memories, directions)
 def test_log_det_gradients_equal_plain_autograd(example, memory, direction) -> None:
-    def gradients(strategy):
+    def gradients(example, strategy):
         example.module.memory = strategy
         call = getattr(example.module, f"{direction}_and_log_det")
         y, log_det = call(example.x, *example.context)
         loss = weighed(y) + (log_det * log_det).sum()
         return torch.autograd.grad(loss, example.inputs, allow_unused=True)
 
-    assert_all_equal(gradients(memory), gradients("store"))
+    assert_as_plain(example, memory, gradients)
 
 
 @given(stacks(max_layers=3), memories)
 def test_second_order_gradients_equal_plain_autograd(example, memory) -> None:
-    def second_order(strategy):
+    def second_order(example, strategy):
         inputs = example.inputs
         example.module.memory = strategy
         y = example.module(example.x, *example.context)
@@ -69,7 +78,7 @@ def test_second_order_gradients_equal_plain_autograd(example, memory) -> None:
         penalty = sum((g * g).sum() for g in first) + 0 * weighed(y)
         return grad(penalty, inputs, materialize_grads=True)
 
-    assert_all_equal(second_order(memory), second_order("store"))
+    assert_as_plain(example, memory, second_order)
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))

@@ -45,7 +45,7 @@ def test_log_det_is_that_of_the_jacobian(example: Example, direction: str) -> No
 
 
 @given(modules(), st.data())
-def test_samples_of_a_batch_do_not_touch_each_other(example, data) -> None:
+def test_samples_of_a_batch_are_independent(example, data) -> None:
     x, context = example.x, example.context
     i = data.draw(st.integers(0, len(x) - 1))
     alone = example.module(x[i : i + 1], *(c[i : i + 1] for c in context))

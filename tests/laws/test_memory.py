@@ -45,8 +45,8 @@ def test_live_bytes_after_forward_are_equal_at_every_depth(direction) -> None:
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize("kind", sorted(MAKERS))
-def test_live_bytes_do_not_know_depth_for_any_module(kind, direction) -> None:
-    live = [live_states(depth, direction, kind, anchors=0) for depth in (8, 64)]
+def test_live_bytes_are_equal_at_every_depth_for_any_module(kind, direction) -> None:
+    live = [live_states(depth, direction, kind, anchors=0) for depth in (8, 32)]
     assert live == [1.0, 1.0]
 
 
@@ -86,7 +86,7 @@ def test_the_peak_of_a_step_is_flat(kind, anchors) -> None:
             parameter.grad = torch.zeros_like(parameter)
         return measure_memory(lambda: net(x).square().sum().backward()).peak
 
-    assert peak(60) <= peak(20) <= 1.05 * peak(60)
+    assert peak(40) <= peak(12) <= 1.05 * peak(40)
 
 
 @pytest.mark.parametrize("anchors", [0, 8])
@@ -110,6 +110,7 @@ def peak_in_states(net, x) -> float:
     return measure_memory(lambda: net(x).square().mean().backward()).peak / x.nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "channels", "hidden", "size"), [(2, 32, 2, 16), (1, 64, 64, 64)]
 )
@@ -138,6 +139,7 @@ def test_an_additive_network_takes_six_states_at_every_depth(
     assert stored[1] > 70 > 14 > stored[0]
 
 
+@pytest.mark.slow
 def test_accumulation_holds_no_second_copy_of_all_gradients() -> None:
     """At 100 layers of the paper, all gradients together are 64 states."""
     layers = [

@@ -1,0 +1,74 @@
+"""One evaluation of the inner network in backward, for every layer we ship."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
+from tests.parts import Conditioner, Scale
+from tests.registry import MAKERS
+
+WITH_CONDITIONER = [
+    name
+    for name, make in MAKERS.items()
+    if any(isinstance(m, Conditioner) for m in make(4, 2).modules())
+]
+
+
+def evaluations(net) -> int:
+    conditioners = (m for m in net.modules() if isinstance(m, Conditioner))
+    return sum(m.evaluations for m in conditioners)
+
+
+@pytest.mark.parametrize("name", WITH_CONDITIONER)
+@pytest.mark.parametrize("anchors", [0, 2])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("suffix", ["", "_and_log_det"])
+def test_a_step_evaluates_every_conditioner_twice(
+    name, anchors, direction, suffix
+) -> None:
+    net = InvertibleSequential(*[MAKERS[name](4, 2) for _ in range(6)], anchors=anchors)
+    conditioners = sum(isinstance(m, Conditioner) for m in net.modules())
+    output = getattr(net, direction + suffix)(torch.randn(1, 4, 5, 5))
+    assert evaluations(net) == conditioners
+    (output[0] if suffix else output).sum().backward()
+    assert evaluations(net) == 2 * conditioners
+
+
+@pytest.mark.parametrize("anchors", [0, 2])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_a_step_of_the_paper_s_layer_evaluates_every_block_twice(
+    anchors, direction
+) -> None:
+    blocks = [GatedResidualBlock(2, 2, hidden=3, stride=2) for _ in range(6)]
+    layers = [OrthogonalCoupling(block, channels=4) for block in blocks]
+    calls = Counter()
+    for i, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, i=i: calls.update([i]))
+    net = InvertibleSequential(*layers, anchors=anchors)
+    output = getattr(net, direction)(torch.randn(1, 4, 5, 5))
+    assert calls == Counter(range(6))
+    output.sum().backward()
+    assert calls == Counter(2 * [*range(6)])
+
+
+def test_the_registry_has_layers_with_a_conditioner() -> None:
+    assert len(WITH_CONDITIONER) >= 5
+
+
+def test_a_layer_without_replay_is_inverted_and_evaluated_again() -> None:
+    calls = []
+
+    class Traced(Scale):
+        def forward(self, x):
+            calls.append("forward")
+            return super().forward(x)
+
+        def inverse(self, y):
+            calls.append("inverse")
+            return super().inverse(y)
+
+    net = InvertibleSequential(Traced(4), Traced(4), anchors=0)
+    net(torch.randn(1, 4, 3, 3)).sum().backward()
+    assert calls == ["forward"] * 2 + ["inverse", "forward"] * 2

@@ -1,0 +1,99 @@
+"""Validation on two real processes gives the scores of a single one."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mri_example.data import Simulation
+from mri_example.evaluation import evaluate
+from mri_example.reconstruction import reconstruct
+from mri_example.training import MaskConfig, load
+from tests.mri.distributed_validation import MODELS, validate
+
+pytestmark = [
+    pytest.mark.xdist_group("two processes"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("root")
+    """Return a data root with 7 slices, or 2 + 3 slabs, to validate."""
+    volumes = {"val/a": 3, "val/b": 4, "train/c": 3}
+    for name, slices in volumes.items():
+        head = np.random.default_rng(0).random((slices, 16, 16))
+        path = root / f"singlecoil_{name}.h5"
+        Simulation(16).write(path, head.astype(np.float32), "x")
+    return root
+
+
+@pytest.fixture(scope="module")
+def ranks(root):
+    """Return what both processes found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.mri.distributed_validation",
+                root,
+                root,
+                rank,
+            ],
+            cwd=ROOT,
+            env=os.environ | world | {"LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+    return [json.loads((root / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_rank_takes_its_part_and_one_slice_is_taken_twice(ranks, root, name):
+    alone = validate(root, name, devices=1)["seen"]
+    parts = [[tuple(item) for item in rank[name]["seen"]] for rank in ranks]
+    assert len(alone) % 2 == 1
+    assert [len(part) for part in parts] == [(len(alone) + 1) // 2] * 2
+    times = Counter(item for part in parts for item in part)
+    assert set(times) == set(alone)
+    assert sorted(times.values())[-2:] == [1, 2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_are_those_of_a_single_process(ranks, root, name):
+    alone = validate(root, name, devices=1)["scores"]
+    for rank in ranks:
+        assert rank[name]["scores"] == pytest.approx(alone, rel=1e-6)
+
+
+def test_training_on_two_ranks_logs_the_numbers_of_evaluate(ranks, root):
+    val, out = root / "singlecoil_val", root / "out"
+    log = (root / "run/log/version_0/metrics.csv").read_text().splitlines()
+    (logged,) = [row for row in csv.DictReader(log) if row["validation_psnr"]]
+    model, masks = load(root / "run/last.ckpt"), MaskConfig().build()
+    reconstruct(model, val, out, masks, batch_size=1, progress=False)
+    for metric, value in asdict(evaluate(val, out).summary.mean).items():
+        assert float(logged[f"validation_{metric}"]) == pytest.approx(value, rel=1e-5)

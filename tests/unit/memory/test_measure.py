@@ -1,0 +1,57 @@
+"""Bytes are counted where they are asked for, told apart, and written."""
+
+import pytest
+import torch
+
+from invtorch.engine import amount
+from invtorch.planning import Memory, measure_memory, memory_report
+from tests.devices import ON_THE_CPU
+from tests.unit.memory.test_plan import STATE, image, paper
+
+pytestmark = ON_THE_CPU
+
+
+def allocate(device: str = "cpu") -> torch.Tensor:
+    torch.ones(512, device=device)  # freed at once
+    return torch.ones(256, device=device)
+
+
+def test_bytes_on_the_cpu_are_counted_where_there_is_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert measure_memory(allocate) == Memory(peak=2048, live=1024)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_bytes_on_a_gpu() -> None:
+    on_gpu = measure_memory(lambda: allocate("cuda"), device="cuda")
+    assert on_gpu == Memory(peak=2048, live=1024)
+
+
+def test_other_devices_cannot_be_counted() -> None:
+    with pytest.raises(ValueError, match="device is 'meta', but memory can be"):
+        measure_memory(allocate, device="meta")
+
+
+def test_a_report_tells_apart_what_a_step_takes() -> None:
+    net, x = paper(anchors=0), image()
+    net.memory = "invert"
+    optimizer = torch.optim.Adam(net.parameters())
+    net(x).sum().backward()
+    optimizer.step()
+    before = [p.grad for p in net.parameters()]
+    found = memory_report(lambda: net(x).sum().backward(), net, optimizer)
+    size = sum(p.nbytes for p in net.parameters())
+    assert found.parameters == found.gradients == size
+    assert 2 * size <= found.optimizer <= 2 * size + 4 * len(before)
+    assert 5 * STATE < found.activations < 30 * STATE
+    assert found.cache == 0
+    assert all(p.grad is g for p, g in zip(net.parameters(), before, strict=True))
+    assert str(found).splitlines()[-1].startswith("in all")
+
+
+def test_amounts_are_written_to_three_digits() -> None:
+    counts = [0, 9, 999, 1000, 12_345, 999_499, 999_500, 10**6, 5 * 10**12, 10**16]
+    assert [amount(count) for count in counts] == [
+        *("0 B", "9 B", "999 B", "1 kB", "12.3 kB", "999 kB", "1 MB", "1 MB"),
+        *("5 TB", "1e+04 TB"),
+    ]
