@@ -1,10 +1,11 @@
-"""Measuring what a training step takes."""
+"""Count the bytes that a call allocates and frees."""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -15,9 +16,7 @@ from torch.autograd.profiler import profile, record_function
 
 T = TypeVar("T")
 BETWEEN = "invtorch: the second call"
-
-# The profiler, as soon as it is used, would say when it starts and stops.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 class Memory(NamedTuple):
@@ -93,14 +92,40 @@ def measure_two(
     return _counted(changes[:place]), _counted(changes[place + 1 :])
 
 
-def _profiled() -> profile:
+@contextmanager
+def _profiled() -> Iterator[profile]:
+    """Profile the memory of what is called inside.
+
+    Raises:
+        RuntimeError: If a profiler is running.
+    """
     if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
         raise RuntimeError(
-            "memory is counted by PyTorch's profiler, which runs already and does not "
-            'nest: if it is a container with memory="auto" that is profiled, call it '
-            "once before on an input of this kind, so that it has its plan"
+            "memory is counted by PyTorch's profiler, which does not nest: end the "
+            'other one, or with memory="auto", call it once before on an input like it'
         )
-    return profile(profile_memory=True)
+    record = profile(profile_memory=True)
+    with ExitStack() as stack:
+        with _quiet():
+            stack.enter_context(record)
+        yield record
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the profiler from logging that it starts and stops.
+
+    Kineto reads its log level once, when a profiler first starts. A level that the user
+    set is left alone, and none is left behind.
+    """
+    if LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "99"
+    try:
+        yield
+    finally:
+        os.environ.pop(LOG_LEVEL, None)
 
 
 def _counted(changes: Iterable[int | None]) -> Memory:
