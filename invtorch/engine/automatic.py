@@ -1,13 +1,14 @@
-"""`memory="auto"`: a plan for every kind of input, made when it is first seen."""
+"""`memory="auto"`: a plan for each kind of input, made when it is first seen."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from invtorch.base import Pass, Step
+from invtorch.base import MEMORY, Composite, Pass, Step
 from invtorch.engine.anchors import Anchors
 from invtorch.engine.budget import Plan, plan
 from invtorch.engine.calls import elementary
@@ -18,7 +19,7 @@ from invtorch.engine.riding import tensors_in
 
 
 class Automatic:
-    """Measures the layers of a pass once, and plans what is kept of each.
+    """Measures the layers of a pass once, and plans the strategy of each.
 
     Args:
         budget: Bytes that activations may take, or a fraction of the device's memory.
@@ -59,7 +60,7 @@ class Automatic:
         kinds = tuple((t.shape, t.dtype, t.device) for t in given)
         modes = tuple(map(_mode, steps))
         places = anchors.places(len(steps))
-        asked = tuple(step.module.memory for step in steps)
+        asked = tuple(_asked(walk.steps))
         seen = kinds, modes, asked, places, self.budget
         if seen not in self.plans:
             if (kinds, modes) not in self.costs:
@@ -70,6 +71,7 @@ class Automatic:
                 places,
                 self._bytes(tensors[0].device),
                 max(eps_of(t.dtype) for t in tensors),
+                asked,
             )
         self.latest = self.plans[seen]
         return self.latest.strategies
@@ -85,6 +87,17 @@ def capacity(device: torch.device) -> int:
         total: int = torch.cuda.get_device_properties(device).total_memory
         return total
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _asked(steps: Sequence[Step], outside: str = "invert") -> Iterator[str]:
+    """Yield what each layer, or a container around it, asks to keep at least."""
+    for step in steps:
+        own = step.module.memory
+        memory = max(outside, own if own in MEMORY else outside, key=MEMORY.index)
+        if isinstance(step.module, Composite):
+            yield from _asked(step.module._steps(step.direction), memory)
+        else:
+            yield memory
 
 
 def _mode(step: Step) -> tuple[Any, ...]:
