@@ -78,18 +78,33 @@ def measure_two(
     The second is given the result of the first. To count both at once is to know the
     size of what the second one frees.
     """
-    gc.collect()
-    if device.type == "cuda":
-        results: list[T] = []
-        before = _measure_cuda(lambda: results.append(first()), device)
-        return before, _measure_cuda(lambda: second(results.pop()), device)
-    with _profiled() as record:
-        result = first()
-        with record_function(BETWEEN):
-            second(result)
+    with _uncollected():
+        if device.type == "cuda":
+            results: list[T] = []
+            before = _measure_cuda(lambda: results.append(first()), device)
+            return before, _measure_cuda(lambda: second(results.pop()), device)
+        with _profiled() as record:
+            result = first()
+            with record_function(BETWEEN):
+                second(result)
     changes = list(_changes(record))
     place = next(i for i, change in enumerate(changes) if change is None)
     return _counted(changes[:place]), _counted(changes[place + 1 :])
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from freeing what was allocated before.
+
+    To collect first would do, too, but takes longer than to measure a layer.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
