@@ -119,7 +119,7 @@ def plan(
 class _Layers:
     """The layers of a pass, and the orders in which they can be raised.
 
-    Args: Those of `plan`.
+    The arguments are those of `plan`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Copies to experiment with: what is done to them reaches nothing of the original."""
+"""Copy layers, states and contexts, so that measuring changes no original."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 def copied(module: nn.Module, *riding: Any) -> tuple[Any, ...]:
     """Copy a module and what it is called with.
 
-    Tensors that have a graph are copied without it, and need a gradient as before. Of
-    the hooks only those stay that compute weights.
+    Tensors that have a graph are copied without it, and require a gradient as before.
+    The only hooks that are copied are those that compute weights.
 
     Args:
         module: The module.
