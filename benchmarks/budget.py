@@ -1,8 +1,8 @@
 """Time against memory: `python -m benchmarks.budget`.
 
-A chain of the paper's layers is given budgets from pure inversion to plain autograd.
-For each the plan's peak is compared with the measured one, and steps are timed, the
-budgets taking turns.
+A chain of the paper's layers runs under budgets from pure inversion to plain autograd.
+For each, the plan's peak is compared with the measured one, and steps are timed with
+the budgets interleaved.
 """
 
 import functools

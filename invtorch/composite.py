@@ -136,18 +136,22 @@ def elementary(steps: Sequence[Step]) -> list[Step]:
     """
     flat: list[Step] = []
     for step in steps:
-        inner = _inner_steps(step)
+        inner = inner_steps(step)
         if inner is None:
             flat.append(step)
         else:
-            flat += [s._replace(context=s.context and step.context) for s in inner]
+            flat += [
+                s._replace(context=s.context and step.context)
+                for s in elementary(inner)
+            ]
     return flat
 
 
-def _inner_steps(step: Step) -> list[Step] | None:
+def inner_steps(step: Step) -> list[Step] | None:
+    """Return the steps that a composite or an inverse view consists of, else `None`."""
     module = step.module
     if isinstance(module, Composite):
-        return elementary(module._steps(step.direction))
+        return module._steps(step.direction)
     if isinstance(module, Inverse):
-        return elementary([Step(module.module, OPPOSITE[step.direction])])
+        return [Step(module.module, OPPOSITE[step.direction])]
     return None

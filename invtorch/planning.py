@@ -1,7 +1,7 @@
-"""The memory of a training step: measured, planned, and reported by kind.
+"""Measure the memory of a training step, and show how it was planned.
 
-`InvertibleSequential(..., memory="auto", budget=...)` makes a `Plan` for the input that
-it sees first; `net.plan` shows it.
+`InvertibleSequential(..., memory="auto", budget=...)` makes a `Plan` when it first sees
+an input; `net.plan` shows it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ __all__ = ["Memory", "MemoryReport", "Plan", "measure_memory", "memory_report"]
 
 
 class MemoryReport(NamedTuple):
-    """What the memory of a training step is made of, in bytes; `print` shows a table.
+    """The memory of a training step by its parts, in bytes; `print` shows a table.
 
     Attributes:
         parameters: Parameters and buffers.
-        gradients: Gradients of the parameters, when all are there.
-        optimizer: What the optimizer keeps, such as running means of gradients.
-        activations: The most that forward and backward pass hold besides.
-        cache: What the allocator of a GPU keeps in reserve and `nvidia-smi` counts as
-            used; none on the CPU.
+        gradients: Gradients of all parameters.
+        optimizer: State of the optimizer, such as running means of gradients.
+        activations: Peak of everything else during forward and backward pass.
+        cache: Memory that the allocator of a GPU holds in reserve and `nvidia-smi`
+            counts as used; 0 on the CPU.
     """
 
     parameters: int
@@ -47,17 +47,17 @@ def memory_report(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> MemoryReport:
-    """Tell apart what a training step takes.
+    """Report the memory of a training step by its parts.
 
-    Only activations are what a memory strategy saves; parameters, gradients and the
-    optimizer's state grow with depth whatever is done, and a GPU's allocator keeps in
-    reserve what was freed.
+    A memory strategy saves activations only. Parameters, gradients and the optimizer's
+    state grow with depth under every strategy, and the allocator of a GPU holds freed
+    memory in reserve.
 
     Args:
         call: The forward and backward pass, without the optimizer's step. It is called
-            twice; gradients are afterwards what they were.
+            twice; the gradients are restored afterwards.
         model: The model whose parameters count.
-        optimizer: What keeps more for each parameter, after its first step.
+        optimizer: The optimizer, after its first step.
 
     Examples:
         >>> layer = nn.Linear(8, 8, bias=False)

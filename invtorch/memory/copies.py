@@ -1,4 +1,4 @@
-"""Copies to experiment with: what is done to them reaches nothing of the original."""
+"""Copy layers, states and contexts, so that measuring changes no original."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from invtorch.engine.restore.context import tensors_in
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
-def copied(module: nn.Module, *riding: Any) -> tuple[Any, ...]:
+def copied(module: nn.Module, *arguments: Any) -> tuple[Any, ...]:
     """Copy a module and what it is called with.
 
-    Tensors that have a graph are copied without it, and need a gradient as before. Of
-    the hooks only those stay that compute weights.
+    Tensors that have a graph are copied without it, and require a gradient as before.
+    The only hooks that are copied are those that compute weights.
 
     Args:
         module: The module.
-        riding: States and contexts.
+        arguments: States and contexts.
 
     Returns:
         The copies of the module and of each of the others.
     """
-    memo: dict[int, Any] = {id(t): _cut(t) for t in tensors_in(riding)}
+    memo: dict[int, Any] = {id(t): _cut(t) for t in tensors_in(arguments)}
     memo |= {id(t): _cut(t) for t in _attached(module)}
     for part in module.modules():
         memo |= {id(hooks): _of_torch(hooks) for hooks in _hooks(part)}
     try:
-        return deepcopy((module, *riding), memo)
+        return deepcopy((module, *arguments), memo)
     except Exception as error:
         error.add_note(
             f'memory="auto" could not copy {type(module).__name__} or its context to '

@@ -1,10 +1,10 @@
-"""What each layer of a pass costs under each strategy: bytes, seconds, digits."""
+"""Measure what each layer of a pass costs under each strategy."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,8 @@ from invtorch.precision import is_differentiable
 from invtorch.recording import Recording
 from invtorch.replay import Tensors
 
-REPETITIONS = 5
+REPETITIONS = 7
+NOISE = 0.1  # by which times differ from one moment to another, relatively
 
 
 class Cost(NamedTuple):
@@ -40,6 +41,7 @@ class Cost(NamedTuple):
         work: Bytes that its backward pass takes for a while, by strategy.
         seconds: Time of its forward and backward pass, by strategy.
         round_trip: Relative distance of its rebuilt input from the true one.
+        noise: How far a difference of two of these times may be off.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Cost(NamedTuple):
     work: dict[str, int]
     seconds: dict[str, float]
     round_trip: float
+    noise: float = 0.0
 
 
 def measure_costs(
@@ -77,11 +80,11 @@ def measure_costs(
             key = _signature(step, state)
             if key not in known:
                 known[key] = _measure(step, state, context)
-            module, given, riding = copied(step.module, state, context)
+            module, given, own_context = copied(step.module, state, context)
             copy = step._replace(module=module)
             with torch.no_grad():
-                state = copy(given, riding)
-                error = _round_trip(copy, given, riding)
+                state = copy(given, own_context)
+                error = _round_trip(copy, given, own_context)
             found.append(known[key]._replace(label=label, round_trip=error))
     return found
 
@@ -112,6 +115,7 @@ def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
     strategies += ["offload"] if tensors[0].is_cuda else []
     counted = {name: trial.count(name) for name in strategies}
     outside, (inside, _) = counted["store"][0], trial.count("store", copies=1)
+    seconds, noise = trial.seconds(strategies)
     return Cost(
         label="",
         state=bytes_of(tensors),
@@ -120,8 +124,9 @@ def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
         holds_input=inside.live > outside.live,
         forward=outside.peak - outside.live,
         work={name: backward.peak for name, (_, backward) in counted.items()},
-        seconds=trial.seconds(strategies),
+        seconds=seconds,
         round_trip=0.0,  # that of each layer is put in
+        noise=noise,
     )
 
 
@@ -129,7 +134,7 @@ class _Trial:
     """One layer, run alone under each strategy; it and what it is given are copies."""
 
     def __init__(self, step: Step, state: Any, context: tuple[Any, ...]) -> None:
-        self.walk = Pass([step])
+        self.chain = Pass([step])
         self.step = step
         self.single = isinstance(state, Tensor)
         self.context = context
@@ -156,17 +161,23 @@ class _Trial:
             lambda: self._forward(memory, copies), self._backward, self.device
         )
 
-    def seconds(self, strategies: Sequence[str]) -> dict[str, float]:
+    def seconds(self, strategies: Sequence[str]) -> tuple[dict[str, float], float]:
         """Time a forward and backward pass under each strategy, by turns.
 
-        The least of some times is what the load of the machine spoils least. Evaluating
-        nothing again is never slower than evaluating it.
+        Load only makes a time longer, so the shortest one counts. Storing evaluates
+        nothing twice and is never slower than rebuilding.
+
+        Returns:
+            The times, and how far a difference of two of them may be off.
         """
-        found = dict.fromkeys(strategies, math.inf)
-        for _ in range(REPETITIONS):
-            for name in strategies:
-                found[name] = min(found[name], self._timed(name))
-        return found | {"store": min(found.values())}
+        rounds = [
+            [self._timed(name) for name in strategies] for _ in range(REPETITIONS)
+        ]
+        times = dict(zip(strategies, zip(*rounds, strict=True), strict=True))
+        found = {name: min(repeated) for name, repeated in times.items()}
+        spreads = sorted(median(times[name]) - found[name] for name in strategies)
+        found["store"] = min(found.values())
+        return found, sum(spreads[-2:]) + NOISE * found["store"]
 
     def _timed(self, memory: str) -> float:
         start = self._clock()
@@ -185,7 +196,7 @@ class _Trial:
     def _forward(self, memory: str, copies: int) -> Tensors:
         recorder = Store() if memory == "store" else Tape(memory, frozenset(), None)
         with torch.enable_grad(), Recording(recorder):
-            output = self.walk(self._given(copies), self.context)
+            output = self.chain(self._given(copies), self.context)
         recorder.end()
         return as_tensors(output)
 

@@ -1,10 +1,11 @@
-"""Measuring what a training step takes."""
+"""Count the bytes that a call allocates and frees."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -16,9 +17,7 @@ from invtorch import _torch
 
 T = TypeVar("T")
 BETWEEN = "invtorch: the second call"
-
-# The profiler, as soon as it is used, would say when it starts and stops.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 class Memory(NamedTuple):
@@ -80,28 +79,69 @@ def measure_two(
     The second is given the result of the first. To count both at once is to know the
     size of what the second one frees.
     """
-    gc.collect()
-    if device.type == "cuda":
-        results: list[T] = []
-        before = _measure_cuda(lambda: results.append(first()), device)
-        return before, _measure_cuda(lambda: second(results.pop()), device)
-    with _profiled() as record:
-        result = first()
-        with record_function(BETWEEN):
-            second(result)
+    with _uncollected():
+        if device.type == "cuda":
+            results: list[T] = []
+            before = _measure_cuda(lambda: results.append(first()), device)
+            return before, _measure_cuda(lambda: second(results.pop()), device)
+        with _profiled() as record:
+            result = first()
+            with record_function(BETWEEN):
+                second(result)
     changes = list(_torch.recorded_allocations(record, BETWEEN))
     place = next(i for i, change in enumerate(changes) if change is None)
     return _counted(changes[:place]), _counted(changes[place + 1 :])
 
 
-def _profiled() -> profile:
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from freeing what was allocated before.
+
+    To collect first would do, too, but takes longer than to measure a layer.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def _profiled() -> Iterator[profile]:
+    """Profile the memory of what is called inside.
+
+    Raises:
+        RuntimeError: If a profiler is running.
+    """
     if _torch.is_profiling():
         raise RuntimeError(
-            "memory is counted by PyTorch's profiler, which runs already and does not "
-            'nest: if it is a container with memory="auto" that is profiled, call it '
-            "once before on an input of this kind, so that it has its plan"
+            "memory is counted by PyTorch's profiler, which does not nest: end the "
+            'other one, or with memory="auto", call it once before on an input like it'
         )
-    return profile(profile_memory=True)
+    record = profile(profile_memory=True)
+    with ExitStack() as stack:
+        with _quiet():
+            stack.enter_context(record)
+        yield record
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the profiler from logging that it starts and stops.
+
+    Kineto reads its log level once, when a profiler first starts. A level that the user
+    set is left alone, and none is left behind.
+    """
+    if LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "99"
+    try:
+        yield
+    finally:
+        os.environ.pop(LOG_LEVEL, None)
 
 
 def _counted(changes: Iterable[int | None]) -> Memory:

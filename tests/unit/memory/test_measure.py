@@ -1,5 +1,9 @@
 """Bytes are counted where they are asked for, told apart, and written."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -30,6 +34,34 @@ def test_bytes_on_a_gpu() -> None:
 def test_other_devices_cannot_be_counted() -> None:
     with pytest.raises(ValueError, match="device is 'meta', but memory can be"):
         measure_memory(allocate, device="meta")
+
+
+SCRIPT = """
+import os
+{user}
+before = dict(os.environ)
+import torch
+loaded = dict(os.environ)
+from invtorch.planning import measure_memory
+assert os.environ == loaded, "the import changed the environment"
+
+def call():
+    assert os.environ == loaded, "a measured call sees another environment"
+    return torch.zeros(8)
+
+for _ in range(2):
+    measure_memory(call)
+assert os.environ == loaded, "measuring changed the environment"
+assert os.environ.get("KINETO_LOG_LEVEL") == before.get("KINETO_LOG_LEVEL")
+"""
+
+
+@pytest.mark.parametrize("user", ["", 'os.environ["KINETO_LOG_LEVEL"] = "98"'])
+def test_the_environment_is_left_alone_and_nothing_is_printed(user) -> None:
+    others = {k: v for k, v in os.environ.items() if k != "KINETO_LOG_LEVEL"}
+    command = [sys.executable, "-W", "error", "-c", SCRIPT.format(user=user)]
+    done = subprocess.run(command, env=others, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_report_tells_apart_what_a_step_takes() -> None:

@@ -1,10 +1,13 @@
 """`memory="auto"`: the fastest step whose activations fit in a budget, foreseen."""
 
 import functools
+import itertools
+import random
+from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.exc import Unsupported
@@ -16,9 +19,10 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
+from invtorch.base import MEMORY
 from invtorch.engine.automatic import capacity
-from invtorch.engine.budget import peak, plan
-from invtorch.engine.costs import Cost
+from invtorch.engine.budget import Plan, peak, plan, settled, total
+from invtorch.engine.costs import REPETITIONS, Cost, _Trial
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Scale
@@ -185,6 +189,10 @@ def test_a_layer_with_a_wrong_inverse_is_not_inverted() -> None:
     least = peak(costs, ["invert", "checkpoint", "invert"], frozenset())
     tight = plan(costs, modules, frozenset(), least, 1e-7)
     assert tight.strategies[1] != "invert"
+    every = itertools.product(
+        costs[0].seconds, ["checkpoint", "store"], costs[2].seconds
+    )
+    least = min(peak(costs, some, frozenset()) for some in every)
     with pytest.raises(ValueError, match="budget is"):
         plan(costs, modules, frozenset(), least - 1, 1e-7)
 
@@ -232,6 +240,244 @@ def test_the_budget_of_a_plan_always_holds(anchors, budget) -> None:
     found = plan(costs, layers(12), places, budget, 1e-7)
     assert found.peak == peak(costs, found.strategies, places) <= budget
     assert found.seconds <= 12 * 4.5
+
+
+class Case(NamedTuple):
+    """Layers that a plan is made for, with drawn costs."""
+
+    costs: list[Cost]
+    modules: list[InvertibleModule]
+    anchors: frozenset[int]
+
+    def plan(self, budget: int) -> Plan:
+        return plan(self.costs, self.modules, self.anchors, budget, 1e-7)
+
+    def peak(self, strategies) -> int:
+        return peak(self.costs, strategies, self.anchors)
+
+    @property
+    def stored(self) -> int:
+        return self.peak(["store"] * len(self.costs))
+
+    @property
+    def least(self) -> int:
+        """The least that the planner says is needed."""
+        with pytest.raises(ValueError, match="at least") as caught:
+            self.plan(-1)
+        assert len(str(caught.value)) <= 160
+        return int(str(caught.value).split("at least ")[1].split(":")[0])
+
+    def budget(self, place: float) -> int:
+        ends = sorted([self.least, self.stored])
+        return int(ends[0] + place * (ends[1] - ends[0]))
+
+
+def bytes_drawn(rng: random.Random, names: list[str]) -> Cost:
+    """Draw a layer without times."""
+    state, output, stored, forward = (
+        rng.choice([0, 1, rng.randint(2, 900)]) for _ in "1234"
+    )
+    work = {name: rng.randint(0, 900) for name in names}
+    times = dict.fromkeys(names, 0.0)
+    off = rng.choice([1e-9, 1e-9, 1e-9, 1.0])
+    held = rng.random() < 0.5
+    return Cost("layer", state, output, stored, held, forward, work, times, off)
+
+
+def names_of(offload: bool) -> list[str]:
+    return [*["store", "checkpoint", "invert"], *["offload"] * offload]
+
+
+PLACES = st.floats(0, 1)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def cases(draw) -> Case:
+    """Draw layers of a few kinds; some are shared, anchored, or ask for memory."""
+    names, rng = names_of(draw(st.booleans())), random.Random(draw(SEEDS))
+    order = draw(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+    noise = draw(st.sampled_from([0.0, 0.1, 2.0]))
+    kinds = [bytes_drawn(rng, names) for _ in range(4)]
+    costs = [
+        kinds[k]._replace(
+            seconds={name: rng.uniform(1, 5) for name in names},
+            noise=noise * rng.random(),
+        )
+        for k in order
+    ]
+    pool = layers(len(order))
+    for module in pool:
+        module.memory = draw(st.sampled_from([None, None, None, *MEMORY]))
+    shared = draw(
+        st.lists(st.sampled_from(pool), min_size=len(pool), max_size=len(pool))
+    )
+    modules = draw(st.sampled_from([pool, shared]))
+    anchors = draw(st.frozensets(st.integers(0, len(order) - 1)))
+    return Case(costs, modules, anchors)
+
+
+@given(cases(), st.integers(0, 1000))
+def test_what_fits_wholly_stored_is_wholly_stored(case, more) -> None:
+    found = case.plan(case.stored + more)
+    assert set(found.strategies) == {"store"}
+    assert found.peak == case.stored
+
+
+@given(cases(), PLACES)
+def test_the_budget_holds_or_the_least_is_named(case, place) -> None:
+    for budget in (case.least, case.budget(place)):
+        found = case.plan(budget)
+        assert found.peak == case.peak(found.strategies) <= budget
+    with pytest.raises(ValueError, match=f"at least {case.least}: "):
+        case.plan(case.least - 1)
+
+
+@given(cases(), PLACES, PLACES)
+def test_a_larger_budget_is_no_slower_and_uses_no_less(case, one, other) -> None:
+    small, large = (case.plan(case.budget(b)) for b in sorted([one, other]))
+    assert large.seconds <= small.seconds
+    assert large.peak >= small.peak
+
+
+@given(cases(), st.data())
+def test_to_store_more_predicts_no_more_time(case, data) -> None:
+    times, names = settled(case.costs), list(case.costs[0].seconds)
+    some = [data.draw(st.sampled_from(names)) for _ in times]
+    more = [data.draw(st.sampled_from(["store", name])) for name in some]
+    assert total(times, more) <= total(times, some)
+
+
+@given(cases(), PLACES)
+def test_layers_get_what_they_can_have(case, place) -> None:
+    """What they ask for at least, one strategy if shared, no inverse that is off."""
+    found = case.plan(case.budget(place)).strategies
+    chosen: dict[int, str] = {}
+    for cost, module, memory in zip(case.costs, case.modules, found, strict=True):
+        assert MEMORY.index(memory) >= MEMORY.index(module.memory or "invert")
+        assert memory in cost.seconds
+        assert chosen.setdefault(id(module), memory) == memory
+        assert memory != "invert" or cost.round_trip < 1e-3
+
+
+def timed(cost: Cost, true: dict[str, float], noise: float, rng) -> Cost:
+    """Return a cost whose times are off by at most half of its noise."""
+    seconds = {name: t + rng.uniform(-0.5, 0.5) * noise for name, t in true.items()}
+    return cost._replace(seconds=seconds, noise=noise)
+
+
+def planned_twice(kinds, order, anchors, place, seeds) -> list[tuple[str, ...]]:
+    """Plan for two measurements that differ by noise only."""
+    found, modules = [], layers(len(order))
+    for rng in map(random.Random, seeds):
+        costs = [timed(*kinds[k], rng) for k in order]
+        case = Case(costs, modules, anchors)
+        found.append(case.plan(case.budget(place)).strategies)
+    return found
+
+
+ORDERS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
+ANCHORS = st.sampled_from([frozenset(), frozenset({3}), frozenset({2, 5, 8})])
+
+
+@given(ORDERS, ANCHORS, PLACES, SEEDS, st.tuples(SEEDS, SEEDS), PLACES, st.booleans())
+def test_noise_is_not_planned_for(
+    order, anchors, place, seed, seeds, noise, offload
+) -> None:
+    """Layers that save the same time a byte, in truth, measured with much noise."""
+    rng, kinds = random.Random(seed), []
+    rate = 1e-3
+    for _ in range(3):
+        cost = bytes_drawn(rng, names_of(offload))._replace(round_trip=0.0)
+        extra = rate * max(cost.stored + cost.state, 1)
+        true = dict.fromkeys(cost.seconds, 2.0 + extra) | {"store": 2.0}
+        kinds.append((cost, true, 0.99 * noise * extra))
+    first, second = planned_twice(kinds, order, anchors, place, seeds)
+    assert first == second
+    strategies = [MEMORY.index(memory) for memory in first]
+    assert len(set(order)) > 1 or strategies == sorted(strategies)
+
+
+@given(ORDERS, ANCHORS, PLACES, SEEDS, st.tuples(SEEDS, SEEDS), st.booleans())
+def test_differences_beyond_noise_are_planned_for_always_alike(
+    order, anchors, place, seed, seeds, offload
+) -> None:
+    """Whatever the times are: a noise that is small against all of them."""
+    rng, kinds = random.Random(seed), []
+    for _ in range(3):
+        cost = bytes_drawn(rng, names_of(offload))
+        true = {name: rng.uniform(2, 5) for name in cost.seconds} | {"store": 1.0}
+        kinds.append((cost, true, 1e-9))
+    first, second = planned_twice(kinds, order, anchors, place, seeds)
+    assert first == second
+
+
+@given(cases(), PLACES, st.data())
+def test_which_of_equal_layers_was_measured_does_not_matter(case, place, data) -> None:
+    """Equal layers, whose times differ within their noise, change places."""
+    count = len(case.costs)
+    costs = [case.costs[0]._replace(seconds=c.seconds, noise=5.0) for c in case.costs]
+    found = []
+    for order in (range(count), data.draw(st.permutations(range(count)))):
+        moved = Case([costs[i] for i in order], layers(count), case.anchors)
+        found.append(moved.plan(moved.budget(place)))
+    assert found[0].strategies == found[1].strategies
+    assert found[0].seconds == pytest.approx(found[1].seconds)
+
+
+def under_load(rng: random.Random):
+    """Return what stands in for a clock; load spoils less than half of the times."""
+    true = {"store": 1e-3, "checkpoint": 1.4e-3, "invert": 1.5e-3}
+    spoilt: dict[str, list[float]] = {name: [] for name in true}
+
+    def clock(_trial, memory: str) -> float:
+        if not spoilt[memory]:
+            load = [rng.uniform(1, 50) for _ in range((REPETITIONS - 1) // 2)]
+            load += [rng.uniform(0, 0.02) for _ in range(REPETITIONS - len(load))]
+            spoilt[memory] = rng.sample(load, REPETITIONS)
+        return true[memory] * (1 + spoilt[memory].pop())
+
+    return clock
+
+
+@settings(max_examples=5)
+@given(PLACES, SEEDS, SEEDS)
+def test_two_measurements_under_load_give_one_plan(place, one, other) -> None:
+    found = []
+    for seed in (one, other):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_Trial, "_timed", under_load(random.Random(seed)))
+            net = paper(depth=6, anchors=0, budget=PLAIN)
+            net(image())
+        case = Case(net.plan.costs, list(net), net.plan.anchors)
+        found.append(case.plan(case.budget(place)).strategies)
+    assert found[0] == found[1]
+
+
+@settings(max_examples=5)
+@given(st.lists(st.sampled_from([None, *MEMORY]), min_size=6, max_size=6))
+@example(["offload", None, "invert", "checkpoint", "store", None])
+def test_what_layers_and_containers_ask_for_is_foreseen(asked) -> None:
+    inner = InvertibleSequential(*list(paper(depth=3)), memory=asked[0])
+    net = InvertibleSequential(inner, *list(paper(depth=5)), memory="auto", anchors=2)
+    for layer, memory in zip(list(net)[1:], asked[1:], strict=True):
+        layer.memory = memory
+    net.budget = PLAIN
+    x = image()
+    step = step_of(net, x)
+    case = Case(net.plan.costs, layers(8), net.plan.anchors)
+    wanted = [asked[0]] * 3 + asked[1:]
+    least = ["checkpoint" if m == "offload" else m or "invert" for m in wanted]
+    net.budget = case.peak(least)
+    step()
+    pairs = zip(net.plan.strategies, least, strict=True)
+    assert all(MEMORY.index(got) >= MEMORY.index(low) for got, low in pairs)
+    assert measure_memory(step).peak <= net.budget + 64
+
+
+def test_a_container_without_layers() -> None:
+    x = torch.randn(2, 3)
+    assert torch.equal(InvertibleSequential(memory="auto")(x), x)
 
 
 def test_the_table() -> None:
