@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch import (
     Composite,
@@ -172,6 +172,14 @@ class GradientUpdate(VolumePreserving):
     def replay_inverse(self, x: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `y` and attach `x` to it with one evaluation of the gradient."""
         return self._replay(x, data, sign=-1)
+
+    def extra_repr(self) -> str:
+        """Show the channels of the estimate, and the function if it is one."""
+        channels = f"estimate_channels={self.estimate_channels}"
+        if isinstance(self.gradient, nn.Module):
+            return channels
+        name = getattr(self.gradient, "__name__", type(self.gradient).__name__)
+        return f"{channels}, gradient={name}"
 
     def _replay(self, output: Tensor, data: Any, sign: int) -> tuple[Tensor, Tensor]:
         state = output.detach().clone().requires_grad_()
