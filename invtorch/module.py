@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invtorch._repr import describe, parameter_count
 from invtorch.recording import Direction, State, nested, recorded
 
 MEMORY = ("invert", "offload", "checkpoint", "store")  # from what keeps least to most
@@ -104,6 +105,21 @@ class InvertibleModule(nn.Module):
     def inv(self) -> InvertibleModule:
         """This module with its two directions swapped; parameters are shared."""
         return Inverse(self)
+
+    __repr__ = describe
+
+    def _repr_facts(self, nested: bool) -> list[str]:  # noqa: ARG002
+        """Return what `repr` shows before the inner modules; see `invtorch._repr`.
+
+        Args:
+            nested: Whether the module runs as a part of a container.
+        """
+        memory = f"memory={self._memory!r}" if self._memory else ""
+        count = parameter_count(self)
+        match [*self._modules.values()]:
+            case [InvertibleModule() as inner] if parameter_count(inner) == count:
+                count = ""  # it stands there
+        return [self.extra_repr(), memory, count]
 
     @property
     def _layers(self) -> int:

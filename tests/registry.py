@@ -6,6 +6,8 @@ state and its number of spatial axes.
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from invtorch import (
     AdditiveCoupling,
     AffineCoupling,
@@ -17,6 +19,7 @@ from invtorch import (
     OrthogonalCoupling,
     WithoutContext,
 )
+from invtorch.nets import IRIM
 from tests.parts import Conditioner, Leapfrog, Scale, known
 
 Maker = Callable[[int, int], InvertibleModule]
@@ -76,6 +79,17 @@ def sequential(channels: int, dims: int) -> InvertibleModule:
     return InvertibleSequential(additive(channels, dims), orthogonal(channels, dims))
 
 
+def data_gradient(estimate: Tensor, *measured: Tensor) -> Tensor:
+    """Return the gradient of a robust data term, `log(1 + |residual|^2) / 2`."""
+    residual = estimate - sum(measured)
+    return residual / (1 + (residual * residual.conj()).real)
+
+
+def irim(channels: int, dims: int) -> InvertibleModule:
+    steps = [known_basis(channels, dims) for _ in range(2)]
+    return IRIM(steps, data_gradient, estimate_channels=channels // 2)
+
+
 def inverse(channels: int, dims: int) -> InvertibleModule:
     return orthogonal(channels, dims).inv
 
@@ -105,6 +119,7 @@ MAKERS: dict[str, Maker] = {
     "Householder1x1": householder,
     "Conjugation": conjugation,
     "InvertibleSequential": sequential,
+    "IRIM": irim,
     "Inverse": inverse,
     "a module with forward and inverse": newcomer,
 }
@@ -117,6 +132,7 @@ SHIPPED = {
     AffineCoupling: "AffineCoupling",
     Conjugation: "Conjugation",
     Householder1x1: "Householder1x1",
+    IRIM: "IRIM",
     InvertibleSequential: "InvertibleSequential",
     OrthogonalCoupling: "OrthogonalCoupling",
     WithoutContext: "OrthogonalCoupling(GatedResidualBlock)",

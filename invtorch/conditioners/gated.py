@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from invtorch._checks import check_count
+from invtorch._repr import describe, parametrizations
 from invtorch.conditioners.patches import (
     CONVOLUTIONS,
     GatherPatches,
@@ -101,6 +103,34 @@ class GatedResidualBlock(nn.Module):
         h = F.relu(self.look(h))
         out = from_patches(F.glu(self.spread(h), dim=1), self.stride)
         return cropped(out, x.shape[2:])
+
+    def __repr__(self) -> str:
+        arguments = self._arguments()
+        name = self._get_name()
+        return describe(self) if arguments is None else f"{name}({arguments})"
+
+    def _arguments(self) -> str | None:
+        """Return what it was built with, or None if a part is not the one it made."""
+        parts = self.gather, self.look, self.spread
+        kinds = GatherPatches, CONVOLUTIONS[self.dims], SpreadPatches
+        types = (*map(type_before_parametrizations, parts),)
+        if types != kinds or [*self.children()] != [*parts]:
+            return None
+        hidden, size = self.look.in_channels, self.look.kernel_size[0]
+        look = kinds[1](hidden, hidden, size, padding=size // 2, device="meta")
+        made = [
+            f"{self.in_channels}, {hidden}, patch={self.stride}",
+            look.extra_repr(),
+            f"{hidden}, {2 * self.out_channels}, patch={self.stride}",
+        ]
+        words = {", ".join(parametrizations(part)) for part in parts}
+        if [part.extra_repr() for part in parts] != made or len(words) > 1:
+            return None
+        kernel_size = f", kernel_size={size}" if size != 3 else ""
+        return (
+            f"{self.in_channels}, {self.out_channels}, hidden={hidden}, "
+            f"stride={self.stride}{kernel_size}, {words.pop()}"
+        ).removesuffix(", ")
 
 
 def _per_axis(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:

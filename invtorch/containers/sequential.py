@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from invtorch._repr import parameter_count
 from invtorch.composite import Composite, Pass, Step
 from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
 from invtorch.memory.automatic import Automatic
@@ -207,11 +208,21 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     def extra_repr(self) -> str:
         """Show the strategy."""
+        budget = f", budget={self.budget}" if self._planning else ""
         dtype = f", state_dtype={self.state_dtype}" if self.state_dtype else ""
         return (
-            f"memory={self.memory!r}, anchors={self.anchors!r}, guard={self.guard!r}"
-            f"{dtype}"
+            f"memory={self.memory!r}{budget}, anchors={self.anchors!r}, "
+            f"guard={self.guard!r}{dtype}"
         )
+
+    def _repr_facts(self, nested: bool) -> list[str]:
+        """Show sizes, and the options that have an effect here."""
+        options = self.extra_repr()
+        if nested and type(self).extra_repr is InvertibleSequential.extra_repr:
+            # of a nested container only `memory` counts
+            options = "" if self.memory == "invert" else f"memory={self.memory!r}"
+        layers = f"{self._layers} layer{'s' * (self._layers != 1)}"
+        return [layers, parameter_count(self), options]
 
     def _like(self, members: Iterable[nn.Module]) -> InvertibleSequential:
         return InvertibleSequential(

@@ -1,5 +1,6 @@
 """Reconstruction models and what they are trained with."""
 
+from invtorch.nets import IRIM
 from mri_example.model.authors import load_authors_weights
 from mri_example.model.base import Reconstructor
 from mri_example.model.configuration import (
@@ -12,7 +13,6 @@ from mri_example.model.configuration import (
     UNet,
     model_config,
 )
-from mri_example.model.irim import IRIM
 from mri_example.model.loss import (
     NormalizedL1,
     StructuralDissimilarity,

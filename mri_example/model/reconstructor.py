@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
+from invtorch.nets import IRIM
 from mri_example.model.base import Reconstructor
-from mri_example.model.irim import IRIM
 from mri_example.model.read_out import ReadOut
 from mri_example.physics import LikelihoodGradient
 from mri_example.signal import channels_to_complex, complex_to_channels

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import invtorch
+import invtorch.nets
 import mri_example
 
 MODULES = [
@@ -29,6 +30,9 @@ def test_examples_of_a_module(name) -> None:
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("name", invtorch.__all__)
-def test_public_names_show_an_example(name) -> None:
-    assert ">>>" in (inspect.getdoc(getattr(invtorch, name)) or "")
+PUBLIC = [(p, name) for p in (invtorch, invtorch.nets) for name in p.__all__]
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC)
+def test_public_names_show_an_example(package, name) -> None:
+    assert ">>>" in (inspect.getdoc(getattr(package, name)) or "")

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import invtorch
+import invtorch.nets
 from invtorch import Composite, InvertibleModule, VolumePreserving
 from tests.registry import MAKERS, SHIPPED
 from tests.strategies import Example, directions, modules
@@ -55,8 +56,9 @@ def test_samples_of_a_batch_are_independent(example, data) -> None:
 def test_every_shipped_module_is_in_the_registry() -> None:
     shipped = {
         value
-        for name in invtorch.__all__
-        if isinstance(value := getattr(invtorch, name), type)
+        for package in (invtorch, invtorch.nets)
+        for name in package.__all__
+        if isinstance(value := getattr(package, name), type)
         and issubclass(value, InvertibleModule)
         and value not in (InvertibleModule, VolumePreserving, Composite)
     }

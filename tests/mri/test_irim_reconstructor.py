@@ -1,109 +1,23 @@
-"""The i-RIM: invertible, generic, and that of the authors with their weights."""
+"""The i-RIM that reconstructs images, and the authors' weights in it."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
-from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
 from mri_example.errors import InputError
 from mri_example.model import (
-    IRIM,
     ChallengeIRIM,
     IRIMReconstructor,
     SubsampledNMSE,
     load_authors_weights,
 )
 from mri_example.model.authors import own_name
-from mri_example.model.gradient_update import GradientUpdate
-from mri_example.physics import LikelihoodGradient
-from tests.tolerances import assert_all_equal, assert_equal
+from tests.tolerances import assert_equal
 
 REFERENCE = Path(__file__).parents[1] / "data/reference_irim_small.npz"
-
-
-def small(steps: int = 3, **options) -> IRIM:
-    networks = [
-        InvertibleSequential(
-            *[
-                OrthogonalCoupling(
-                    GatedResidualBlock(3, 3, hidden=4, stride=s), channels=6
-                )
-                for s in (1, 2)
-            ]
-        )
-        for _ in range(steps)
-    ]
-    return IRIM(networks, LikelihoodGradient(), **options).double()
-
-
-def problem(channels: int = 6):
-    state = torch.randn(2, channels, 7, 8, dtype=torch.float64)
-    zero_filled = torch.randn(2, 1, 7, 8, dtype=torch.complex128)
-    mask = (torch.rand(2, 1, 1, 8) < 0.5).double()
-    return state, zero_filled, mask
-
-
-@pytest.mark.parametrize("anchors", [0, 3])
-def test_the_inverse_is_right_with_different_weights_per_step(anchors) -> None:
-    irim, (state, *data) = small(anchors=anchors), problem()
-    assert_equal(irim.inverse(irim(state, *data), *data), state)
-    assert_equal(irim(irim.inverse(state, *data), *data), state)
-
-
-@pytest.mark.parametrize("anchors", [0, 3])
-@pytest.mark.parametrize("direction", ["forward", "inverse"])
-def test_gradients_equal_plain_autograd(anchors, direction) -> None:
-    irim, (state, zero_filled, mask) = small(anchors=anchors), problem()
-    state.requires_grad_()
-    zero_filled.requires_grad_()
-    inputs = [state, zero_filled, *irim.parameters()]
-
-    def gradients(memory):
-        irim.steps.memory = memory
-        out = getattr(irim, direction)(state, zero_filled, mask)
-        return torch.autograd.grad(out.sin().sum(), inputs)
-
-    assert_all_equal(gradients("invert"), gradients("store"))
-
-
-def test_the_gradient_is_evaluated_once_more_in_backward() -> None:
-    calls = []
-
-    def gradient(estimate, measured):
-        calls.append(1)
-        return estimate - measured
-
-    networks = [OrthogonalCoupling(nn.Conv1d(4, 4, 1), channels=8) for _ in range(5)]
-    irim = IRIM(networks, gradient, anchors=0)
-    state = torch.randn(1, 8, 6, requires_grad=True)
-    loss = irim(state, torch.randn(1, 2, 6)).sum()
-    assert len(calls) == 5
-    loss.backward()
-    assert len(calls) == 10
-
-
-def test_the_update_writes_the_gradient_into_the_memory() -> None:
-    update = GradientUpdate(lambda estimate, d: estimate - d, 2)
-    state = torch.randn(1, 7, 3)
-    out = update(state, torch.ones(1, 2, 3))
-    assert torch.equal(out[:, :2], state[:, :2])
-    assert torch.equal(out[:, 2:4], state[:, 2:4] + (state[:, :2] - 1))
-    assert torch.equal(out[:, 4:], state[:, 4:])
-    _, log_det = update.forward_and_log_det(state, torch.ones(1, 2, 3))
-    assert log_det.tolist() == [0.0]
-
-
-def test_the_log_determinant_of_an_irim_is_zero() -> None:
-    irim, (state, *data) = small(), problem()
-    out, log_det = irim.forward_and_log_det(state, *data)
-    assert_equal(out, irim(state, *data))
-    back, other = irim.inverse_and_log_det(out, *data)
-    assert_equal(back, state)
-    assert log_det.tolist() == other.tolist() == [0.0, 0.0]
 
 
 def authors_model(reference, **options) -> IRIMReconstructor:
@@ -255,7 +169,6 @@ def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: IRIM([], None), "step_networks is empty"),
         (lambda: IRIMReconstructor(8, 1, (4, 4), (1,)), "hidden has 2 entries"),
         (lambda: IRIMReconstructor(3, 1, (4,), (1,)), "need at least 4"),
         (lambda: IRIMReconstructor(8, 1, (4,), (1,), read_out="x"), "read_out is 'x'"),
@@ -263,16 +176,6 @@ def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
         (
             lambda: SubsampledNMSE()(torch.ones(1, 1, 2), torch.ones(1, 1, 3)),
             "crop both to the same size",
-        ),
-        (
-            lambda: GradientUpdate(None, 2)(torch.ones(1, 3, 4)),
-            "the state has 3 channels",
-        ),
-        (
-            lambda: GradientUpdate(lambda x: x.sum(1, keepdim=True), 2)(
-                torch.ones(2, 8, 4)
-            ),
-            r"the gradient has shape \(2, 1, 4\), but the estimate \(2, 2, 4\)",
         ),
     ],
 )
