@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from invtorch.engine import tape
+from invtorch.engine.eager import tape
 from tests import devices
 from tests.strategies import CI_EXAMPLES
 
@@ -69,6 +69,6 @@ def recorded_calls(monkeypatch):
         calls.append(original(*call))
         return calls[-1]
 
-    original = tape.pure_frame
-    monkeypatch.setattr(tape, "pure_frame", recorded)
+    original = tape.closed_form_call
+    monkeypatch.setattr(tape, "closed_form_call", recorded)
     return calls

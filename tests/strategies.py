@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential
-from invtorch.base import MEMORY
+from invtorch.module import MEMORY
 from tests.registry import MAKERS, PAIR_MAKERS, Maker
 from tests.tolerances import SINGLE, Gradients, assert_same_gradients
 

@@ -15,9 +15,10 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from invtorch.engine import guard, strategies
-from invtorch.engine.drift import rounded
+from invtorch.engine import dispatch
+from invtorch.engine.guard import guard
 from invtorch.planning import measure_memory
+from invtorch.precision import tf32_dtypes
 from tests.stacks import both, couplings, parameters, sample, stack
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, relative_error
@@ -192,12 +193,16 @@ def test_what_rounds_to_tf32(tf32) -> None:
         for products in (False, True):
             tf32(convolutions, products)
             half = {torch.float16}
-            assert rounded([matrix], gpu) == (half if products else set())
+            assert tf32_dtypes([matrix], gpu) == (half if products else set())
             for one in (kernel, kernel.cfloat()):
                 either = convolutions or products
-                assert rounded([matrix, one], gpu) == (half if either else set())
-            assert rounded([kernel], cpu) == rounded([kernel.double()], gpu) == set()
-            assert rounded([], gpu) == set()
+                assert tf32_dtypes([matrix, one], gpu) == (half if either else set())
+            assert (
+                tf32_dtypes([kernel], cpu)
+                == tf32_dtypes([kernel.double()], gpu)
+                == set()
+            )
+            assert tf32_dtypes([], gpu) == set()
 
 
 def test_threads_that_train_on_the_device(device, anchors) -> None:
@@ -223,10 +228,10 @@ def test_nothing_waits_for_the_device_until_all_layers_are_done(
 
     def read(taken):
         events.append("values are read")
-        return [torch.ones(t.shape).tolist() for t in taken]
+        return torch.ones(len(taken), *taken[0].shape, device="cpu").double()
 
-    monkeypatch.setattr(strategies, "_real", lambda state: True)
-    monkeypatch.setattr(guard, "_values", read)
+    monkeypatch.setattr(dispatch, "_has_values", lambda state: True)
+    monkeypatch.setattr(guard, "_table", read)
     with torch.device("meta"):
         net, x = stack(anchors), sample(requires_grad=True)
     for layer in couplings(net):

@@ -8,9 +8,10 @@ from torch.autograd import grad
 from torch.nn.utils.parametrizations import weight_norm
 
 from invtorch import GatedResidualBlock
-from invtorch.functional import Reflections, householder_product
-from invtorch.layers.shifts import OrthogonalShift, ReflectedShift
-from invtorch.pure import Gradients, bind
+from invtorch.closed_form.couplings import OrthogonalShift, ReflectedShift
+from invtorch.closed_form.protocol import Gradients
+from invtorch.closed_form.registry import closed_form
+from invtorch.linalg import Reflections, householder_product
 from tests.parts import CONVOLUTIONS
 from tests.tolerances import assert_all_equal, assert_equal
 
@@ -55,11 +56,11 @@ def conditioners(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
 @given(conditioners())
 def test_a_closed_form_equals_its_module(drawn) -> None:
     module, x = drawn
-    function = bind(module, x)
+    function = closed_form(module, x)
     with torch.no_grad():
         expected = module(x)
         assert torch.equal(function(x), expected)
-        assert torch.equal(function.with_pullback(x)[0], expected)
+        assert torch.equal(function.with_pull_back(x)[0], expected)
 
 
 @given(conditioners(), st.data())
@@ -71,7 +72,7 @@ def test_derivatives_by_hand_are_those_of_autograd(drawn, data) -> None:
     cotangent = torch.randn_like(y)
     expected = grad(y, [x, *parameters], cotangent)
     with torch.no_grad():
-        _, pull = bind(module, x).with_pullback(x)
+        _, pull = closed_form(module, x).with_pull_back(x)
         into = Gradients(parameters)
         found = [pull(cotangent, into), *map(into.of, parameters)]
         others = {*module.parameters()} - {*parameters}
@@ -107,7 +108,7 @@ def test_reflections_one_by_one_are_the_product(channels, data, sign, seed) -> N
     inputs = [x, vectors, *conditioner.parameters()]
     cotangent = torch.randn_like(x)
     shifts = [
-        kind(vectors, bind(conditioner, x), "Sequential")
+        kind(vectors, closed_form(conditioner, x), "Sequential")
         for kind in (OrthogonalShift, ReflectedShift)
     ]
     values = [shift.shifted(x, sign) for shift in shifts]
@@ -116,7 +117,7 @@ def test_reflections_one_by_one_are_the_product(channels, data, sign, seed) -> N
     assert_all_equal(by_autograd, expected)
     for shift in shifts:
         with torch.no_grad():
-            y, pull = shift.with_pullback(x, sign)
+            y, pull = shift.with_pull_back(x, sign)
             into = Gradients(inputs)
             found = [pull(cotangent, x, sign, into), *map(into.of, inputs[1:])]
         assert torch.equal(y, shift.shifted(x, sign))

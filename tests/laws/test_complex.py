@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd import grad
 
 from invtorch import AffineCoupling, Householder1x1, InvertibleSequential
-from invtorch.functional import householder_product
+from invtorch.linalg import householder_product
 from tests.registry import MAKERS
 from tests.stacks import alternating
 from tests.strategies import (

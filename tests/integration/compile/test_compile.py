@@ -12,8 +12,9 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
     WithoutContext,
+    precision,
 )
-from invtorch.engine import drift, replayable
+from invtorch.engine.compiled import checks
 from tests.compilation import COMPILING, compiled
 from tests.devices import DEVICE, ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Scale
@@ -271,7 +272,9 @@ def test_no_grad() -> None:
 @ON_THE_CPU
 def test_what_a_gpu_rounds_is_asked_while_the_graph_is_made(monkeypatch) -> None:
     gpu = torch.device("cuda")
-    monkeypatch.setattr(replayable, "rounded", lambda p, _: drift.rounded(p, gpu))
+    monkeypatch.setattr(
+        checks, "tf32_dtypes", lambda p, _: precision.tf32_dtypes(p, gpu)
+    )
     net, x = stack(0, depth=4).float(), sample().float()
     inputs = parameters(net)
     function = compiled(lambda: net(x).square().mean())

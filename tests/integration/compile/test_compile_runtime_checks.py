@@ -14,7 +14,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from invtorch.engine import replayable
+from invtorch.engine.compiled import checks
 from tests.compilation import COMPILING, compiled
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Reverse, Scale
@@ -213,12 +213,12 @@ def failing(label: str) -> dict[str, Callable[[], None]]:
     """Return the checks of a graph, each about to fail for a layer."""
     one, two, nan = torch.ones(1, 5), torch.full((1, 5), 2.0), torch.tensor(torch.nan)
     return {
-        "finite": lambda: replayable.check_finite(label, nan),
-        "unchanged": lambda: replayable.check_unchanged(one, two),
-        "rebuilt": lambda: replayable.check_rebuilt(
+        "finite": lambda: checks.assert_finite(label, nan),
+        "unchanged": lambda: checks.assert_unchanged(one, two),
+        "rebuilt": lambda: checks.assert_rebuilt(
             label, one, two, one[:, -1], (1e-4, 1e-6), nan > 1
         ),
-        "round trip": lambda: replayable.check_round_trip(
+        "round trip": lambda: checks.assert_repeated(
             label, one, two, [one[0, 0]], 1e-4
         ),
     }

@@ -11,7 +11,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from invtorch.functional import householder_product
+from invtorch.linalg import householder_product
 from tests.parts import Conditioner
 from tests.strategies import states, weighed
 from tests.tolerances import assert_all_equal, assert_equal

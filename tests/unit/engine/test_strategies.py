@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invtorch import Conjugation, Householder1x1, InvertibleSequential
-from invtorch.base import MEMORY
-from invtorch.engine import snapshot
+from invtorch.engine.eager import tape
+from invtorch.module import MEMORY
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.parts import Scale
@@ -107,7 +107,7 @@ def test_offloaded_states_come_back_to_their_device(monkeypatch) -> None:
         moved.append(tensor.clone())
         return moved[-1]
 
-    monkeypatch.setattr(snapshot, "_on_host", elsewhere)
+    monkeypatch.setattr(tape, "_on_host", elsewhere)
     net.memory = "offload"
     assert_all_equal(gradients(net, x), expected)
     assert len(moved) == len(net)

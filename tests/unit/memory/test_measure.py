@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from invtorch.engine import amount
+from invtorch.memory.plan import amount
 from invtorch.planning import Memory, measure_memory, memory_report
 from tests.devices import ON_THE_CPU
 from tests.unit.memory.test_plan import STATE, image, paper

@@ -19,10 +19,10 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from invtorch.base import MEMORY
-from invtorch.engine.automatic import capacity
-from invtorch.engine.budget import Plan, peak, plan, settled, total
-from invtorch.engine.costs import REPETITIONS, Cost, _Trial
+from invtorch.memory.automatic import capacity
+from invtorch.memory.costs import REPETITIONS, Cost, _Trial
+from invtorch.memory.plan import Plan, peak, plan, settled, total
+from invtorch.module import MEMORY
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Leapfrog, Scale

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invtorch.base import Step
-from invtorch.engine.calls import elementary
+from invtorch.composite import Step, elementary
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
 from tests.networks import error, gradient, images, orthogonal, stacked

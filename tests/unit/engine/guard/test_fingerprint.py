@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invtorch.engine.fingerprint import distance, fingerprint, size
+from invtorch.engine.guard.fingerprint import fingerprint, size
+from invtorch.engine.guard.tolerance import distance
 
 
 @given(
@@ -19,9 +20,9 @@ def test_fingerprints_estimate_distances(seed, shape, dtype, scale) -> None:
     noise = scale * torch.randn(60, *shape, dtype=dtype)
     ratios = []
     for x, n in zip(states, noise, strict=True):
-        one, other = (fingerprint((s.unsqueeze(0),))[0].tolist() for s in (x, x + n))
+        one, other = (fingerprint((s.unsqueeze(0),))[0] for s in (x, x + n))
         true = float(size((x + n - x,)))
-        ratios.append(distance(one, other) / max(true, 1e-12))
+        ratios.append(float(distance(one, other)) / max(true, 1e-12))
     assert 0.4 < torch.tensor(ratios).square().mean().sqrt() < 2.0
 
 

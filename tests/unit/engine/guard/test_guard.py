@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from invtorch import AdditiveCoupling, AffineCoupling, InvertibleSequential
-from invtorch.engine.fingerprint import fingerprint
+from invtorch.engine.guard.fingerprint import fingerprint
 from tests.devices import DEVICE
 from tests.networks import CHANNELS, conditioner, images, orthogonal
 from tests.parts import Conditioner

@@ -1,5 +1,6 @@
 """What a guard does about what it found: it warns, adapts, raises or is off."""
 
+import itertools
 import math
 import re
 
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from invtorch import AdditiveCoupling, InvertibleSequential
-from invtorch.engine import drift, replayable
+from invtorch.engine.guard.tolerance import growth_of
 from tests.networks import conditioner, images, orthogonal
 from tests.unit.engine.guard.test_guard import DEPTH, Noisy, Wrong, net_with, step
 
@@ -101,8 +102,14 @@ SIZES = st.floats(1e-6, 1e6) | st.just(0.0)
 @example([[1.0], [0.0], [1.0]])
 @example([[0.0], [1.0], [3.0]])
 @example([[3.0, 4.0], [3.0, 0.1], [6.0, 8.0]])
-def test_both_engines_see_the_same_growth(sizes) -> None:
-    table = torch.zeros(len(sizes), len(sizes[0]), 5, dtype=torch.float64)
-    table[:, :, -1] = torch.tensor(sizes, dtype=torch.float64)
-    eager = drift.growth_of(math.hypot(*parts) for parts in sizes)
-    assert math.isclose(float(replayable.growth_of(table)), eager, rel_tol=1e-9)
+def test_the_growth_of_a_pass_is_that_between_its_extremes(sizes) -> None:
+    """Step by step, a factor of ten at most in each, zeros left out."""
+    norms = [math.hypot(*parts) for parts in sizes]
+    logarithms = [math.log(norm) for norm in norms if norm > 0]
+    path = [0.0]
+    for before, after in itertools.pairwise(logarithms):
+        step = min(max(after - before, -math.log(10)), math.log(10))
+        path.append(path[-1] + step)
+    growth = growth_of(torch.tensor(sizes, dtype=torch.float64))
+    expected = math.exp(max(path) - min(path))
+    assert math.isclose(float(growth), expected, rel_tol=1e-9)
