@@ -204,7 +204,7 @@ HOOKS = (
 
 
 def hooks_of(module: nn.Module) -> list[dict[int, Any]]:
-    """Return the dictionaries of hooks that run when a module is called."""
+    """Return the dictionaries of hooks that run when a module is called; as above."""
     return [getattr(module, name) for name in HOOKS]
 
 

@@ -1,0 +1,257 @@
+"""PyTorch's private names: each works with the version installed, each is used once.
+
+`make oldest` runs this file with the oldest PyTorch that is supported.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+import invtorch
+from invtorch import _torch
+from tests.devices import ON_THE_CPU
+
+PACKAGE = Path(invtorch.__file__).parent
+PRIVATE = re.compile(
+    r"(?<!inv)torch(\.\w+)*\._\w"  # torch._C, torch.x._y
+    r"|from torch[\w.]* import [^\n]*(?<!\w)_\w"
+    r"|from torch[\w.]*\._\w+"
+    r"|\._(parameters|buffers|modules|version|backward_hooks|backward_pre_hooks"
+    r"|forward_hooks|forward_pre_hooks|compiled_call_impl|execution_engine"
+    r"|cache_enabled|conv_forward)\b"
+)
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_private_names_are_in_one_file(path) -> None:
+    names = [m[0] for m in PRIVATE.finditer(path.read_text())]
+    assert bool(names) == (path.name == "_torch.py"), names
+
+
+def test_every_name_says_why_and_what_stands_in() -> None:
+    text = (PACKAGE / "_torch.py").read_text()
+    sections = re.split(r"\n(?=def )", text)[1:]
+    own = ("set_parametrization_cache",)  # its pair says it
+    for section in sections:
+        name = re.match(r"def (\w+)", section)[1]
+        assert name in own or "Without:" in section or "as above" in section, name
+    assert "2.11 and 2.13" in text
+
+
+def test_nothing_is_left_untested() -> None:
+    here = Path(__file__).read_text()
+    assert [name for name in _torch.__all__ if f"_torch.{name}" not in here] == []
+
+
+class TestBackward:
+    """Names of backward passes."""
+
+    def test_gradients(self) -> None:
+        x, unused = (torch.ones(2, requires_grad=True) for _ in range(2))
+        y = x.square()
+        arguments = (y,), (torch.ones(2),), (x, unused)
+        (first, none) = _torch.run_backward(*arguments, create_graph=True)
+        assert none is None
+        assert first.requires_grad
+        assert torch.equal(first, 2 * x)
+
+    def test_callbacks_come_at_the_end(self) -> None:
+        events = []
+        x = torch.ones(1, requires_grad=True)
+
+        def hook(grad):
+            _torch.queue_callback(lambda: events.append("end"))
+            events.append("hook")
+
+        x.register_hook(hook)
+        (x * 2).sum().backward()
+        assert events == ["hook", "end"]
+
+    def test_numbers_of_passes_and_their_graphs(self) -> None:
+        seen = []
+        x = torch.ones(1, requires_grad=True)
+        x.register_hook(
+            lambda _: seen.append((_torch.backward_id(), _torch.backward_keeps_graph()))
+        )
+        loss = x.square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        assert _torch.backward_id() == -1
+        (one, kept), (other, freed) = seen
+        assert -1 not in (one, other)
+        assert one != other
+        assert (kept, freed) == (True, False)
+
+
+class TestModes:
+    """Names of modes that a program may be in."""
+
+    def test_none_is_active(self) -> None:
+        assert not _torch.is_functorch_active()
+        assert not _torch.is_exporting()
+        assert not _torch.is_tracing()
+        assert not _torch.is_forward_ad_active()
+        assert not _torch.is_profiling()
+
+    def test_functorch(self) -> None:
+        seen = []
+        torch.vmap(lambda x: seen.append(_torch.is_functorch_active()) or x)(
+            torch.ones(2)
+        )
+        assert seen == [True]
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_tracing_and_export(self) -> None:
+        seen = []
+
+        class Looks(nn.Module):
+            def forward(self, x):
+                seen.append((_torch.is_tracing(), _torch.is_exporting()))
+                return x + 1
+
+        torch.jit.trace(Looks(), torch.ones(2))
+        torch.export.export(Looks(), (torch.ones(2),), strict=False)
+        assert (True, False) in seen
+        assert (False, True) in seen
+
+    def test_forward_mode(self) -> None:
+        with torch.autograd.forward_ad.dual_level():
+            assert _torch.is_forward_ad_active()
+
+    def test_modes_that_see_every_operation(self) -> None:
+        from torch.overrides import TorchFunctionMode
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        assert not _torch.modes_are_active()
+        with torch.device("cpu"):
+            assert not _torch.modes_are_active()
+        for mode in (TorchFunctionMode, TorchDispatchMode):
+            with mode():
+                assert _torch.modes_are_active()
+
+
+class TestModules:
+    """Names of modules."""
+
+    def test_what_a_module_holds(self) -> None:
+        norm = nn.BatchNorm2d(2)
+        net = nn.Sequential(norm, norm)
+        assert set(_torch.parameters_of(norm)) == {"weight", "bias"}
+        assert "running_mean" in _torch.buffers_of(norm)
+        assert [*_torch.submodules_of(net).values()] == [norm, norm]
+        assert _torch.modules_inside(net) == [net, norm]
+
+    def test_hooks(self) -> None:
+        module = nn.Linear(1, 1)
+        assert len(_torch.hooks_of(module)) == len(_torch.HOOKS)
+        assert not any(_torch.hooks_of(module))
+        registered = [name for name in vars(module) if name.endswith("_hooks")]
+        calls = [n for n in registered if "state_dict" not in n and "load" not in n]
+        assert set(calls) <= set(_torch.HOOKS)
+        assert not _torch.has_global_hooks()
+        handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+        with handle:
+            assert _torch.has_global_hooks()
+
+    def test_compiled_and_sharded(self) -> None:
+        module = nn.Linear(1, 1)
+        assert not _torch.is_compiled(module)
+        assert not _torch.is_fully_sharded(module)
+        module.compile(backend="eager")
+        assert _torch.is_compiled(module)
+
+    def test_fully_sharded_modules_are_told_by_their_class(self) -> None:
+        from torch.distributed.fsdp import FSDPModule
+
+        class Sharded(FSDPModule, nn.Linear):
+            """What `fully_shard` makes of the class of a linear map."""
+
+        assert _torch.is_fully_sharded(object.__new__(Sharded))
+
+    def test_tensors_are_exchanged_inside(self) -> None:
+        module, other = nn.Linear(1, 1, bias=False), torch.full((1, 1), 3.0)
+        own = module.weight
+        with _torch.exchange_tensors(module, {"weight": other}):
+            assert module(torch.ones(1, 1)).item() == 3
+        assert module.weight is own
+
+    def test_classes(self) -> None:
+        assert issubclass(nn.Conv3d, _torch.Convolution)
+        assert issubclass(nn.ConvTranspose1d, _torch.Convolution)
+        assert issubclass(nn.Dropout2d, _torch.Dropout)
+        assert issubclass(nn.BatchNorm1d, _torch.RunningStatistics)
+        assert issubclass(nn.InstanceNorm2d, _torch.RunningStatistics)
+        assert issubclass(nn.LazyLinear, _torch.LazyModule)
+        normed = weight_norm(nn.Linear(2, 2)).parametrizations.weight[0]
+        assert isinstance(normed, _torch.WeightNorm)
+        bounded = spectral_norm(nn.Linear(2, 2)).parametrizations.weight[0]
+        assert isinstance(bounded, _torch.SpectralNorm)
+        assert callable(getattr(nn.Conv2d, _torch.CONVOLVE))
+
+    def test_the_cache_of_parametrizations(self) -> None:
+        assert _torch.parametrization_cache() == 0
+        with nn.utils.parametrize.cached():
+            assert _torch.parametrization_cache() == 1
+        _torch.set_parametrization_cache(0)
+        assert _torch.parametrization_cache() == 0
+
+
+class TestTensors:
+    """Names of tensors."""
+
+    def test_versions(self) -> None:
+        x = torch.zeros(1)
+        before = _torch.versions([x])
+        x += 1
+        assert _torch.versions([x]) == [before[0] + 1]
+        with torch.inference_mode():
+            assert _torch.versions([torch.zeros(1)]) == [0]
+
+    def test_hooks_of_a_gradient(self) -> None:
+        x = torch.ones(1, requires_grad=True)
+        assert not _torch.has_tensor_hooks(x)
+        x.register_hook(lambda grad: grad)
+        assert _torch.has_tensor_hooks(x)
+
+    def test_trees(self) -> None:
+        tree = {"a": [1, (2, 3)]}
+        assert _torch.tree_leaves(tree) == [1, 2, 3]
+        assert _torch.tree_map(lambda n: -n, tree) == {"a": [-1, (-2, -3)]}
+
+    def test_weight_norm(self) -> None:
+        options = {"dtype": torch.float64, "requires_grad": True}
+        v, g = torch.randn(3, 2, **options), torch.rand(3, 1, **options)
+        weight = _torch.normalized_weight(v, g)
+        assert torch.allclose(weight, g * v / v.norm(dim=1, keepdim=True))
+        cotangent = torch.randn_like(weight)
+        expected = torch.autograd.grad(weight, (v, g), cotangent)
+        with torch.no_grad():
+            same, norms = _torch.weight_norm_with_norms(v, g)
+            found = _torch.weight_norm_backward(cotangent, v, g, norms)
+        assert torch.equal(same, weight)
+        assert all(map(torch.allclose, found, expected))
+
+    @ON_THE_CPU
+    def test_an_assertion(self) -> None:
+        _torch.assert_async(torch.tensor(True), "fine")
+        with pytest.raises(RuntimeError, match="not fine"):
+            _torch.assert_async(torch.tensor(False), "not fine")
+
+
+@ON_THE_CPU
+def test_the_profiler_counts_every_allocation() -> None:
+    with torch.autograd.profiler.profile(profile_memory=True) as record:
+        assert _torch.is_profiling()
+        kept = torch.zeros(256)
+        with torch.autograd.profiler.record_function("here"):
+            torch.zeros(512).sum()
+    changes = list(_torch.recorded_allocations(record, "here"))
+    place = changes.index(None)
+    assert sum(changes[:place]) == kept.nbytes
+    assert max(changes[place + 1 :]) == 2048
+    assert sum(changes[place + 1 :]) == 0
