@@ -11,7 +11,7 @@ STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THR
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough check docs bench compare figures clean
+.PHONY: help demo quick test thorough check docs bench compare figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ $(PEERS_STAMP): $(STAMP)
 
 demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject, evaluate, draw
 	$(STEADY) $(BIN)/python -m mri_example demo
+
+quick: $(STAMP) ## run the laws and the unit tests, on few examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/laws tests/unit
 
 test: $(STAMP) ## run the tests (hypothesis profile "ci"); DEVICE=cuda runs them on a GPU
 	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
