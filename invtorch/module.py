@@ -116,7 +116,7 @@ class InvertibleModule(nn.Module):
         """
         memory = f"memory={self._memory!r}" if self._memory else ""
         count = parameter_count(self)
-        match [*self._modules.values()]:
+        match [*self.children()]:
             case [InvertibleModule() as inner] if parameter_count(inner) == count:
                 count = ""  # it stands there
         return [self.extra_repr(), memory, count]

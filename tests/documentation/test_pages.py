@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+import invtorch
+import invtorch.nets
 from mri_example.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = "python -m mri_example "
 
@@ -47,3 +52,9 @@ def test_there_are_commands_and_links_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("package", [invtorch, invtorch.nets], ids=lambda p: p.__name__)
+def test_the_reference_has_every_public_name(package) -> None:
+    entries = (ROOT / "docs/reference.md").read_text().split()
+    assert {f"{package.__name__}.{name}" for name in package.__all__} <= {*entries}
