@@ -43,9 +43,6 @@ $(PEERS_STAMP): $(STAMP)
 demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject, evaluate, draw
 	$(STEADY) $(BIN)/python -m mri_example demo
 
-quick: $(STAMP) ## run the laws and the unit tests, on few examples
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/laws tests/unit
-
 test: $(STAMP) ## run the tests (hypothesis profile "ci"); DEVICE=cuda runs them on a GPU
 	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 

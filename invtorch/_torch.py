@@ -49,6 +49,7 @@ __all__ = [
     "buffers_of",
     "exchange_tensors",
     "has_global_hooks",
+    "has_hooks",
     "has_tensor_hooks",
     "hooks_of",
     "is_compiled",
@@ -206,6 +207,11 @@ HOOKS = (
 def hooks_of(module: nn.Module) -> list[dict[int, Any]]:
     """Return the dictionaries of hooks that run when a module is called; as above."""
     return [getattr(module, name) for name in HOOKS]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether a module has such hooks, faster; as above."""
+    return any(map(vars(module).__getitem__, HOOKS))
 
 
 def has_global_hooks() -> bool:

@@ -106,7 +106,7 @@ def has_hooks(module: nn.Module) -> bool:
     A hook may do anything. The eager engine calls hooks again in a replay, as
     checkpointing does; a hand-written derivative and a compiled pass cannot.
     """
-    return any(_torch.hooks_of(module))
+    return _torch.has_hooks(module)
 
 
 def check_parts(label: str, parts: Iterable[nn.Module]) -> None:

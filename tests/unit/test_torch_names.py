@@ -150,6 +150,9 @@ class TestModules:
         module = nn.Linear(1, 1)
         assert len(_torch.hooks_of(module)) == len(_torch.HOOKS)
         assert not any(_torch.hooks_of(module))
+        assert not _torch.has_hooks(module)
+        with module.register_forward_hook(lambda *_: None):
+            assert _torch.has_hooks(module)
         registered = [name for name in vars(module) if name.endswith("_hooks")]
         calls = [n for n in registered if "state_dict" not in n and "load" not in n]
         assert set(calls) <= set(_torch.HOOKS)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from invtorch import _torch
 from invtorch.engine.checks import has_hooks
-from invtorch.engine.guard.fingerprint import PROBES
-from invtorch.engine.guard.fingerprint import mark as mark_of
+from invtorch.engine.guard.fingerprint import PROBES, fingerprint, size
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
 
@@ -80,7 +79,8 @@ def _reason(part: nn.Module) -> str:
 )
 def mark(state: Sequence[Tensor]) -> Tensor:
     """Return fingerprint and norm of each tensor of a state, as one node of a graph."""
-    return mark_of(tuple(state)).to(_mark_dtype(state))
+    numbers = fingerprint(tuple(state)), size(tuple(state)).unsqueeze(1)
+    return torch.cat([n.to(_mark_dtype(state)) for n in numbers], dim=1)
 
 
 @mark.register_fake

@@ -46,11 +46,6 @@ def size(state: tuple[Tensor, ...]) -> Tensor:
     return _stacked([_norm(tensor) for tensor in state])
 
 
-def mark(state: tuple[Tensor, ...]) -> Tensor:
-    """Return fingerprint and norm of each tensor, shape `(tensors, PROBES + 1)`."""
-    return torch.cat([fingerprint(state), size(state).unsqueeze(1)], dim=1)
-
-
 def _project(tensor: Tensor, seed: int) -> Tensor:
     place = tensor.numel(), seed, _exact(tensor), tensor.device
     shape, row, probes, beyond = _weights(*place)

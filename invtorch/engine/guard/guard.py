@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from invtorch._torch import backward_id
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
-from invtorch.engine.guard.fingerprint import fingerprint, mark
+from invtorch.engine.guard.fingerprint import fingerprint, size
 from invtorch.engine.guard.measurement import Measured, appeared, runs, until_first
 from invtorch.engine.guard.tolerance import (
     distance,
@@ -96,14 +96,15 @@ class Guard:
         self.anchors = anchors
         self.labels: list[str] = []
         self.eps: list[float] = []
-        self.marks: list[Any] = []
+        self.projections: list[Any] = []
+        self.sizes: list[Any] = []
         self.compared: dict[int, list[tuple[int, int, Any]]] = {}
         self.dtype = torch.float32
 
     def begin(self, state: Tensors) -> None:
         """Take the mark of the state that a pass begins with."""
         self.dtype = max((t.dtype for t in state), key=eps_of)
-        self.marks.append(_read(mark(state)))
+        self._mark(state)
 
     def take(self, label: str, dtypes: Iterable[torch.dtype], output: Tensors) -> None:
         """Take the mark of the output of the next layer of the forward pass.
@@ -115,7 +116,7 @@ class Guard:
         """
         self.labels.append(label)
         self.eps.append(max(map(eps_of, (self.dtype, *dtypes))))
-        self.marks.append(_read(mark(output)))
+        self._mark(output)
 
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Take the mark of a state of the backward pass.
@@ -135,13 +136,12 @@ class Guard:
 
     def speak(self, task: int) -> None:
         """Judge what was compared in one backward pass, and raise or warn."""
-        compared, table = self.compared.pop(task), _table(self.marks)
-        sizes = table[..., -1]
+        compared, sizes = self.compared.pop(task), _table(self.sizes)
         finite = sizes.isfinite().all(1).tolist()
         if not all(finite):
             self._tell(self._not_finite(finite.index(False)))
             return
-        measured = self._measure(compared, table)
+        measured = self._measure(compared, sizes)
         self.anchors.learn(measured, eps_of(self.dtype))
         growth = float(growth_of(sizes))
         breaches = self._breaches(measured, growth)
@@ -151,22 +151,28 @@ class Guard:
             self._check_growth(torch.linalg.vector_norm(sizes, dim=1).tolist())
 
     def _measure(
-        self, compared: list[tuple[int, int, Any]], table: Tensor
+        self, compared: list[tuple[int, int, Any]], sizes: Tensor
     ) -> list[Measured]:
-        rebuilt = _table([projections for _, _, projections in compared])
-        expected = table[[index for _, index, _ in compared], :, :-1]
-        distances, sizes = distance(rebuilt, expected), table[..., -1].unbind()
+        layers, indices, projections = zip(*compared, strict=True)
+        expected = _table([self.projections[index] for index in indices])
+        distances = distance(_table(projections), expected)
+        first, none = torch.tensor(layers, device="cpu"), torch.zeros_like(sizes[0])
+        scales = scale_of(sizes[first], sizes[first + 1], none)
+        zeros = not bool((scales > 0).all())
         measured: list[Measured] = []
-        scales: list[Tensor] = []
-        for layer, index, _ in compared:
-            one, above = Measured(layer, index, 0.0, self.eps[layer]), sizes[0] * 0
+        for i, (layer, index) in enumerate(zip(layers, indices, strict=True)):
+            one = Measured(layer, index, 0.0, self.eps[layer])
             if measured and one.follows(measured[-1]):
                 one = one._replace(eps=max(one.eps, measured[-1].eps))
-                above = scales[-1]
-            scales.append(scale_of(sizes[layer], sizes[layer + 1], above))
+                if zeros:
+                    scales[i] = scale_of(scales[i], scales[i], scales[i - 1])
             measured.append(one)
-        errors = relative_error(distances, torch.stack(scales)).amax(1).tolist()
+        errors = relative_error(distances, scales).amax(1).tolist()
         return [one._replace(error=e) for one, e in zip(measured, errors, strict=True)]
+
+    def _mark(self, state: Tensors) -> None:
+        self.projections.append(_read(fingerprint(state)))
+        self.sizes.append(_read(size(state)))
 
     def _breaches(
         self, measured: list[Measured], growth: float
@@ -254,8 +260,8 @@ def _read(values: Tensor) -> Any:
     return values.tolist() if values.device.type == "cpu" else values
 
 
-def _table(rows: list[Any]) -> Tensor:
+def _table(rows: Sequence[Any]) -> Tensor:
     """Return rows in one tensor on the CPU, waiting once for those on a device."""
     if isinstance(rows[0], Tensor):
-        return torch.stack(rows).cpu().double()
+        return torch.stack(list(rows)).cpu().double()
     return torch.tensor(rows, dtype=torch.float64, device="cpu")
