@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 DOCS_STAMP := $(VENV)/.docs
+OLDEST ?= torch==2.11.0
+OLDEST_VENV := .venv-oldest
 PEERS ?= memcnn==1.5.2 revlib==1.7.2
 PEERS_STAMP := $(VENV)/.peers
 STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick thorough check docs bench compare figures clean
+.PHONY: help demo test quick thorough oldest check docs bench compare figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +55,12 @@ quick: $(STAMP) ## run the laws, unit and main integration tests on few drawn ex
 thorough: $(STAMP) ## run the tests with many more drawn examples
 	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+oldest: ## run the library's tests with the oldest PyTorch that is supported (OLDEST=torch==2.11.0)
+	test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/python -m pip install --quiet "$(OLDEST)" numpy einops pytest pytest-xdist hypothesis
+	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -n 2 --dist worksteal \
+	-m "not slow" tests/unit tests/laws tests/integration
+
 check: $(STAMP) ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,4 +85,4 @@ figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results
 	$(BIN)/python -m benchmarks.figures
 
 clean: ## remove everything that can be made again
-	rm -rf $(VENV) site runs dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST_VENV) site runs dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
