@@ -16,6 +16,20 @@ ROWS = 32
 WIDEST = 8192
 
 
+def mark(state: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    """Return fingerprint and size of a state, as numbers where they can be had at once.
+
+    Numbers of Python, because what a pass keeps must not grow with its depth. On an
+    accelerator to read them would wait for it: there they stay tensors.
+    """
+    return _read(fingerprint(state)), _read(size(state))
+
+
+def projections(state: tuple[Tensor, ...]) -> Any:
+    """Return the fingerprint of a state alone, in the same way."""
+    return _read(fingerprint(state))
+
+
 def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
     r"""Return a few random projections of each tensor of a state.
 
@@ -44,6 +58,10 @@ def size(state: tuple[Tensor, ...]) -> Tensor:
     That of integers is zero: there is no size by which they may be off.
     """
     return _stacked([_norm(tensor) for tensor in state])
+
+
+def _read(values: Tensor) -> Any:
+    return values.tolist() if values.device.type == "cpu" else values
 
 
 def _project(tensor: Tensor, seed: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from invtorch._torch import backward_id
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
-from invtorch.engine.guard.fingerprint import fingerprint, size
+from invtorch.engine.guard.fingerprint import mark, projections
 from invtorch.engine.guard.measurement import Measured, appeared, runs, until_first
 from invtorch.engine.guard.tolerance import (
     distance,
@@ -96,15 +96,14 @@ class Guard:
         self.anchors = anchors
         self.labels: list[str] = []
         self.eps: list[float] = []
-        self.projections: list[Any] = []
-        self.sizes: list[Any] = []
+        self.marks: list[tuple[Any, Any]] = []
         self.compared: dict[int, list[tuple[int, int, Any]]] = {}
         self.dtype = torch.float32
 
     def begin(self, state: Tensors) -> None:
         """Take the mark of the state that a pass begins with."""
         self.dtype = max((t.dtype for t in state), key=eps_of)
-        self._mark(state)
+        self.marks.append(mark(state))
 
     def take(self, label: str, dtypes: Iterable[torch.dtype], output: Tensors) -> None:
         """Take the mark of the output of the next layer of the forward pass.
@@ -116,7 +115,7 @@ class Guard:
         """
         self.labels.append(label)
         self.eps.append(max(map(eps_of, (self.dtype, *dtypes))))
-        self._mark(output)
+        self.marks.append(mark(output))
 
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Take the mark of a state of the backward pass.
@@ -127,7 +126,7 @@ class Guard:
             state: The state.
         """
         task = backward_id()
-        one = layer, index, _read(fingerprint(state))
+        one = layer, index, projections(state)
         if task in self.compared:
             self.compared[task].append(one)
         else:
@@ -136,7 +135,8 @@ class Guard:
 
     def speak(self, task: int) -> None:
         """Judge what was compared in one backward pass, and raise or warn."""
-        compared, sizes = self.compared.pop(task), _table(self.sizes)
+        compared = self.compared.pop(task)
+        sizes = _table([norms for _, norms in self.marks])
         finite = sizes.isfinite().all(1).tolist()
         if not all(finite):
             self._tell(self._not_finite(finite.index(False)))
@@ -153,9 +153,9 @@ class Guard:
     def _measure(
         self, compared: list[tuple[int, int, Any]], sizes: Tensor
     ) -> list[Measured]:
-        layers, indices, projections = zip(*compared, strict=True)
-        expected = _table([self.projections[index] for index in indices])
-        distances = distance(_table(projections), expected)
+        layers, indices, rebuilt = zip(*compared, strict=True)
+        expected = _table([self.marks[index][0] for index in indices])
+        distances = distance(_table(rebuilt), expected)
         first, none = torch.tensor(layers, device="cpu"), torch.zeros_like(sizes[0])
         scales = scale_of(sizes[first], sizes[first + 1], none)
         zeros = not bool((scales > 0).all())
@@ -169,10 +169,6 @@ class Guard:
             measured.append(one)
         errors = relative_error(distances, scales).amax(1).tolist()
         return [one._replace(error=e) for one, e in zip(measured, errors, strict=True)]
-
-    def _mark(self, state: Tensors) -> None:
-        self.projections.append(_read(fingerprint(state)))
-        self.sizes.append(_read(size(state)))
 
     def _breaches(
         self, measured: list[Measured], growth: float
@@ -250,14 +246,6 @@ class Guard:
                 f"bound the scale of the conditioners",
                 stacklevel=2,
             )
-
-
-def _read(values: Tensor) -> Any:
-    """Return numbers where they can be had at once, else the tensor that has them.
-
-    Numbers of Python, because what a pass keeps must not grow with its depth.
-    """
-    return values.tolist() if values.device.type == "cpu" else values
 
 
 def _table(rows: Sequence[Any]) -> Tensor:
