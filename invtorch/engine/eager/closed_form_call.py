@@ -40,18 +40,24 @@ class ClosedFormCall:
         module: The layer.
         sign: 1 for its forward direction, -1 for its inverse.
         function: Its closed form.
+        tensors: The tensors that it holds.
     """
 
     arity = 1
 
     def __init__(
-        self, index: int, module: InvertibleModule, sign: int, function: Shift
+        self,
+        index: int,
+        module: InvertibleModule,
+        sign: int,
+        function: Shift,
+        tensors: list[Tensor],
     ) -> None:
         self.label = f"layer {index} ({type(module).__name__})"
         self.module = module
         self.sign = sign
         self.function = function
-        self.tensors = tensors_of(function)
+        self.tensors = tensors
         self.versions = versions(self.tensors)
         needed = {id(t): t for t in self.tensors if t.requires_grad}
         self.grad_inputs: Tensors = tuple(needed.values())
@@ -161,9 +167,12 @@ def closed_form_call(
         if any(map(_is_changed, parts[1:])):
             return None
         function = closed_form(module, state)
-    if function is None or not all(_matches(state, t) for t in tensors_of(function)):
+    if function is None:
         return None
-    return ClosedFormCall(index, module, sign, function)
+    tensors = tensors_of(function)
+    if not all(_matches(state, t) for t in tensors):
+        return None
+    return ClosedFormCall(index, module, sign, function, tensors)
 
 
 def tensors_of(function: Any) -> list[Tensor]:
