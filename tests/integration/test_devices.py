@@ -108,6 +108,7 @@ def image(device: str) -> torch.Tensor:
     return torch.randn(1, 64, 64, 64, device=device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["invert", "offload", "checkpoint", "auto"])
 def test_strategies_on_the_device(device, memory) -> None:
     net, x = paper(device, 12, budget=20 * image(device).nbytes), image(device)

@@ -28,6 +28,7 @@ def test_an_anchored_run_equals_an_unanchored_one(seed, depth, data) -> None:
         assert error(gradient(net, x), inverted) <= 1e-12
 
 
+@pytest.mark.slow
 @ON_THE_CPU
 @pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.parametrize("strength", [0.5, 2.0])
@@ -76,6 +77,7 @@ def test_auto_keeps_drift_between_two_anchors_within_its_budget(
     assert drift(net, images(), ()) > 16 or strength < 1
 
 
+@pytest.mark.slow
 @ON_THE_CPU
 @pytest.mark.filterwarnings("ignore:the state grows")
 @pytest.mark.filterwarnings("ignore:the state rebuilt")

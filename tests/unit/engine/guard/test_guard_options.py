@@ -36,6 +36,7 @@ def test_it_adapts_by_keeping_what_cannot_be_rebuilt() -> None:
     assert net.anchors == (7,)
 
 
+@pytest.mark.slow
 def test_it_adapts_to_rounding_that_grows() -> None:
     net = orthogonal(2.0, 400, anchors=0, guard="adapt")
     x = images()
@@ -65,6 +66,7 @@ def test_it_raises_where_no_anchor_helps() -> None:
         step(net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_dtype", [None, torch.float64])
 def test_growth_is_warned_of_once(state_dtype) -> None:
     net, x = orthogonal(2.0, 400, state_dtype=state_dtype), images()
