@@ -154,6 +154,9 @@ class VolumePreserving(InvertibleModule, elementary=False):
 class Inverse(InvertibleModule, elementary=False):
     """A module with its two directions swapped, as `module.inv` returns it."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(elementary=False, **kwargs)
+
     def __init__(self, module: InvertibleModule) -> None:
         super().__init__()
         self.module = module

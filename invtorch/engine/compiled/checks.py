@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
+from invtorch.composite import Step, inner_steps
 from invtorch.engine.checks import has_hooks
 from invtorch.engine.guard.fingerprint import PROBES, fingerprint, size
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
@@ -36,6 +37,25 @@ def check_repeatable(label: str, module: nn.Module) -> None:
             f"{label} {reason}, which cannot be repeated under torch.compile: compile "
             f"the conditioners alone, or set memory='store'"
         )
+
+
+def check_composites(steps: Sequence[Step]) -> None:
+    """Refuse hooks of modules whose parts are run in their place.
+
+    Raises:
+        RuntimeError: If a composite or an inverse view has hooks.
+    """
+    for step in steps:
+        inner = inner_steps(step)
+        if inner is None:
+            continue  # `check_repeatable` sees the others
+        if has_hooks(step.module):
+            raise RuntimeError(
+                f"{type(step.module).__name__} has hooks, which cannot be called under "
+                f"torch.compile, where its layers are run one by one: put them on the "
+                f"outermost container, or set memory='store'"
+            )
+        check_composites(inner)
 
 
 def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:

@@ -23,6 +23,7 @@ from invtorch.engine.compiled.checks import (
     assert_repeated,
     assert_unchanged,
     check_arguments,
+    check_composites,
     check_repeatable,
     computed_eps,
     mark,
@@ -60,6 +61,7 @@ def run(
     table, calls, single = TensorTable(), [], isinstance(state, Tensor)
     start = tuple(table.place(t) for t in _as_tuple(state))
     offered = tuple(table.place(c) for c in context)
+    check_composites(steps)
     for i, step in enumerate(elementary(steps)):
         label = f"layer {i} ({type(step.module).__name__})"
         check_repeatable(label, step.module)

@@ -11,6 +11,7 @@ from invtorch import (
     AdditiveCoupling,
     InvertibleModule,
     InvertibleSequential,
+    WithoutContext,
 )
 from tests.compilation import COMPILING, compiled
 from tests.parts import Conditioner, Leapfrog, Scale
@@ -100,6 +101,18 @@ def test_other_strategies_are_refused(option) -> None:
     net.memory, net[0].memory = "invert", option
     with pytest.raises(Unsupported, match=f"layer 0 .* has memory='{option}'"):
         compiled(net)(sample(requires_grad=True))
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_hooks_of_a_container_inside_are_refused(view) -> None:
+    """Its layers are run in its place, so they would not be called."""
+    inner = stack(0, depth=2)
+    net = InvertibleSequential(WithoutContext(inner.inv if view else inner))
+    net[0].module.register_forward_hook(lambda _, __, y: 2 * y)
+    with pytest.raises(Unsupported, match=f"{type(net[0].module).__name__} has hooks"):
+        compiled(net)(sample(requires_grad=True))
+    x = sample(requires_grad=True)
+    assert_all_equal([compiled(net, fullgraph=False)(x)], [net(x)])
 
 
 def test_a_log_determinant_is_refused() -> None:
