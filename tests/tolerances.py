@@ -25,7 +25,7 @@ from torch import Tensor
 EQUAL = {torch.float64: 1e-10, torch.float32: 1e-4, torch.complex128: 1e-10}
 SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 FINER = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-MARGIN = 100.0  # the ratio of both errors was at most 11 for 2,000 networks
+MARGIN = 100.0  # the ratio of both errors was at most 10.5 for 33 of 600 networks
 ALL_DIGITS = 2.0  # a larger relative error says no more than that all digits are lost
 
 Gradients = Sequence[Tensor | None]
