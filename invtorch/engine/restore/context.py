@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -42,20 +43,22 @@ def exchange_context(context: Context, others: Mapping[int, Tensor]) -> Context:
 
 def map_tensors(function: Callable[[Tensor], Tensor], context: Context) -> Context:
     """Return a copy of a context with `function` applied to its tensors."""
-
-    def at(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            return function(leaf)
-        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
-            return leaf
-        twin = copy.copy(leaf)
-        for field in dataclasses.fields(leaf):
-            value = tree_map(at, getattr(leaf, field.name))
-            object.__setattr__(twin, field.name, value)  # it may be frozen
-        return twin
-
-    mapped: Context = tree_map(at, context)
+    mapped: Context = tree_map(partial(_mapped, function), context)
     return mapped
+
+
+# A function inside of `map_tensors` that calls itself would be a cycle of references,
+# and hold the tensors until Python collects garbage.
+def _mapped(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return function(leaf)
+    if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+        return leaf
+    twin = copy.copy(leaf)
+    for field in dataclasses.fields(leaf):
+        value = tree_map(partial(_mapped, function), getattr(leaf, field.name))
+        object.__setattr__(twin, field.name, value)  # it may be frozen
+    return twin
 
 
 def _flat(context: Context) -> bool:
