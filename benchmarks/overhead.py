@@ -24,10 +24,10 @@ from benchmarks.record import write
 from benchmarks.time import measure
 from invtorch import InvertibleSequential
 from invtorch.engine import frame
-from invtorch.engine.restore.environment import Environment
-from invtorch.engine.guard.guard import Guard
 from invtorch.engine.eager.snapshot import Snapshot
 from invtorch.engine.eager.tape import Tape
+from invtorch.engine.guard.guard import Guard
+from invtorch.engine.restore.environment import Environment
 
 CHANNELS = HIDDEN = SIZE = 16
 DEPTH = 32

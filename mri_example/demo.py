@@ -22,7 +22,7 @@ from mri_example.figures import compare, learning_curve, memory_against_depth, s
 from mri_example.metrics import Scores
 from mri_example.model import IRIM2D, Reconstructor
 from mri_example.model.configuration import Memory
-from mri_example.reconstruction import Method, reconstruct, zero_filled
+from mri_example.reconstruct import Method, reconstruct, zero_filled
 from mri_example.training import (
     MaskConfig,
     TrainingConfig,

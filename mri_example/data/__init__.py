@@ -2,9 +2,7 @@
 
 from mri_example.data.anatomy import embedded_anatomy, nifti_volumes
 from mri_example.data.augmentation import flip_and_turn
-from mri_example.data.dicom import dicom_volumes
 from mri_example.data.files import KSpaceFile, read_reconstruction, volume_paths
-from mri_example.data.magnitudes import magnitude_volumes
 from mri_example.data.raw import convert_raw
 from mri_example.data.simulate import Simulation
 from mri_example.data.slabs import blend, slab_starts
@@ -19,10 +17,8 @@ __all__ = [
     "SliceDataset",
     "blend",
     "convert_raw",
-    "dicom_volumes",
     "embedded_anatomy",
     "flip_and_turn",
-    "magnitude_volumes",
     "nifti_volumes",
     "read_reconstruction",
     "simulate_demo",

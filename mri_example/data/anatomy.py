@@ -59,7 +59,7 @@ def nifti_volumes(path: Path) -> Iterator[tuple[str, Volume]]:
     if not found or len(paths) < len(found):
         raise InputError(
             f"{path} is neither a NIfTI file nor a folder of them, each with another "
-            f"name: check the path"
+            f"name: check the path (dcm2niix converts DICOM)"
         )
     for name, file in paths.items():
         yield name, _volume(file)

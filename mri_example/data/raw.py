@@ -13,7 +13,7 @@ from mri_example.data.layout import crop_of
 from mri_example.data.raw_file import read_raw
 from mri_example.data.writing import write_kspace
 from mri_example.errors import InputError
-from mri_example.signal import center_crop, ifft2c, root_sum_of_squares
+from mri_example.transforms import center_crop, ifft2c, root_sum_of_squares
 
 SUFFIXES = (".h5", ".hdf5", ".mrd", ".ismrmrd")
 

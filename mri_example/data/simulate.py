@@ -24,7 +24,7 @@ from mri_example.data.header import Header
 from mri_example.data.upright import Volume
 from mri_example.data.writing import write_kspace
 from mri_example.errors import InputError
-from mri_example.signal import center_crop, fft2c, ifft2c, root_sum_of_squares
+from mri_example.transforms import center_crop, fft2c, ifft2c, root_sum_of_squares
 
 UNIT = 3e-4  # maximum of the images, as in the fastMRI files
 OVERSAMPLING = 2

@@ -17,9 +17,8 @@ from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.data.metadata import one_hot
 from mri_example.data.slabs import slab_starts
 from mri_example.errors import InputError
-from mri_example.fourier import fftc, ifftc
-from mri_example.sampling import Masks, encoded_axes, undersample, volume_seed
-from mri_example.signal import center_crop, ifft2c, root_sum_of_squares
+from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
+from mri_example.transforms import center_crop, fftc, ifft2c, ifftc, root_sum_of_squares
 
 LOG = logging.getLogger(__name__)
 

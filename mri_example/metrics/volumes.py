@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mri_example.errors import InputError
-from mri_example.signal import center_crop
+from mri_example.transforms import center_crop
 
 Volume: TypeAlias = Tensor | ArrayLike
 Magnitudes: TypeAlias = NDArray[np.float64]

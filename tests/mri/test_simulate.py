@@ -17,7 +17,7 @@ from mri_example.data import (
 from mri_example.data.simulate import UNIT
 from mri_example.data.volumes import without_empty_slices
 from mri_example.errors import InputError
-from mri_example.signal import center_crop, ifft2c
+from mri_example.transforms import center_crop, ifft2c
 
 SMALL = Simulation(size=16)
 SPLITS = {
