@@ -19,9 +19,9 @@ from mri_example.data import (
 )
 from mri_example.demo import demo
 from mri_example.errors import InputError
-from mri_example.evaluation import check_ending
-from mri_example.evaluation import evaluate as evaluate_folders
-from mri_example.evaluation import write as write_evaluation
+from mri_example.evaluate import check_ending
+from mri_example.evaluate import evaluate as evaluate_folders
+from mri_example.evaluate import write as write_evaluation
 from mri_example.inspection import inspect_root
 from mri_example.model import IRIM2D, ModelConfig
 from mri_example.reconstruct import check_device, zero_filled

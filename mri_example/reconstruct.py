@@ -21,7 +21,7 @@ from mri_example.data import (
     volume_paths,
     write_reconstruction,
 )
-from mri_example.data.slices import check_coils
+from mri_example.data.dataset import check_coils
 from mri_example.errors import InputError
 from mri_example.masks import Masks, volume_seed
 from mri_example.transforms import center_crop, root_sum_of_squares

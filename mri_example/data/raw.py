@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri_example.data.files import crop_of, write_kspace
 from mri_example.data.header import Header
-from mri_example.data.layout import crop_of
 from mri_example.data.raw_file import read_raw
-from mri_example.data.writing import write_kspace
 from mri_example.errors import InputError
 from mri_example.transforms import center_crop, ifft2c, root_sum_of_squares
 

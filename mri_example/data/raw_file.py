@@ -11,7 +11,7 @@ from ismrmrd.file import Acquisitions
 from ismrmrd.hdf5 import acquisition_header_dtype
 from numpy.typing import NDArray
 
-from mri_example.data.opening import opened
+from mri_example.data.files import opened
 from mri_example.data.raw_header import RawHeader
 from mri_example.data.raw_lines import Lines
 from mri_example.errors import InputError

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
 from mri_example.data import KSpaceFile, Sample, SliceDataset
-from mri_example.data.augmentation import flip_and_turn
+from mri_example.data.dataset import flip_and_turn
 from mri_example.errors import InputError
 from mri_example.masks import Masks
 from mri_example.metrics import nmse

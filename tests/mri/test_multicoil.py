@@ -14,7 +14,7 @@ from mri_example.data import (
     SliceDataset,
     read_reconstruction,
 )
-from mri_example.data.coils import coil_maps, noise_covariance
+from mri_example.data.simulate import coil_maps, noise_covariance
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction
 from mri_example.model import (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mri_example import physics
-from mri_example.data.coils import coil_maps
+from mri_example.data.simulate import coil_maps
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction, undersample
 from mri_example.physics import Sense, fftc, sensitivity_maps
