@@ -1,6 +1,7 @@
 """Files in the fastMRI layout: read, written, simulated, and cut into slices."""
 
 from mri_example.data.anatomy import embedded_anatomy, nifti_volumes
+from mri_example.data.convert import convert_raw
 from mri_example.data.dataset import (
     Sample,
     SliceDataset,
@@ -16,7 +17,6 @@ from mri_example.data.files import (
     write_kspace,
     write_reconstruction,
 )
-from mri_example.data.raw import convert_raw
 from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
 
 __all__ = [
