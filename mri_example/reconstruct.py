@@ -21,6 +21,7 @@ from mri_example.data import (
     volume_paths,
     write_reconstruction,
 )
+from mri_example.data.checks import check_header
 from mri_example.data.dataset import check_coils
 from mri_example.errors import InputError
 from mri_example.masks import Masks, volume_seed
@@ -236,7 +237,9 @@ def _dataset(
         own = 1  # at least, for the data set to have volumes
 
     def usable(path: Path) -> Path:
-        check_coils(KSpaceFile.inspect(path), coils)
+        file = KSpaceFile.inspect(path)
+        check_header(file)
+        check_coils(file, coils)
         return path
 
     found = [_attempt(usable, path, path, on_failure) for path in volume_paths(data)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mri_example.data.checks import check_header
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
@@ -84,7 +85,8 @@ class SliceDataset(Dataset[Sample]):
 
     Raises:
         InputError: If the folder has no usable files, one has other coils, or one for
-            training is undersampled or has fewer slices than a slab.
+            training is undersampled or has fewer slices than a slab, or the header of
+            one does not describe its k-space.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class SliceDataset(Dataset[Sample]):
         if skip_thin and slab is not None and epoch is not None:
             self.files = _thick(self.files, slab)
         for file in self.files:
+            check_header(file)
             check_coils(file, coils)
             if epoch is not None:
                 _check_for_training(file, slab)

@@ -169,6 +169,7 @@ class KSpaceFile:
         crop: Rows and columns of target and reconstruction.
         padding: First measured column, and the one after the last.
         encoded: Columns that the header speaks of, if there is one.
+        trajectory: What the header says of it, or "".
         mask: The mask that a file of undersampled k-space brings along, `(cols,)`.
         attributes: Acquisition, maximum of the target volume and the like.
         scan: The acquisition and the scanner, for example `CORPD_FBK/Skyra`.
@@ -181,6 +182,7 @@ class KSpaceFile:
     crop: tuple[int, int]
     padding: tuple[int, int]
     encoded: int | None
+    trajectory: str
     mask: NDArray[np.float32] | None
     attributes: Mapping[str, Any]
     scan: str
@@ -205,6 +207,7 @@ class KSpaceFile:
                 crop=crop,
                 padding=padding_of(header, cols, path),
                 encoded=header.encoded[1] if header else None,
+                trajectory=header.trajectory if header else "",
                 mask=mask_of(file, cols, path),
                 attributes=dict(file.attrs),
                 scan=scan_name(
