@@ -29,11 +29,7 @@ def sigpy():
 @given(sizes, sizes, st.floats(1.5, 6), seeds)
 def test_masks_meet_the_acceleration_and_hold_the_center(slices, cols, a, seed) -> None:
     function = PoissonMaskFunction([0.1], [a])
-    try:
-        mask, low = function((5, slices, 7, cols), seed=seed)
-    except InputError as error:  # sigpy meets no acceleration on some small grids
-        assert f"acceleration of {a} (Cannot" in str(error)  # noqa: PT017
-        return
+    mask, low = function((5, slices, 7, cols), seed=seed)
     assert mask.shape == (1, slices, 1, cols)
     assert mask.dtype == torch.float32
     assert set(mask.unique().tolist()) <= {0.0, 1.0}

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invtorch import OrthogonalCoupling
+from mri_example.masks import PoissonMaskFunction
 from mri_example.model import IRIM
 from mri_example.physics import (
     LikelihoodGradient,
@@ -178,3 +179,14 @@ def test_sigpy_agrees(space, coils) -> None:
     )
     assert_equal(ours.forward(x), torch.from_numpy(theirs(x.numpy())))
     assert_equal(ours.adjoint(k), torch.from_numpy(theirs.H(k.numpy())))
+
+
+@pytest.mark.parametrize("acceleration", [2, 4, 8])
+def test_sigpy_draws_masks(acceleration) -> None:
+    pytest.importorskip("sigpy")
+    function = PoissonMaskFunction([0.06], [acceleration])
+    mask, low = function((1, 48, 3, 64), seed=(1, 2))
+    assert mask.equal(function((1, 48, 3, 64), seed=(1, 2))[0])
+    assert abs(mask.numel() / mask.sum().item() - acceleration) <= 0.1
+    assert (mask.shape, low) == ((1, 48, 1, 64), 4)
+    assert mask[0, 23:25, 0, 30:34].all()
