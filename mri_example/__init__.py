@@ -1,5 +1,5 @@
 """The i-RIM and the fastMRI pipeline around it, built on invtorch."""
 
-from mri_example.model import IRIM
+from invtorch.nets import IRIM
 
 __all__ = ["IRIM"]

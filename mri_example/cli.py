@@ -13,19 +13,19 @@ from mri_example.comparison import compare
 from mri_example.data import (
     Simulation,
     convert_raw,
-    magnitude_volumes,
+    nifti_volumes,
     simulate_demo,
     simulate_volumes,
 )
 from mri_example.demo import demo
 from mri_example.errors import InputError
-from mri_example.evaluation import check_ending
-from mri_example.evaluation import evaluate as evaluate_folders
-from mri_example.evaluation import write as write_evaluation
+from mri_example.evaluate import check_ending
+from mri_example.evaluate import evaluate as evaluate_folders
+from mri_example.evaluate import write as write_evaluation
 from mri_example.inspection import inspect_root
 from mri_example.model import IRIM2D, ModelConfig
-from mri_example.reconstruction import WHOLE, Tile, check_device, zero_filled
-from mri_example.reconstruction import reconstruct as reconstruct_folder
+from mri_example.reconstruct import check_device, zero_filled
+from mri_example.reconstruct import reconstruct as reconstruct_folder
 from mri_example.training import MaskConfig, TrainingConfig, fit, load
 from mri_example.training import export as export_model
 
@@ -42,14 +42,13 @@ def simulate(
 
     Args:
         output: A data root; with a source, the folder for its files.
-        source: Magnitude images: a NIfTI file or a folder of them; a DICOM file, a
-            folder with the files of one series, or a folder of such folders.
+        source: Magnitude images: a NIfTI file or a folder of them.
         simulation: Size, noise, phase, coils and seed.
     """
     if source is None:
         written = simulate_demo(output, simulation)
     else:
-        written = simulate_volumes(magnitude_volumes(source), output, simulation)
+        written = simulate_volumes(nifti_volumes(source), output, simulation)
     _say(
         f"{len(written)} files written to {output}; those already there were kept\n"
         f"k-space is simulated from magnitude images and is not raw data: scores on "
@@ -121,7 +120,7 @@ def reconstruct(
     masks: MaskConfig = MaskConfig(),
     device: str = "",
     batch_size: int = 8,
-    tile: Tile = WHOLE,
+    slab: int | None = None,
     skip_failures: bool = False,
 ) -> None:
     """Reconstruct every file of a folder, as the leaderboard takes it.
@@ -134,7 +133,7 @@ def reconstruct(
         masks: How files without a mask are undersampled.
         device: For example cpu or cuda; a GPU is used if there is one.
         batch_size: Slices that are reconstructed at once.
-        tile: The most that the model is given at once, for what does not fit.
+        slab: Slices of a slab, for a model of slabs that does not fit.
         skip_failures: Go on without the volumes that fail, and list them at the end.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -148,7 +147,7 @@ def reconstruct(
         masks.build(),
         device=device,
         batch_size=batch_size,
-        tile=tile,
+        slab=slab,
         on_failure=(lambda _, e: failures.append(str(e))) if skip_failures else None,
     )
     _say(f"{len(written)} reconstructions written to {output}")
@@ -216,7 +215,7 @@ COMMANDS: dict[str, Any] = {
 }
 
 
-GROUPS = ("model", "masks", "training", "simulation", "tile")
+GROUPS = ("model", "masks", "training", "simulation")
 
 
 class Parser(ArgumentParser):

@@ -17,9 +17,9 @@ from mri_example import figures
 from mri_example.data import Simulation, simulate_demo, whole_file
 from mri_example.data.files import KSpaceFile, read_reconstruction
 from mri_example.errors import InputError
-from mri_example.evaluation import evaluate
+from mri_example.evaluate import evaluate
 from mri_example.model import IRIM2D, IRIM3D, RIM, ModelConfig, UNet
-from mri_example.reconstruction import reconstruct, zero_filled
+from mri_example.reconstruct import reconstruct, zero_filled
 from mri_example.training import (
     MaskConfig,
     TrainingConfig,

@@ -15,14 +15,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mri_example.data import Simulation, simulate_demo
-from mri_example.data.files import KSpaceFile, read_reconstruction
-from mri_example.data.writing import whole_file
-from mri_example.evaluation import evaluate
+from mri_example.data.files import KSpaceFile, read_reconstruction, whole_file
+from mri_example.evaluate import evaluate
 from mri_example.figures import compare, learning_curve, memory_against_depth, save
 from mri_example.metrics import Scores
 from mri_example.model import IRIM2D, Reconstructor
 from mri_example.model.configuration import Memory
-from mri_example.reconstruction import Method, reconstruct, zero_filled
+from mri_example.reconstruct import Method, reconstruct, zero_filled
 from mri_example.training import (
     MaskConfig,
     TrainingConfig,

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mri_example.data.writing import whole_file
+from mri_example.data.files import whole_file
 
 COLORS = {"invert": "#0b6e4f", "checkpoint": "#c98a00", "store": "#b3261e"}
 NAMES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mri_example.data.defects import check_header, check_place, check_values
+from mri_example.data.checks import check_header, check_place, check_values
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 

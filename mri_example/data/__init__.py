@@ -1,16 +1,23 @@
 """Files in the fastMRI layout: read, written, simulated, and cut into slices."""
 
 from mri_example.data.anatomy import embedded_anatomy, nifti_volumes
-from mri_example.data.augmentation import flip_and_turn
-from mri_example.data.dicom import dicom_volumes
-from mri_example.data.files import KSpaceFile, read_reconstruction, volume_paths
-from mri_example.data.magnitudes import magnitude_volumes
-from mri_example.data.raw import convert_raw
-from mri_example.data.simulate import Simulation
-from mri_example.data.slabs import blend, slab_starts
-from mri_example.data.slices import Sample, SliceDataset
-from mri_example.data.volumes import simulate_demo, simulate_volumes
-from mri_example.data.writing import whole_file, write_kspace, write_reconstruction
+from mri_example.data.convert import convert_raw
+from mri_example.data.dataset import (
+    Sample,
+    SliceDataset,
+    blend,
+    flip_and_turn,
+    slab_starts,
+)
+from mri_example.data.files import (
+    KSpaceFile,
+    read_reconstruction,
+    volume_paths,
+    whole_file,
+    write_kspace,
+    write_reconstruction,
+)
+from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
 
 __all__ = [
     "KSpaceFile",
@@ -19,10 +26,8 @@ __all__ = [
     "SliceDataset",
     "blend",
     "convert_raw",
-    "dicom_volumes",
     "embedded_anatomy",
     "flip_and_turn",
-    "magnitude_volumes",
     "nifti_volumes",
     "read_reconstruction",
     "simulate_demo",

@@ -24,6 +24,7 @@ class Header:
         center: Index of the central phase-encoding step.
         maximum: Highest index of the phase-encoding steps.
         scanner: Its model, for example `Skyra`, or "" where the header does not say it.
+        trajectory: For example `cartesian`, or "" likewise.
     """
 
     encoded: Size
@@ -31,6 +32,7 @@ class Header:
     center: int
     maximum: int
     scanner: str = ""
+    trajectory: str = ""
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -58,6 +60,9 @@ class Header:
                 center=_number(encoding, f"{step}/{_path('center')}"),
                 maximum=_number(encoding, f"{step}/{_path('maximum')}"),
                 scanner=(root.findtext(_path(*SCANNER)) or "").strip(),
+                trajectory=(encoding.findtext(_path("trajectory")) or "").strip()
+                if encoding is not None
+                else "",
             )
         except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
             raise InputError(
@@ -76,6 +81,8 @@ class Header:
             matrix = _nested(encoding, name, "matrixSize")
             for axis, value in zip("xyz", size, strict=True):
                 _nested(matrix, axis).text = str(value)
+        if self.trajectory:
+            _nested(encoding, "trajectory").text = self.trajectory
         limits = _nested(encoding, "encodingLimits", "kspace_encoding_step_1")
         steps = {"minimum": 0, "maximum": self.maximum, "center": self.center}
         for name, value in steps.items():

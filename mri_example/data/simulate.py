@@ -7,8 +7,10 @@ attribute `simulated`.
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,12 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from mri_example.data.coils import coil_maps, noise_covariance
+from mri_example.data.anatomy import Volume, embedded_anatomy
+from mri_example.data.files import KSpaceFile, write_kspace
 from mri_example.data.header import Header
-from mri_example.data.upright import Volume
-from mri_example.data.writing import write_kspace
 from mri_example.errors import InputError
-from mri_example.signal import center_crop, fft2c, ifft2c, root_sum_of_squares
+from mri_example.transforms import center_crop, fft2c, ifft2c, root_sum_of_squares
 
 UNIT = 3e-4  # maximum of the images, as in the fastMRI files
 OVERSAMPLING = 2
@@ -169,3 +170,170 @@ def _smooth(
     weights = rng.uniform(-largest, largest, len(terms))
     phase = sum(w * term for w, term in zip(weights, terms, strict=True))
     return np.broadcast_to(phase, shape).copy()
+
+
+RADIUS = 1.3  # of the ring of coils, in half widths of the image
+REACH = 0.9  # distance at which a coil sees half of its largest signal, likewise
+
+
+def coil_maps(
+    coils: int, shape: tuple[int, int, int], rng: np.random.Generator
+) -> NDArray[np.complex128]:
+    r"""Simulate smooth sensitivity maps of coils on a ring around the head.
+
+    $$ S_c(r) \propto \frac{e^{i (\varphi_c + \kappa_c \cdot r)}}
+                           {1 + \lVert r - r_c \rVert^2 / w^2},
+       \qquad \sum_c |S_c(r)|^2 = 1 $$
+
+    The phase $\varphi_c$ is the angle of the coil plus a random one, and turns slowly
+    along a random direction $\kappa_c$.
+
+    Args:
+        coils: How many.
+        shape: Slices, rows and columns.
+        rng: What positions and phases follow from.
+
+    Returns:
+        `(coils, slices, rows, cols)`.
+    """
+    lines = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape]
+    z, y, x = np.meshgrid(*lines, indexing="ij", sparse=True)
+    maps = np.empty((coils, *shape), dtype=np.complex128)
+    for coil, one in enumerate(maps):
+        angle = 2 * np.pi * (coil + rng.uniform(-0.2, 0.2)) / coils
+        height = rng.uniform(-0.5, 0.5)
+        away = (
+            (x - RADIUS * np.cos(angle)) ** 2
+            + (y - RADIUS * np.sin(angle)) ** 2
+            + (z - height) ** 2
+        )
+        right, down, along = rng.uniform(-0.5, 0.5, 3)
+        phase = angle + rng.uniform(0, 2 * np.pi) + right * x + down * y + along * z
+        one[:] = np.exp(1j * phase) / (1 + away / REACH**2)
+    sees = np.sqrt((np.abs(maps) ** 2).sum(axis=0))
+    normalized: NDArray[np.complex128] = maps / sees
+    return normalized
+
+
+def noise_covariance(coils: int, correlation: float) -> NDArray[np.float64]:
+    r"""Return the covariance of the noise of coils on a ring, $\rho^{d}$.
+
+    Args:
+        coils: How many.
+        correlation: That of neighbours, $\rho$, in [0, 1).
+
+    Returns:
+        `(coils, coils)` with a unit diagonal; $d$ is the distance along the ring.
+
+    Examples:
+        >>> noise_covariance(3, 0.5)
+        array([[1. , 0.5, 0.5],
+               [0.5, 1. , 0.5],
+               [0.5, 0.5, 1. ]])
+    """
+    apart = np.abs(np.subtract.outer(np.arange(coils), np.arange(coils)))
+    ring = np.minimum(apart, coils - apart)
+    covariance: NDArray[np.float64] = np.power(float(correlation), ring)
+    return covariance
+
+
+LOG = logging.getLogger(__name__)
+EMPTY = 0.01  # share of a slice that must reach a tenth of the volume's maximum
+
+
+def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
+    """Write the demo's data set from the embedded anatomy, split by subject.
+
+    Training: subjects "sagittal" and "average" along all three axes and the first 16
+    slices of "epi"; validation: the rest of "epi"; test: "coronal". Empty slices at
+    the ends of a volume are left out. Files that exist are left as they are.
+
+    Args:
+        root: Folder for `singlecoil_train`, `singlecoil_val` and `singlecoil_test`, or
+            with several coils for `multicoil_train` and so on.
+        simulation: How to simulate.
+
+    Returns:
+        The files that were written now.
+
+    Raises:
+        InputError: If a file exists that was simulated in another way.
+    """
+    heads = embedded_anatomy()
+    plan = {
+        f"train/{subject}_axis{axis}": np.moveaxis(heads[subject], axis, 0)
+        for subject in ("sagittal", "average")
+        for axis in range(3)
+    }
+    plan["train/epi_first"] = heads["epi"][:16]
+    plan["val/epi_rest"] = heads["epi"][16:]
+    plan["test/coronal_axis0"] = heads["coronal"]
+    jobs = [
+        (
+            root / f"{simulation.challenge}_{name}.h5",
+            name.split("/")[1].split("_")[0],
+            volume,
+        )
+        for name, volume in plan.items()
+    ]
+    return _write_missing(jobs, simulation, logging.DEBUG)
+
+
+def simulate_volumes(
+    volumes: Iterable[tuple[str, Volume]], folder: Path, simulation: Simulation
+) -> list[Path]:
+    """Write one file for each volume, for example those of `nifti_volumes`.
+
+    Empty slices at the ends of a volume are left out, and how many is logged.
+
+    Args:
+        volumes: Names and magnitudes.
+        folder: Where the files go, for example `.../singlecoil_train`.
+        simulation: How to simulate.
+
+    Returns:
+        The files that were written now; those that exist are left as they are.
+
+    Raises:
+        InputError: If a file exists that was simulated in another way.
+    """
+    jobs = ((folder / f"{name}.h5", name, volume) for name, volume in volumes)
+    return _write_missing(jobs, simulation, logging.WARNING)
+
+
+def without_empty_slices(volume: Volume) -> Volume:
+    """Drop empty slices at both ends.
+
+    Those of which less than a hundredth reaches a tenth of the volume's maximum.
+    """
+    share = (volume > 0.1 * volume.max()).mean(axis=(1, 2))
+    filled = np.flatnonzero(share >= EMPTY)
+    return volume[filled[0] : filled[-1] + 1] if len(filled) else volume[:0]
+
+
+def _write_missing(
+    jobs: Iterable[tuple[Path, str, Volume]], simulation: Simulation, level: int
+) -> list[Path]:
+    written = []
+    for path, patient, volume in jobs:
+        if path.exists():
+            _check_same(path, simulation)
+            continue
+        filled = without_empty_slices(volume)
+        if not len(filled):
+            raise InputError(f"every slice of {patient} is empty: take another volume")
+        if len(filled) < len(volume):
+            left_out = len(volume) - len(filled)
+            LOG.log(level, "%s: %d empty slices at its ends left out", path, left_out)
+        simulation.write(path, filled, patient)
+        written.append(path)
+    return written
+
+
+def _check_same(path: Path, simulation: Simulation) -> None:
+    before = KSpaceFile.inspect(path).attributes.get("simulated", "measured")
+    if before != str(simulation):
+        raise InputError(
+            f"{path} exists and is {before}, not {simulation!r}: choose another folder "
+            f"or the same options"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mri_example.signal import center_crop
+from mri_example.transforms import center_crop
 
 
 class Reconstructor(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mri_example.signal import root_sum_of_squares
+from mri_example.transforms import root_sum_of_squares
 
 WINDOW = 7
 K1, K2 = 0.01, 0.03

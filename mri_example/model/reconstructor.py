@@ -12,7 +12,7 @@ from invtorch.nets import IRIM
 from mri_example.model.base import Reconstructor
 from mri_example.model.read_out import ReadOut
 from mri_example.physics import LikelihoodGradient
-from mri_example.signal import channels_to_complex, complex_to_channels
+from mri_example.transforms import channels_to_complex, complex_to_channels
 
 READ_OUTS = ("estimate", "parametric")
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mri_example.model.base import Reconstructor
 from mri_example.physics import LikelihoodGradient
-from mri_example.signal import channels_to_complex, complex_to_channels
+from mri_example.transforms import channels_to_complex, complex_to_channels
 
 INPUTS, OUTPUTS = 4, 2  # estimate and gradient, and the update; each a complex image
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mri_example.model.base import Reconstructor
-from mri_example.signal import root_sum_of_squares
+from mri_example.transforms import root_sum_of_squares
 
 EPS, LIMIT = 1e-11, 6.0  # of the normalization of a slice
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mri_example.errors import InputError
+from mri_example.masks import MaskFile, MaskFunction, Masks, PoissonMaskFunction
 from mri_example.model import ModelConfig
-from mri_example.sampling import MaskFile, MaskFunction, Masks, PoissonMaskFunction
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class MaskConfig:
 
     Args:
         pattern: random, equispaced, equispaced_fraction, magic or magic_fraction; for
-            3-D acquisitions poisson.
+            3-D acquisitions poisson, which needs sigpy.
         center_fractions: Shares of the columns that are measured in the center, with
             poisson of the slices too.
         accelerations: One acceleration for each of them; every mask draws a pair.
-        file: A mask for all k-space instead of drawn ones, as .npy, .npz, .h5 or text:
+        file: A mask for all k-space instead of drawn ones, as .npy:
             0 or 1 along the columns, for 3-D acquisitions along slices and columns.
     """
 

@@ -9,11 +9,11 @@ import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
 from mri_example.data import KSpaceFile, Sample, SliceDataset
-from mri_example.data.augmentation import flip_and_turn
+from mri_example.data.dataset import flip_and_turn
 from mri_example.errors import InputError
+from mri_example.masks import Masks
 from mri_example.metrics import nmse
 from mri_example.model import ModelConfig
-from mri_example.sampling import Masks
 from mri_example.training.configuration import TrainingConfig
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mri_example.data.writing import whole_file
+from mri_example.data.files import whole_file
 from mri_example.errors import InputError
 from mri_example.model import ModelConfig, Reconstructor
 from mri_example.paths import check_file

@@ -15,10 +15,10 @@ from mri_example.data import KSpaceFile, Sample, blend
 from mri_example.errors import InputError
 from mri_example.metrics import METRICS, score, summarize
 from mri_example.model import Reconstructor
-from mri_example.signal import center_crop, root_sum_of_squares
 from mri_example.training.checkpoints import CONFIGURATION
 from mri_example.training.configuration import TrainingConfig
 from mri_example.training.losses import training_loss
+from mri_example.transforms import center_crop, root_sum_of_squares
 
 WARM_UP = 0.05
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import lightning
 import torch
 
+from mri_example.masks import MaskFunction
 from mri_example.model import IRIM3D, UNet
-from mri_example.sampling import MaskFunction
 from mri_example.training import TrainingConfig, fit
 from mri_example.training.data import SliceData
 from mri_example.training.module import ReconstructionTask

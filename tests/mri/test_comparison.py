@@ -8,10 +8,10 @@ import pytest
 from mri_example import comparison
 from mri_example.cli import main
 from mri_example.comparison import MASKS, METHODS, Contender, contenders
-from mri_example.data import volumes
+from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
 from mri_example.errors import InputError
-from mri_example.evaluation import evaluate
+from mri_example.evaluate import evaluate
 from mri_example.model import IRIM2D, UNet
 from mri_example.training import MaskConfig, TrainingConfig, fit_once
 

@@ -9,7 +9,8 @@ import pytest
 
 from mri_example import demo as demonstration
 from mri_example.cli import main
-from mri_example.data import Simulation, simulate_volumes, volumes
+from mri_example.data import Simulation, simulate_volumes
+from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
 from mri_example.figures import compare
 from mri_example.model import IRIM2D

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mri_example.data import Simulation
-from mri_example.evaluation import evaluate
-from mri_example.reconstruction import reconstruct
+from mri_example.evaluate import evaluate
+from mri_example.reconstruct import reconstruct
 from mri_example.training import MaskConfig, load
 from tests.mri.distributed_validation import MODELS, validate
 

@@ -10,7 +10,7 @@ import pytest
 from mri_example.cli import main
 from mri_example.data import write_reconstruction
 from mri_example.errors import InputError
-from mri_example.evaluation import evaluate
+from mri_example.evaluate import evaluate
 from mri_example.metrics import METRICS, Scores, bootstrap, score, summarize
 
 SIZE, SLICES = 9, 2

@@ -17,6 +17,7 @@ headers = st.builds(
     center=st.integers(0, 500),
     maximum=st.integers(0, 999),
     scanner=st.sampled_from(["", "Skyra", "MAGNETOM Vida <3T>"]),
+    trajectory=st.sampled_from(["", "cartesian", "radial"]),
 )
 KNEE = Header(encoded=(640, 368, 1), recon=(320, 320, 1), center=166, maximum=331)
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 
 from mri_example.data import Simulation, simulate_volumes
-from mri_example.data.volumes import embedded_anatomy
+from mri_example.data.simulate import embedded_anatomy
 from mri_example.model import IRIM2D
 from mri_example.training import MaskConfig, TrainingConfig, fit
 from mri_example.training.data import SliceData

@@ -22,8 +22,8 @@ from mri_example.data import (
 )
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.reconstruction import reconstruct, zero_filled
-from mri_example.sampling import MaskFunction
+from mri_example.masks import MaskFunction
+from mri_example.reconstruct import reconstruct, zero_filled
 
 MASKS = MaskFunction("random", [0.1], [4])
 EVERYTHING = MaskFunction("random", [1.0], [1])

@@ -9,10 +9,10 @@ import torch
 from mri_example.data import KSpaceFile, SliceDataset, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
+from mri_example.masks import MaskFunction
 from mri_example.model import IRIM2D, IRIM3D, ChallengeIRIM, IRIMReconstructor
 from mri_example.model.configuration import KNEE_SCANS
-from mri_example.reconstruction import Tile, reconstruct
-from mri_example.sampling import MaskFunction
+from mri_example.reconstruct import reconstruct
 from mri_example.training import TrainingConfig, export, fit, load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -120,7 +120,7 @@ def test_every_kind_is_an_entry_and_needs_a_channel():
 def test_models_are_told_in_training_validation_and_reconstruction(
     tmp_path, monkeypatch
 ):
-    """Also after an export, in tiles, and of files with and without a known scanner."""
+    """Also after an export, and of files with and without a known scanner."""
     told, start = set(), IRIMReconstructor._start
 
     def watched(model, measured, metadata):
@@ -138,7 +138,6 @@ def test_models_are_told_in_training_validation_and_reconstruction(
     assert told == {(mode, *kind) for mode in (True, False) for kind in kinds}
     export(best, tmp_path / "model.safetensors")
     model, data = load(tmp_path / "model.safetensors"), tmp_path / "singlecoil_val"
-    for tile in (Tile(), Tile(rows=8)):
-        told.clear()
-        reconstruct(model, data, tmp_path / "out", MASKS, tile=tile, progress=False)
-        assert told == {(False, *kind) for kind in kinds}
+    told.clear()
+    reconstruct(model, data, tmp_path / "out", MASKS, progress=False)
+    assert told == {(False, *kind) for kind in kinds}

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mri_example.errors import InputError
+from mri_example.masks import undersample
 from mri_example.metrics import ssim
 from mri_example.model import (
     IRIM2D,
@@ -23,8 +24,7 @@ from mri_example.model import (
     UNetReconstructor,
     model_config,
 )
-from mri_example.sampling import undersample
-from mri_example.signal import fft2c, ifft2c
+from mri_example.transforms import fft2c, ifft2c
 from tests.tolerances import assert_equal
 
 FAN = {"hidden": (4, 4), "strides": (1, 2)}

@@ -14,8 +14,9 @@ from mri_example.data import (
     SliceDataset,
     read_reconstruction,
 )
-from mri_example.data.coils import coil_maps, noise_covariance
+from mri_example.data.simulate import coil_maps, noise_covariance
 from mri_example.errors import InputError
+from mri_example.masks import MaskFunction
 from mri_example.model import (
     IRIM2D,
     IRIM3D,
@@ -24,9 +25,7 @@ from mri_example.model import (
     UNet,
 )
 from mri_example.model.base import standard_deviation
-from mri_example.reconstruction import reconstruct, zero_filled
-from mri_example.sampling import MaskFunction
-from mri_example.signal import center_crop, ifft2c
+from mri_example.reconstruct import reconstruct, zero_filled
 from mri_example.training import (
     MaskConfig,
     TrainingConfig,
@@ -35,6 +34,7 @@ from mri_example.training import (
     fit_once,
     load,
 )
+from mri_example.transforms import center_crop, ifft2c
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MASKS = MaskFunction("random", [0.2], [3])

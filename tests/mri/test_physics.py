@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
+from mri_example.masks import undersample
 from mri_example.physics import LikelihoodGradient, SingleCoil
-from mri_example.sampling import undersample
-from mri_example.signal import channels_to_complex, complex_to_channels
+from mri_example.transforms import channels_to_complex, complex_to_channels
 from tests.tolerances import assert_equal
 
 sizes = st.integers(2, 9)

@@ -12,8 +12,8 @@ from ismrmrd import xsd
 from mri_example.cli import main
 from mri_example.data import KSpaceFile, SliceDataset, convert_raw
 from mri_example.errors import InputError
-from mri_example.sampling import MaskFunction
-from mri_example.signal import center_crop, ifft2c
+from mri_example.masks import MaskFunction
+from mri_example.transforms import center_crop, ifft2c
 
 SLICES, COILS, ROWS, COLS = 3, 2, 16, 12
 RECON = (8, 8)

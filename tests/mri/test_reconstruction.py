@@ -1,4 +1,4 @@
-"""Whole volumes, in tiles where they do not fit, and how volumes fail."""
+"""Whole volumes, in slabs where they do not fit, and how volumes fail."""
 
 import h5py
 import numpy as np
@@ -8,8 +8,9 @@ import torch
 from mri_example.cli import main
 from mri_example.data import Simulation, read_reconstruction
 from mri_example.errors import InputError
-from mri_example.reconstruction import WHOLE, reconstruct, zero_filled
-from mri_example.sampling import MaskFile, MaskFunction
+from mri_example.masks import MaskFile, MaskFunction
+from mri_example.model import IRIM3D
+from mri_example.reconstruct import reconstruct, zero_filled
 
 MASKS = MaskFunction("random", [0.2], [3])
 SIZE, SLICES = 16, 4
@@ -28,8 +29,8 @@ def data(tmp_path_factory):
     return folder
 
 
-def volume(method, data, output, tile=WHOLE, **options) -> np.ndarray:
-    reconstruct(method, data, output, MASKS, tile=tile, progress=False, **options)
+def volume(method, data, output, **options) -> np.ndarray:
+    reconstruct(method, data, output, MASKS, progress=False, **options)
     return read_reconstruction(output / "a.h5")
 
 
@@ -49,11 +50,11 @@ def test_reconstructions_say_how_they_were_undersampled(tmp_path):
 
 
 def test_the_acceleration_of_masks_that_are_not_drawn(data, tmp_path):
-    np.savetxt(tmp_path / "third.txt", np.arange(SIZE) % 3 == 0, fmt="%d")
-    masks = MaskFile(tmp_path / "third.txt")
+    np.save(tmp_path / "third.npy", np.arange(SIZE) % 3 == 0)
+    masks = MaskFile(tmp_path / "third.npy")
     reconstruct(zero_filled, data, tmp_path / "out", masks, progress=False)
     found = attributes(tmp_path / "out/a.h5")
-    assert (found["acceleration"], found["mask"]) == (2.7, "third.txt")
+    assert (found["acceleration"], found["mask"]) == (2.7, "third.npy")
     own = tmp_path / "own"
     Simulation(SIZE).write(own / "a.h5", head(), "x")
     with h5py.File(own / "a.h5", "r+") as file:
@@ -131,7 +132,7 @@ def test_what_does_not_fit_names_the_way_out(data, tmp_path):
     def hungry(image, mask):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(InputError, match=r"a\.h5 does not fit .* 4 of shape .* tile"):
+    with pytest.raises(InputError, match=r"a\.h5 does not fit .* 4 of shape .* slab"):
         volume(hungry, data, tmp_path)
 
 
@@ -140,8 +141,8 @@ def test_what_does_not_fit_names_the_way_out(data, tmp_path):
     [
         ("--device=toaster", "device is 'toaster', which cannot be used here"),
         ("--batch_size=0", "batch_size is 0, but must be at least 1"),
-        ("--tile.slices=2", "zero_filled is given slice after slice"),
-        ("--tile.rows=-1", "tile.rows is -1"),
+        ("--slab=2", "zero_filled is given slice after slice"),
+        ("--slab=0", "slab is 0, but must be at least 1"),
     ],
 )
 def test_options_that_cannot_be_used(data, tmp_path, capsys, option, message):
@@ -156,7 +157,17 @@ def test_options_that_cannot_be_used(data, tmp_path, capsys, option, message):
 
 
 def test_progress_is_shown(data, tmp_path, capsys):
-    tiled = ["--tile.rows=8", "--tile.cols=8", "--device=cpu"]
-    options = [f"--data={data}", f"--output={tmp_path}", *tiled]
+    options = [f"--data={data}", f"--output={tmp_path}", "--device=cpu"]
     assert main(["reconstruct", *options]) == 0
     assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("slab", [2, 4])
+def test_slabs_may_be_thinner_than_those_of_the_model(data, tmp_path, slab):
+    method, depths = IRIM3D(8, 1, (4,), (1,), slab=4).build(), set()
+    method.register_forward_pre_hook(lambda _, x: depths.add(x[0].shape[2]))
+    found = volume(method, data, tmp_path, slab=slab)
+    assert depths == {slab}
+    assert found.shape == (SLICES, SIZE, SIZE)
+    with pytest.raises(InputError, match="slab is 5, but IRIMReconstructor takes sla"):
+        volume(method, data, tmp_path, slab=5)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mri_example.errors import InputError
-from mri_example.sampling import PATTERNS, MaskFunction, volume_seed
+from mri_example.masks import PATTERNS, MaskFunction, volume_seed
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "data/golden_fastmri.json").read_text()

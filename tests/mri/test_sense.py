@@ -1,13 +1,12 @@
 """Several coils and volumes: adjoints, gradients, and what other packages compute."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from invtorch import OrthogonalCoupling
-from mri_example.errors import InputError
+from mri_example.masks import PoissonMaskFunction
 from mri_example.model import IRIM
 from mri_example.physics import (
     LikelihoodGradient,
@@ -17,9 +16,7 @@ from mri_example.physics import (
     fftc,
     ifftc,
 )
-from mri_example.physics.bart import bart
-from mri_example.physics.espirit import installed
-from mri_example.signal import channels_to_complex, complex_to_channels
+from mri_example.transforms import channels_to_complex, complex_to_channels
 from tests.tolerances import assert_equal
 
 spaces = st.lists(st.integers(2, 7), min_size=2, max_size=3).map(tuple)
@@ -184,37 +181,12 @@ def test_sigpy_agrees(space, coils) -> None:
     assert_equal(ours.adjoint(k), torch.from_numpy(theirs.H(k.numpy())))
 
 
-@pytest.mark.skipif("bart" not in installed(), reason="BART is not installed")
-@pytest.mark.parametrize("space", [(6, 8), (7, 5), (4, 6, 5), (3, 7, 8)])
-def test_bart_agrees(space) -> None:
-    dims = len(space)
-    maps, x = draw(3, *space).to(torch.complex64), draw(*space).to(torch.complex64)
-    mask = masked(1, space)[0].float()
-    seen = bart("fmac", turned(x.unsqueeze(0)), turned(maps))
-    kspace = bart("fft -u 3" if dims == 2 else "fft -u 7", seen)
-    ours = Sense(torch.ones(space[-1]), maps, dims=dims).forward(x)
-    theirs = turned_back(kspace, ours.shape)
-    assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
-    wide = turned(mask.expand(1, *space).to(torch.complex64))
-    measured = turned_back(bart("fmac", kspace, wide), ours.shape)
-    found = Sense(mask, maps, dims=dims).forward(x)
-    assert (found - measured).norm() <= 1e-6 * measured.norm()
-
-
-def turned(x: torch.Tensor) -> np.ndarray:
-    """Order the axes as BART does: rows, columns, slices, coils."""
-    coils, *space = x.shape
-    return x.reshape(coils, -1, *space[-2:]).numpy().transpose(2, 3, 1, 0)
-
-
-def turned_back(array: np.ndarray, shape: torch.Size) -> torch.Tensor:
-    coils, *space = shape
-    slices = space[0] if len(space) == 3 else 1
-    whole = array.reshape(*space[-2:], slices, coils)
-    return torch.from_numpy(whole.transpose(3, 2, 0, 1).copy()).view(shape)
-
-
-def test_a_failing_command_of_bart_is_named(monkeypatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match="apt install bart"):
-        bart("fft -u 3", np.ones((2, 2), dtype=np.complex64))
+@pytest.mark.parametrize("acceleration", [2, 4, 8])
+def test_sigpy_draws_masks(acceleration) -> None:
+    pytest.importorskip("sigpy")
+    function = PoissonMaskFunction([0.06], [acceleration])
+    mask, low = function((1, 48, 3, 64), seed=(1, 2))
+    assert mask.equal(function((1, 48, 3, 64), seed=(1, 2))[0])
+    assert abs(mask.numel() / mask.sum().item() - acceleration) <= 0.1
+    assert (mask.shape, low) == ((1, 48, 1, 64), 4)
+    assert mask[0, 23:25, 0, 30:34].all()

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mri_example.data.coils import coil_maps
+from mri_example import physics
+from mri_example.data.simulate import coil_maps
 from mri_example.errors import InputError
-from mri_example.physics import Sense, fftc, sensitivity, sensitivity_maps
-from mri_example.physics.bart import bart
-from mri_example.physics.espirit import TOOLS, installed
-from mri_example.sampling import MaskFunction, undersample
+from mri_example.masks import MaskFunction, undersample
+from mri_example.physics import Sense, fftc, sensitivity_maps
 
 
 def measured(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -24,14 +23,12 @@ def measured(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.
     return maps, inside, 3e-4 * fftc(maps * image, dims=len(shape))
 
 
-@pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize(("shape", "width"), [((40, 36), 24), ((14, 18, 16), 12)])
-def test_maps_are_found_from_the_center(tool, shape, width) -> None:
-    if tool not in installed():
-        pytest.skip(f"{tool} is not installed")
+def test_maps_are_found_from_the_center(shape, width) -> None:
+    pytest.importorskip("sigpy")
     truth, inside, kspace = measured(shape)
     mask, _ = MaskFunction("random", [0.75], [1.2])((4, *shape), seed=0)
-    maps = sensitivity_maps(undersample(kspace, mask), width, tool)
+    maps = sensitivity_maps(undersample(kspace, mask), width)
     assert maps.shape == kspace.shape
     assert maps.dtype == kspace.dtype
     overlap = (maps.conj() * truth).sum(dim=0).abs()[inside]
@@ -42,39 +39,23 @@ def test_maps_are_found_from_the_center(tool, shape, width) -> None:
     assert (again - kspace).norm() < 0.02 * kspace.norm()
 
 
-def test_the_tool_that_is_there_is_taken(monkeypatch) -> None:
-    monkeypatch.setattr(sensitivity, "installed", lambda: ["bart"])
-    monkeypatch.setitem(TOOLS, "bart", lambda kspace, width: width * kspace)
-    kspace = torch.ones(2, 8, 8, dtype=torch.complex128)
-    maps = sensitivity_maps(kspace, width=7)
-    assert maps.equal(7 * kspace)
-
-
-@pytest.mark.parametrize("tool", [None, "sigpy", "bart"])
-def test_without_a_tool_the_error_says_how_to_get_one(monkeypatch, tool) -> None:
-    monkeypatch.setattr(sensitivity, "installed", list)
+def test_without_sigpy_the_error_says_how_to_get_it(monkeypatch) -> None:
+    monkeypatch.setattr(physics, "find_spec", lambda _: None)
     kspace = torch.ones(2, 8, 8, dtype=torch.complex64)
-    with pytest.raises(InputError, match="`pip install sigpy` or `apt install bart`"):
-        sensitivity_maps(kspace, width=8, tool=tool)
+    with pytest.raises(InputError, match="`pip install sigpy`"):
+        sensitivity_maps(kspace, width=8)
 
 
 @pytest.mark.parametrize(
-    ("kspace", "width", "tool", "message"),
+    ("kspace", "width", "message"),
     [
-        (torch.ones(2, 8, 8), 8, None, "must be complex"),
-        (torch.ones(8, 8) * 1j, 8, None, "must be complex"),
-        (torch.ones(2, 8, 9) * 1j, 9, None, "at most the 8 of the shortest axis"),
-        (torch.ones(2, 8, 8) * 1j, 6, None, "above the 6 samples of a kernel"),
-        (torch.ones(2, 8, 8) * 1j, 8, "grappa", "can only be sigpy or bart"),
-        (torch.ones(2, 8, 8) * torch.eye(8) * 1j, 8, None, "56 of the 8.*2 samples"),
+        (torch.ones(2, 8, 8), 8, "must be complex"),
+        (torch.ones(8, 8) * 1j, 8, "must be complex"),
+        (torch.ones(2, 8, 9) * 1j, 9, "at most the 8 of the shortest axis"),
+        (torch.ones(2, 8, 8) * 1j, 6, "above the 6 samples of a kernel"),
+        (torch.ones(2, 8, 8) * torch.eye(8) * 1j, 8, "56 of the 8.*2 samples"),
     ],
 )
-def test_kspace_without_a_usable_center(kspace, width, tool, message) -> None:
+def test_kspace_without_a_usable_center(kspace, width, message) -> None:
     with pytest.raises(InputError, match=message):
-        sensitivity_maps(kspace, width, tool)
-
-
-@pytest.mark.skipif("bart" not in installed(), reason="BART is not installed")
-def test_what_bart_says_is_passed_on() -> None:
-    with pytest.raises(InputError, match=r"`bart nonsense .*failed"):
-        bart("nonsense", np.ones((2, 2), dtype=np.complex64))
+        sensitivity_maps(kspace, width)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_example.signal import (
+from mri_example.transforms import (
     center_crop,
     channels_to_complex,
     complex_to_channels,

@@ -14,10 +14,9 @@ from mri_example.data import (
     simulate_volumes,
     volume_paths,
 )
-from mri_example.data.simulate import UNIT
-from mri_example.data.volumes import without_empty_slices
+from mri_example.data.simulate import UNIT, without_empty_slices
 from mri_example.errors import InputError
-from mri_example.signal import center_crop, ifft2c
+from mri_example.transforms import center_crop, ifft2c
 
 SMALL = Simulation(size=16)
 SPLITS = {
@@ -153,7 +152,7 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, monkeypatch):
     volumes = [("a", head()), ("b", head())]
     simulate_volumes(volumes[:1], tmp_path, SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr("mri_example.data.writing.Header.xml", interrupted)
+        patch.setattr("mri_example.data.files.Header.xml", interrupted)
         with pytest.raises(KeyboardInterrupt):
             simulate_volumes(volumes, tmp_path, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from mri_example.data import SliceDataset, flip_and_turn, write_kspace
+from mri_example.data.dataset import fitted
 from mri_example.data.header import Header
-from mri_example.data.slices import fitted
 from mri_example.errors import InputError
-from mri_example.sampling import MaskFunction, undersample, volume_seed
-from mri_example.signal import center_crop, fft2c, ifft2c
+from mri_example.masks import MaskFunction, undersample, volume_seed
+from mri_example.transforms import center_crop, fft2c, ifft2c
 from tests.tolerances import EQUAL
 
 MASKS = MaskFunction("random", [0.1], [4])

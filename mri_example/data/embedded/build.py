@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
 
-from mri_example.data.writing import whole_file
+from mri_example.data.files import whole_file
 from mri_example.errors import InputError
 
 Volume = NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""Images and k-space: the Fourier transform between them, and how they are laid out."""
+"""The Fourier transform of slices and volumes, crops, coils and channels."""
 
 from __future__ import annotations
 
@@ -6,48 +6,61 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-PLANE = (-2, -1)
 
-
-def fft2c(image: Tensor) -> Tensor:
-    r"""Transform images to k-space, with the origin of both in the middle.
+def fftc(image: Tensor, dims: int) -> Tensor:
+    r"""Transform images to k-space over their last two or three axes.
 
     $$ k = \mathrm{shift}\, F\, \mathrm{shift}^{-1} x $$
 
-    $F$ is orthonormal, so energies agree and `ifft2c` is inverse and adjoint at once.
+    $F$ is orthonormal, so energies agree and `ifftc` is inverse and adjoint at once.
     The middle of `n` samples is the one at index `n // 2`.
 
     Args:
-        image: Complex, `(..., rows, cols)`.
+        image: Complex, `(..., rows, cols)` or `(..., slices, rows, cols)`.
+        dims: Number of axes that are transformed: 2 for slices, which excitation told
+            apart, 3 for volumes of 3-D acquisitions.
 
     Returns:
         k-space of the same shape.
 
+    Raises:
+        ValueError: If `dims` is neither 2 nor 3.
+
     Examples:
-        >>> image = torch.randn(3, 8, 7, dtype=torch.complex64)
-        >>> torch.allclose(fft2c(image).norm(), image.norm())
+        >>> image = torch.randn(4, 8, 7, dtype=torch.complex64)
+        >>> torch.allclose(ifftc(fftc(image, dims=3), dims=3), image, atol=1e-6)
         True
     """
-    return _shift(torch.fft.fft2(_unshift(image), norm="ortho"))
+    axes = _axes(dims)
+    unshifted = torch.fft.ifftshift(image, dim=axes)
+    kspace: Tensor = torch.fft.fftn(unshifted, dim=axes, norm="ortho")
+    return torch.fft.fftshift(kspace, dim=axes)  # type: ignore[no-any-return]
+
+
+def ifftc(kspace: Tensor, dims: int) -> Tensor:
+    """Transform k-space to images, the inverse and the adjoint of `fftc`."""
+    axes = _axes(dims)
+    unshifted = torch.fft.ifftshift(kspace, dim=axes)
+    image: Tensor = torch.fft.ifftn(unshifted, dim=axes, norm="ortho")
+    return torch.fft.fftshift(image, dim=axes)  # type: ignore[no-any-return]
+
+
+def fft2c(image: Tensor) -> Tensor:
+    """Transform images to k-space over rows and columns; see `fftc`."""
+    return fftc(image, dims=2)
 
 
 def ifft2c(kspace: Tensor) -> Tensor:
-    r"""Transform k-space to images, the inverse and the adjoint of `fft2c`.
+    """Transform k-space to images over rows and columns; see `ifftc`."""
+    return ifftc(kspace, dims=2)
 
-    $$ x = \mathrm{shift}\, F^{-1}\, \mathrm{shift}^{-1} k $$
 
-    Args:
-        kspace: Complex, `(..., rows, cols)`.
-
-    Returns:
-        Images of the same shape.
-
-    Examples:
-        >>> image = torch.randn(3, 8, 7, dtype=torch.complex64)
-        >>> torch.allclose(ifft2c(fft2c(image)), image, atol=1e-6)
-        True
-    """
-    return _shift(torch.fft.ifft2(_unshift(kspace), norm="ortho"))
+def _axes(dims: int) -> tuple[int, ...]:
+    if dims not in (2, 3):
+        raise ValueError(
+            f"dims is {dims}, but k-space has 2 axes for slices or 3 for volumes"
+        )
+    return tuple(range(-dims, 0))
 
 
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -73,7 +86,7 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
             f"shape is {tuple(shape)}, but must lie within the image of "
             f"{tuple(sizes)}: crop to at most that, or pad the image first"
         )
-    for axis, crop in zip(PLANE, shape, strict=True):
+    for axis, crop in zip((-2, -1), shape, strict=True):
         image = image.narrow(axis, (image.shape[axis] - crop) // 2, crop)
     return image
 
@@ -133,13 +146,3 @@ def channels_to_complex(channels: Tensor) -> Tensor:
     if real.dtype in (torch.float16, torch.bfloat16):  # no complex type, or no FFT
         real, imaginary = real.float(), imaginary.float()
     return torch.complex(real, imaginary)
-
-
-def _shift(x: Tensor) -> Tensor:
-    shifted: Tensor = torch.fft.fftshift(x, dim=PLANE)
-    return shifted
-
-
-def _unshift(x: Tensor) -> Tensor:
-    unshifted: Tensor = torch.fft.ifftshift(x, dim=PLANE)
-    return unshifted

@@ -1,4 +1,4 @@
-"""What is wrong with a file of a data root."""
+"""Whether the parts of a file agree with each other, and with its folder."""
 
 from __future__ import annotations
 
@@ -41,12 +41,21 @@ def check_place(file: KSpaceFile, folder: str) -> None:
 
 
 def check_header(file: KSpaceFile) -> None:
-    """Make sure that the header of a file speaks of its k-space.
+    """Make sure that the header of a file describes its k-space.
+
+    Which columns count as measured follows from the encoded columns, unless the file
+    brings a mask.
 
     Raises:
-        InputError: If it encodes another number of columns. Which of them count as
-            measured follows from that, unless the file brings a mask.
+        InputError: If it encodes another number of columns, or the trajectory is not
+            Cartesian.
     """
+    if file.trajectory.lower() not in ("", "cartesian"):
+        raise InputError(
+            f"{file.path}: the header says that the trajectory is {file.trajectory}, "
+            f"but k-space is read as Cartesian: grid the data first, or correct the "
+            f"data set 'ismrmrd_header'"
+        )
     columns = file.shape[-1]
     if file.mask is None and file.encoded not in (None, columns):
         raise InputError(

@@ -1,25 +1,23 @@
-"""A data set of slices or slabs: what a model is given, and what it should return."""
+"""A data set of slices or slabs: the inputs of a model and its targets."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mri_example.data.augmentation import Augmentation
+from mri_example.data.checks import check_header
 from mri_example.data.files import KSpaceFile, volume_paths
-from mri_example.data.metadata import one_hot
-from mri_example.data.slabs import slab_starts
 from mri_example.errors import InputError
-from mri_example.fourier import fftc, ifftc
-from mri_example.sampling import Masks, encoded_axes, undersample, volume_seed
-from mri_example.signal import center_crop, ifft2c, root_sum_of_squares
+from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
+from mri_example.transforms import center_crop, fftc, ifft2c, ifftc, root_sum_of_squares
 
 LOG = logging.getLogger(__name__)
 
@@ -87,7 +85,8 @@ class SliceDataset(Dataset[Sample]):
 
     Raises:
         InputError: If the folder has no usable files, one has other coils, or one for
-            training is undersampled or has fewer slices than a slab.
+            training is undersampled or has fewer slices than a slab, or the header of
+            one does not describe its k-space.
     """
 
     def __init__(
@@ -109,6 +108,7 @@ class SliceDataset(Dataset[Sample]):
         if skip_thin and slab is not None and epoch is not None:
             self.files = _thick(self.files, slab)
         for file in self.files:
+            check_header(file)
             check_coils(file, coils)
             if epoch is not None:
                 _check_for_training(file, slab)
@@ -261,3 +261,86 @@ def _thick(files: Sequence[KSpaceFile], slab: int) -> list[KSpaceFile]:
             *(len(thin), slab, ", ".join(thin)),
         )
     return thick
+
+
+Magnitudes = NDArray[np.float32]
+
+
+def slab_starts(slices: int, slab: int, step: int) -> list[int]:
+    """Return the first slices of slabs that cover a volume.
+
+    Args:
+        slices: Slices of the volume, at least as many as in a slab.
+        slab: Slices of a slab.
+        step: From one slab to the next; the last step may be shorter.
+
+    Examples:
+        >>> slab_starts(slices=10, slab=4, step=3)
+        [0, 3, 6]
+        >>> slab_starts(slices=9, slab=4, step=3)
+        [0, 3, 5]
+    """
+    last = slices - slab
+    return sorted({*range(0, last, step), last})
+
+
+def blend(slabs: Mapping[int, Magnitudes], slices: int) -> Magnitudes:
+    """Put slabs together; where they overlap, the middle of a slab counts most.
+
+    Args:
+        slabs: Magnitudes `(depth, H, W)` by first slice.
+        slices: Slices of the volume, each in at least one slab.
+
+    Returns:
+        The volume, `(slices, H, W)`.
+
+    Examples:
+        >>> blend({0: np.zeros((2, 1, 1)), 1: np.ones((2, 1, 1))}, 3).ravel()
+        array([0. , 0.5, 1. ], dtype=float32)
+    """
+    plane = next(iter(slabs.values())).shape[1:]
+    volume, total = np.zeros((slices, *plane)), np.zeros((slices, 1, 1))
+    for start, slab in sorted(slabs.items()):
+        depth = len(slab)
+        rising = np.arange(1.0, depth + 1)
+        weight = np.minimum(rising, rising[::-1]).reshape(-1, 1, 1)
+        volume[start : start + depth] += weight * slab
+        total[start : start + depth] += weight
+    return (volume / total).astype(np.float32)
+
+
+Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip either axis, exchange the axes of a square, and turn the phase, by chance.
+
+    Args:
+        image: Complex, `(..., rows, cols)`; coils and slices are changed alike.
+        generator: What chance follows from.
+    """
+    chance = torch.rand(4, generator=generator)
+    axes = [axis - 2 for axis in (0, 1) if chance[axis] < 0.5]
+    image = image.flip(axes)
+    if chance[2] < 0.5 and image.shape[-2] == image.shape[-1]:
+        image = image.mT
+    return image * torch.polar(torch.ones(()), 2 * torch.pi * chance[3])
+
+
+def one_hot(scan: str, known: Sequence[str]) -> Tensor:
+    """Return 1 at the place of a scan among the known ones, and 0 elsewhere.
+
+    A scan that is none of them has zeros only: that is how unknown scanners look.
+
+    Args:
+        scan: What `scan_name` returned.
+        known: The scans that a model knows.
+
+    Returns:
+        As many entries as there are known scans.
+
+    Examples:
+        >>> one_hot("AXT2/Aera", ["AXT1/Aera", "AXT2/Aera"]), one_hot("?/?", ["a/b"])
+        (tensor([0., 1.]), tensor([0.]))
+    """
+    return torch.tensor([float(scan == name) for name in known])

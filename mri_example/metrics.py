@@ -1,0 +1,322 @@
+"""The metrics of the fastMRI challenge, per volume, with their summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from mri_example.errors import InputError
+from mri_example.transforms import center_crop
+
+Volume: TypeAlias = Tensor | ArrayLike
+Magnitudes: TypeAlias = NDArray[np.float64]
+
+
+def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magnitudes]:
+    """Check two volumes and cut the square of the target's width out of both.
+
+    Args:
+        target: Magnitudes, `(slices, H, W)`.
+        reconstruction: Magnitudes of as many slices.
+
+    Returns:
+        Both in float64, `(slices, W, W)`.
+
+    Raises:
+        InputError: If a volume is empty, not real or not finite, their numbers of
+            slices differ, or one is too small for the square.
+    """
+    named = {"target": _array(target), "reconstruction": _array(reconstruction)}
+    for name, volume in named.items():
+        _check_values(name, volume)
+    slices = [len(volume) for volume in named.values()]
+    if slices[0] != slices[1]:
+        raise InputError(
+            f"the target has {slices[0]} slices and the reconstruction {slices[1]}: "
+            f"compare volumes of as many slices"
+        )
+    width = named["target"].shape[-1]
+    t, p = (_square(name, volume, width) for name, volume in named.items())
+    return t, p
+
+
+def _array(volume: Volume) -> NDArray[Any]:
+    if isinstance(volume, Tensor):
+        volume = volume.detach().cpu()
+    return np.asarray(volume)
+
+
+def _check_values(name: str, volume: NDArray[Any]) -> None:
+    if volume.ndim != 3 or not volume.size:
+        raise InputError(
+            f"the {name} has shape {volume.shape}, but must be (slices, rows, cols), "
+            f"none of them 0"
+        )
+    if np.iscomplexobj(volume):
+        raise InputError(f"the {name} is complex: compare magnitudes")
+    infinite = np.flatnonzero(~np.isfinite(volume).all(axis=(1, 2)))
+    if infinite.size:
+        raise InputError(
+            f"the {name} is not finite in {infinite.size} of {len(volume)} slices, the "
+            f"first being slice {infinite[0]}: mend or leave out this volume"
+        )
+
+
+def _square(name: str, volume: NDArray[Any], width: int) -> Magnitudes:
+    rows, cols = volume.shape[1:]
+    if min(rows, cols) < width:
+        raise InputError(
+            f"slices of the {name} are {rows} by {cols}, but must hold a square of the "
+            f"target's width, {width}: pad them or crop the columns of the target"
+        )
+    whole = torch.from_numpy(volume.astype(np.float64))
+    square: Magnitudes = center_crop(whole, (width, width)).numpy()
+    return square
+
+
+WINDOW = 7
+
+
+def mse(target: Volume, reconstruction: Volume) -> float:
+    r"""Return the mean squared error, $\operatorname{mean}((t - p)^2)$.
+
+    Examples:
+        >>> mse(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
+        1.0
+    """
+    t, p = comparable(target, reconstruction)
+    return float(np.mean((t - p) ** 2))
+
+
+def nmse(target: Volume, reconstruction: Volume) -> float:
+    r"""Return the normalized error, $\lVert t - p \rVert^2 / \lVert t \rVert^2$.
+
+    Raises:
+        InputError: If the target is zero everywhere.
+
+    Examples:
+        >>> nmse(np.full((1, 2, 2), 2.0), np.ones((1, 2, 2)))
+        0.25
+    """
+    t, p = comparable(target, reconstruction)
+    if not t.any():
+        raise InputError(
+            "the target is zero everywhere, so no error can be relative to it: leave "
+            "out this volume"
+        )
+    return float(np.sum((t - p) ** 2) / np.sum(t**2))
+
+
+def psnr(target: Volume, reconstruction: Volume, maxval: float | None = None) -> float:
+    r"""Return the peak signal-to-noise ratio, $10 \log_{10}(\max^2 / \mathrm{MSE})$.
+
+    Args:
+        target: The volume.
+        reconstruction: What is compared with it.
+        maxval: The peak; by default the maximum of the target volume.
+
+    Returns:
+        Decibels; infinite if there is no error.
+
+    Raises:
+        InputError: If the peak is not positive.
+
+    Examples:
+        >>> psnr(np.full((1, 2, 2), 4.0), np.full((1, 2, 2), 3.5))  # 20 log10(8)
+        18.06...
+    """
+    t, p = comparable(target, reconstruction)
+    peak, error = _peak(t, maxval), mse(t, p)
+    return float(10 * np.log10(peak**2 / error)) if error else float("inf")
+
+
+def ssim(target: Volume, reconstruction: Volume, maxval: float | None = None) -> float:
+    """Return the structural similarity, the mean over slices.
+
+    The window is uniform, 7 by 7, and stays within the slice; K1 = 0.01, K2 = 0.03,
+    and covariances are those of a sample (48 degrees of freedom).
+
+    Args:
+        target: The volume.
+        reconstruction: What is compared with it.
+        maxval: The range of the data; by default the maximum of the target volume.
+
+    Returns:
+        At most 1, which means equal.
+
+    Raises:
+        InputError: If a slice is smaller than the window, or the range not positive.
+
+    Examples:
+        >>> ssim(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
+        1.0
+
+    References:
+        Wang et al., *Image quality assessment: from error visibility to structural
+        similarity*, 2004.
+    """
+    t, p = comparable(target, reconstruction)
+    if t.shape[-1] < WINDOW:
+        raise InputError(
+            f"slices are {t.shape[-1]} wide, but SSIM needs at least {WINDOW}: leave "
+            f"out this volume"
+        )
+    peak = _peak(t, maxval)
+    each = [
+        structural_similarity(
+            *pair, win_size=WINDOW, data_range=peak, use_sample_covariance=True
+        )
+        for pair in zip(t, p, strict=True)
+    ]
+    return float(np.mean(each))
+
+
+def _peak(target: Magnitudes, maxval: float | None) -> float:
+    peak = float(target.max()) if maxval is None else maxval
+    if not peak > 0:
+        raise InputError(
+            f"maxval, the maximum of the target, is {peak}, but must be positive: "
+            f"leave out this volume or give its maxval"
+        )
+    return peak
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How close a reconstruction is: NMSE (lower is better), PSNR in dB, SSIM."""
+
+    nmse: float
+    psnr: float
+    ssim: float
+
+
+METRICS = tuple(field.name for field in fields(Scores))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean over volumes and twice the standard deviation, each a set of scores."""
+
+    mean: Scores
+    spread: Scores
+    volumes: int
+
+
+def score(target: Volume, reconstruction: Volume) -> Scores:
+    """Compare a reconstructed volume with its target.
+
+    Args:
+        target: Magnitudes, `(slices, H, W)`, as a tensor or an array.
+        reconstruction: Magnitudes; both are cropped to `(W, W)` around the center.
+
+    Returns:
+        All metrics of the volume.
+
+    Raises:
+        InputError: If the two cannot be compared.
+
+    Examples:
+        >>> score(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
+        Scores(nmse=0.0, psnr=inf, ssim=1.0)
+    """
+    return Scores(
+        nmse(target, reconstruction),
+        psnr(target, reconstruction),
+        ssim(target, reconstruction),
+    )
+
+
+def summarize(scores: Iterable[Scores]) -> Summary:
+    """Summarize the scores of several volumes.
+
+    Args:
+        scores: One entry per volume.
+
+    Returns:
+        Mean and two standard deviations (ddof 1) of each metric. The spread is 0 for
+        a single volume, and NaN where a value is infinite.
+
+    Raises:
+        InputError: If there is no volume.
+
+    Examples:
+        >>> summarize([Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)]).mean.psnr
+        21.0
+    """
+    table = np.array([astuple(one) for one in scores], dtype=np.float64)
+    if not len(table):
+        raise InputError("there is no volume to summarize: check the folders given")
+    mean, spread = table.mean(axis=0), np.zeros(len(METRICS))
+    if len(table) > 1:
+        with np.errstate(invalid="ignore"):  # inf - inf, the spread of a perfect PSNR
+            spread = 2 * table.std(axis=0, ddof=1)
+    return Summary(Scores(*mean.tolist()), Scores(*spread.tolist()), len(table))
+
+
+LEVEL, DRAWS, SEED = 0.95, 10_000, 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the mean over volumes is expected, from `low` to `high`."""
+
+    low: Scores
+    high: Scores
+
+
+def bootstrap(
+    scores: Iterable[Scores],
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Interval | None:
+    """Return an interval of the mean over volumes, by drawing volumes again.
+
+    As many volumes as there are, each any number of times, are drawn again and again;
+    the interval holds the middle `level` of their means. With few volumes it is too
+    narrow; it never is wider than from the lowest to the highest of them.
+
+    Args:
+        scores: One entry per volume.
+        level: Share of the means within the interval.
+        draws: How often volumes are drawn.
+        seed: What the draws follow from.
+
+    Returns:
+        The interval of each metric, or `None` of fewer than two volumes: one alone
+        tells nothing of others. NaN where a value is infinite.
+
+    Examples:
+        >>> scores = [Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)]
+        >>> interval = bootstrap(scores)
+        >>> interval.low.psnr, interval.high.psnr, interval.low.ssim
+        (20.0, 22.0, 0.5)
+        >>> bootstrap(scores[:1]) is None
+        True
+
+    References:
+        Efron, *Bootstrap methods: another look at the jackknife*, 1979.
+    """
+    table = np.array([astuple(one) for one in scores], dtype=np.float64)
+    if len(table) < 2:
+        return None
+    with np.errstate(invalid="ignore"):  # inf - inf, of a perfect PSNR
+        low, high = stats.bootstrap(
+            (table,),
+            np.mean,
+            n_resamples=draws,
+            batch=1000,
+            confidence_level=level,
+            method="percentile",
+            rng=seed,
+        ).confidence_interval
+    return Interval(Scores(*low.tolist()), Scores(*high.tolist()))

@@ -1,0 +1,262 @@
+"""From undersampled files to files of reconstructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mri_example.data import (
+    KSpaceFile,
+    Sample,
+    SliceDataset,
+    blend,
+    volume_paths,
+    write_reconstruction,
+)
+from mri_example.data.checks import check_header
+from mri_example.data.dataset import check_coils
+from mri_example.errors import InputError
+from mri_example.masks import Masks, volume_seed
+from mri_example.transforms import center_crop, root_sum_of_squares
+
+Method: TypeAlias = Callable[..., Tensor]  # of `Sample.inputs`
+OnFailure: TypeAlias = Callable[[Path, InputError], None]
+OF_THE_FILE = ("acceleration", "num_low_frequency")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def zero_filled(image: Tensor, mask: Tensor) -> Tensor:
+    """Return the zero-filled image itself, the method to be better than."""
+    del mask
+    return image
+
+
+def reconstruct(
+    method: Method,
+    data: Path,
+    output: Path,
+    mask_function: Masks,
+    *,
+    device: str = "cpu",
+    batch_size: int = 8,
+    slab: int | None = None,
+    progress: bool = True,
+    on_failure: OnFailure | None = None,
+) -> list[Path]:
+    """Reconstruct every file of a folder.
+
+    Files that bring a mask keep it; the others are undersampled by `mask_function`,
+    seeded by the name of the file.
+
+    Args:
+        method: A `Reconstructor`, or a function like one, of zero-filled images of
+            coils and masks. If it has a `slab`, it is given slabs of so many slices
+            that overlap by half, and the magnitudes are blended, but whole volumes
+            where masks tell slices apart; if it has `metadata`, kinds of scans that it
+            knows, it is also given which of them a scan is. A module is moved to the
+            device.
+        data: Folder of files in the fastMRI layout, of one coil or several.
+        output: Folder for the reconstructions, one file for each input, of the same
+            name: data set `reconstruction`, float32 magnitudes `(slices, H, W)`, and
+            the attributes `acceleration`, `num_low_frequency` and `mask`.
+        mask_function: Draws the masks.
+        device: Where to compute, for example `cuda`.
+        batch_size: Slices that are reconstructed at once; at least one slab.
+        slab: Slices of a slab, of methods that take slabs; `None` for as many as the
+            method takes, which is the most.
+        progress: Show a progress bar.
+        on_failure: Called with the path of a volume that fails and the error; the
+            volume is skipped, and an earlier reconstruction of it is removed from
+            `output`. Without it the first failure ends everything, and what can be
+            seen without reconstructing is seen before anything is written.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: If `data` cannot be used, `output` is the same folder, the method
+            takes no such slabs, or device or batch size are none.
+    """
+    if output.resolve() == data.resolve():
+        raise InputError(f"output is the data folder {data}: choose another folder")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, but must be at least 1")
+    check_device(device)
+    if slab is not None:
+        _check_slab(slab, method, mask_function)
+    if isinstance(method, nn.Module):
+        method.to(device)
+    skip = _skipping(output, on_failure)
+    dataset = _dataset(method, data, mask_function, slab, skip)
+    batch = max(1, batch_size // (dataset.slab or 1))
+
+    def written(file: KSpaceFile) -> Path:
+        path, sizes = output / file.path.name, (file.crop[0], file.shape[-1])
+        volume = _volume(method, dataset, file, device, batch)
+        shape = (file.coils, file.slices, *sizes)
+        write_reconstruction(path, volume, _undersampling(file, mask_function, shape))
+        return path
+
+    bar = tqdm(dataset.files, desc="reconstruct", unit="volume", disable=not progress)
+    with bar as files:
+        paths = [_attempt(written, file, file.path, skip) for file in files]
+    return [path for path in paths if path is not None]
+
+
+def check_device(device: str) -> None:
+    """Make sure that tensors can be put on a device.
+
+    Raises:
+        InputError: If there is no such device here.
+    """
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"device is {device!r}, which cannot be used here ({first}): name another, "
+            f"for example cpu or cuda:0"
+        ) from error
+
+
+def _check_slab(slab: int, method: Any, mask_function: Masks) -> None:
+    most: int | None = getattr(method, "slab", None)
+    name = getattr(method, "__name__", type(method).__name__)
+    if slab < 1:
+        raise InputError(f"slab is {slab}, but must be at least 1: leave it out")
+    if most is None:
+        raise InputError(
+            f"slab is {slab}, but {name} is given slice after slice: lower batch_size "
+            f"to have fewer of them at once"
+        )
+    if slab > most:
+        raise InputError(
+            f"slab is {slab}, but {name} takes slabs of {most} slices: choose at most "
+            f"that"
+        )
+    if mask_function.encodes_slices:
+        raise InputError(
+            f"slab is {slab}, but the masks tell slices apart, so all slices of a "
+            f"volume are measured together: leave it out"
+        )
+
+
+@torch.no_grad()
+def _volume(
+    method: Method, dataset: SliceDataset, file: KSpaceFile, device: str, batch: int
+) -> NDArray[np.float32]:
+    """Reconstruct a volume; where slabs overlap, they are blended."""
+    slabs: dict[int, NDArray[np.float32]] = {}
+    items = [i for i, (owner, _) in enumerate(dataset.items) if owner is file]
+    for start in range(0, len(items), batch):
+        samples = [dataset[i] for i in items[start : start + batch]]
+        images = _magnitudes(method, samples, file, device)
+        cropped = center_crop(images, file.crop).float().cpu().numpy()
+        for sample, image in zip(samples, cropped, strict=True):
+            slabs[sample.slice_index] = image.reshape(-1, *file.crop)
+    return blend(slabs, file.slices)
+
+
+def _magnitudes(
+    method: Method, samples: Sequence[Sample], file: KSpaceFile, device: str
+) -> Tensor:
+    try:
+        inputs = zip(*(sample.inputs for sample in samples), strict=True)
+        images = method(*(torch.stack(parts).to(device) for parts in inputs))
+        return root_sum_of_squares(images, dim=1)
+    except ValueError as error:
+        raise InputError(f"{file.path} cannot be reconstructed: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{file.path} does not fit into the memory of {device}, {len(samples)} of "
+            f"shape {tuple(samples[0].zero_filled.shape)} at once: lower batch_size, "
+            f"or slab for a model of slabs"
+        ) from error
+
+
+def _undersampling(
+    file: KSpaceFile, masks: Masks, shape: Sequence[int]
+) -> dict[str, Any]:
+    """Return the attributes that say how a volume was undersampled.
+
+    `acceleration`, the one that the mask was drawn with, or else samples over measured
+    samples to one decimal; `num_low_frequency`, columns in the fully sampled center,
+    where it is known; and `mask`, the pattern or the file.
+    """
+    if file.mask is not None:
+        own = file.mask.size / float(file.mask.astype(bool).sum())
+        stated = {k: v for k, v in file.attributes.items() if k in OF_THE_FILE}
+        return {"mask": "of the file", "acceleration": round(own, 1)} | stated
+    seed = volume_seed(file.path.name)
+    mask, low = masks(shape, seed=seed)
+    drawn: Sequence[float] | None = getattr(masks, "accelerations", None)
+    if drawn is None:
+        acceleration = round(mask.numel() / float(mask.sum()), 1)
+    else:  # of the pair that the first draw of a mask picks
+        acceleration = float(drawn[RandomState(seed).randint(len(drawn))])
+    name = masks.path.name if hasattr(masks, "path") else type(masks).__name__
+    return {
+        "mask": getattr(masks, "pattern", name),
+        "acceleration": acceleration,
+        "num_low_frequency": low,
+    }
+
+
+def _skipping(output: Path, on_failure: OnFailure | None) -> OnFailure | None:
+    """Let no reconstruction of an earlier run stand for a volume that fails."""
+    if on_failure is None:
+        return None
+
+    def skip(path: Path, error: InputError) -> None:
+        (output / path.name).unlink(missing_ok=True)
+        on_failure(path, error)
+
+    return skip
+
+
+def _dataset(
+    method: Method,
+    data: Path,
+    mask_function: Masks,
+    slab: int | None,
+    on_failure: OnFailure | None,
+) -> SliceDataset:
+    """Return the slices or slabs of the files that can be used."""
+    coils, own = getattr(method, "coils", None), getattr(method, "slab", None)
+    known = getattr(method, "metadata", ())
+    if method is zero_filled and mask_function.encodes_slices:
+        own = 1  # at least, for the data set to have volumes
+
+    def usable(path: Path) -> Path:
+        file = KSpaceFile.inspect(path)
+        check_header(file)
+        check_coils(file, coils)
+        return path
+
+    found = [_attempt(usable, path, path, on_failure) for path in volume_paths(data)]
+    paths = [path for path in found if path is not None]
+    return SliceDataset(
+        paths, mask_function, slab=slab or own, coils=coils, metadata=known
+    )
+
+
+def _attempt(
+    make: Callable[[S], T], source: S, path: Path, on_failure: OnFailure | None
+) -> T | None:
+    """Make something of a volume, or leave its failure to whoever wants to know."""
+    try:
+        return make(source)
+    except InputError as error:
+        if on_failure is None:
+            raise
+        on_failure(path, error)
+        return None
