@@ -127,8 +127,7 @@ def check_returned(
     if returned.dtype != state.dtype and _order(returned) > _order(state):
         raise TypeError(
             f"the conditioner {name} returned {returned.dtype}, which a state in "
-            f"{state.dtype} cannot hold: give the layer a floating state "
-            f"(`x.float()`), or a complex one if the conditioner is complex"
+            f"{state.dtype} cannot hold: use a floating (`x.float()`) or complex state"
         )
 
 

@@ -134,7 +134,7 @@ def backward_id() -> int:
 
 
 def backward_keeps_graph() -> bool:
-    """Tell whether the backward pass that runs was given `retain_graph=True`.
+    """Return whether the backward pass that runs was given `retain_graph=True`.
 
     If not, the node that is evaluated is freed soon, and states that only this node
     needs can be dropped at once. Without: `False`; states live a little longer.
@@ -147,7 +147,7 @@ def backward_keeps_graph() -> bool:
 
 
 def is_functorch_active() -> bool:
-    """Tell whether a transform of `torch.func` is running.
+    """Return whether a transform of `torch.func` is running.
 
     Tensors are wrapped then, and a custom function that keeps them outside of the
     transform is wrong. Without: none.
@@ -157,7 +157,7 @@ def is_functorch_active() -> bool:
 
 
 def is_exporting() -> bool:
-    """Tell whether `torch.export` is running.
+    """Return whether `torch.export` is running.
 
     `torch.compiler.is_exporting()` is the public name, but PyTorch 2.11 traces it as
     true under `torch.compile`, too. Without: the public name, from 2.13 on.
@@ -166,7 +166,7 @@ def is_exporting() -> bool:
 
 
 def is_tracing() -> bool:
-    """Tell whether `torch.jit.trace` is running. Without: `torch.jit.is_tracing()`.
+    """Return whether `torch.jit.trace` is running. Without: `torch.jit.is_tracing()`.
 
     The public name cannot be traced by Dynamo.
     """
@@ -174,7 +174,7 @@ def is_tracing() -> bool:
 
 
 def is_forward_ad_active() -> bool:
-    """Tell whether forward-mode differentiation is on (`torch.autograd.forward_ad`).
+    """Return whether forward-mode differentiation is on (`torch.autograd.forward_ad`).
 
     Without: none; tensors would have to be asked one by one.
     """
@@ -182,7 +182,7 @@ def is_forward_ad_active() -> bool:
 
 
 def modes_are_active() -> bool:
-    """Tell whether a mode sees every operation, and may have it do something else.
+    """Return whether a mode sees every operation, and may have it do something else.
 
     The mode of `torch.device(...)` as a context only changes where tensors are made.
     Without: `True`, which leaves every layer to autograd.
@@ -210,12 +210,12 @@ def hooks_of(module: nn.Module) -> list[dict[int, Any]]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Tell whether a module has such hooks, faster; as above."""
+    """Return whether a module has such hooks, faster; as above."""
     return any(map(vars(module).__getitem__, HOOKS))
 
 
 def has_global_hooks() -> bool:
-    """Tell whether hooks of all modules are registered. Without: `True`."""
+    """Return whether hooks of all modules are registered. Without: `True`."""
     return bool(_has_any_global_hook())
 
 
@@ -254,12 +254,12 @@ def modules_inside(module: nn.Module) -> list[nn.Module]:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Tell whether `module.compile()` was called. Without: `True`."""
+    """Return whether `module.compile()` was called. Without: `True`."""
     return module._compiled_call_impl is not None
 
 
 def is_fully_sharded(module: nn.Module) -> bool:
-    """Tell whether FSDP2's `fully_shard` was applied to a module.
+    """Return whether FSDP2's `fully_shard` was applied to a module.
 
     Without: `isinstance(module, torch.distributed.fsdp.FSDPModule)`, which takes half a
     second to import.
@@ -308,7 +308,7 @@ def versions(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def has_tensor_hooks(tensor: Tensor) -> bool:
-    """Tell whether hooks of the gradient are registered. Without: `True`."""
+    """Return whether hooks of the gradient are registered. Without: `True`."""
     return bool(tensor._backward_hooks)
 
 
@@ -344,7 +344,7 @@ def assert_async(condition: Tensor, message: str) -> None:
 
 
 def is_profiling() -> bool:
-    """Tell whether a profiler runs; profilers do not nest. Without: none."""
+    """Return whether a profiler runs; profilers do not nest. Without: none."""
     enabled: bool = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
     return enabled
 

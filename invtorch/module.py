@@ -26,9 +26,9 @@ REPLAYS = {
 class InvertibleModule(nn.Module):
     r"""A map $y = f(x; c)$ with an inverse, the building block of every container.
 
-    A subclass writes `forward` and `inverse`, nothing else, and memory-saving training
-    works. The state $x$ is one tensor or a tuple of tensors (batch first, channels
-    second). The context $c$ is any further arguments: they are passed to both
+    A subclass defines `forward` and `inverse`. Nothing else is needed to train it in
+    constant memory. The state $x$ is one tensor or a tuple of tensors (batch first,
+    channels second). The context $c$ is any further arguments: they are passed to both
     directions, are never inverted, and may need gradients.
 
     A layer that can invert and differentiate with one evaluation of its inner network
@@ -82,7 +82,7 @@ class InvertibleModule(nn.Module):
     @memory.setter
     def memory(self, memory: str | None) -> None:
         if memory is not None and memory not in MEMORY:
-            raise ValueError(f"memory is {memory!r}, but can only be one of {MEMORY}")
+            raise ValueError(f"memory is {memory!r}, but must be one of {MEMORY}")
         self._memory = memory
 
     def forward(self, x: Any, *context: Any) -> Any:

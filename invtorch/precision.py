@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def is_differentiable(tensor: Tensor) -> bool:
-    """Tell whether a tensor can need a gradient: integers cannot."""
+    """Return whether a tensor can need a gradient: integers cannot."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
@@ -30,7 +30,7 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def autocast_enabled(device: str) -> bool:
-    """Tell whether autocast is on for a type of device; some do not support it."""
+    """Return whether autocast is on for a type of device; some do not support it."""
     known = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
     return known and torch.is_autocast_enabled(device)
 
@@ -56,7 +56,7 @@ def tf32_dtypes(parameters: Iterable[Tensor], device: torch.device) -> set[torch
 
 
 def _tf32_allowed() -> tuple[bool, bool]:
-    """Tell whether convolutions, and matrix products, may round to TF32."""
+    """Return whether convolutions, and matrix products, may round to TF32."""
     backends: Any = torch.backends
     kinds = backends.cudnn.conv, backends.cuda.matmul
     convolutions, matrices = (kind.fp32_precision == "tf32" for kind in kinds)

@@ -1,4 +1,4 @@
-"""The recorder of a thread: it receives every call of an invertible module."""
+"""The recorder of a thread: it receives the calls of all invertible modules."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ State = Tensor | tuple[Tensor, ...]
 
 
 class Direction(NamedTuple):
-    """A direction of a class: what the class calls it, and the function it wrote."""
+    """A direction of a class: the name of the method, and its function."""
 
     name: str
     function: Callable[..., Any]
 
     def __call__(self, module: Any, state: State, *context: Any) -> Any:
-        """Evaluate it."""
+        """Evaluate the function on a module."""
         return self.function(module, state, *context)
 
 
 class Recorder(Protocol):
-    """What receives the calls of invertible modules while a pass is recorded."""
+    """Receives the calls of invertible modules while a pass is recorded."""
 
     def record(
         self,
@@ -34,27 +34,27 @@ class Recorder(Protocol):
         state: State,
         context: tuple[Any, ...],
     ) -> Any:
-        """Evaluate one call and remember what is needed to evaluate it again."""
+        """Evaluate one call and keep what is needed to evaluate it again."""
 
     def keeping(self, memory: str) -> AbstractContextManager[object]:
-        """Let the calls inside keep at least what the strategy `memory` keeps."""
+        """Make calls in this context keep at least what strategy `memory` keeps."""
 
 
 class _Running(threading.local):
     recorder: Recorder | None = None
-    recording = False  # Dynamo can watch a truth value, but not every object
+    recording = False  # Dynamo can guard on a boolean, but not on every object
 
 
 _running = _Running()
 
 
 def is_recording() -> bool:
-    """Tell whether a pass of this thread is being recorded."""
+    """Return whether a pass of this thread is being recorded."""
     return _running.recording
 
 
 class Recording:
-    """Hand the calls of invertible modules to `recorder`; `None` evaluates them."""
+    """Pass the calls of invertible modules to `recorder`; `None` evaluates them."""
 
     def __init__(self, recorder: Recorder | None) -> None:
         self.recorder = recorder
@@ -69,7 +69,7 @@ class Recording:
 
 
 def recorded(direction: Direction) -> Callable[..., Any]:
-    """Let a method of an elementary module go through the recorder."""
+    """Wrap a method of an elementary module, to pass its calls to the recorder."""
 
     def call(self: nn.Module, state: State, *context: Any) -> Any:
         if not _running.recording:
@@ -87,12 +87,12 @@ def _untraced(
     return recorder.record(module, direction, state, context)
 
 
-# A layer that is compiled on its own must not trace into what the recorder does.
+# Dynamo must not trace into the recorder from a layer that is compiled on its own.
 _record = torch.compiler.disable(_untraced)
 
 
 def nested(direction: Direction) -> Callable[..., Any]:
-    """Let a method of a module made of others tell the recorder what to keep."""
+    """Wrap a method of a module made of others, so that its `memory` has an effect."""
 
     def call(self: Any, state: State, *context: Any) -> Any:
         if not _running.recording or self.memory in (None, "auto"):

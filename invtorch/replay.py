@@ -1,4 +1,4 @@
-"""Replays: a call of a layer evaluated again, and how gradients go back through it."""
+"""Replays: a call of a layer evaluated again, and differentiated."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from invtorch import _torch
 Tensors: TypeAlias = tuple[Tensor, ...]
 Gradients: TypeAlias = list[Tensor | None]
 
-# From the gradients of the outputs, and which inputs need one, to the gradients of the
-# inputs: the state first, then whatever else of the call may need a gradient.
+# Maps the gradients of the outputs, and a flag for each input that needs a gradient, to
+# the gradients of the inputs: first the state, then the context and parameters.
 PullBack: TypeAlias = Callable[[Sequence[Tensor | None], Sequence[bool]], Gradients]
 
 
@@ -24,8 +24,8 @@ class Replay(NamedTuple):
 
     Attributes:
         state: Its input state, without a graph.
-        outputs: What it returned, if that was evaluated and not only its derivative.
-        pull_back: Takes gradients of the outputs back to the inputs.
+        outputs: Its outputs, or `()` if only the derivative was needed.
+        pull_back: Computes gradients of the inputs from those of the outputs.
     """
 
     state: Tensors
@@ -34,7 +34,7 @@ class Replay(NamedTuple):
 
 
 class Graph(Protocol):
-    """What autograd recorded of a call, from its input state to its outputs."""
+    """The autograd graph of a call, from its input state to its outputs."""
 
     @property
     def state(self) -> Tensors:
@@ -46,11 +46,11 @@ class Graph(Protocol):
 
     @property
     def leaves(self) -> Tensors:
-        """The tensors that the graph begins with, in place of the state."""
+        """The tensors that represent the state at the start of the graph."""
 
     @property
     def ends(self) -> list[Node]:
-        """The nodes where the graph ends."""
+        """The last nodes of the graph."""
 
     def pull_back(
         self,
@@ -62,7 +62,7 @@ class Graph(Protocol):
 
 
 class FullGraph(NamedTuple):
-    """A graph from the state itself to the outputs themselves."""
+    """The graph of a whole call, from its input state to its outputs."""
 
     state: Tensors
     outputs: Tensors
@@ -92,15 +92,19 @@ class ShiftGraph(NamedTuple):
 
     $$ y = x \pm E\,s(Kx) $$
 
-    $E$ puts $s$ on the last entries along an axis, on all of them if it has as many.
-    Then $\bar x = \bar y + K^\top \bar k$, where $\bar k$ is what $\pm E^\top \bar y$
-    becomes on its way back through $s$. The sum needs no graph, and what is held until
-    then is the graph of $s$ without its values.
+    $K$ selects what $s$ depends on, the first entries of $x$ or all of them. $E$ places
+    $s$ on the last entries along an axis, or on all of them if $s$ has as many entries
+    as $x$. With $\bar x$ the gradient with respect to $x$,
+
+    $$ \bar x = \bar y + K^\top \bar k, \qquad
+       \bar k = (\partial s / \partial k)^\top (\pm E^\top \bar y), \qquad k = Kx. $$
+
+    The sum needs no graph. Only the graph of $s$ is kept, without the values of $s$.
 
     Attributes:
         x: The rebuilt input, without a graph.
-        kept: $Kx$, its first entries or all of it: the leaf that $s$ depends on.
-        edge: Where the graph of $s$ ends, if it needs a gradient.
+        kept: The leaf that $s$ depends on: the first entries of $x$, or all of $x$.
+        edge: The end of the graph of $s$, if $s$ needs a gradient.
         size: The number of entries of $s$ along the axis.
         dim: The axis.
         sign: 1 or -1.
@@ -115,7 +119,7 @@ class ShiftGraph(NamedTuple):
 
     @classmethod
     def of(cls, shift: Tensor, x: Tensor, kept: Tensor, dim: int, sign: int) -> Self:
-        """Keep of a shift what is needed to differentiate it."""
+        """Keep what is needed to differentiate a shift."""
         edge = get_gradient_edge(shift) if shift.requires_grad else None
         return cls(x, kept, edge, shift.shape[dim], dim, sign)
 
@@ -126,12 +130,12 @@ class ShiftGraph(NamedTuple):
 
     @property
     def outputs(self) -> Tensors:
-        """Nothing: the output is what the input was rebuilt from."""
+        """Empty: the output is known, since the input was rebuilt from it."""
         return ()
 
     @property
     def leaves(self) -> Tensors:
-        """What the shift depends on."""
+        """The tensor that the shift depends on."""
         return (self.kept,)
 
     @property

@@ -20,7 +20,7 @@ class Gradients:
         self._sums: dict[int, Tensor | None] = dict.fromkeys(map(id, needed))
 
     def needs(self, *tensors: Tensor) -> bool:
-        """Tell whether the gradient of one of them is needed."""
+        """Return whether the gradient of one of them is needed."""
         return any(id(tensor) in self._sums for tensor in tensors)
 
     def add(self, tensor: Tensor, gradient: Tensor) -> None:

@@ -24,8 +24,8 @@ class InvertibleSequential(Composite, nn.Sequential):
     In the backward pass the input of each layer is rebuilt from its output by
     inversion, so that activations take the memory of one layer, whatever the depth $L$.
     The gradients are those of plain autograd, at the price of evaluating each layer
-    once more. It is an `nn.Sequential` in every other habit: index, slice, append,
-    insert, iterate; the keys of its `state_dict` are "0.…" whatever the strategy.
+    once more. Otherwise it behaves as `nn.Sequential`: index, slice, append, insert,
+    iterate. The keys of its `state_dict` are "0.…" under every strategy.
 
     Args:
         modules: The invertible modules, or one ordered dictionary of them.
@@ -42,10 +42,10 @@ class InvertibleSequential(Composite, nn.Sequential):
             whose inputs they are; or `"auto"`, which places them where rounding was
             measured to grow in the backward passes before. Layers are counted with
             nested containers flattened.
-        guard: What is done at the end of a backward pass in which a rebuilt state was
-            not that of the forward pass, or if a layer made NaN or Inf: `"raise"`;
-            `"warn"`; `"adapt"`, which adds anchors for the steps to come and warns; or
-            `None`, which does not look.
+        guard: What happens at the end of a backward pass in which a rebuilt state
+            differs from that of the forward pass, or a layer made NaN or Inf:
+            `"raise"`; `"warn"`; `"adapt"`, which adds anchors for the next steps and
+            warns; or `None`, which does not compare states.
         state_dtype: The precision in which the state is kept while it goes through the
             layers, for instance `torch.float64` over conditioners in single precision,
             or `torch.float32` over conditioners in half precision; couplings evaluate
@@ -107,7 +107,7 @@ class InvertibleSequential(Composite, nn.Sequential):
     def memory(self, memory: str | None) -> None:
         if memory is not None and memory not in (*MEMORY, "auto"):
             raise ValueError(
-                f"memory is {memory!r}, but can only be one of {(*MEMORY, 'auto')}"
+                f"memory is {memory!r}, but must be one of {(*MEMORY, 'auto')}"
             )
         self._planning = memory == "auto"
         self._memory = None if self._planning else memory
@@ -158,7 +158,7 @@ class InvertibleSequential(Composite, nn.Sequential):
     @guard.setter
     def guard(self, guard: str | None) -> None:
         if guard not in GUARDS:
-            raise ValueError(f"guard is {guard!r}, but can only be one of {GUARDS}")
+            raise ValueError(f"guard is {guard!r}, but must be one of {GUARDS}")
         self._guard = guard
 
     def chain(self) -> list[Step]:
@@ -254,9 +254,8 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
         )
     if not isinstance(module, InvertibleModule):
         raise TypeError(
-            f"{name} is not an InvertibleModule, so its input cannot be rebuilt from "
-            f"its output: use it as the conditioner of a coupling, or write its "
-            f"inverse in a subclass of InvertibleModule"
+            f"{name} is not an InvertibleModule: use it as the conditioner of a "
+            f"coupling, or write its inverse in a subclass of InvertibleModule"
         )
     for direction in OPPOSITE:
         if getattr(type(module), direction) is getattr(InvertibleModule, direction):

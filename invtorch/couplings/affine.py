@@ -84,13 +84,13 @@ class AffineCoupling(InvertibleModule):
         if split is not None:
             check_count("split", split)
         if scale not in LOG_SCALES:
-            raise ValueError(f"scale is {scale!r}, but can be one of {[*LOG_SCALES]}")
+            raise ValueError(f"scale is {scale!r}, but must be one of {[*LOG_SCALES]}")
         if not bound > 1:
             raise ValueError(f"bound is {bound}, but must be larger than 1")
         if scale == "tanh" and not math.isfinite(bound):
             raise ValueError(
                 f"bound is {bound}, but must be finite with scale='tanh', whose slope "
-                f"it sets; scale='exp' goes without a bound"
+                f"it sets; use scale='exp' without a bound"
             )
         check_conditioner(conditioner, split if dim == 1 else None, None)
         self.conditioner = conditioner

@@ -1,8 +1,8 @@
-"""What layers are refused for, and in which words: one list for both engines.
+"""The errors that layers can cause, with their messages, for both engines.
 
-The rule is "right or raises". What would make a replay differ from the forward pass is
-refused here, with the layer, what happened, and what to write instead. What only a
-comparison of states can show is the guard's.
+The rule is "right or raises". If a replay would differ from the forward pass, a check
+raises an error that names the layer, the cause and the remedy. What only a comparison
+of states can show is left to the guard.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def as_tensors(state: Any) -> tuple[Tensor, ...]:
 
 
 def check_arity(label: str, expected: int, returned: int) -> None:
-    """Refuse a state that comes out as another number of tensors.
+    """Refuse a layer that returns another number of tensors than it received.
 
     Raises:
         RuntimeError: If it does.
@@ -48,12 +48,12 @@ def check_arity(label: str, expected: int, returned: int) -> None:
     if returned != expected:
         raise RuntimeError(
             f"{label} returned {returned} tensors for a state of {expected}: return as "
-            f"many tensors as the layer is given"
+            f"many tensors as the layer receives"
         )
 
 
 def check_dtypes(label: str, state: Iterable[Tensor], output: Iterable[Tensor]) -> None:
-    """Refuse a state that comes out in another dtype.
+    """Refuse a layer that changes the dtype of the state.
 
     Raises:
         RuntimeError: If it does.
@@ -67,10 +67,10 @@ def check_dtypes(label: str, state: Iterable[Tensor], output: Iterable[Tensor]) 
 
 
 def check_log_det(label: str, log_det: object) -> None:
-    """Refuse a log-determinant that is a plain number.
+    """Refuse a log-determinant that is not a tensor.
 
     Raises:
-        TypeError: If it is no tensor.
+        TypeError: If it is not a tensor.
     """
     if not isinstance(log_det, Tensor):
         raise TypeError(
@@ -80,7 +80,7 @@ def check_log_det(label: str, log_det: object) -> None:
 
 
 def check_half_precision(state: Sequence[Tensor], kept: bool) -> None:
-    """Refuse a state in half precision that is rebuilt and not compared.
+    """Refuse a state in half precision that is rebuilt without a guard.
 
     Args:
         state: The state.
@@ -101,20 +101,20 @@ def check_half_precision(state: Sequence[Tensor], kept: bool) -> None:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Tell whether a module has hooks of any kind.
+    """Return whether a module has hooks of any kind.
 
-    A hook may do anything. The eager engine calls hooks again in a replay, as
-    checkpointing does; a hand-written derivative and a compiled pass cannot.
+    A hook may run any code. The eager engine calls hooks again in a replay, as
+    checkpointing does. Closed forms and compiled passes cannot call them.
     """
     return _torch.has_hooks(module)
 
 
 def check_parts(label: str, parts: Iterable[nn.Module]) -> None:
-    """Refuse a layer with a module inside whose parameters a replay cannot exchange.
+    """Refuse a layer if a replay cannot replace the parameters of a module inside.
 
     Args:
-        label: What to call the layer.
-        parts: The modules inside of it.
+        label: The name of the layer in messages.
+        parts: The modules inside it.
 
     Raises:
         RuntimeError: If `fully_shard` or `torch.jit` was applied to one of them.
@@ -122,26 +122,26 @@ def check_parts(label: str, parts: Iterable[nn.Module]) -> None:
     for part in parts:
         if _torch.is_fully_sharded(part):
             raise RuntimeError(
-                f"`fully_shard` was applied to {type(part).__name__} in {label}, which "
-                f"a replay gathers too late: shard the layer or the container"
+                f"`fully_shard` was applied to {type(part).__name__} inside {label}: "
+                f"apply it to the layer or the container instead"
             )
         if isinstance(part, torch.jit.ScriptModule):
             raise RuntimeError(
                 f"{label} contains a module that `torch.jit` compiled, which cannot be "
-                f"replayed: use `torch.compile` on it, or memory='store'"
+                f"replayed: use `torch.compile`, or set memory='store'"
             )
 
 
 def check_kinds(label: str, same: bool) -> None:
-    """Refuse a replay of modules whose class or dictionary was exchanged.
+    """Refuse a replay of modules whose class or `__dict__` was replaced.
 
     Raises:
         RuntimeError: If they were.
     """
     if not same:
         raise RuntimeError(
-            f"the class or `__dict__` of a module of {label} was exchanged between "
-            f"forward and backward: exchange it after backward"
+            f"the class or `__dict__` of a module of {label} was replaced between "
+            f"forward and backward: replace it after backward"
         )
 
 
@@ -149,12 +149,12 @@ def check_shapes(label: str, tensors: Iterable[Tensor]) -> None:
     """Refuse a layer whose parameters or buffers have no shape yet.
 
     Raises:
-        RuntimeError: If one has none.
+        RuntimeError: If one of them is uninitialized.
     """
     if any(map(is_lazy, tensors)):
         raise RuntimeError(
-            f"{label} has tensors without a shape, those of a lazy module: call the "
-            f"container once under `torch.no_grad()` first"
+            f"{label} contains a lazy module without shapes: call the container once "
+            f"under `torch.no_grad()` first"
         )
 
 
@@ -162,60 +162,60 @@ def check_shapes(label: str, tensors: Iterable[Tensor]) -> None:
 
 
 def check_input_unmodified(label: str, unmodified: bool) -> None:
-    """Refuse a layer that works in place on its input.
+    """Refuse a layer that modifies its input in place.
 
     Raises:
         RuntimeError: If it does.
     """
     if not unmodified:
         raise RuntimeError(
-            f"{label} modified its input in place, so it cannot be rebuilt: return a "
-            f"new tensor (look for `inplace=True` in its first modules)"
+            f"{label} modified its input in place: return a new tensor (look for "
+            f"`inplace=True` in its first modules)"
         )
 
 
 def check_output_unmodified(label: str, unmodified: bool) -> None:
-    """Refuse an inverse that works in place.
+    """Refuse an inverse that modifies its argument in place.
 
     Raises:
-        RuntimeError: If the output that it was given is not what it was.
+        RuntimeError: If it does.
     """
     if not unmodified:
         raise RuntimeError(
-            f"{label} modified in place the output that its inverse was given, which "
-            f"the caller may use: let the inverse return a new tensor"
+            f"{label} modified in place the output passed to its inverse: return a new "
+            f"tensor from the inverse"
         )
 
 
 def check_own_tensors(label: str, parameter: str | None, attribute: str | None) -> None:
-    """Refuse a layer that changes in place what it reads.
+    """Refuse a layer that modifies its own tensors in place.
 
     Args:
-        label: What to call the layer.
-        parameter: The name of a parameter that its forward pass changed in place.
-        attribute: The name of another tensor of it, not a buffer, that it changed so.
+        label: The name of the layer in messages.
+        parameter: The name of a parameter that its forward pass modified in place.
+        attribute: The name of a tensor attribute, not a buffer, that it modified.
 
     Raises:
         RuntimeError: If there is one.
     """
     if parameter is not None:
         raise RuntimeError(
-            f"{label} changed its parameter {parameter} in its own forward pass: if "
-            f"that initializes it, call the container under `torch.no_grad()` first"
+            f"{label} modified its parameter {parameter} in the forward pass: if that "
+            f"initializes it, call the container under `torch.no_grad()` first"
         )
     if attribute is not None:
         raise RuntimeError(
-            f"{label} changed its attribute {attribute} in place in its own forward "
-            f"pass, which a replay repeats: register it as a buffer"
+            f"{label} modified its attribute {attribute} in place in the forward pass: "
+            f"register it as a buffer"
         )
 
 
 def check_unmodified(label: str, name: str | None) -> None:
-    """Refuse a replay of what was changed since the forward pass.
+    """Refuse a replay if a tensor was modified since the forward pass.
 
     Args:
-        label: What to call the layer.
-        name: The name of a tensor that it reads, and that was changed in place.
+        label: The name of the layer in messages.
+        name: The name of a tensor that it reads and that was modified in place.
 
     Raises:
         RuntimeError: If there is one.
@@ -228,19 +228,19 @@ def check_unmodified(label: str, name: str | None) -> None:
 
 
 def check_state_unmodified(label: str, unmodified: bool) -> None:
-    """Refuse to rebuild states from one that was changed in place.
+    """Refuse to rebuild states from one that was modified in place.
 
     Args:
-        label: What to call the state: the input of a pass, or the output of a layer.
-        unmodified: Whether it is what it was.
+        label: The name of the state in messages: the input, or the output of a layer.
+        unmodified: Whether it is unchanged.
 
     Raises:
-        RuntimeError: If it is not.
+        RuntimeError: If it was modified.
     """
     if not unmodified:
         raise RuntimeError(
-            f"the {label} was modified in place after the forward pass, so the states "
-            f"before it cannot be rebuilt: write `y = y + 1` in place of `y += 1`"
+            f"the {label} was modified in place after the forward pass: write "
+            f"`y = y + 1` instead of `y += 1`"
         )
 
 
@@ -248,8 +248,8 @@ def check_unbroken(label: str, above: str, same: bool) -> None:
     """Refuse a state that was changed between two layers.
 
     Args:
-        label: What to call the layer that receives it.
-        above: What to call the layer that returned it.
+        label: The name of the layer that receives it.
+        above: The name of the layer that returned it.
         same: Whether it is the same memory, unchanged.
 
     Raises:
@@ -258,7 +258,7 @@ def check_unbroken(label: str, above: str, same: bool) -> None:
     if not same:
         raise RuntimeError(
             f"the input of {label} is not the output of {above}: a hook or an in-place "
-            f"operation changed the state; use an invertible module for the change"
+            f"operation changed it; use an invertible module instead"
         )
 
 
@@ -266,14 +266,14 @@ def check_unbroken(label: str, above: str, same: bool) -> None:
 
 
 def check_transforms(label: str) -> None:
-    """Refuse a backward pass inside of a transform of `torch.func`.
+    """Refuse a backward pass inside a transform of `torch.func`.
 
     Raises:
         RuntimeError: If one is active.
     """
     if _torch.is_functorch_active():
         raise RuntimeError(
-            f"{label} cannot be replayed inside of `torch.vmap` or another transform: "
+            f"{label} cannot be replayed inside `torch.vmap` or another transform: "
             f"use `torch.autograd.grad(..., is_grads_batched=True)`"
         )
 
@@ -281,8 +281,13 @@ def check_transforms(label: str) -> None:
 def check_closed(label: str, known: Sequence[Tensor], ends: Iterable[Node]) -> None:
     """Refuse a layer whose output depends on a tensor that would get no gradient.
 
+    Args:
+        label: The name of the layer in messages.
+        known: The tensors that get a gradient.
+        ends: The last nodes of the graph of the outputs.
+
     Raises:
-        RuntimeError: If the graph that ends there has a leaf that is not in `known`.
+        RuntimeError: If the graph has a leaf that is not in `known`.
     """
     foreign = foreign_leaf(ends, known)
     if foreign is not None:
@@ -302,20 +307,20 @@ def check_no_gradient(label: str, outputs: Sequence[Tensor]) -> None:
 def _not_an_input(label: str, shape: str) -> str:
     return (
         f"{label} reads a tensor{shape} that needs a gradient but is neither a "
-        f"parameter of the layer nor its context: register it and read it there (not "
-        f"through another reference), or pass it as context"
+        f"parameter nor context: register it, read it there (not through another "
+        f"reference), or pass it as context"
     )
 
 
 def foreign_leaf(ends: Iterable[Node], known: Sequence[Tensor]) -> Tensor | None:
-    """Return a leaf that nodes depend on other than through `known`, if any."""
+    """Return a leaf on which nodes depend other than through `known`, if any."""
     leaves = {id(t) for t in known if t.grad_fn is None}
     seen: set[Node | None] = {t.grad_fn for t in known}
     pending = [node for node in ends if node not in seen]
     while pending:
         node = pending.pop()
         parents = node.next_functions
-        if not parents:  # only the node of a leaf has none
+        if not parents:  # only the gradient accumulator of a leaf has none
             leaf: Tensor | None = getattr(node, "variable", None)
             if leaf is not None and id(leaf) not in leaves:
                 return leaf

@@ -1,4 +1,4 @@
-"""How a pass is run: by plain PyTorch, on a tape, or as one compiled function."""
+"""Run a pass: as plain PyTorch, recorded on a tape, or as one compiled function."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from invtorch.recording import Direction, Recording, State, is_recording
 
 
 class Planner(Protocol):
-    """What chooses a strategy for each layer of a pass."""
+    """Chooses a memory strategy for each layer of a pass."""
 
     def assign(
         self, chain: Pass, state: Any, context: tuple[Any, ...], anchors: Anchors
     ) -> tuple[str, ...]:
-        """Return the strategies of the layers, in their order."""
+        """Return the strategies of the layers, in order."""
 
 
 class Store:
-    """A recorder that leaves every call to autograd, which keeps its activations."""
+    """A recorder that evaluates every call under autograd, which saves activations."""
 
     def record(
         self,
@@ -47,7 +47,7 @@ class Store:
         """Do nothing: nothing was recorded."""
 
     def keeping(self, memory: str) -> AbstractContextManager[object]:
-        """Go on keeping everything."""
+        """Do nothing: autograd saves everything already."""
         del memory
         return nullcontext()
 
@@ -60,8 +60,8 @@ class Strategy(NamedTuple):
         anchors: Which states `"invert"` keeps.
         guard: One of `invtorch.engine.GUARDS`.
         layers: The number of layers of a pass.
-        state_dtype: The precision in which the state is kept, if not the caller's.
-        planner: What chooses a strategy for each layer, if `memory` is `"auto"`.
+        state_dtype: The dtype in which the state is kept, if not that of the input.
+        planner: Chooses a strategy for each layer, if `memory` is `"auto"`.
     """
 
     memory: str
@@ -74,10 +74,10 @@ class Strategy(NamedTuple):
     def recorder(
         self, chain: Pass, state: Any, context: tuple[Any, ...]
     ) -> Store | Tape:
-        """Return what records one pass.
+        """Return the recorder of one pass.
 
         Raises:
-            RuntimeError: If a state in half precision would be rebuilt unguarded.
+            RuntimeError: If a state in half precision is rebuilt without a guard.
         """
         if self.memory == "store":
             return Store()
@@ -94,19 +94,19 @@ class Strategy(NamedTuple):
         return Tape("invert", kept, guard, planned)
 
     def check_precision(self, state: Any, kept: frozenset[int]) -> None:
-        """Refuse a state in half precision of which some would be rebuilt."""
+        """Refuse a state in half precision, unless every state is kept."""
         check_half_precision(_tensors(state), kept >= set(range(self.layers)))
 
 
 def run(strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
     """Run a pass under a memory strategy.
 
-    Inside of another pass this one becomes a part of it.
+    A pass inside another pass is recorded as a part of that one.
 
     Args:
         strategy: What is kept, and what is compared.
         chain: The pass: invertible modules, one after another.
-        state: The state it starts from.
+        state: The input of the pass.
         context: Further arguments of the modules.
 
     Returns:
@@ -124,7 +124,11 @@ def run(strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]) -
 
 
 def _is_plain() -> bool:
-    """Tell whether autograd alone sees the pass: no tape is then needed, or right."""
+    """Return whether the pass runs as plain PyTorch.
+
+    Without gradients a tape is not needed. Transforms of `torch.func`, export, tracing
+    and forward-mode differentiation cannot run through a tape.
+    """
     return (
         not torch.is_grad_enabled()
         or _torch.is_functorch_active()
@@ -142,8 +146,8 @@ def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
     return result
 
 
-# Dynamo would look for graphs between the calls on the tape; conditioners that are
-# compiled for themselves stay compiled.
+# Dynamo must not trace the Python code of the tape. Conditioners that are compiled on
+# their own stay compiled.
 _run_recorded = torch.compiler.disable(_record)
 
 
@@ -157,15 +161,15 @@ def _run_compiled(
         what = f"memory={memory!r}" if memory != "invert" else "a log-determinant"
         raise RuntimeError(
             f"{what} is not supported under torch.compile: call the container outside "
-            f"of the compiled function, or set memory='store'"
+            f"the compiled function, or set memory='store'"
         )
     kept, guard = strategy.anchors.places(strategy.layers), strategy.guard
     if guard is None:
         strategy.check_precision(state, kept)
     elif guard != "raise":
         raise RuntimeError(
-            f"guard={guard!r} is not supported under torch.compile, where a graph can "
-            f"only raise: set guard='raise' or None, or memory='store'"
+            f"guard={guard!r} is not supported under torch.compile: set guard='raise' "
+            f"or None, or memory='store'"
         )
     return function.run(kept, guard is not None, chain.steps, state, context)
 
@@ -173,7 +177,7 @@ def _run_compiled(
 def _run_in(
     dtype: torch.dtype, strategy: Strategy, chain: Pass, state: Any, context: Any
 ) -> Any:
-    """Run a pass on a state in another precision, and convert the result back."""
+    """Run a pass on a state in another dtype, and convert the result back."""
     strategy = strategy._replace(state_dtype=None)
     given = _tensors(state)
     cast = tuple(t.to(_like(dtype, t)) for t in given)
@@ -193,14 +197,14 @@ def _cast_back(output: Any, given: tuple[Tensor, ...], single: bool) -> Any:
 
 
 def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
-    """Return a precision in the kind of a tensor: complex and integers stay so."""
+    """Return `dtype`, made complex for complex tensors; integers keep their dtype."""
     if not is_differentiable(tensor):
         return tensor.dtype
     return dtype.to_complex() if tensor.is_complex() else dtype
 
 
 def _has_values(state: Any) -> bool:
-    """Tell whether a state has values that can be compared; fakes have none."""
+    """Return whether a state has values to compare; fake and meta tensors have none."""
     plain = (Tensor, nn.Parameter)
     return all(type(t) in plain and t.device.type != "meta" for t in _tensors(state))
 

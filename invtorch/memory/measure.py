@@ -118,7 +118,7 @@ def _profiled() -> Iterator[profile]:
     if _torch.is_profiling():
         raise RuntimeError(
             "memory is counted by PyTorch's profiler, which does not nest: end the "
-            'other one, or with memory="auto", call it once before on an input like it'
+            'other one, or with memory="auto", call it before on an input of this shape'
         )
     record = profile(profile_memory=True)
     with ExitStack() as stack:

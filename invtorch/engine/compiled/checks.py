@@ -1,4 +1,4 @@
-"""What a compiled pass is refused for when it is traced, and asserts when it runs."""
+"""Errors when a compiled pass is traced, and assertions when its graph runs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from invtorch.engine.guard.fingerprint import PROBES, fingerprint, size
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
 
-LONGEST = 254  # characters: CUDA refuses an assertion that says more
+LONGEST = 254  # characters: CUDA does not accept longer messages of assertions
 
 
 # --- when the pass is traced ----------------------------------------------------------
 
 
 def check_repeatable(label: str, module: nn.Module) -> None:
-    """Refuse a layer that is seen to depend on more than its arguments.
+    """Refuse a layer that depends on more than its arguments.
 
     Raises:
-        RuntimeError: If the module draws random numbers, moves running statistics,
-            has hooks, has no shape yet, or is to keep more than its container.
+        RuntimeError: If the module draws random numbers, updates running statistics,
+            has hooks, has no shape yet, or has a `memory` of its own.
     """
     reason = ""
     if getattr(module, "memory", None) not in (None, "invert"):
@@ -59,7 +59,7 @@ def check_composites(steps: Sequence[Step]) -> None:
 
 
 def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:
-    """Refuse what a graph could not differentiate or hold.
+    """Refuse states and contexts that a graph cannot differentiate or hold.
 
     Raises:
         RuntimeError: If a state has integers, or a context is not a tensor.
@@ -81,11 +81,11 @@ def _reason(part: nn.Module) -> str:
         return f"draws random numbers ({name})"
     statistics = isinstance(part, _torch.RunningStatistics) and part.track_running_stats
     if statistics and part.training:
-        return f"moves running statistics ({name})"
+        return f"updates running statistics ({name})"
     if isinstance(part, _torch.SpectralNorm) and part.training:
-        return f"moves what it estimates the norm with ({name})"
+        return f"updates its estimate of the norm ({name})"
     if isinstance(part, _torch.LazyModule):
-        return f"has parameters without a shape until it is called ({name})"
+        return f"has parameters without a shape ({name})"
     if has_hooks(part):
         return f"has hooks (on its {name})"
     return ""
@@ -98,7 +98,7 @@ def _reason(part: nn.Module) -> str:
     "invtorch::marks", mutates_args=(), schema="(Tensor[] state) -> Tensor"
 )
 def mark(state: Sequence[Tensor]) -> Tensor:
-    """Return fingerprint and norm of each tensor of a state, as one node of a graph."""
+    """Return fingerprint and norm of each tensor of a state, as one operator."""
     numbers = fingerprint(tuple(state)), size(tuple(state)).unsqueeze(1)
     return torch.cat([n.to(_mark_dtype(state)) for n in numbers], dim=1)
 
@@ -114,7 +114,7 @@ def _mark_dtype(state: Sequence[Tensor]) -> torch.dtype:
 
 
 def computed_eps(module: nn.Module, state: Sequence[Tensor]) -> float:
-    """Return the eps of the coarsest dtype that a layer computes in."""
+    """Return the eps of the coarsest dtype in which a layer computes."""
     parameters = [p for p in module.parameters() if is_differentiable(p)]
     dtypes = {p.dtype for p in parameters}
     device = state[0].device
@@ -128,7 +128,7 @@ def computed_eps(module: nn.Module, state: Sequence[Tensor]) -> float:
 def state_tolerance(
     state: Sequence[Tensor], computed: float, growth: float = 1.0
 ) -> float:
-    """Return how far a state may be off, by the rule of the guard."""
+    """Return the tolerance of the guard for a state."""
     return tolerance(_eps(state), computed, growth)
 
 
@@ -143,26 +143,25 @@ def assert_finite(label: str, norms: Tensor) -> None:
     """Assert in the graph that a state of the forward pass was finite."""
     _assert(
         norms.isfinite().all(),
-        f"{label} made NaN or Inf of a finite state (or was given them): do not step "
+        f"{label} made NaN or Inf of a finite state (or received them): do not step "
         f"with these gradients; bound its conditioner, or lower the learning rate",
     )
 
 
 def assert_unchanged(now: Tensor, before: Tensor) -> None:
-    """Assert in the graph that the output of a pass is what it was.
+    """Assert in the graph that the output of a pass was not changed.
 
     Args:
-        now: The mark of the output when its gradient has come.
-        before: The mark of it in the forward pass.
+        now: The mark of the output in the backward pass.
+        before: Its mark in the forward pass.
     """
-    # two marks of one state agree up to the rounding of sums in another order
+    # the compiler may add the sums of two marks of one state in another order
     limit = SAME * torch.finfo(before.dtype).eps
     close = (now - before).abs() <= limit * before.abs().amax(1, keepdim=True)
     _assert(
         (close | before.isnan() | before.isinf()).all(),
         "the output of an invertible container was changed in place in a compiled "
-        "function, so the states before it cannot be rebuilt: write `y = y + 1` in "
-        "place of `y += 1`",
+        "function: write `y = y + 1` instead of `y += 1`",
     )
 
 
@@ -177,13 +176,12 @@ def assert_rebuilt(
     """Assert in the graph that a rebuilt state is the one of the forward pass.
 
     Args:
-        label: What to call the layer.
+        label: The name of the layer in messages.
         rebuilt: The mark of its rebuilt input.
         before: The mark of its input in the forward pass.
-        scales: The size by which each tensor of it is judged.
-        limits: How far off a tensor of it may be, relative to that size: usually, and
-            where the state grows beyond all digits.
-        steep: Whether it does.
+        scales: The size relative to which the error of each tensor is measured.
+        limits: The tolerance, and that for a state that grows by more than 1 / eps.
+        steep: Whether the state does.
     """
     distances = distance(rebuilt[:, :-1], before[:, :-1])
     usual, least = limits
@@ -191,9 +189,8 @@ def assert_rebuilt(
     _assert(
         (relative_error(distances, scales) <= allowed).all(),
         f"the state rebuilt by inverting {label} is off by more than {usual:.1e} of "
-        f"its size ({least:.1e} where it grows beyond all digits): do not step with "
-        f"these gradients; set more `anchors=`, a finer `state_dtype=`, or "
-        f"memory='store'",
+        f"its size ({least:.1e} if it grows steeply): do not step with these "
+        f"gradients; set more `anchors=`, a finer `state_dtype=`, or memory='store'",
     )
 
 
@@ -204,36 +201,37 @@ def assert_repeated(
     least: Sequence[Tensor],
     limit: float,
 ) -> None:
-    """Assert in the graph that a replay returns what the forward pass did.
+    """Assert in the graph that a replay returns the output of the forward pass.
 
-    What `check_repeatable` cannot see, such as random numbers of a function, shows
-    here, in the backward pass.
+    This detects what `check_repeatable` cannot, for instance a call of
+    `functional.dropout`.
 
     Args:
-        label: What to call the layer.
-        again: What it returned now.
+        label: The name of the layer in messages.
+        again: The output of the replay.
         output: The state from which its input was rebuilt, or the one above an anchor.
-        least: The least size by which each tensor of it is judged.
-        limit: How far off it may be.
+        least: The least size relative to which the error of each tensor is measured.
+        limit: The tolerance.
     """
     for one, other, floor in zip(again, output, least, strict=True):
         difference = _energy(one - other)
         scale = torch.maximum(_energy(other), floor.square().to(difference))
         _assert(
+            # `tiny`: squares of small numbers underflow
             difference <= limit**2 * scale + torch.finfo(scale.dtype).tiny,
-            f"{label} did not repeat itself when its input was rebuilt: it draws "
-            f"random numbers, reads something that changes, or has a wrong inverse; "
-            f"set memory='store' under torch.compile",
+            f"{label} did not repeat itself: it draws random numbers, reads something "
+            f"that changes, or has a wrong inverse; set memory='store' under "
+            f"torch.compile",
         )
 
 
 def _energy(tensor: Tensor) -> Tensor:
-    """Return the sum of squares, which half precision could not hold."""
+    """Return the sum of squares, without an overflow of half precision."""
     sizes = tensor.detach().abs()
     half = sizes.dtype in (torch.float16, torch.bfloat16)
     return (sizes.float() if half else sizes).square().sum()
 
 
 def _assert(condition: Tensor, message: str) -> None:
-    """Assert in the graph, with a message that is as long as CUDA takes."""
+    """Assert in the graph, with a message that is cut to the length CUDA accepts."""
     _torch.assert_async(condition, message[:LONGEST])

@@ -1,8 +1,8 @@
 """A pass as one autograd function of the tensors that it reads.
 
-Dynamo cannot trace a tape, whose nodes find their states by looking back in Python.
-Here the pass is one function of tensors: it saves its output, the anchors and a few
-numbers of every state; its backward pass inverts and differentiates step by step.
+Dynamo cannot trace a tape, whose nodes look up their states in Python objects. Here the
+pass is one function of tensors. It saves its output, the anchors and the mark of every
+state. Its backward pass inverts and differentiates step by step.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def run(
         anchors: The indices of the states that are kept.
         guarded: Whether rebuilt states are compared with those of the forward pass.
         steps: The steps; those of composites among them are run one by one.
-        state: The state to start from, one tensor or a tuple of several.
+        state: The input of the pass, one tensor or a tuple of several.
         context: Further arguments of the modules.
 
     Returns:
         The final state.
 
     Raises:
-        RuntimeError: If a step cannot be repeated under `torch.compile`, or the state
-            or a context is not of a kind that can be.
+        RuntimeError: If a step, a state or a context is not supported under
+            `torch.compile`.
     """
     check_arguments(_as_tuple(state), context)
     table, calls, single = TensorTable(), [], isinstance(state, Tensor)
@@ -78,9 +78,9 @@ def run(
 
 
 class CompiledPass(torch.autograd.Function):
-    """All steps of a pass; it saves output, anchors, marks and the tensors it reads.
+    """All steps of a pass. It saves output, anchors, marks and the tensors it reads.
 
-    Without a guard the output alone is marked.
+    Without a guard only the mark of the output is saved.
     """
 
     @staticmethod
@@ -97,7 +97,7 @@ class CompiledPass(torch.autograd.Function):
         anchors: Tensors = ()
         marks = [mark(list(state))] if guarded else []
         for i, call in enumerate(calls):
-            if call.anchor:  # Dynamo saves no view of another tensor
+            if call.anchor:  # a clone: Dynamo cannot save a view of another tensor
                 anchors += state if i == 0 else tuple(t.clone() for t in state)
             read = [_detached(c) for c in call.read(tensors)]
             given = tuple(map(_detached, state))
@@ -123,7 +123,7 @@ class CompiledPass(torch.autograd.Function):
         marks = (table,) if ctx.guarded else ()
         _assert_finite(ctx.calls, marks)
         sums: list[Any] = [None] * len(tensors)
-        eps, scales = 0.0, table[-1][:, -1]  # the coarsest since the last anchor
+        eps, scales = 0.0, table[-1][:, -1]  # the coarsest eps since the last anchor
         for i, call in reversed(list(enumerate(ctx.calls))):
             read, output = call.read(tensors), state
             if call.anchor:
@@ -154,7 +154,7 @@ class CompiledPass(torch.autograd.Function):
 
 
 def _add(sums: list[Any], places: Sequence[int], values: Sequence[Any]) -> None:
-    """Add gradients to the sums of the tensors that they belong to."""
+    """Add gradients to the sums of their tensors."""
     for i, value in zip(places, values, strict=True):
         sums[i] = value if sums[i] is None else sums[i] + value
 
@@ -176,10 +176,10 @@ def _assert_replay(
     eps: float,
     scales: Tensor,
 ) -> None:
-    """Assert in the graph that a replay is right.
+    """Assert in the graph that a replay agrees with the forward pass.
 
-    Its output must be that of the layer. If the states were marked, the one that was
-    rebuilt must be off by no more than the layers allow that it was rebuilt through.
+    Its output must be that of the layer. With a guard, the error of the rebuilt state
+    must be within the tolerance of the layers through which it was rebuilt.
     """
     limit = state_tolerance(output, computed_eps(call.step.module, output))
     least = torch.zeros_like(scales)
@@ -197,17 +197,17 @@ def _assert_replay(
 
 
 class TracedCall(NamedTuple):
-    """One step, and where its tensors stand among those of the pass.
+    """One step, and the indices of its tensors among those of the pass.
 
     Attributes:
-        label: What errors call it.
+        label: The name of the layer in error messages.
         step: The step.
-        names: Its parameters and buffers.
-        places: Where its context and then these stand.
-        needed: Which of them need a gradient.
+        names: The names of its parameters and buffers.
+        places: The indices of its context, followed by those of `names`.
+        needed: Which of these tensors need a gradient.
         single: Whether the state is one tensor, not a tuple.
         anchor: Whether its input is kept.
-        buffers: Which of its tensors a replay may write into, so that it takes copies.
+        buffers: The names of tensors that are copied, because a replay may change them.
     """
 
     label: str
@@ -220,15 +220,15 @@ class TracedCall(NamedTuple):
     buffers: frozenset[str] = frozenset()
 
     def read(self, tensors: Sequence[Any]) -> list[Any]:
-        """Pick context, parameters and buffers among the tensors of the pass."""
+        """Return context, parameters and buffers from the tensors of the pass."""
         return [tensors[i] for i in self.places]
 
     def choose(self, values: Sequence[Any]) -> list[Any]:
-        """Pick, among values for what the call reads, those that need a gradient."""
+        """Return the values, one for each tensor that is read, that need a gradient."""
         return [v for v, need in zip(values, self.needed, strict=True) if need]
 
     def replaced(self, values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-        """Put others in the place of what needs a gradient."""
+        """Return the values, with those that need a gradient replaced by `others`."""
         rest = iter(others)
         pairs = zip(values, self.needed, strict=True)
         return [next(rest) if need else v for v, need in pairs]
@@ -245,24 +245,24 @@ class TracedCall(NamedTuple):
 
     @property
     def again(self) -> TracedCall:
-        """The step as a replay runs it, on copies of the buffers."""
+        """The step for a replay, on copies of the buffers."""
         named = self.step.module.named_buffers(remove_duplicate=False)
         return self._replace(buffers=frozenset(name for name, _ in named))
 
     @property
     def back(self) -> TracedCall:
-        """The inverse of the step, on the same tensors."""
+        """The inverse of the step, on copies of the buffers."""
         return self.again._replace(step=self.step.inverse)
 
 
 class TensorTable:
-    """The tensors of a pass, each once: Dynamo takes no tensor twice."""
+    """The tensors of a pass, each once: Dynamo does not accept a tensor twice."""
 
     def __init__(self) -> None:
         self.tensors: list[Any] = []
 
     def place(self, tensor: Any) -> int:
-        """Return where a tensor stands, giving it a place if it has none."""
+        """Return the index of a tensor, and append it if it is new."""
         for i, known in enumerate(self.tensors):
             if known is tensor:
                 return i
@@ -271,16 +271,16 @@ class TensorTable:
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a module, by all of their names."""
+    """Return the parameters and buffers of a module, under each of their names."""
     parameters = module.named_parameters(remove_duplicate=False)
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
 def _after(grads: Sequence[Tensor], state: Tensors) -> Tensors:
-    """Return the state as values that depend on the gradient.
+    """Return the same values, as tensors that depend on the gradient.
 
-    What does not depend on it could be computed in the forward pass already: the
-    partitioner would share it with the forward pass and keep activations after all.
+    The partitioner of `torch.compile` may move operations that do not depend on the
+    gradient to the forward pass, and save their results. That would save activations.
     """
     first = grads[0].flatten()[:1].isnan().any()
     return tuple(torch.where(first, t, t) for t in state)

@@ -49,16 +49,16 @@ INVERSES = {
 
 
 class RecordedCall(Protocol):
-    """One call of one direction of a layer, as the tape remembers it.
+    """One call of one direction of a layer, as the tape records it.
 
-    It holds the layer and what the call read besides its state, but neither the state
-    nor the tape. There are two: `Call`, which autograd differentiates, and
-    `ClosedFormCall`, whose derivative is written by hand.
+    It holds the layer and what the call reads besides its state, but neither the state
+    nor the tape. There are two implementations: `Call`, which autograd differentiates,
+    and `ClosedFormCall`, whose derivative is written by hand.
 
     Attributes:
-        label: What errors call the layer: its index and class.
+        label: The name of the layer in error messages: its index and class.
         arity: The number of tensors of the state.
-        grad_inputs: What may need a gradient besides the state: context and parameters.
+        grad_inputs: The tensors of context and parameters that need a gradient.
     """
 
     label: str
@@ -77,26 +77,26 @@ class RecordedCall(Protocol):
         """Evaluate the call again, detached from the graph around it.
 
         Args:
-            state: Its input, if that is kept.
-            output: Else its output, from which the input is rebuilt.
+            state: Its input, if it is kept.
+            output: Otherwise its output, from which the input is rebuilt.
         """
 
     def reconnect(self, state: Tensors) -> Replay:
         """Evaluate the call again from its input, attached to the graph around it.
 
-        Backward under `create_graph=True` differentiates this one: its gradients have a
-        history, at the price of memory.
+        It is used by a backward pass under `create_graph=True`: the gradients have a
+        graph themselves, which takes memory.
         """
 
     def dtypes(self) -> set[torch.dtype]:
-        """Return the floating dtypes that it computes in, as far as they are known."""
+        """Return the floating dtypes in which it computes, as far as known."""
 
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""
 
 
 def labeled(method: Method) -> Method:
-    """Add to an error which layer it was."""
+    """Add the label of the layer to errors."""
 
     @functools.wraps(method)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -110,7 +110,7 @@ def labeled(method: Method) -> Method:
 
 
 def exclusive(method: Method) -> Method:
-    """Let one thread at a time evaluate a layer, and add to an error which it was."""
+    """Hold the locks of the layer during the call, and add its label to errors."""
 
     @functools.wraps(method)
     def call(self: Call, *arguments: Any, **options: Any) -> Any:
@@ -121,7 +121,7 @@ def exclusive(method: Method) -> Method:
 
 
 def add_label(error: Exception, label: str) -> None:
-    """Add which layer it was, unless the error says so."""
+    """Add the label of a layer to an error, unless it is already there."""
     notes = (str(error), *getattr(error, "__notes__", ()))
     if not any(label in text for text in notes):
         error.add_note(f"in {label} of an invertible container")
@@ -133,7 +133,7 @@ class Call:
     Args:
         index: The position on the tape.
         module: The layer.
-        direction: What was called, and under which name the class has it.
+        direction: The method that was called.
         state: The input of the call.
         context: Its further arguments.
     """
@@ -197,7 +197,7 @@ class Call:
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
         context, counts = copy_context(self.context), versions(output)
-        unmoved = RandomStatesKept(self.environment.device)  # the inverse may draw
+        unmoved = RandomStatesKept(self.environment.device)  # an inverse may draw too
         with torch.no_grad(), unmoved, self.environment.restored({}), Recording(None):
             state = as_tensors(inverse(self._as(output), *context))
         check_output_unmodified(self.label, versions(output) == counts)
@@ -206,7 +206,7 @@ class Call:
     def replay(
         self, *, state: Tensors | None = None, output: Tensors | None = None
     ) -> Replay:
-        """Evaluate the call again, from its input if that is kept."""
+        """Evaluate the call again, from its input if it is kept."""
         if state is None:
             assert output is not None
             replay = getattr(self.module, REPLAYS[self.direction.name], None)
@@ -235,7 +235,7 @@ class Call:
         return (state, outputs[-1]) if len(outputs) > self.arity else state
 
     def _record(self, state: Tensors, stand_in: Callable[[Tensor], Tensor]) -> Replay:
-        """Let autograd record the direction itself, from the state."""
+        """Record the graph of the direction, from the state to the outputs."""
 
         def evaluate(*context: Any) -> Graph:
             outputs = self.direction(self.module, self._as(state), *context)
@@ -244,7 +244,7 @@ class Call:
         return self._graph(evaluate, stand_in)
 
     def _record_replay(self, replay: Callable[..., Any], output: Tensors) -> Replay:
-        """Let autograd record the layer's own replay, which rebuilds the state too."""
+        """Record the graph of the layer's own `replay`, which rebuilds the state."""
 
         def evaluate(*context: Any) -> Graph:
             counts = versions(output)
@@ -261,10 +261,11 @@ class Call:
     def _graph(
         self, evaluate: Callable[..., Graph], stand_in: Callable[[Tensor], Tensor]
     ) -> Replay:
-        """Evaluate in the environment of the forward pass, and check where it ends.
+        """Record a graph in the environment of the forward pass; check its leaves.
 
-        Context and parameters that need a gradient are replaced, so that their own
-        graphs and hooks wait for what the node returns.
+        Context and parameters that need a gradient are replaced by stand-ins. The graph
+        then ends at the stand-ins, and the graphs and hooks of the originals run once,
+        on the gradients that the node returns.
         """
         self._check_unmodified()
         with torch.enable_grad():
@@ -302,7 +303,10 @@ class Call:
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    """Return a leaf to differentiate for, whose hooks wait for the node's gradient."""
+    """Return a leaf without hooks, the tensor itself where possible.
+
+    Hooks of the tensor must run once, on the gradient that the node returns.
+    """
     if tensor.is_leaf and tensor.requires_grad and not _torch.has_tensor_hooks(tensor):
         return tensor
     return tensor.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""One recorded call of a layer whose derivative is known in closed form."""
+"""One recorded call of a layer that has a closed form."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ SIGNS = {"forward": 1, "inverse": -1}
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda")
 PLAIN = (Tensor, nn.Parameter)
-# what a module has from its class or registers: on the instance it hides these
+# names that a module gets from its class or from its registered parameters: if one is
+# set as an attribute of the instance, the module may compute something else
 MEMBERS = {"forward", _torch.CONVOLVE, "weight", "bias"}
 
 
 class ClosedFormCall:
     """One call of one direction of a layer that is a `Shift`.
 
-    It holds all tensors that the call read. So there is nothing to restore when it is
-    evaluated again, and nothing to watch while it is evaluated: no graph is made, and
-    nobody can have kept a part of one.
+    It holds all tensors that the call reads, so that a replay has nothing to restore.
+    No graph is recorded, so that no part of one can be held elsewhere.
 
     Args:
         index: The position on the tape.
         module: The layer.
-        sign: 1 for its forward direction, -1 for its inverse.
+        sign: 1 for the forward direction, -1 for the inverse.
         function: Its closed form.
         tensors: The tensors that it holds.
     """
@@ -82,7 +82,7 @@ class ClosedFormCall:
     def replay(
         self, *, state: Tensors | None = None, output: Tensors | None = None
     ) -> Replay:
-        """Evaluate the call again, from either end."""
+        """Evaluate the call again, from its input or its output."""
         if state is not None:
             (x,) = state
             y, pull = self._with_pull_back(x, self.sign)
@@ -156,7 +156,7 @@ def closed_form_call(
     state: State,
     context: tuple[Any, ...],
 ) -> ClosedFormCall | None:
-    """Return the call in closed form, or `None` if it may compute something else."""
+    """Return the call in closed form, or `None` if autograd must differentiate it."""
     sign = SIGNS.get(direction.name)
     if not isinstance(state, Tensor) or sign is None or context:
         return None
@@ -187,7 +187,7 @@ def tensors_of(function: Any) -> list[Tensor]:
 
 
 def _has_closed_form(state: Tensor) -> bool:
-    """Tell whether a state is of a kind that derivatives were written for."""
+    """Return whether closed forms support the dtype, device and layout of a state."""
     return (
         type(state) in PLAIN
         and state.dtype in DTYPES
@@ -199,7 +199,7 @@ def _has_closed_form(state: Tensor) -> bool:
 
 
 def _is_watched() -> bool:
-    """Tell whether something sees every call, and may have it do something else."""
+    """Return whether a global hook or mode intercepts calls, and may change them."""
     return (
         _torch.has_global_hooks()
         or torch.is_anomaly_enabled()
@@ -208,7 +208,7 @@ def _is_watched() -> bool:
 
 
 def _matches(state: Tensor, tensor: Tensor) -> bool:
-    """Tell whether a parameter needs no conversion to be used with the state."""
+    """Return whether a parameter can be used with the state without a conversion."""
     return (
         type(tensor) in PLAIN
         and tensor.dtype == state.dtype
@@ -218,7 +218,7 @@ def _matches(state: Tensor, tensor: Tensor) -> bool:
 
 
 def _is_changed(part: nn.Module) -> bool:
-    """Tell whether something else has a hand in what a module computes."""
+    """Return whether hooks, instance attributes or compilation may change a module."""
     return (
         has_hooks(part)
         or not vars(part).keys().isdisjoint(MEMBERS)

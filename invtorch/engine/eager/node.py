@@ -15,7 +15,7 @@ from invtorch.replay import Replay, Tensors
 
 
 class HandleLike(Protocol):
-    """What a node needs of the handle that finds its place on the tape."""
+    """What a node needs of its handle on the tape."""
 
     call: RecordedCall
 
@@ -23,20 +23,20 @@ class HandleLike(Protocol):
         """Evaluate the call again, detached from the graph around it."""
 
     def replay_again(self, replay: Replay) -> None:
-        """Let the call be evaluated once more, after a backward that failed."""
+        """Allow another replay of the call, after a backward pass that failed."""
 
 
 class CallNode(torch.autograd.Function):
-    """Stand for a call that was evaluated, and replay it for its gradient.
+    """Represents a call in the graph, and replays it to compute its gradient.
 
-    The graph of that first evaluation ends with it, except where something inside of
-    the layer was kept, for instance for an auxiliary loss.
+    The graph inside the call is freed after the forward evaluation, unless something
+    holds a part of it, for instance an auxiliary loss.
 
-    The node saves its input state through hooks that put a handle in its place, so that
-    PyTorch's own rules hold for it: a second backward needs `retain_graph`, and what a
-    stored activation would free is freed. Context and parameters are inputs of the node
-    like any other, which is why `autograd.grad`, gradient hooks and bucketed gradient
-    exchange see them layer by layer.
+    The node saves its input state through hooks that save a handle instead. So it has
+    the lifetime of a saved tensor: a second backward pass needs `retain_graph=True`,
+    and the state is freed when a stored activation would be. Context and parameters are
+    inputs of the node, so that `autograd.grad`, gradient hooks and the gradient buckets
+    of DDP work layer by layer.
     """
 
     @staticmethod
@@ -46,10 +46,10 @@ class CallNode(torch.autograd.Function):
         outputs: list[Tensor],
         *tensors: Tensor,
     ) -> Tensors:
-        """Return the outputs; `handle` finds a place on the tape while it is held.
+        """Return the outputs. Save the handle instead of the state.
 
-        What a replay needs is freed where PyTorch frees what is saved, even if the node
-        itself lives on.
+        `ctx.handle` is a function that looks up the handle: the node itself must not
+        hold it, so that it is freed with the saved tensors, even if the node lives on.
         """
         on_tape = handle()
         assert on_tape is not None
@@ -61,12 +61,12 @@ class CallNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Rebuild the input, evaluate the call again, and differentiate it."""
-        if torch.is_inference_mode_enabled():  # no graph could be made in it
+        if torch.is_inference_mode_enabled():  # a replay must record a graph
             with torch.inference_mode(mode=False), torch.no_grad():
                 return CallNode.backward(ctx, *grads)
         handle: HandleLike | None = ctx.handle()
         if handle is None:
-            # the graph was freed: PyTorch refuses, in its own words
+            # the graph was freed: reading saved tensors raises PyTorch's own error
             return ctx.saved_tensors  # type: ignore[no-any-return]
         label, create_graph = handle.call.label, torch.is_grad_enabled()
         check_transforms(label)

@@ -1,12 +1,12 @@
 """The tape of one pass: the calls in order, and the few states that are kept.
 
-State `i` is the input of call `i` and the output of call `i - 1`. Of all states only
-the last one and the anchors are kept; any other is rebuilt from the nearest kept state
-above it, one inversion a call. A backward pass asks for the states from the top down,
-so it makes each of those steps once.
+State `i` is the input of call `i` and the output of call `i - 1`. Only the last state
+and the anchors are kept. Any other state is rebuilt from the nearest kept state above
+it, with one inversion for each call in between. A backward pass requests the states
+from the last to the first, so every call is inverted once.
 
-Calls that are left to autograd ("store") are never inverted: the input of the first of
-a row of them is kept.
+Calls with `memory="store"` are left to autograd and never inverted. The input of the
+first of several such calls in a row is kept.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class Tape:
     """Records the calls of one pass and rebuilds their input states.
 
     Args:
-        memory: What is kept of calls that do not ask for more, one of `MEMORY`.
-        anchors: The indices of the states that are kept exactly in any case.
-        guard: What compares rebuilt states with those of the forward pass, if any.
-        strategies: What is kept of each call, if a plan says so.
+        memory: The strategy of all calls, one of `MEMORY`. A layer, or an entry of
+            `strategies`, can set one that keeps more.
+        anchors: The indices of the states that are kept exactly.
+        guard: Compares rebuilt states with those of the forward pass, if any.
+        strategies: The strategy of each call, if there is a plan.
     """
 
     def __init__(
@@ -59,14 +60,17 @@ class Tape:
         self.guard = guard
         self.strategies = strategies
         self.calls: list[RecordedCall] = []
-        self.pending: list[bool] = []  # whether a state will be asked for
-        self.top = -1  # the highest one that will
+        self.pending: list[bool] = []  # whether a node still needs this state
+        self.top = -1  # the index of the last pending state
         self.states: dict[int, Snapshot] = {}
         self.order: list[int] = []  # the keys of `states`, sorted
-        self.rebuilt: int | None = None
-        self.stored = False
-        self.ended = False
+        self.rebuilt: int | None = None  # the one rebuilt state that is held
+        self.stored = False  # whether the last call was left to autograd
+        self.ended = False  # whether the forward pass has ended
+        # indices that are no longer pending; appending to a deque is atomic, so that
+        # `release` needs no lock
         self.dropped: deque[int] = deque()
+        # backward passes of several threads may replay calls of the same tape
         self.lock = threading.RLock()
 
     # --- the forward pass -------------------------------------------------------------
@@ -78,7 +82,7 @@ class Tape:
         state: State,
         context: tuple[Any, ...],
     ) -> Any:
-        """Evaluate one call as a node of the graph and remember it."""
+        """Evaluate one call as a node of the graph and append it to the tape."""
         tensors, index = as_tensors(state), len(self.calls)
         memory = self._memory_of(module, index)
         call = _recorded_call(index, module, direction, state, context, memory)
@@ -101,7 +105,7 @@ class Tape:
 
     @contextmanager
     def keeping(self, memory: str) -> Iterator[None]:
-        """Let the calls inside keep at least what the strategy `memory` keeps."""
+        """Make calls in this context keep at least what strategy `memory` keeps."""
         outside = self.memory
         self.memory = max(outside, memory, key=MEMORY.index)
         try:
@@ -110,7 +114,7 @@ class Tape:
             self.memory = outside
 
     def end(self) -> None:
-        """Expect no more calls: from now on, drop states that nothing asks for."""
+        """End the forward pass: from now on, states that are not needed are dropped."""
         self.ended = True
         with self.lock:
             self._drop_unreachable()
@@ -123,15 +127,15 @@ class Tape:
     def _node(
         self, call: RecordedCall, index: int, state: Tensors, context: tuple[Any, ...]
     ) -> Tensors:
-        """Evaluate a call, and let a node of the graph stand for it."""
+        """Evaluate a call without a graph, and attach its outputs to one node."""
         outputs = [t.detach() for t in call.run(state, context)]
         inputs = (*state, *call.grad_inputs)
-        # both live until the node does: the handle is then held by what it saves
+        # both must live until the node exists: then its saved tensors hold the handle
         handle, held = self._handle(index, call), gradient_accumulators(inputs)
         with handle.saved_instead():
-            tied: Tensors = CallNode.apply(handle.finder(), outputs, *inputs)
+            attached: Tensors = CallNode.apply(handle.finder(), outputs, *inputs)
         del handle, held
-        return tied
+        return attached
 
     def _append(
         self,
@@ -156,7 +160,7 @@ class Tape:
             self.guard.take(call.label, call.dtypes(), self.states[index + 1].kept)
 
     def _handle(self, index: int, call: RecordedCall) -> Handle:
-        """Return a handle of state `index`, which is pending while it lives."""
+        """Return a handle of state `index`; the state is pending while it exists."""
         self.pending.extend([False] * (index + 1 - len(self.pending)))
         self.pending[index], self.top = True, index
         return Handle(self, index, call)
@@ -174,7 +178,7 @@ class Tape:
                 replay = call.replay(output=self._state(index + 1))
                 self._move(index, replay.state)
             if not backward_keeps_graph():
-                self.dropped.append(index)  # its node is about to be freed
+                self.dropped.append(index)  # PyTorch is about to free its node
             self._trim()
         return replay
 
@@ -186,7 +190,7 @@ class Tape:
         return state
 
     def expect(self, index: int, state: Tensors) -> None:
-        """Keep state `index`, which was not expected to be asked for again."""
+        """Keep state `index` for another replay of its call."""
         with self.lock:
             self.dropped = deque(i for i in self.dropped if i != index)
             self.pending[index], self.top = True, max(self.top, index)
@@ -194,10 +198,12 @@ class Tape:
                 self._put(index, state)
 
     def release(self, index: int) -> None:
-        """Drop what is out of reach once state `index` will not be asked for again.
+        """Mark state `index` as not pending, and drop states that are not needed.
 
-        Any thread may come here at any moment, while it holds a layer that the thread
-        which holds the tape waits for; so it leaves a note and does not wait.
+        Python may call this in any thread at any moment, because a destructor does. The
+        thread may hold the locks of a layer that the owner of `lock` waits for, so that
+        waiting for `lock` could deadlock. The index is appended without waiting; the
+        owner of `lock` drops the states later.
         """
         self.dropped.append(index)
         if self.lock.acquire(blocking=False):
@@ -210,8 +216,8 @@ class Tape:
         place = bisect_left(self.order, index)
         if place == len(self.order):
             raise RuntimeError(
-                f"the output of {self.calls[index - 1].label} is gone, since backward "
-                f"freed the layers above it: use `retain_graph=True`, or add the losses"
+                f"the output of {self.calls[index - 1].label} was freed by an earlier "
+                f"backward pass: use `retain_graph=True`, or sum the losses first"
             )
         nearest = self.order[place]
         for i in range(nearest - 1, index - 1, -1):
@@ -219,7 +225,7 @@ class Tape:
         return self._read(index)
 
     def _move(self, index: int, state: Tensors) -> None:
-        """Let the one rebuilt state be `state`."""
+        """Replace the rebuilt state by `state`."""
         if self.rebuilt in self.states:
             self._drop(self.rebuilt)
         self._put(index, state)
@@ -239,15 +245,15 @@ class Tape:
     # --- the states that are kept -----------------------------------------------------
 
     def _trim(self) -> None:
-        """Drop the states that are out of reach, unless the pass still goes on."""
+        """Drop the states that are not needed, once the forward pass has ended."""
         if self.ended and self.dropped:
             self._drop_unreachable()
 
     def _drop_unreachable(self) -> None:
         """Drop the states that no pending one is rebuilt from.
 
-        The highest pending state is rebuilt from the first one kept at or above it, so
-        whatever lies higher is of no use any more.
+        The last pending state is rebuilt from the first state kept at or above it.
+        States above that one are not needed.
         """
         while self.dropped:
             self.pending[self.dropped.popleft()] = False
@@ -273,7 +279,7 @@ def _recorded_call(
     context: tuple[Any, ...],
     memory: str,
 ) -> RecordedCall:
-    """Return a call in closed form where it has one and autograd is not to keep it."""
+    """Return a call in closed form, if there is one and it is not left to autograd."""
     arguments = index, module, direction, state, context
     if memory != "store":
         call = closed_form_call(*arguments)
@@ -283,11 +289,15 @@ def _recorded_call(
 
 
 class Handle:
-    """What a node saves in place of its input state. Without handles the tape dies.
+    """What a node saves instead of its input state.
 
-    A node finds its handle by a number, and holds no weak reference of its own: while
-    other threads use a node, Python's garbage collector may take it for unreachable. It
-    finds out before it frees the node, but after it cleared such weak references.
+    The saved tensors of the nodes hold the handles, and the handles hold the tape: when
+    PyTorch frees the saved tensors, the tape is freed.
+
+    A node looks up its handle by number and holds no weak reference of its own. While
+    other threads use a node, Python's garbage collector may consider it unreachable. It
+    notices its mistake before it frees the node, but after it has cleared the weak
+    references that the node holds.
     """
 
     living: ClassVar[WeakValueDictionary[int, Handle]] = WeakValueDictionary()
@@ -299,15 +309,15 @@ class Handle:
         self.living[self.number] = self
 
     def saved_instead(self) -> saved_tensors_hooks:
-        """Let what is saved inside be this handle and a position, instead of tensors.
+        """Return hooks that save this handle and a position instead of each tensor.
 
-        Unpacking them rebuilds the state.
+        Unpacking rebuilds the state.
         """
         position = itertools.count()
         return saved_tensors_hooks(lambda _: (self, next(position)), _unpack)
 
     def finder(self) -> Callable[[], Handle | None]:
-        """Return what finds this handle for as long as something else holds it."""
+        """Return a function that returns this handle while something else holds it."""
         return partial(self.living.get, self.number)
 
     def replay(self) -> Replay:
@@ -315,7 +325,7 @@ class Handle:
         return self.tape.replay(self.index)
 
     def replay_again(self, replay: Replay) -> None:
-        """Let the call be evaluated once more, after a backward that failed."""
+        """Allow another replay of the call, after a backward pass that failed."""
         self.tape.expect(self.index, replay.state)
 
     def __del__(self) -> None:
@@ -328,12 +338,12 @@ def _unpack(saved: tuple[Handle, int]) -> Tensor:
 
 
 class Snapshot(NamedTuple):
-    """A state that is kept, and how often it had been changed in place.
+    """A state that is kept, and the version counters of its tensors.
 
     Attributes:
         kept: The tensors, without their graph.
-        versions: How often each had been changed in place.
-        devices: Where the state belongs, if it is kept elsewhere.
+        versions: The version counter of each, which in-place operations increment.
+        devices: The devices of the state, if it is kept in the memory of the host.
     """
 
     kept: Tensors
@@ -346,7 +356,7 @@ class Snapshot(NamedTuple):
         return cls(tuple([t.detach() for t in state]), versions(state))
 
     def on_host(self) -> Snapshot:
-        """Move to the memory of the host; what lives there already stays as it is."""
+        """Return a copy in the memory of the host; tensors on the CPU are shared."""
         kept = tuple(map(_on_host, self.kept))
         devices = tuple(t.device for t in self.kept)
         return Snapshot(kept, versions(kept), devices)
@@ -360,16 +370,16 @@ class Snapshot(NamedTuple):
         return tuple(t.to(device, non_blocking=True) for t, device in pairs)
 
     def unchanged(self) -> bool:
-        """Tell whether nothing was written into these tensors since."""
+        """Return whether no tensor was changed in place since."""
         return versions(self.kept) == self.versions
 
     def is_of(self, state: Tensors) -> bool:
-        """Tell whether `state` is this very memory, unchanged."""
+        """Return whether `state` is the same memory, unchanged."""
         return self.unchanged() and [*map(_memory, self.kept)] == [*map(_memory, state)]
 
 
 def _on_host(tensor: Tensor) -> Tensor:
-    """Queue a copy to pinned memory, on the stream of the computation."""
+    """Copy to pinned memory, asynchronously on the current stream."""
     if tensor.device.type == "cpu":
         return tensor
     pinned = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
@@ -377,6 +387,6 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
-    """Return what two tensors have in common that are the same memory, seen alike."""
+    """Return a key that is equal for two tensors with the same memory and layout."""
     view = tensor.dtype, tensor.is_conj(), tensor.is_neg()
     return tensor.data_ptr(), tensor.shape, tensor.stride(), *view

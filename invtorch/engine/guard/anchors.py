@@ -13,19 +13,19 @@ from invtorch.engine.guard.measurement import Measured, appeared, runs
 AnchorsArgument: TypeAlias = int | Sequence[int] | str
 
 EVENLY = 8
-BUDGET = 16.0  # eps of the state that an error may reach between two anchors
-MARGIN = 1.75  # between that and what is planned for: batches differ
-ROUNDING = 0.25  # eps that one layer adds
+BUDGET = 16.0  # allowed error between two anchors, in eps of the state
+MARGIN = 1.75  # anchors are placed for BUDGET / MARGIN, because batches differ
+ROUNDING = 0.25  # error that one layer adds, in eps
 
 
 class Anchors:
-    r"""The anchors a user asks for, and what was learned about where they are needed.
+    r"""The requested anchors, and for `"auto"` the measurements that place them.
 
-    `"auto"` starts with eight, spread evenly. Each backward pass measures how large the
-    error of rebuilt states became, and where; the anchors of the next pass are placed
-    so that, by what was measured, it stays below 16 eps of the state's dtype between
-    any two of them. That is planned with a margin; the first passes, and a batch unlike
-    those before, may exceed it.
+    `"auto"` starts with eight, spread evenly. Each backward pass measures the errors of
+    rebuilt states. The anchors of the next pass are placed so that, according to these
+    measurements, the error between two anchors stays below 16 eps of the state's dtype.
+    The placement has a margin. The first passes, and a batch unlike those before, may
+    exceed it.
 
     Args:
         requested: How many states are kept, spread evenly; their indices; or `"auto"`.
@@ -38,8 +38,8 @@ class Anchors:
     def __init__(self, requested: AnchorsArgument) -> None:
         if isinstance(requested, str) and requested != "auto":
             raise ValueError(
-                f"anchors is {requested!r}, but the only word it can be is 'auto': "
-                f"give a number of states, their indices, or 'auto'"
+                f"anchors is {requested!r}, but must be a number of states, their "
+                f"indices, or 'auto'"
             )
         self.requested: AnchorsArgument = (
             requested if isinstance(requested, str) else _counts(requested)
@@ -63,12 +63,12 @@ class Anchors:
         return self.added.union(_within_budget(self.gains, layers))
 
     def learn(self, measured: list[Measured], eps: float) -> None:
-        """Take in the measurements of a backward pass, from the top down."""
+        """Update the placement from the errors of a backward pass, last state first."""
         if self.requested != "auto" or not eps:
             return
         gains = dict(self.gains or {})
         for run in runs(measured):
-            flips = run[-1].eps > eps  # of the roundings of coarser conditioners
+            flips = run[-1].eps > eps  # a rounding of a coarser conditioner may flip
             rate = _rate([min(one.error, 1.0) / eps for one in run], flips)
             for one in run:
                 gains[one.layer] = (rate + gains.get(one.layer, rate)) / 2
@@ -81,15 +81,16 @@ class Anchors:
         computed: float,
         allowed: float,
     ) -> list[int]:
-        """Keep more states, so that these runs of rebuilt states stay in bounds.
+        """Add anchors, so that these runs of rebuilt states stay within the tolerance.
 
-        Where an error appears at once, that state is kept; where it grew, states are
-        kept at half of the distance in which it grew out of bounds. `"auto"` goes on
-        learning, and keeps these besides.
+        If the error appears in one layer, its input is kept. If it grows over several
+        layers, anchors are added at half of the distance after which it exceeded the
+        tolerance. `"auto"` keeps them in addition to those that it places.
 
         Args:
-            layers: Length of the pass.
-            breaches: For each run, the states down to the first one out of bounds.
+            layers: The number of layers of the pass.
+            breaches: For each run, its states down to the first that exceeds the
+                tolerance.
             computed: The relative rounding of one layer.
             allowed: The error that is allowed.
 
@@ -134,21 +135,21 @@ def _inside(indices: Sequence[int], layers: int) -> Sequence[int]:
     beyond = [i for i in indices if i >= layers]
     if beyond:
         raise ValueError(
-            f"anchors has the indices {beyond}, but a pass has {layers} layers: give "
+            f"anchors has the indices {beyond}, but a pass has {layers} layers: use "
             f"indices from 0 to {layers - 1}"
         )
     return indices
 
 
 def _rate(errors: list[float], flips: bool) -> float:
-    """Return by how much a layer of a run raises the logarithm of the error.
+    """Return by how much one layer of a run increases the logarithm of the error.
 
-    What counts is how soon the error reached what is planned for: at first it rises
-    faster than it does later. But where it leaps far beyond, because a rounding of a
-    coarser conditioner flipped, all of the run counts.
+    Only the states until the error first exceeds the planned one count, because it
+    grows faster at first than later. If a rounding of a coarser conditioner may flip,
+    the error can jump far beyond, and the whole run counts.
 
     Args:
-        errors: Those of the run from the top down, in eps.
+        errors: The errors of the run, last state first, in eps.
         flips: Whether the conditioners are coarser than the state.
     """
     beyond = (i for i, error in enumerate(errors, 1) if error > BUDGET / MARGIN)
@@ -157,7 +158,7 @@ def _rate(errors: list[float], flips: bool) -> float:
 
 
 def _within_budget(gains: dict[int, float], layers: int) -> list[int]:
-    """Walk down and keep a state wherever the gains would exceed the budget."""
+    """Place an anchor wherever the summed gains would exceed the budget."""
     places, spent = [], 0.0
     for layer in range(layers - 1, 0, -1):
         spent += gains.get(layer, 0.0)

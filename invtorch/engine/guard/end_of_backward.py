@@ -1,4 +1,4 @@
-"""When a guard speaks: after the outermost backward pass, and after everything else."""
+"""When a guard raises or warns: at the very end of the outermost backward pass."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _held = _Held()
 
 
 def at_end_of_backward(report: Report) -> None:
-    """Call `report`, which may raise, when the backward pass that runs has ended.
+    """Call `report`, which may raise, at the end of the current backward pass.
 
-    What others do at that end, such as the exchange of gradients between processes,
-    comes first, so that an error finds every gradient filled and nothing half done.
+    Other callbacks run first, for instance those of DDP and FSDP, which exchange
+    gradients between processes. So all gradients are complete when an error is raised.
     """
     if _held.reports is not None:
         _held.reports.append(report)
     elif backward_id() == -1:
         report()
     else:
-        # twice: the first call runs among the callbacks that are queued already, and
-        # puts the report behind all of them
+        # queued twice: the outer callback runs among those that are already queued, and
+        # appends the report after all of them
         queue_callback(lambda: queue_callback(report))
 
 
 class ReportsDeferred:
-    """Let what is reported inside wait for the backward pass around.
+    """Defer reports inside this context to the end of the outer backward pass.
 
-    A node that replays a layer differentiates it by a backward pass of its own; an
-    error at the end of that one would leave the outer one unfinished.
+    A node that replays a layer runs a backward pass of its own. An error at the end of
+    that inner pass would leave the outer one unfinished.
     """
 
     def __enter__(self) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from invtorch.precision import is_differentiable, no_autocast
 
-PROBES = 4
-ROWS = 32
-WIDEST = 8192
+PROBES = 4  # projections of a tensor
+ROWS = 32  # least number of rows of its matrix
+WIDEST = 8192  # largest number of columns
 
 
 def mark(state: tuple[Tensor, ...]) -> tuple[Any, Any]:
@@ -36,11 +36,11 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
     $$ f_i = a_i^\top X b, \qquad
        \mathbb{E}\,(f_i(X + \delta) - f_i(X))^2 = \lVert\delta\rVert^2 $$
 
-    for weights $a_i$, $b$ of random sign and unit variance, the elements of the tensor
-    being cut into the rows of a matrix $X$, and weights of their own for those beyond
-    it: the difference of two fingerprints estimates the distance of two tensors. A
-    tensor is read once. Every element counts, so that an error of a single one is seen,
-    and NaN and Inf are.
+    The elements of a tensor are the rows of a matrix $X$; elements that do not fill a
+    row have weights of their own. The weights $a_i$, $b$ have random signs and unit
+    variance. So the difference of two fingerprints estimates the distance of two
+    tensors. A tensor is read once. Every element contributes, so that an error of a
+    single element is detected, and so are NaN and Inf.
 
     Args:
         state: The tensors, without a graph.
@@ -55,7 +55,7 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
 def size(state: tuple[Tensor, ...]) -> Tensor:
     """Return the Euclidean norm of each tensor of a state, shape `(tensors,)`.
 
-    That of integers is zero: there is no size by which they may be off.
+    The size of integers is zero, because they must be rebuilt exactly.
     """
     return _stacked([_norm(tensor) for tensor in state])
 
@@ -106,10 +106,10 @@ def _exact(tensor: Tensor) -> torch.dtype:
 def _weights(
     count: int, seed: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[int, int], Tensor, Tensor, Tensor | None]:
-    """Draw the weights for so many elements.
+    """Draw the weights for `count` elements.
 
-    They are of random sign and unit variance. Their sizes vary by a quarter, so that a
-    value which moved elsewhere is seen.
+    They have random signs and unit variance. Their absolute values are between about
+    0.75 and 1.25, so that a value that moved to another position is detected.
 
     Returns:
         The shape of the matrix, then the weights of a row, those of the rows for each
@@ -131,7 +131,10 @@ def _weights(
 
 
 def _uncounted(tensor: Tensor) -> Tensor:
-    """Copy a tensor that is kept for good into memory that no allocator counts."""
+    """Copy a tensor into memory of Python, which memory measurements do not count.
+
+    The weights stay in a cache, and must not count as memory of the first pass.
+    """
     if not tensor.numel():
         return tensor
     memory = bytearray(tensor.nbytes)

@@ -1,8 +1,8 @@
 """The guard of a pass: it compares rebuilt states with those of the forward pass.
 
 It takes a mark of every state in the forward pass and of every rebuilt state in the
-backward pass. On an accelerator they stay on the device and are read once, at the end
-of the backward pass.
+backward pass. On an accelerator the marks stay on the device and are read once, at the
+end of the backward pass.
 """
 
 from __future__ import annotations
@@ -34,27 +34,25 @@ Tensors: TypeAlias = tuple[Tensor, ...]
 GUARDS = ("raise", "warn", "adapt", None)
 NOT_REPEATED = (
     "The layer draws random numbers of its own, or reads something that changed since "
-    "the forward pass: pass randomness and state as context, or keep them in buffers."
+    "the forward pass: pass it as context, or register it as a buffer."
 )
 WRONG_INVERSE = (
-    "The error appears there at once: its inverse is wrong or cannot bring back what "
-    "the forward direction made small, or the layer draws random numbers of its own, "
-    "or reads something that changed since the forward pass. "
-    '`layer.memory = "checkpoint"` keeps its input.'
+    "The error appears there at once: the inverse is wrong or loses digits, or the "
+    "layer draws random numbers of its own or reads something that changed since the "
+    'forward pass. Set `layer.memory = "checkpoint"` to keep its input.'
 )
 AMPLIFIED = (
-    'Rounding was amplified layer by layer: keep more states (`anchors="auto"` learns '
-    "where, also from a pass that is refused), keep the state in higher precision "
-    "(`state_dtype=`), or bound the scale of the conditioners; `invtorch.diagnose` "
-    "shows where it grows."
+    'Rounding was amplified layer by layer: set `anchors="auto"` (which also learns '
+    "from this pass), a finer `state_dtype=`, or bound the scale of the conditioners; "
+    "`invtorch.diagnose` shows where it grows."
 )
 
 
 class DriftError(RuntimeError):
-    """A rebuilt state was not that of the forward pass, or a layer made NaN or Inf.
+    """A rebuilt state differs from that of the forward pass, or is not finite.
 
-    It is raised at the end of the backward pass, when gradients are filled in: do not
-    step the optimizer with them. To go on without this batch, catch it and clear the
+    It is raised at the end of the backward pass, after gradients were accumulated. Do
+    not step the optimizer with them. To skip the batch, catch the error and clear the
     gradients.
 
     Examples:
@@ -65,16 +63,15 @@ class DriftError(RuntimeError):
         >>> try:
         ...     net(torch.ones(1, 2, 4, 4)).sum().backward()
         ... except DriftError:
-        ...     net.zero_grad()  # and on with the next batch
+        ...     net.zero_grad()  # continue with the next batch
     """
 
 
 class DriftWarning(UserWarning):
-    """What `DriftError` says, of a container whose guard warns or adapts.
+    """The warning with the message of `DriftError`, for `guard="warn"` and `"adapt"`.
 
-    Unlike `UserWarning`, it means that the gradients of this backward pass are not
-    those of the forward pass. A state that grows a lot, where plain autograd loses
-    digits too, is a plain `UserWarning`.
+    It means that the gradients of this backward pass are wrong. A state that grows so
+    much that plain autograd loses digits too only causes a plain `UserWarning`.
 
     Examples:
         >>> import warnings
@@ -84,11 +81,12 @@ class DriftWarning(UserWarning):
 
 
 class Guard:
-    """Compares the states of one pass, and speaks at the end of each backward pass.
+    """Compares the states of one pass at the end of each backward pass.
 
     Args:
-        policy: One of `GUARDS`; with `None` the anchors learn and nothing is said.
-        anchors: The anchors of the container, which learn from what is measured.
+        policy: One of `GUARDS`; with `None` the anchors are updated, and nothing is
+            raised or warned.
+        anchors: The anchors of the container, which are updated from the errors.
     """
 
     def __init__(self, policy: str | None, anchors: Anchors) -> None:
@@ -101,7 +99,7 @@ class Guard:
         self.dtype = torch.float32
 
     def begin(self, state: Tensors) -> None:
-        """Take the mark of the state that a pass begins with."""
+        """Take the mark of the input of a pass."""
         self.dtype = max((t.dtype for t in state), key=eps_of)
         self.marks.append(mark(state))
 
@@ -109,8 +107,8 @@ class Guard:
         """Take the mark of the output of the next layer of the forward pass.
 
         Args:
-            label: What to call the layer.
-            dtypes: The floating dtypes that it computes in.
+            label: The name of the layer in messages.
+            dtypes: The floating dtypes in which it computes.
             output: Its output.
         """
         self.labels.append(label)
@@ -122,7 +120,7 @@ class Guard:
 
         Args:
             layer: The layer that was inverted, or evaluated again.
-            index: Which state it is: that layer's input, or its output.
+            index: The index of the state: the input of that layer, or its output.
             state: The state.
         """
         task = backward_id()
@@ -131,22 +129,22 @@ class Guard:
             self.compared[task].append(one)
         else:
             self.compared[task] = [one]
-            at_end_of_backward(functools.partial(self.speak, task))
+            at_end_of_backward(functools.partial(self.evaluate, task))
 
-    def speak(self, task: int) -> None:
-        """Judge what was compared in one backward pass, and raise or warn."""
+    def evaluate(self, task: int) -> None:
+        """Evaluate the marks of one backward pass, and raise or warn."""
         compared = self.compared.pop(task)
         sizes = _table([norms for _, norms in self.marks])
         finite = sizes.isfinite().all(1).tolist()
         if not all(finite):
-            self._tell(self._not_finite(finite.index(False)))
+            self._raise_or_warn(self._not_finite(finite.index(False)))
             return
         measured = self._measure(compared, sizes)
         self.anchors.learn(measured, eps_of(self.dtype))
         growth = float(growth_of(sizes))
         breaches = self._breaches(measured, growth)
         if breaches:
-            self._tell(*self._judged(breaches, growth))
+            self._raise_or_warn(*self._message(breaches, growth))
         else:
             self._check_growth(torch.linalg.vector_norm(sizes, dim=1).tolist())
 
@@ -173,7 +171,7 @@ class Guard:
     def _breaches(
         self, measured: list[Measured], growth: float
     ) -> list[list[Measured]]:
-        """Return what led to each error out of bounds, the error being the last."""
+        """Return for each error beyond the tolerance the run that ends with it."""
         eps = eps_of(self.dtype)
         allowed = {n: tolerance(eps, n, growth) for n in {m.eps for m in measured}}
 
@@ -185,7 +183,7 @@ class Guard:
         again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
         return again + [run for run in led if run]
 
-    def _tell(self, message: str, remedied: bool = False) -> None:
+    def _raise_or_warn(self, message: str, remedied: bool = False) -> None:
         if self.policy == "raise" or (self.policy == "adapt" and not remedied):
             raise DriftError(message)
         if self.policy is not None:
@@ -193,17 +191,17 @@ class Guard:
 
     def _not_finite(self, first: int) -> str:
         if first == 0:
-            return "the input of the container has NaN or Inf: check the data"
+            return "the input of the container contains NaN or Inf: check the data"
         return (
             f"{self.labels[first - 1]} made NaN or Inf of a finite state (or its norm "
-            f"is beyond {self.dtype}): do not step with these gradients; bound its "
+            f"overflows {self.dtype}): do not step with these gradients; bound its "
             f"conditioner, or lower the learning rate"
         )
 
-    def _judged(
+    def _message(
         self, breaches: list[list[Measured]], growth: float
     ) -> tuple[str, bool]:
-        """Return what to say of the breaches, and whether a remedy was taken."""
+        """Return the message about the breaches, and whether anchors were added."""
         eps, last = eps_of(self.dtype), breaches[0][-1]
         usual = allowed = tolerance(eps, last.eps)
         if last.rebuilt:
@@ -226,9 +224,9 @@ class Guard:
             f"allowed"
         )
         if allowed < usual:
-            off += f", since the state grows or shrinks by {growth:.1e} on its way"
+            off += f", since the state grows or shrinks by {growth:.1e}"
         if not math.isfinite(worst.error):
-            off = "is not finite, or differs where there were zeros or integers before"
+            off = "is not finite, or differs where there were zeros or integers"
         return (
             f"{what} {off}: do not step with the gradients of this backward pass. "
             f"{why}{remedy}"
@@ -239,17 +237,17 @@ class Guard:
         growth = max(positive, default=1.0) / min(positive, default=1.0)
         limit = max(self.eps) ** -0.5
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
-            self.anchors.growth = growth  # said once, until it is another magnitude
+            self.anchors.growth = growth  # warn again if it grows by 10 times more
             warnings.warn(
-                f"the state grows or shrinks by {growth:.1e} on its way through "
-                f"{len(self.labels)} layers: even plain autograd loses digits there; "
-                f"bound the scale of the conditioners",
+                f"the state grows or shrinks by {growth:.1e} over {len(self.labels)} "
+                f"layers, where plain autograd loses digits too: bound the scale of "
+                f"the conditioners",
                 stacklevel=2,
             )
 
 
 def _table(rows: Sequence[Any]) -> Tensor:
-    """Return rows in one tensor on the CPU, waiting once for those on a device."""
+    """Stack rows in one tensor on the CPU; waits once for rows on a device."""
     if isinstance(rows[0], Tensor):
         return torch.stack(list(rows)).cpu().double()
     return torch.tensor(rows, dtype=torch.float64, device="cpu")

@@ -1,11 +1,17 @@
-"""The errors of rebuilt states, and rows of them between states kept exactly."""
+"""The errors of rebuilt states, and runs of rebuilt states.
+
+A run is a sequence of states, each rebuilt from the one before. It starts below a state
+that is kept exactly, and is listed from the last state of the pass to the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-SUDDEN = (4.0, 100.0)  # factors by which one layer raises an error that appears at once
+# An error "appears at once" in a layer if the layer multiplies the error by a factor
+# between these two, which depends on the tolerance (see `appeared`).
+SUDDEN = (4.0, 100.0)
 
 
 class Measured(NamedTuple):
@@ -15,8 +21,8 @@ class Measured(NamedTuple):
         layer: The layer that was inverted, or evaluated again.
         state: Which state: its input if it was inverted, its output if evaluated again.
         error: The distance, relative to the larger of the layer's input and output.
-        eps: The eps of the coarsest dtype that it was computed in, from the state kept
-            exactly above it.
+        eps: The eps of the coarsest dtype in which the state was computed, since the
+            state kept exactly above it.
     """
 
     layer: int
@@ -30,21 +36,21 @@ class Measured(NamedTuple):
         return self.state == self.layer
 
     def follows(self, other: Measured) -> bool:
-        """Tell whether this state was rebuilt from that one."""
+        """Return whether this state was rebuilt from the other one."""
         return self.rebuilt and other.rebuilt and other.state == self.state + 1
 
 
 def runs(measured: Iterable[Measured]) -> list[list[Measured]]:
-    """Group rebuilt states into rows that start below a state kept exactly."""
-    rows: list[list[Measured]] = []
+    """Group rebuilt states into runs."""
+    grouped: list[list[Measured]] = []
     for one in measured:
         if not one.rebuilt:
             continue
-        if rows and one.follows(rows[-1][-1]):
-            rows[-1].append(one)
+        if grouped and one.follows(grouped[-1][-1]):
+            grouped[-1].append(one)
         else:
-            rows.append([one])
-    return rows
+            grouped.append([one])
+    return grouped
 
 
 def until_first(
@@ -58,14 +64,14 @@ def until_first(
 
 
 def appeared(run: list[Measured], eps: float, allowed: float) -> Measured | None:
-    """Return where the error of a run was there at once, unless it grew slowly.
+    """Return the state where the error of a run appeared at once, if there is one.
 
     Args:
-        run: States from the top down.
+        run: The run, last state first.
         eps: The relative rounding of one layer.
-        allowed: The error that is allowed. A coarse conditioner leaves little room
-            between its rounding and this: a leap of a hundred times would never be
-            seen.
+        allowed: The tolerance. For a coarse conditioner it is only a few times its
+            rounding, so that a factor of 100 would never occur. Then the limit is half
+            of their ratio, at least 4.
     """
     least, most = SUDDEN
     sudden = min(max(allowed / 2 / eps, least), most)

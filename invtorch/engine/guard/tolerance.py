@@ -1,8 +1,8 @@
 """By how much a rebuilt state may differ: one set of rules for both engines.
 
-The eager guard and the graph of a compiled pass both keep a table of marks: for each
-state and each of its tensors a few projections, and the norm in the last column. What
-is computed from a table is written in tensor operations here, which run in either.
+The eager guard and the graph of a compiled pass both keep the marks of all states: for
+each state and each of its tensors a few projections, and the norm in the last column.
+The functions here are written as tensor operations, which run in both engines.
 """
 
 from __future__ import annotations
@@ -13,26 +13,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-STEEP = 64.0  # eps that an error may reach where the state grows beyond all digits
-LEAP = 10.0  # the growth of one layer that counts: more is a change of units
-SAME = 64.0  # eps that a mark may differ by when it is computed again on another path
+# Tolerances, in eps.
+STEEP = 64.0  # for states that grow by more than 1 / eps: 4 times `anchors.BUDGET`
+SAME = 64.0  # between two marks of one state, whose sums may be added in another order
+
+LEAP = 10.0  # largest growth of one layer that counts: more is a change of units
 
 
 def tolerance(state: float, computed: float, growth: float = 1.0) -> float:
-    """Return how far a rebuilt state may be off, relative to its size.
+    r"""Return the largest allowed error of a rebuilt state, relative to its size.
 
-    Half of the digits of what is computed in, but of half precision nearly all: half of
-    its digits would be too few. A finer state is judged by its conditioners, because
-    plain autograd in their precision would lose as much.
+    $$ \max\bigl(\sqrt{\varepsilon_s},\;
+       \sqrt{\min(\varepsilon_c, \varepsilon_{32})},\; 4\,\varepsilon_c\bigr) $$
 
-    Where the state grows by more than one over this precision, small errors of it weigh
-    heavily in the gradients: there it may be off by four times the budget of
-    `anchors="auto"`, with which gradients were as exact as those of plain autograd.
+    with $\varepsilon_s$ the eps of the state, $\varepsilon_c$ that of the computation
+    and $\varepsilon_{32}$ that of float32. This is half of the digits in single and
+    double precision. Half precision has too few digits for that, so that four roundings
+    are allowed. The dtype of the conditioners counts even if the state has a finer one,
+    because plain autograd in their precision would lose as many digits.
+
+    If the state grows by more than $1/\varepsilon_c$, small errors have a large effect
+    on the gradients. Then the tolerance is $64\,\varepsilon_c$, four times the budget
+    of `anchors="auto"`, with which gradients were as exact as those of plain autograd.
 
     Args:
         state: The eps of the state's dtype.
-        computed: The eps of the coarsest dtype that the layer computes in.
-        growth: By how much the state grows or shrinks in this pass (`growth_of`).
+        computed: The eps of the coarsest dtype in which the layer computes.
+        growth: The factor by which the state grows or shrinks in this pass
+            (`growth_of`).
     """
     half = math.sqrt(min(computed, torch.finfo(torch.float32).eps))
     usual = max(math.sqrt(state), half, 4 * computed)
@@ -40,11 +48,10 @@ def tolerance(state: float, computed: float, growth: float = 1.0) -> float:
 
 
 def growth_of(sizes: Tensor) -> Tensor:
-    """Return by how much a state grows or shrinks on its way, as the tolerance counts.
+    """Return the factor by which a state grows or shrinks in a pass, for the tolerance.
 
-    Of one layer at most a factor of ten counts: a leap beyond that changes the units in
-    which the state is measured, and makes nothing less exact. States of zeros do not
-    count.
+    At most a factor of ten counts for one layer: more is a change of units, which loses
+    no digits. States of zeros do not count.
 
     Args:
         sizes: The norms of the tensors of all states, shape `(states, tensors)`.
@@ -61,16 +68,16 @@ def growth_of(sizes: Tensor) -> Tensor:
 
 
 def scale_of(before: Tensor, after: Tensor, above: Tensor) -> Tensor:
-    """Return the size by which the rebuilt input of a layer is judged, for each tensor.
+    """Return the size relative to which an error is measured, for each tensor.
 
-    The larger of the norms before and after the layer. Where zeros are passed through,
-    that of the states above, whose rounding a rebuilt state has.
+    It is the larger of the norms before and after the layer. If both are zero, it is
+    the size of the state above, whose rounding error the rebuilt state has.
 
     Args:
         before: The norms of the layer's input in the forward pass.
         after: The norms of its output in the forward pass.
-        above: The sizes by which the state above was judged, if this one was rebuilt
-            from it, else zeros.
+        above: The sizes used for the state above, if this state was rebuilt from it,
+            otherwise zeros.
     """
     own = torch.maximum(before, after)
     return torch.where(own > 0, own, above)
@@ -78,7 +85,7 @@ def scale_of(before: Tensor, after: Tensor, above: Tensor) -> Tensor:
 
 def distance(projections: Tensor, others: Tensor) -> Tensor:
     """Estimate the distance of tensors from their projections, on the last axis."""
-    # scaled first: the square of a projection may be beyond the range of its dtype
+    # scaled first, because the square of a projection may overflow
     difference = (projections - others).abs()
     largest = difference.amax(-1, keepdim=True)
     scaled = torch.where(largest > 0, difference / largest, 0.0)
@@ -86,6 +93,6 @@ def distance(projections: Tensor, others: Tensor) -> Tensor:
 
 
 def relative_error(distance: Tensor, scale: Tensor) -> Tensor:
-    """Return a distance relative to a size; nothing but zero is small beside zero."""
+    """Return a distance relative to a size; relative to 0, only 0 is small."""
     ratio = torch.where(distance == 0, 0.0, distance / scale)
     return torch.where(distance.isfinite(), ratio, math.inf)

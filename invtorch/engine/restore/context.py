@@ -1,4 +1,4 @@
-"""The tensors in a context: found, copied and exchanged, whatever holds them."""
+"""Find, copy and replace the tensors in a context, also inside collections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Context: TypeAlias = tuple[Any, ...]
 
 
 def tensors_in(context: Context) -> tuple[Tensor, ...]:
-    """Return the tensors of a context, those in collections and dataclasses too."""
+    """Return the tensors of a context, also those in collections and dataclasses."""
     if _flat(context):
         return context
     tensors: list[Tensor] = []
@@ -30,12 +30,12 @@ def tensors_in(context: Context) -> tuple[Tensor, ...]:
 
 
 def copy_context(context: Context) -> Context:
-    """Copy the collections of a context, which the caller may change."""
+    """Copy the collections of a context, because the caller may change them."""
     return context if _flat(context) else map_tensors(lambda tensor: tensor, context)
 
 
 def exchange_context(context: Context, others: Mapping[int, Tensor]) -> Context:
-    """Return a context in which other tensors replace some, given by their `id`."""
+    """Return a context in which some tensors, found by `id`, are replaced."""
     if _flat(context):
         return tuple([others.get(id(c), c) for c in context])
     return map_tensors(lambda tensor: others.get(id(tensor), tensor), context)
@@ -54,11 +54,11 @@ def _mapped(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
         return function(leaf)
     if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
         return leaf
-    twin = copy.copy(leaf)
+    copied = copy.copy(leaf)
     for field in dataclasses.fields(leaf):
         value = tree_map(partial(_mapped, function), getattr(leaf, field.name))
-        object.__setattr__(twin, field.name, value)  # it may be frozen
-    return twin
+        object.__setattr__(copied, field.name, value)  # it may be frozen
+    return copied
 
 
 def _flat(context: Context) -> bool:

@@ -1,4 +1,4 @@
-"""What a layer reads besides its arguments, and how a replay finds it again."""
+"""The environment of a call: what a layer reads besides its arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from invtorch.precision import autocast_dtype
 
 
 class Before(NamedTuple):
-    """What a call may change, as it was before the call."""
+    """What a call may change, recorded before the call."""
 
     random: RandomStates
     buffers: list[Tensor]
@@ -43,12 +43,12 @@ class Before(NamedTuple):
 class Environment:
     """The environment of one call: random states, autocast, what the modules hold.
 
-    `before()` and `after()` enclose the forward evaluation and find what it changed.
-    `restored()` restores everything for a replay: dropout repeats its mask, running
-    statistics move once, and parameters are those of the forward pass even after
-    `torch.func.functional_call` has ended. So are the modules inside of others, their
-    hooks and other attributes, such as the training mode, and what a replay writes into
-    them is undone.
+    `before()` and `after()` are called around the forward evaluation and record what it
+    changed. `restored()` restores the environment for a replay: dropout repeats its
+    mask, running statistics are updated once, and parameters are those of the forward
+    pass even after `torch.func.functional_call` has ended. Submodules, their hooks and
+    other attributes, such as the training mode, are restored too. Changes that a replay
+    makes are undone.
 
     Args:
         parts: The layer and all modules in it.
@@ -60,7 +60,7 @@ class Environment:
         self.kinds = [*map(type, parts)]
         self.device = device
         self.autocast = autocast_dtype(device.type)
-        self.tables = ParametersAndBuffers(parts)
+        self.module_tensors = ParametersAndBuffers(parts)
         self.tensors: list[Slot] = []
         self.drawn_from: RandomStates = {}
         hooks = [one for part in parts for one in _torch.hooks_of(part)]
@@ -69,24 +69,24 @@ class Environment:
         self.hooks = len(hooks)
 
     def before(self) -> Before:
-        """Note what the call that follows may change."""
+        """Record what the next call may change."""
         attributes = Attributes(self.holders)
         return Before(
             random_states(self.device),
-            self.tables.copy_buffers(),
+            self.module_tensors.copy_buffers(),
             slots(attributes.tensors()),
             attributes,
         )
 
     def after(self, before: Before) -> None:
-        """Keep the random states, buffers and attributes that the call has changed."""
+        """Keep the random states, buffers and attributes that the call changed."""
         self.attributes = AttributesOfCall(before.attributes, self.hooks)
         self.tensors = [slot for slot in before.tensors if _comes_back(slot)]
         self.drawn_from = advanced(before.random)
-        self.tables.keep_changed(before.buffers)
+        self.module_tensors.keep_changed(before.buffers)
 
     def restored(self, stand_ins: dict[int, Tensor]) -> AbstractContextManager[None]:
-        """Restore the environment inside, and what is there now afterwards.
+        """Return a context in which the environment is restored.
 
         Args:
             stand_ins: What replaces a parameter, found by its `id`.
@@ -97,51 +97,51 @@ class Environment:
     def _changed(
         self, stand_ins: dict[int, Tensor]
     ) -> Iterator[AbstractContextManager[Any]]:
-        """Restore what is no attribute of a module, where it has changed."""
+        """Yield contexts for random states, autocast, parameters and buffers."""
         if self.drawn_from:
             yield random_states_set(self.drawn_from)
         kind = self.device.type
         if autocast_dtype(kind) != self.autocast:
             enabled = self.autocast is not None
             yield torch.autocast(kind, self.autocast, enabled)
-        changes = self.tables.changes(stand_ins)
+        changes = self.module_tensors.changes(stand_ins)
         if changes:
             yield exchanged(changes)
 
     def has_same_kinds(self) -> bool:
-        """Tell whether its modules have the classes and dictionaries that they had."""
+        """Return whether all modules still have the same class and `__dict__`."""
         own = map(operator.is_, map(vars, self.parts), self.holders)
         return [*map(type, self.parts)] == self.kinds and all(own)
 
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters of its modules."""
-        return [slot.tensor for slot in self.tables.parameters]
+        return [slot.tensor for slot in self.module_tensors.parameters]
 
     @property
     def buffers(self) -> list[Tensor]:
-        """The buffers of its modules, those that changed as they were before."""
-        return [slot.tensor for slot in self.tables.buffers]
+        """The buffers of its modules, as they were before the call."""
+        return [slot.tensor for slot in self.module_tensors.buffers]
 
     def changed_parameter(self) -> str | None:
-        """Name a parameter that was changed in place since the call began."""
-        return changed_in_place(self.tables.parameters)
+        """Return the name of a parameter changed in place since the call, if any."""
+        return changed_in_place(self.module_tensors.parameters)
 
     def changed_attribute(self) -> str | None:
-        """Name an attribute, neither parameter nor buffer, that was changed so."""
+        """Return the name of another tensor attribute changed in place, if any."""
         return changed_in_place(self.tensors)
 
     def changed_tensor(self) -> str | None:
-        """Name any tensor of its modules that was changed in place since."""
+        """Return the name of any tensor of the modules changed in place, if any."""
         return (
             self.changed_parameter()
-            or changed_in_place(self.tables.buffers)
+            or changed_in_place(self.module_tensors.buffers)
             or self.changed_attribute()
         )
 
 
 def _comes_back(slot: Slot) -> bool:
-    """Tell whether a replay finds a tensor: it is still there, or holds no graph."""
+    """Return whether a replay can use a tensor: it is still there, or has no graph."""
     return slot.holds(slot.tensor) or has_no_graph(slot.tensor)
 
 
@@ -154,10 +154,10 @@ def _all(contexts: list[AbstractContextManager[Any]]) -> Iterator[None]:
 
 
 class WeightCachesOff:
-    """Let no weight that was computed without a graph be found in a cache later.
+    """Disable caches of weights, so that no cached weight lacks its graph later.
 
-    Autocast keeps the weights that it has cast, and `parametrize.cached()` those that
-    were computed.
+    Autocast caches the weights that it casts, and `parametrize.cached()` the weights
+    that parametrizations compute.
     """
 
     def __enter__(self) -> None:
@@ -172,7 +172,7 @@ class WeightCachesOff:
 
 
 class AttributesRestored(WeightCachesOff):
-    """Let modules hold what a call found, and undo whatever is written inside."""
+    """Restore the attributes that a call found, and undo changes made inside."""
 
     def __init__(self, attributes: AttributesOfCall) -> None:
         self.attributes = attributes

@@ -1,7 +1,7 @@
 """Locks of modules that several threads share.
 
-A replay puts other parameters into the modules of a layer for as long as it runs.
-Another thread that evaluated the layer meanwhile would read them.
+A replay replaces the parameters in the modules of a layer while it runs. Another thread
+that evaluated the layer at the same time would read the replaced parameters.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ _locks: dict[ref[nn.Module], threading.RLock] = {}
 
 
 class Locks:
-    """Hold all modules of a layer for as long as a block runs.
+    """Context manager that locks all modules of a layer.
 
     Modules that are first seen together share a lock. A module may be part of several
-    layers, which then wait for each other. All threads take the locks in the same
-    order, so that no two wait for each other for ever.
+    layers, which then wait for each other. All threads acquire the locks in the same
+    order, by `id`, so that they cannot deadlock. The locks are reentrant, because a
+    layer may be evaluated inside a layer that shares a module with it.
 
     Args:
         parts: The modules.
@@ -50,12 +51,13 @@ def _forget(part: ref[nn.Module], locks: dict[Any, Any] = _locks) -> None:
 
 
 def gradient_accumulators(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return what keeps the gradient accumulators of leaves alive, if threads run.
+    """Return views that keep the gradient accumulators of leaves alive, if threads run.
 
-    PyTorch makes the accumulator of a leaf when a graph first asks for it, under a lock
-    of the leaf, and may wait for the interpreter meanwhile. A custom function asks for
-    it while it holds the interpreter, and both would wait for ever. An operator asks
-    without holding it, and as long as its result lives nobody makes another one.
+    PyTorch creates the gradient accumulator of a leaf when a graph first needs it. It
+    holds a lock of the leaf meanwhile, and may wait for Python's global interpreter
+    lock (GIL). A custom autograd function needs the accumulator while it holds the GIL,
+    so that two threads could deadlock. A built-in operator such as `view_as` does not
+    hold the GIL. While its result exists, the accumulator exists too.
     """
     if threading.active_count() == 1:
         return []

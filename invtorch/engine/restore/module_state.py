@@ -1,9 +1,8 @@
-"""What modules hold at one moment: parameters, buffers, attributes, and their return.
+"""Record and restore what modules hold: parameters, buffers and attributes.
 
-A module keeps everything in dictionaries: its parameters, its buffers, the modules in
-it, its hooks and all other attributes. `ParametersAndBuffers` handles the first two,
-whose tensors a replay replaces; `Attributes` handles the rest, which it only compares
-and puts back.
+A module keeps everything in dictionaries: its parameters, its buffers, its submodules,
+its hooks and all other attributes. `ParametersAndBuffers` handles the first two, whose
+tensors a replay replaces. `Attributes` compares and restores the rest.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from invtorch._torch import versions
 
 Holder: TypeAlias = dict[Any, Any]  # one dictionary of a module
 Place: TypeAlias = tuple[Holder, Any, Tensor]  # a holder, a name in it, and its value
-Change: TypeAlias = tuple[Holder, str, Any]  # a holder, a name, and its value to be
-MISSING = object()  # stands for what is not there
-KEEP = object()  # stands for what is left as it is
+Change: TypeAlias = tuple[Holder, str, Any]  # a holder, a name, and its new value
+MISSING = object()  # the value of a name that is not there
+KEEP = object()  # the value of a name that is not restored
 WITHOUT_GRAPH = (int, float, complex, str, type(None))
 
 
@@ -32,7 +31,7 @@ WITHOUT_GRAPH = (int, float, complex, str, type(None))
 
 
 class Slot(NamedTuple):
-    """A place in a module that holds a tensor, and what it held."""
+    """A name in a dictionary of a module, its tensor, and the version of the tensor."""
 
     holder: Holder
     name: str
@@ -40,12 +39,12 @@ class Slot(NamedTuple):
     version: int
 
     def holds(self, tensor: Tensor) -> bool:
-        """Tell whether `tensor` is there now."""
+        """Return whether `tensor` is there now."""
         return self.holder.get(self.name) is tensor
 
 
 class ParametersAndBuffers:
-    """The parameters and buffers that modules have at one moment.
+    """The parameters and buffers of modules at the time of a call.
 
     Args:
         parts: The modules.
@@ -63,18 +62,18 @@ class ParametersAndBuffers:
         self.empty = _empty(self.holders) if filled < len(self.names) else []
 
     def copy_buffers(self) -> list[Tensor]:
-        """Copy the buffers, which the call that follows may change in place."""
+        """Copy the buffers, because the next call may change them in place."""
         return [slot.tensor.clone() for slot in self.buffers]
 
     def keep_changed(self, copies: list[Tensor]) -> None:
-        """Keep the copies of those buffers that the call has changed."""
+        """Keep the copies of the buffers that the call changed."""
         self.buffers = [
             slot if _unchanged(slot, copy) else slot._replace(tensor=copy, version=0)
             for slot, copy in zip(self.buffers, copies, strict=True)
         ]
 
     def changes(self, stand_ins: dict[int, Tensor]) -> list[Change]:
-        """Return what has to be put where for the modules to have what they had.
+        """Return the changes that restore the parameters and buffers of the call.
 
         Args:
             stand_ins: What replaces a parameter, found by its `id`.
@@ -102,13 +101,13 @@ class ParametersAndBuffers:
 
 
 def slots(places: Sequence[Place]) -> list[Slot]:
-    """Note what some places hold, and how often it was changed in place."""
+    """Record the tensors in some places, and their version counters."""
     counts = versions([tensor for _, _, tensor in places])
     return [Slot(*place, one) for place, one in zip(places, counts, strict=True)]
 
 
 def changed_in_place(slots: list[Slot]) -> str | None:
-    """Name a tensor that was changed in place since."""
+    """Return the name of a tensor that was changed in place since, if any."""
     now = versions([slot.tensor for slot in slots])
     names = (s.name for s, count in zip(slots, now, strict=True) if count != s.version)
     return next(names, None)
@@ -116,7 +115,7 @@ def changed_in_place(slots: list[Slot]) -> str | None:
 
 @contextmanager
 def exchanged(changes: list[Change]) -> Iterator[None]:
-    """Let modules hold other things inside, and what they held afterwards."""
+    """Return a context in which changes of modules are made, and undone afterwards."""
     orders = {id(holder): (holder, [*holder]) for holder, _, _ in changes}
     present = [(holder, name, holder.get(name, MISSING)) for holder, name, _ in changes]
     for change in changes:
@@ -158,22 +157,22 @@ def _lost(slot: Slot) -> bool:
 
 
 def _unchanged(slot: Slot, copy: Tensor) -> bool:
-    """Tell whether a buffer is surely what it was.
+    """Return whether a buffer is certainly unchanged.
 
-    Batch normalization changes its statistics without counting that as a change. To
-    compare the values costs nothing on the CPU; elsewhere it would wait for the device,
-    and the copy is kept.
+    Batch normalization updates its statistics without incrementing their version, so
+    that the values are compared. This is cheap on the CPU. On other devices it would
+    wait for the device, so that the copy is kept without a comparison.
     """
     if versions([slot.tensor]) != [slot.version] or copy.device.type != "cpu":
         return False
     try:
         return torch.equal(copy, slot.tensor)
-    except (RuntimeError, AttributeError):  # of sparse ones, for example
+    except (RuntimeError, AttributeError):  # for example of sparse tensors
         return False
 
 
 def _sharded(slot: Slot, tensor: Tensor) -> bool:
-    """Tell whether FSDP keeps a shard there now, which it alone may exchange."""
+    """Return whether the place now holds a shard of FSDP, which only FSDP replaces."""
     current = slot.holder.get(slot.name)
     return hasattr(current, "device_mesh") and not hasattr(tensor, "device_mesh")
 
@@ -182,10 +181,10 @@ def _sharded(slot: Slot, tensor: Tensor) -> bool:
 
 
 class Attributes:
-    """What dictionaries of modules hold at one moment.
+    """The content of dictionaries of modules at the time of a call.
 
-    Names and values are kept in one list each, because they are compared in every call,
-    and nearly always nothing has changed.
+    All names are kept in one list, and all values in another. They are compared in
+    every call, and nearly always nothing has changed.
 
     Args:
         holders: The dictionaries.
@@ -199,7 +198,7 @@ class Attributes:
         self.values = [*_values(self.filled)]
 
     def unchanged(self) -> bool:
-        """Tell whether the modules hold the very same."""
+        """Return whether the modules hold the same objects."""
         return (
             [*map(len, self.holders)] == self.sizes
             and [*chain.from_iterable(self.filled)] == self.names
@@ -207,7 +206,7 @@ class Attributes:
         )
 
     def tensors(self) -> list[Place]:
-        """Return the tensors among them, each with its place."""
+        """Return the tensors among the values, each with its place."""
         if not any(issubclass(kind, Tensor) for kind in {*map(type, self.values)}):
             return []
         return [
@@ -218,13 +217,13 @@ class Attributes:
         ]
 
     def each(self) -> list[tuple[Holder, Holder]]:
-        """Return every holder, and what it held."""
+        """Return every holder, and what it held at the time of the call."""
         pairs = zip(self.names, self.values, strict=True)
         own = [dict(islice(pairs, size)) for size in self.sizes]
         return [*zip(self.holders, own, strict=True)]
 
     def restore(self) -> None:
-        """Let the modules hold what they held, and nothing else."""
+        """Restore exactly what the modules held."""
         if self.unchanged():
             return
         for holder, own in self.each():
@@ -232,14 +231,15 @@ class Attributes:
 
 
 class AttributesOfCall:
-    """What a call found in its modules, to be found again by a replay.
+    """The attributes that a call found in its modules, to restore them for a replay.
 
-    Objects that the call itself exchanged are left out: they may hold the graph of the
-    pass before. Numbers, strings, `None`, tensors without a graph and hooks are not.
+    Objects that the call itself replaced are left out, because they may hold the graph
+    of the previous pass. Numbers, strings, `None`, tensors without a graph, and hooks
+    are restored in any case.
 
     Args:
-        before: What the call found; the modules hold what it left there.
-        hooks: How many of the holders, from the last, hold hooks.
+        before: The attributes before the call. The modules now hold those after it.
+        hooks: The number of holders, at the end, that hold hooks.
     """
 
     def __init__(self, before: Attributes, hooks: int) -> None:
@@ -253,7 +253,7 @@ class AttributesOfCall:
             self.some = [*safe, *each[first:]]
 
     def restore(self) -> Attributes:
-        """Let the modules hold it, and nothing new, and return what they held."""
+        """Restore the attributes of the call, and return those that are there now."""
         if self.all is not None and self.all.unchanged():
             return self.all
         present = Attributes(self.holders)
@@ -264,7 +264,7 @@ class AttributesOfCall:
 
 
 def has_no_graph(value: object) -> bool:
-    """Tell whether a value surely holds no graph."""
+    """Return whether a value certainly holds no graph."""
     return isinstance(value, WITHOUT_GRAPH) or (
         isinstance(value, Tensor) and not value.requires_grad
     )
@@ -275,7 +275,7 @@ def _values(holders: Sequence[Holder]) -> chain[Any]:
 
 
 def _safe(holder: Holder, before: Holder) -> Holder:
-    """Return what did not change or holds no graph for sure; `KEEP` for the rest."""
+    """Return what did not change or certainly has no graph; `KEEP` for the rest."""
     return {
         name: value if holder.get(name) is value or has_no_graph(value) else KEEP
         for name, value in before.items()
@@ -283,7 +283,7 @@ def _safe(holder: Holder, before: Holder) -> Holder:
 
 
 def _fill(holder: Holder, own: Holder) -> None:
-    """Let a dictionary hold this and nothing else, in this order."""
+    """Replace the content of a dictionary, and keep the order of `own`."""
     for name in holder.keys() - own.keys():
         del holder[name]
     holder.update(own)

@@ -15,9 +15,9 @@ from torch import Tensor
 CPU = torch.device("cpu")
 RandomStates: TypeAlias = dict[torch.device, Tensor]
 
-# PyTorch makes the tensor of a state while it holds a lock of the generator. If Python
-# collects garbage at that moment and lets another thread go on, that one would wait for
-# the lock for ever, and hold the interpreter.
+# PyTorch allocates the tensor of a state while it holds the lock of the generator. If
+# Python then collects garbage and switches threads, the other thread could wait for the
+# lock of the generator while it holds the GIL: a deadlock.
 _ONE_THREAD = threading.RLock()
 
 
@@ -30,7 +30,7 @@ def random_states(device: torch.device) -> RandomStates:
 
 
 def advanced(before: RandomStates) -> RandomStates:
-    """Return those of the states `before` that have advanced since."""
+    """Return the states in `before` that have advanced since."""
     return {
         device: state
         for device, state in before.items()
@@ -39,10 +39,10 @@ def advanced(before: RandomStates) -> RandomStates:
 
 
 class RandomStatesKept:
-    """Draw inside, and go on afterwards as if nothing was drawn.
+    """Context manager after which random states are as before.
 
     Args:
-        device: What may be drawn from, besides the CPU.
+        device: The device whose random state is kept, besides the CPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -57,7 +57,7 @@ class RandomStatesKept:
 
 @contextmanager
 def random_states_set(states: RandomStates) -> Iterator[None]:
-    """Draw from `states` inside, and go on afterwards as if nothing was drawn."""
+    """Set random states in this context, and restore the current ones afterwards."""
     present = {device: _get(device) for device in states}
     _set(states)
     try:
@@ -68,10 +68,10 @@ def random_states_set(states: RandomStates) -> Iterator[None]:
 
 @contextmanager
 def all_random_states_kept() -> Iterator[None]:
-    """Go on afterwards as if nothing was drawn, by PyTorch, Python or NumPy.
+    """Restore the random states of PyTorch, Python and NumPy afterwards.
 
-    In place of `torch.random.fork_rng`, in which threads may wait for each other for
-    ever.
+    It replaces `torch.random.fork_rng`, in which threads may deadlock (see
+    `_ONE_THREAD`).
     """
     numpy = sys.modules.get("numpy")
     python, arrays = random.getstate(), numpy and numpy.random.get_state()

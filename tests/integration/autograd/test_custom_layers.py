@@ -229,7 +229,7 @@ class Centered(InvertibleModule):
 def test_parameters_that_come_from_the_first_batch() -> None:
     net = InvertibleSequential(*stack(0), Centered(), *stack(0), anchors=0).double()
     x = sample()
-    with pytest.raises(RuntimeError, match=r"layer 10 \(Centered\) changed its.*no_gr"):
+    with pytest.raises(RuntimeError, match=r"layer 10 \(Centered\) modified its.*no_g"):
         net(x)
     net[10].ready.fill_(False)
     with torch.no_grad():

@@ -51,8 +51,8 @@ def bounded():
 
 REFUSED = {
     "Dropout": (with_dropout, r"layer 0 \(AdditiveCoupling\) draws random numbers"),
-    "BatchNorm": (Normalized, r"moves running statistics \(BatchNorm2d\)"),
-    "spectral norm": (bounded, r"moves what it estimates the norm with"),
+    "BatchNorm": (Normalized, r"updates running statistics \(BatchNorm2d\)"),
+    "spectral norm": (bounded, r"updates its estimate of the norm"),
     "a hook": (hooked, r"has hooks \(on its Conv2d\)"),
 }
 

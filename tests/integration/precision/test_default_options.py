@@ -66,7 +66,7 @@ def test_at_a_million_times_it_warns_and_stays_close(drawn) -> None:
 
 def named(refused: DriftError) -> float:
     """Return the growth that an error names."""
-    found = re.search(r"the state grows or shrinks by (\S+) on its way", str(refused))
+    found = re.search(r"the state grows or shrinks by ([^\s:]+):", str(refused))
     return float(found[1])
 
 

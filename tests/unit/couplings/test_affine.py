@@ -49,7 +49,7 @@ def test_without_a_word_of_the_network_the_scale_is_one() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": "softplus"}, "scale is 'softplus', but can be one of"),
+        ({"scale": "softplus"}, "scale is 'softplus', but must be one of"),
         ({"bound": 1.0}, "bound is 1.0, but must be larger than 1"),
         ({"bound": float("inf")}, "bound is inf, but must be finite with scale='tanh'"),
         ({"split": 0}, "split is 0, but must be at least 1"),

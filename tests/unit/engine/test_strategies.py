@@ -114,7 +114,7 @@ def test_offloaded_states_come_back_to_their_device(monkeypatch) -> None:
 
 
 def test_unknown_strategies() -> None:
-    with pytest.raises(ValueError, match="memory is 'magic', but can only be one of"):
+    with pytest.raises(ValueError, match="memory is 'magic', but must be one of"):
         stack(0)[0].memory = "magic"
 
 

@@ -76,7 +76,7 @@ class Borrowing(InvertibleModule):
 def test_no_gradient_reaches_what_a_layer_borrows() -> None:
     borrowed = nn.Parameter(torch.ones(()))
     net = InvertibleSequential(Borrowing(lambda: borrowed), memory="auto")
-    with pytest.raises(RuntimeError, match="neither a parameter of the layer nor its"):
+    with pytest.raises(RuntimeError, match="neither a parameter nor context"):
         net(sample())
     assert borrowed.grad is None
 
@@ -161,7 +161,7 @@ def test_a_running_profile_is_not_ended() -> None:
     def step() -> None:
         weighed(net(x)).backward()
 
-    with pytest.raises(RuntimeError, match="call it once before on an input"):
+    with pytest.raises(RuntimeError, match="call it before on an input"):
         measure_memory(step)
     with profile() as record, pytest.raises(RuntimeError, match="does not nest"):
         step()

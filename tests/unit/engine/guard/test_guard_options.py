@@ -77,7 +77,7 @@ def test_growth_is_warned_of_once(state_dtype) -> None:
     ]
     with pytest.warns(UserWarning, match="bound the scale") as told:
         step(net, x)
-    said = re.search(r"grows or shrinks by (\S+) on its way", str(told[0].message))
+    said = re.search(r"grows or shrinks by (\S+) over", str(told[0].message))
     assert float(said[1]) == pytest.approx(max(sizes) / min(sizes), rel=0.06)
     for hook in hooks:
         hook.remove()
@@ -85,9 +85,9 @@ def test_growth_is_warned_of_once(state_dtype) -> None:
 
 
 def test_unknown_words() -> None:
-    with pytest.raises(ValueError, match="guard is 'rise', but can only be one of"):
+    with pytest.raises(ValueError, match="guard is 'rise', but must be one of"):
         InvertibleSequential(guard="rise")
-    with pytest.raises(ValueError, match="anchors is 'many', but the only word"):
+    with pytest.raises(ValueError, match="anchors is 'many', but must be a number"):
         InvertibleSequential(anchors="many")
 
 

@@ -159,7 +159,7 @@ def test_modules_whose_class_changes_before_backward(change, memory) -> None:
     net = network(anchors=0, guard=None, memory=memory).requires_grad_(False)
     loss = weighed(net(sample(requires_grad=True)))
     change(net[3])
-    with pytest.raises(RuntimeError, match=r"a module of layer 3 .* was exchanged bet"):
+    with pytest.raises(RuntimeError, match=r"a module of layer 3 .* was replaced bet"):
         loss.backward()
 
 
