@@ -45,7 +45,7 @@ def tf32_dtypes(parameters: Iterable[Tensor], device: torch.device) -> set[torch
 
     A GPU may round the factors of float32 to TF32, which has the mantissa of float16.
     PyTorch allows it to convolutions, whose weights have more than two axes, unless
-    told otherwise, and to matrix products where told so.
+    set otherwise, and to matrix products where set so.
     """
     if device.type != "cuda":
         return set()

@@ -102,7 +102,7 @@ class ReflectedShift(NamedTuple):
         V1, V2, W = self._factors(reflections, state)
         x1, _ = _halves(state, 1)
         shift, pull_shift = self.conditioner.with_pull_back(
-            _less(x1, V1, mix_channels(W, state))  # nobody else holds it
+            _less(x1, V1, mix_channels(W, state))  # nothing else refers to it
         )
         _check(self.name, shift, state)
         thin, last = mix_channels(V2.mT, shift), [shift]

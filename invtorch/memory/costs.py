@@ -154,7 +154,7 @@ class _Trial:
 
         Args:
             memory: The strategy.
-            copies: 1 if it starts from a copy of the state that nobody else holds.
+            copies: 1 if it starts from a copy of the state that nothing else refers to.
         """
         self._backward(self._forward(memory, copies))  # allocates gradients
         return measure_two(

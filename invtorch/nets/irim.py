@@ -48,7 +48,7 @@ class IRIM(Composite):
 
     Shape:
         `(batch, channels, *space)` with at least `2 * estimate_channels` channels; the
-        output has the same shape. The data are handed to `gradient` as they are.
+        output has the same shape. The data are passed to `gradient` unchanged.
 
     Raises:
         TypeError: If a step network is not an `InvertibleModule`.
