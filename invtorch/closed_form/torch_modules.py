@@ -66,16 +66,17 @@ class Convolution(NamedTuple):
 @register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(module: Any, state: Tensor) -> Convolution | None:
     """Return a convolution in closed form."""
-    weight, bias = weight_of(module), _torch.parameters_of(module).get("bias")
+    weight, own = weight_of(module), _torch.parameters_of(module)
     options = module.stride, module.padding, module.dilation
     if (
         weight is None
+        or "bias" not in own  # it is elsewhere: a buffer, for instance
         or module.padding_mode != "zeros"
         or any(type(option) is not tuple for option in options)
         or state.ndim != len(module.stride) + 2
     ):
         return None
-    return Convolution(weight, bias, *options, module.groups)
+    return Convolution(weight, own["bias"], *options, module.groups)
 
 
 class Linear(NamedTuple):
@@ -107,10 +108,11 @@ class Linear(NamedTuple):
 def linear(module: nn.Linear, state: Tensor) -> Linear | None:
     """Return an affine map in closed form."""
     del state
-    weight, bias = weight_of(module), _torch.parameters_of(module).get("bias")
-    if weight is None or (bias is not None and bias.ndim != 1):
+    weight, own = weight_of(module), _torch.parameters_of(module)
+    if weight is None or "bias" not in own:  # as above
         return None
-    return Linear(weight, bias)
+    bias = own["bias"]
+    return Linear(weight, bias) if bias is None or bias.ndim == 1 else None
 
 
 class Pointwise(NamedTuple):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from invtorch import _torch
 from invtorch._checks import check_batched
+from invtorch.precision import is_differentiable
 
 
 def in_its_precision(
@@ -36,9 +37,9 @@ def in_its_precision(
 
 
 def _parameter(module: nn.Module) -> Tensor | None:
-    """Return the first parameter, faster than `parameters()`."""
+    """Return the first floating or complex parameter, faster than `parameters()`."""
     for parameter in _torch.parameters_of(module).values():
-        if parameter is not None:
+        if parameter is not None and is_differentiable(parameter):
             return parameter
     parts = _torch.submodules_of(module).values()
     inner = (_parameter(part) for part in parts if part is not None)
