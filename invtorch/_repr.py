@@ -1,14 +1,15 @@
-"""How invertible modules print: on one screen, whatever the depth.
+"""The `repr` of invertible modules: short at any depth.
 
-`InvertibleModule.__repr__` is `describe`. It prints as `nn.Module` does, with these
-differences:
+`InvertibleModule.__repr__` is `describe`. It differs from the `repr` of
+`nn.Module`:
 
-* Equal members in a row are one entry with a count, and so is a pattern that repeats:
-  `(0-99): 100 x ...` or `(0-99): 25 x [...]`. Two members are equal if they print the
-  same, so nothing that `extra_repr` shows is lost.
-* A module that fits in one line takes one line.
-* A parametrization is a word (`weight_norm`) behind the arguments of its module.
-* Modules with `_repr_facts` (the invertible ones) say more than their `extra_repr`.
+* Consecutive equal members are one entry with a count, and so is a repeated pattern:
+  `(0-99): 100 x ...` or `(0-99): 25 x [...]`. Two members are equal if their `repr` is
+  the same, so nothing that `extra_repr` shows is lost.
+* A module is shown on one line if it fits.
+* A parametrization is shown by its name (`weight_norm`) after the arguments of its
+  module.
+* Invertible modules show `_repr_facts`, which is more than `extra_repr`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 
 from invtorch import _torch
 
-WIDTH = 120  # so that a conditioner of two convolutions takes a line
-LONGEST_PATTERN = 64  # members; it bounds the time of a search in a mixed chain
+WIDTH = 120  # a conditioner of two convolutions fits on one line
+LONGEST_PATTERN = 64  # members: limits the time of the search if members differ
 CONVOLUTIONS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -33,12 +34,12 @@ Lines = tuple[str, ...]
 
 
 def describe(module: nn.Module) -> str:
-    """Return what `repr` shows of a module."""
+    """Return the `repr` of a module."""
     return "\n".join(_lines(module, WIDTH, nested=False))
 
 
 def parameter_count(module: nn.Module) -> str:
-    """Return the number of parameters in words, or nothing if it is 0 or unknown."""
+    """Return the number of parameters as text, empty if it is 0 or unknown."""
     parameters = list(module.parameters())
     if any(map(is_lazy, parameters)):
         return ""
@@ -47,23 +48,23 @@ def parameter_count(module: nn.Module) -> str:
 
 
 def parametrizations(module: nn.Module) -> list[str]:
-    """Return how tensors of a module are parametrized: `weight_norm`, `orthogonal`."""
+    """Return the names of parametrizations of a module, such as `weight_norm`."""
     if not is_parametrized(module):
         return []
     found = []
     for tensor, chain in module.parametrizations.items():  # type: ignore[operator, union-attr]
-        words = " + ".join(map(_word, chain))
+        words = " + ".join(map(_parametrization_name, chain))
         found.append(words if tensor == "weight" else f"{tensor}: {words}")
     return found
 
 
 def _lines(module: nn.Module, width: int, *, nested: bool) -> Lines:
-    """Return the lines of a module, one if it fits in `width`.
+    """Return the lines that show a module: one line if it fits in `width`.
 
     Args:
         module: The module.
         width: Number of characters.
-        nested: Whether it runs as a part of a container.
+        nested: Whether the module is called by a container.
     """
     parametrized = is_parametrized(module)
     kind = type_before_parametrizations(module).__name__
@@ -85,7 +86,7 @@ def _lines(module: nn.Module, width: int, *, nested: bool) -> Lines:
 
 
 def _lines_of_child(child: nn.Module | None, width: int, *, nested: bool) -> Lines:
-    """Return the lines of a child, which may be None or print in its own way."""
+    """Return the lines of a child, which may be None or have its own `repr`."""
     printing = type(child).__repr__
     if child is None or printing not in (
         describe,
@@ -99,14 +100,14 @@ def _lines_of_child(child: nn.Module | None, width: int, *, nested: bool) -> Lin
 def _facts(module: nn.Module, nested: bool) -> list[str]:
     own = getattr(module, "_repr_facts", None)
     facts = own(nested) if own else [module.extra_repr()]
-    if isinstance(module, CONVOLUTIONS):  # (3, 3) is 3, and a stride of 1 the default
+    if isinstance(module, CONVOLUTIONS):  # show (3, 3) as 3, and no stride of 1
         facts = [re.sub(r"\((\d+)(?:, \1)*,?\)", r"\1", fact) for fact in facts]
         facts = [re.sub(r", stride=1(?=,|$)", "", fact) for fact in facts]
     return [fact for fact in (*facts, *parametrizations(module)) if fact]
 
 
 def _entries(members: Sequence[tuple[str, Lines]]) -> Iterator[tuple[str, Lines]]:
-    """Join equal members in a row, and patterns that repeat, to one entry each."""
+    """Join consecutive equal members, and repeated patterns, into one entry each."""
     keys = [key for key, _ in members]
     start = 0
     for size, times, lines in _runs([lines for _, lines in members], keys):
@@ -119,10 +120,10 @@ def _entries(members: Sequence[tuple[str, Lines]]) -> Iterator[tuple[str, Lines]
 def _runs(
     members: Sequence[Lines], keys: Sequence[str]
 ) -> Iterator[tuple[int, int, Lines]]:
-    """Return the size of each pattern, how often it repeats, and its lines.
+    """Return the size, the number of repetitions and the lines of each pattern.
 
-    Of all patterns that start at a member, the one that covers most members is taken,
-    and of those the shortest. Members with names of their own are kept apart.
+    Of all patterns that start at a member, the one that covers the most members is
+    used, and of those the shortest. Members whose keys are not numbers are not joined.
     """
     start = 0
     while start < len(members):
@@ -147,14 +148,14 @@ def _runs(
 def _longest_run(
     members: Sequence[Lines], keys: Sequence[str], start: int
 ) -> tuple[int, int]:
-    """Return the size of the pattern that starts here, and how often it repeats."""
+    """Return the size of the pattern at `start`, and the number of repetitions."""
     best = 1, 1
-    numbered = next(
+    end_of_numbers = next(
         (i for i in range(start, len(keys)) if not keys[i].isdigit()), len(keys)
     )
-    for size in range(1, min(LONGEST_PATTERN, (numbered - start) // 2) + 1):
+    for size in range(1, min(LONGEST_PATTERN, (end_of_numbers - start) // 2) + 1):
         end = start + size
-        while end < numbered and members[end] == members[end - size]:
+        while end < end_of_numbers and members[end] == members[end - size]:
             end += 1
         times = (end - start) // size
         if times > 1 and size * times > best[0] * best[1]:
@@ -173,14 +174,14 @@ def _one_line(
         return None
     positional = [key == "module" or key[0].isdigit() for key, _ in entries]
     children = [
-        lines[0] if alone else f"{key}={lines[0]}"
-        for alone, (key, lines) in zip(positional, entries, strict=True)
+        lines[0] if unnamed else f"{key}={lines[0]}"
+        for unnamed, (key, lines) in zip(positional, entries, strict=True)
     ]
     return f"{name}({', '.join([*facts, *children])})"
 
 
 def _opening(name: str, facts: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the first line of a module and, of long arguments, further ones."""
+    """Return the first line of a module, and the other lines of its facts."""
     text = ", ".join(facts)
     if "\n" in text:
         return f"{name}(", text.split("\n")
@@ -192,19 +193,19 @@ def _indented(key: str, lines: Lines) -> Lines:
 
 
 def _is_chain(module: nn.Module) -> bool:
-    """Say whether a module is an `invtorch.Composite`, which is on a floor above."""
+    """Return whether a module is an `invtorch.Composite`, which imports this file."""
     return hasattr(module, "_repr_facts") and hasattr(module, "chain")
 
 
 def _is_chain_of_many(module: nn.Module) -> bool:
-    """Say whether a module is made of invertible ones that deserve a line each."""
+    """Return whether a module is a chain that is shown with one line per member."""
     return _is_chain(module) and (
         isinstance(module, nn.Sequential) or len(_torch.submodules_of(module)) > 1
     )
 
 
-def _word(parametrization: nn.Module) -> str:
-    """Return the name of a parametrization; those of PyTorch are private classes."""
+def _parametrization_name(parametrization: nn.Module) -> str:
+    """Return the name of a parametrization. PyTorch's are private classes."""
     name = type(parametrization).__name__
     if name.startswith("_"):
         word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[1:]).lower()

@@ -1,11 +1,12 @@
-"""Every private name of PyTorch that this package uses, each of them once.
+"""All private names of PyTorch that this package uses.
 
-A private name may move with any release. Everything else in the package calls what is
-defined here, so that an upgrade begins in one file. All of these were used with
-PyTorch 2.11 and 2.13; `tests/unit/test_torch_names.py` calls each of them with the
-version that is installed.
+A private name may change in any release. The rest of the package only uses the
+functions and names of this file, so that only this file changes with PyTorch. All names
+were used with PyTorch 2.11 and 2.13; `tests/unit/test_torch_names.py` calls each of
+them with the installed version.
 
-Each entry says why it is needed, and what could stand in for it ("Without:").
+Each entry states why the name is needed, and what could replace it ("Without:"; "none"
+if nothing could).
 """
 
 from __future__ import annotations
@@ -79,16 +80,16 @@ __all__ = [
 Tensors: TypeAlias = tuple[Tensor, ...]
 
 # tree_map, tree_leaves: contexts may be lists, dictionaries and tuples of tensors.
-# Without: a loop of our own over the same three kinds of collections.
+# Without: a recursive function over these three kinds of collections.
 
-# The classes above are the bases that PyTorch's own layers share: RunningStatistics of
-# batch and instance normalization, Convolution of all convolutions, Dropout of all
-# dropouts. SpectralNorm and WeightNorm are what the parametrizations of these names
-# install. Without: the public subclasses, listed; a parametrization, by its parameters.
+# RunningStatistics, Convolution and Dropout: the base classes of PyTorch's batch and
+# instance normalizations, of its convolutions and of its dropouts. SpectralNorm and
+# WeightNorm: the modules that the parametrizations of these names register.
+# Without: a list of the public subclasses; for a parametrization, its parameters.
 
 
-# The method of a convolution that its `forward` calls; a class or an instance that has
-# another one computes something else. Without: no closed form of convolutions.
+# The method that the `forward` of a convolution calls. A class or an instance that
+# overrides it computes something else. Without: no closed form of convolutions.
 CONVOLVE = "_conv_forward"
 
 
@@ -102,10 +103,10 @@ def run_backward(
     *,
     create_graph: bool,
 ) -> Sequence[Tensor | None]:
-    """Return the gradients of `inputs`, those that nothing depends on as `None`.
+    """Return the gradients of `inputs`; `None` where the outputs do not depend on one.
 
-    What `torch.autograd.grad` calls after it has checked its arguments. The checks take
-    a third of the time of a small layer, and an engine's own arguments are right.
+    `torch.autograd.grad` calls this function after it has checked its arguments. The
+    checks take a third of the time of a small layer, and are not needed here.
     Without: `torch.autograd.grad(..., allow_unused=True)`.
     """
     engine: Callable[..., Sequence[Tensor | None]]
@@ -117,15 +118,15 @@ def run_backward(
 
 
 def queue_callback(callback: Callable[[], None]) -> None:
-    """Call `callback` when the backward pass that runs in this thread has ended.
+    """Call `callback` at the end of the backward pass that runs in this thread.
 
-    DDP and FSDP exchange gradients in the same queue. Without: none.
+    DDP and FSDP use the same queue to exchange gradients. Without: none.
     """
     Variable._execution_engine.queue_callback(callback)
 
 
 def backward_id() -> int:
-    """Return a number that tells backward passes apart; -1 where none is running.
+    """Return the number of the current backward pass; -1 if none is running.
 
     Without: none; a state compared in two backward passes would be reported once.
     """
@@ -134,23 +135,23 @@ def backward_id() -> int:
 
 
 def backward_keeps_graph() -> bool:
-    """Return whether the backward pass that runs was given `retain_graph=True`.
+    """Return whether the current backward pass runs with `retain_graph=True`.
 
-    If not, the node that is evaluated is freed soon, and states that only this node
-    needs can be dropped at once. Without: `False`; states live a little longer.
+    If not, the current node is freed soon, and states that only this node needs can be
+    freed at once. Without: `False`; states are kept a little longer.
     """
     keeps: bool = torch._C._autograd._get_current_graph_task_keep_graph()
     return keeps
 
 
-# --- modes that a program may be in ---------------------------------------------------
+# --- modes of PyTorch -----------------------------------------------------------------
 
 
 def is_functorch_active() -> bool:
     """Return whether a transform of `torch.func` is running.
 
-    Tensors are wrapped then, and a custom function that keeps them outside of the
-    transform is wrong. Without: none.
+    A transform wraps tensors. A custom function must not keep them until after the
+    transform. Without: none.
     """
     active: bool = torch._C._are_functorch_transforms_active()
     return active
@@ -159,8 +160,8 @@ def is_functorch_active() -> bool:
 def is_exporting() -> bool:
     """Return whether `torch.export` is running.
 
-    `torch.compiler.is_exporting()` is the public name, but PyTorch 2.11 traces it as
-    true under `torch.compile`, too. Without: the public name, from 2.13 on.
+    `torch.compiler.is_exporting()` is the public name, but in PyTorch 2.11 it is
+    also traced as true under `torch.compile`. Without: the public name, from 2.13 on.
     """
     return bool(torch.compiler._is_exporting_flag)
 
@@ -168,7 +169,7 @@ def is_exporting() -> bool:
 def is_tracing() -> bool:
     """Return whether `torch.jit.trace` is running. Without: `torch.jit.is_tracing()`.
 
-    The public name cannot be traced by Dynamo.
+    Dynamo cannot trace the public name.
     """
     return torch._C._get_tracing_state() is not None
 
@@ -176,16 +177,17 @@ def is_tracing() -> bool:
 def is_forward_ad_active() -> bool:
     """Return whether forward-mode differentiation is on (`torch.autograd.forward_ad`).
 
-    Without: none; tensors would have to be asked one by one.
+    Without: none; every tensor would have to be checked for a tangent.
     """
     return forward_ad._current_level >= 0
 
 
 def modes_are_active() -> bool:
-    """Return whether a mode sees every operation, and may have it do something else.
+    """Return whether a mode that intercepts operations is active.
 
-    The mode of `torch.device(...)` as a context only changes where tensors are made.
-    Without: `True`, which leaves every layer to autograd.
+    Such a mode may change what an operation does. The one of `torch.device(...)` as a
+    context is not counted: it only sets the device of new tensors.
+    Without: `True`; no layer is differentiated by its closed form.
     """
     stack = map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
     return _get_current_dispatch_mode() is not None or any(
@@ -195,8 +197,8 @@ def modes_are_active() -> bool:
 
 # --- modules --------------------------------------------------------------------------
 
-# The dictionaries of hooks of a module, those with flags of hooks included.
-# Without: none; hooks of PyTorch can be added by public functions, but not listed.
+# The dictionaries of hooks of a module, including those of the options of hooks.
+# Without: none; public functions of PyTorch register hooks, but do not list them.
 HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
@@ -205,41 +207,53 @@ HOOKS = (
 
 
 def hooks_of(module: nn.Module) -> list[dict[int, Any]]:
-    """Return the dictionaries of hooks that run when a module is called; as above."""
+    """Return the dictionaries of hooks that run when a module is called.
+
+    Without: none, as for `HOOKS`.
+    """
     return [getattr(module, name) for name in HOOKS]
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether a module has such hooks, faster; as above."""
+    """Return whether a module has such hooks, faster than `hooks_of`.
+
+    Without: none, as for `HOOKS`.
+    """
     return any(map(vars(module).__getitem__, HOOKS))
 
 
 def has_global_hooks() -> bool:
-    """Return whether hooks of all modules are registered. Without: `True`."""
+    """Return whether hooks for all modules are registered. Without: `True`."""
     return bool(_has_any_global_hook())
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the dictionary in which a module keeps its own parameters.
+    """Return the dictionary of the module's own parameters, without submodules.
 
-    A replay puts other tensors there. Without: `torch.func.functional_call`, which
-    visits all names of the modules inside at every call.
+    A replay replaces tensors in it. Without: `torch.func.functional_call`, which visits
+    all names of the submodules at every call.
     """
     return module._parameters  # type: ignore[return-value]
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the dictionary in which a module keeps its own buffers; as above."""
+    """Return the dictionary of the module's own buffers.
+
+    Without: as for `parameters_of`.
+    """
     return module._buffers
 
 
 def submodules_of(module: nn.Module) -> dict[str, nn.Module | None]:
-    """Return the dictionary in which a module keeps the modules in it; as above."""
+    """Return the dictionary of the module's direct submodules.
+
+    Without: as for `parameters_of`.
+    """
     return module._modules
 
 
 def modules_inside(module: nn.Module) -> list[nn.Module]:
-    """Return a module and all modules inside, each once.
+    """Return a module and all of its submodules, each once.
 
     Without: `list(module.modules())`, which is five times slower.
     """
@@ -261,8 +275,8 @@ def is_compiled(module: nn.Module) -> bool:
 def is_fully_sharded(module: nn.Module) -> bool:
     """Return whether FSDP2's `fully_shard` was applied to a module.
 
-    Without: `isinstance(module, torch.distributed.fsdp.FSDPModule)`, which takes half a
-    second to import.
+    Without: `isinstance(module, torch.distributed.fsdp.FSDPModule)`; the import takes
+    half a second.
     """
     return hasattr(type(module), "_get_fsdp_state")
 
@@ -270,26 +284,26 @@ def is_fully_sharded(module: nn.Module) -> bool:
 def exchange_tensors(
     module: nn.Module, tensors: dict[str, Tensor]
 ) -> AbstractContextManager[None]:
-    """Let a module have other parameters and buffers inside, given by their names.
+    """Return a context that replaces parameters and buffers of a module, by name.
 
-    Unlike `torch.func.functional_call` it lets any method be called, and not only
-    `forward`. Without: that function on a module whose `forward` is the method.
+    Any method can be called in it. `torch.func.functional_call` only calls `forward`.
+    Without: that function on a module whose `forward` is the method.
     """
     exchange: AbstractContextManager[None] = _reparametrize_module(module, tensors)
     return exchange
 
 
 def parametrization_cache() -> int:
-    """Return how often `parametrize.cached()` was entered.
+    """Return how many contexts `parametrize.cached()` are active.
 
-    A weight that was computed without a graph must not be found in this cache later.
+    A weight that was computed without a graph must not be read from the cache later.
     Without: none.
     """
     return int(parametrize._cache_enabled)
 
 
 def set_parametrization_cache(entered: int) -> None:
-    """Set that number."""
+    """Set the number that `parametrization_cache` returns. Without: none."""
     parametrize._cache_enabled = entered
 
 
@@ -297,28 +311,31 @@ def set_parametrization_cache(entered: int) -> None:
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int]:
-    """Return how often each tensor was changed in place; 0 under inference mode.
+    """Return how often each tensor was changed in place; 0 for inference tensors.
 
-    Without: none; a tensor that was changed before backward would go unnoticed.
+    Without: none; a change of a tensor before the backward pass would not be noticed.
     """
     try:
         return [tensor._version for tensor in tensors]
-    except RuntimeError:  # tensors of inference mode do not count
+    except RuntimeError:  # inference tensors have no version
         return [0 if t.is_inference() else t._version for t in tensors]
 
 
 def has_tensor_hooks(tensor: Tensor) -> bool:
-    """Return whether hooks of the gradient are registered. Without: `True`."""
+    """Return whether hooks of the tensor's gradient are registered. Without: `True`."""
     return bool(tensor._backward_hooks)
 
 
 def normalized_weight(v: Tensor, g: Tensor) -> Tensor:
-    """Return the weight of `weight_norm`, differentiable. Without: its formula."""
+    """Return the weight of `weight_norm`, with a graph. Without: its formula."""
     return torch._weight_norm(v, g, 0)
 
 
 def weight_norm_with_norms(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same and the norms that its derivative reads. Without: its formula."""
+    """Return this weight, and the norms that `weight_norm_backward` needs.
+
+    Without: the formulas.
+    """
     pair: tuple[Tensor, Tensor] = torch.ops.aten._weight_norm_interface(v, g, 0)
     return pair
 
@@ -333,9 +350,9 @@ def weight_norm_backward(
 
 
 def assert_async(condition: Tensor, message: str) -> None:
-    """Assert inside of a compiled graph, without waiting for the device.
+    """Assert in a compiled graph, without synchronizing with the device.
 
-    Without: none; a compiled pass would have to be unguarded.
+    Without: none; a compiled pass would have no guard.
     """
     torch._assert_async(condition, message)
 
@@ -344,16 +361,16 @@ def assert_async(condition: Tensor, message: str) -> None:
 
 
 def is_profiling() -> bool:
-    """Return whether a profiler runs; profilers do not nest. Without: none."""
+    """Return whether a profiler is running; they cannot be nested. Without: none."""
     enabled: bool = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
     return enabled
 
 
 def recorded_allocations(record: profile, marker: str) -> Iterator[int | None]:
-    """Yield the bytes of each allocation on the CPU, and `None` at a marker's start.
+    """Yield the bytes of each allocation on the CPU, and `None` where a marker starts.
 
-    Allocations are negative where memory is freed. The public events of a profile leave
-    single allocations out. Without: none.
+    The bytes are negative where memory is freed. The public events of a profile do not
+    include single allocations. Without: none.
     """
     results = record.kineto_results
     assert results is not None

@@ -1,4 +1,4 @@
-"""Modules made of others: a chain of steps, each a module called in one direction."""
+"""Modules composed of other modules, called one after another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from invtorch.module import OPPOSITE, Inverse, InvertibleModule, no_log_det
 
 
 class Step(NamedTuple):
-    """One module of a chain, its direction, and whether it receives the context.
+    """A module, the direction in which it is called, and whether it gets the context.
 
     Attributes:
         module: The module.
@@ -50,8 +50,8 @@ class Step(NamedTuple):
 class Composite(InvertibleModule, elementary=False):
     r"""A module that applies others one after another, $y = f_L(\cdots f_1(x))$.
 
-    A subclass says which ones by writing `chain`, nothing else. A container inverts the
-    parts one by one.
+    A subclass defines `chain`, which returns the steps, and nothing else. A container
+    inverts the modules one by one.
 
     Examples:
         >>> class Twice(Composite):
@@ -70,7 +70,7 @@ class Composite(InvertibleModule, elementary=False):
         super().__init_subclass__(elementary=False, **kwargs)
 
     def chain(self) -> Sequence[Step]:
-        """Return the steps of the forward direction; the inverse reverses them."""
+        """Return the steps of the forward direction. The inverse reverses them."""
         raise NotImplementedError(f"{type(self).__name__} does not define chain")
 
     def _steps(self, direction: str) -> list[Step]:
@@ -87,15 +87,15 @@ class Composite(InvertibleModule, elementary=False):
         return self._run(Pass(self._steps("inverse")), y, context)
 
     def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Do as `forward` and sum the log-determinants."""
+        """Same as `forward`, with the sum of the log-determinants."""
         return self._run(PassWithLogDet(self._steps("forward")), x, context)  # type: ignore[no-any-return]
 
     def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
-        """Do as `inverse` and sum the log-determinants."""
+        """Same as `inverse`, with the sum of the log-determinants."""
         return self._run(PassWithLogDet(self._steps("inverse")), y, context)  # type: ignore[no-any-return]
 
     def _run(self, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
-        """Apply all steps; a container applies its memory strategy here."""
+        """Apply all steps. A container overrides this to apply its memory strategy."""
         return chain(state, context)
 
     @property
@@ -120,19 +120,18 @@ class PassWithLogDet(Pass):
     """All steps of a chain in one direction, with the sum of their log-determinants."""
 
     def __call__(self, state: Any, context: tuple[Any, ...]) -> Any:
-        """Apply the steps and return the sum too."""
-        total = None
+        """Apply the steps, and return the sum of the log-determinants too."""
+        log_det_sum = None
         for step in self.steps:
             state, log_det = step.and_log_det(state, context)
-            total = log_det if total is None else total + log_det
-        return state, no_log_det(state) if total is None else total
+            log_det_sum = log_det if log_det_sum is None else log_det_sum + log_det
+        return state, no_log_det(state) if log_det_sum is None else log_det_sum
 
 
 def elementary(steps: Sequence[Step]) -> list[Step]:
-    """Replace composites and inverse views by the steps inside, down to single layers.
+    """Replace composites and inverse views by their inner steps, recursively.
 
-    This is the order in which the layers of a pass are counted: anchors and error
-    messages use its indices.
+    The indices of layers in anchors and in error messages are those of this list.
     """
     flat: list[Step] = []
     for step in steps:
@@ -148,7 +147,7 @@ def elementary(steps: Sequence[Step]) -> list[Step]:
 
 
 def inner_steps(step: Step) -> list[Step] | None:
-    """Return the steps that a composite or an inverse view consists of, else `None`."""
+    """Return the inner steps of a composite or an inverse view, otherwise `None`."""
     module = step.module
     if isinstance(module, Composite):
         return module._steps(step.direction)

@@ -1,9 +1,10 @@
 """Arithmetic without rounding: floating-point numbers on a fixed-point grid.
 
-Sums and differences of multiples of a power of two are exact in floating point, as long
-as every result has fewer multiples than the mantissa can count: $2^{24}$ in single
-precision, $2^{53}$ in double. A result of just as many is refused, though it can be
-represented: it may stand for a sum that was rounded to it, $2^{24} - 1 + 2$ for one.
+A grid is the set of all multiples of a power of two, its spacing. Sums and differences
+on a grid are exact in floating point, as long as every result is less than $2^{24}$
+times the spacing in single precision, or $2^{53}$ times in double. The limit itself is
+refused, although it can be represented, because it may be the rounded value of another
+sum, such as $2^{24} - 1 + 2$.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from torch import Tensor
 
 
 def snap(x: Tensor, spacing: float) -> Tensor:
-    """Round to the nearest multiple of `spacing`; the gradient passes unchanged.
+    """Round to the nearest multiple of `spacing`. The gradient is that of the identity.
 
     Args:
-        x: Any tensor of a real floating dtype.
-        spacing: The distance of the grid's points, a power of two.
+        x: A tensor of a real floating-point dtype.
+        spacing: The distance between points of the grid, a power of two.
 
     Returns:
-        A tensor on the grid, as `AdditiveCoupling(…, grid=spacing)` needs it.
+        A tensor on the grid, as `AdditiveCoupling(…, grid=spacing)` requires.
 
     Raises:
         ValueError: If `spacing` is not a positive power of two.
@@ -51,13 +52,13 @@ def check_spacing(spacing: float) -> float:
 
 
 def check_exact(x: Tensor, spacing: float) -> None:
-    """Check that sums with `x` are exact: that it is on the grid and within its range.
+    """Check that `x` is on the grid and within its range, so that sums are exact.
 
     Raises:
         RuntimeError: If it is not.
     """
-    x, limit = x.detach(), 2 / torch.finfo(x.dtype).eps
-    multiples = _divided(x, spacing)
+    x, limit = x.detach(), 2 / torch.finfo(x.dtype).eps  # 2**24 in float32
+    multiples = _divide(x, spacing)
     if not (multiples.abs() < limit).all():
         raise RuntimeError(
             f"a state reaches {x.abs().max():.3g}, but on a grid of {spacing} "
@@ -71,10 +72,11 @@ def check_exact(x: Tensor, spacing: float) -> None:
         )
 
 
-def _divided(x: Tensor, spacing: float) -> Tensor:
+def _divide(x: Tensor, spacing: float) -> Tensor:
     """Divide by a power of two, in two steps.
 
-    A GPU multiplies by the reciprocal, which is out of range for the finest grids.
+    A GPU multiplies by the reciprocal, which overflows for the finest grids. That of
+    the square root does not.
     """
     half = 2.0 ** (math.frexp(spacing)[1] // 2)
     return x / half / (spacing / half)
@@ -85,7 +87,7 @@ class _Snapped(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, spacing: float) -> Tensor:
-        return _divided(x, spacing).round() * spacing
+        return _divide(x, spacing).round() * spacing
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

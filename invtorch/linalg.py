@@ -1,4 +1,4 @@
-"""The linear algebra of channels: orthogonal matrices and 1×1 mixing."""
+"""Linear algebra on channels: orthogonal matrices, and products with matrices."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
     $$ H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r), \qquad
        U = I - V S^{-1} V^\top $$
 
-    with the $v_r$ as columns of $V$, and $S$ what lies above the diagonal of
-    $V^\top V$, with half of its diagonal. Of complex vectors $U$ is unitary: $\top$
-    then stands for the conjugate transpose.
+    The $v_r$ are the columns of $V$. $S$ is the upper triangle of $V^\top V$ with its
+    diagonal halved. If the vectors are complex, $U$ is unitary, and $\top$ is the
+    conjugate transpose.
 
     Args:
         vectors: The $v_r$ as rows, shape `(reflections, channels)`.
-        state: What $U$ will be multiplied with: $U$ is orthogonal in its precision, if
-            that is higher than the one of `vectors`.
+        state: The tensor that $U$ will be multiplied with. If its precision is higher
+            than that of `vectors`, $U$ has the precision of `state`.
 
     Returns:
         The matrix, shape `(channels, channels)`.
@@ -48,10 +48,10 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
 
 
 def householder_vectors(channels: int, reflections: int) -> nn.Parameter:
-    """Draw the normals of `reflections` hyperplanes in `channels` dimensions.
+    """Draw random vectors for `householder_product`.
 
     Raises:
-        TypeError: If one of them is no whole number.
+        TypeError: If `channels` or `reflections` is not an integer.
         ValueError: If `reflections` is not between 1 and `channels`.
     """
     check_count("channels", channels)
@@ -68,8 +68,9 @@ class Reflections(NamedTuple):
     r"""Householder reflections in the form $U = I - V W$ with $W = S^{-1} V^\top$.
 
     Attributes:
-        V: The vectors as columns, shape `(channels, reflections)`, in double precision.
-        S: What `householder_product` calls so.
+        V: The vectors as columns, shape `(channels, reflections)`, in double precision
+            (in single precision on MPS, which has no other).
+        S: The triangular matrix $S$ of `householder_product`.
         W: Shape `(reflections, channels)`.
     """
 
@@ -79,11 +80,11 @@ class Reflections(NamedTuple):
 
     @classmethod
     def of(cls, vectors: Tensor) -> Self:
-        """Take the vectors as rows, shape `(reflections, channels)`."""
-        exact = torch.float32 if vectors.device.type == "mps" else torch.float64
-        V = vectors.to(torch.promote_types(vectors.dtype, exact)).T  # never in TF32
+        """Compute the factors from vectors of shape `(reflections, channels)`."""
+        precise = torch.float32 if vectors.device.type == "mps" else torch.float64
+        V = vectors.to(torch.promote_types(vectors.dtype, precise)).T  # never in TF32
         with no_autocast(V):
-            S = _half_diagonal(V.mH @ V)
+            S = _halve_diagonal(V.mH @ V)
             return cls(V, S, torch.linalg.solve_triangular(S, V.mH, upper=True))
 
     def product(self) -> Tensor:
@@ -93,30 +94,30 @@ class Reflections(NamedTuple):
             return identity - self.V @ self.W
 
     def gradient(self, left: Tensor, right: Tensor) -> Tensor:
-        r"""Return the gradient of real vectors, given the one of $U$.
+        r"""Return the gradient of real vectors, given the gradient of $U$.
 
         With $B = -S^{-\top} V^\top \bar U$,
 
         $$ \bar V = B^\top - \bar U W^\top - V (M + M^\top), $$
 
-        where $M$ is $B W^\top$ above the diagonal, with half of its diagonal.
+        where $M$ is the upper triangle of $B W^\top$ with its diagonal halved.
 
         Args:
             left: $\bar U W^\top$, shape `(channels, reflections)`.
             right: $V^\top \bar U$, shape `(reflections, channels)`.
 
         Returns:
-            Shape `(reflections, channels)`.
+            The gradient, shape `(reflections, channels)`.
         """
         V, S, W = self
         B = -torch.linalg.solve_triangular(S.mT, right.to(V.dtype), upper=False)
-        M = _half_diagonal((B @ W.mT).triu())
-        of_V: Tensor = B.mT - left.to(V.dtype) - V @ (M + M.mT)
-        return of_V.mT
+        M = _halve_diagonal((B @ W.mT).triu())
+        grad_V: Tensor = B.mT - left.to(V.dtype) - V @ (M + M.mT)
+        return grad_V.mT
 
 
-def _half_diagonal(matrix: Tensor) -> Tensor:
-    """Return a matrix with half of its diagonal; solving reads what lies above."""
+def _halve_diagonal(matrix: Tensor) -> Tensor:
+    """Return a matrix with its diagonal halved. The lower triangle is not cleared."""
     weights = torch.ones_like(matrix, requires_grad=False)
     return matrix * weights.fill_diagonal_(0.5)
 
@@ -129,7 +130,8 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
         x: Shape `(batch, channels, *space)`.
 
     Returns:
-        Shape `(batch, out, *space)`, in the dtype of `x` also under autocast.
+        The product, shape `(batch, out, *space)`, in the dtype of `x` also under
+        autocast.
     """
     matrix = matrix.to(x.dtype)
     with no_autocast(x):
@@ -149,15 +151,15 @@ def correlate_channels(a: Tensor, b: Tensor) -> Tensor:
         b: Shape `(batch, columns, *space)`.
 
     Returns:
-        Shape `(rows, columns)`.
+        The sum, shape `(rows, columns)`.
     """
     with no_autocast(a):
         if a.ndim == 2:
             return a.T @ b.conj()
-        each = torch.bmm(_flat(a), _flat(b).mH)
-        return each[0] if len(each) == 1 else each.sum(0)
+        per_sample = torch.bmm(_flat(a), _flat(b).mH)
+        return per_sample[0] if len(per_sample) == 1 else per_sample.sum(0)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """Join the spatial axes; unlike `flatten` this knows `is_grads_batched`."""
+    """Flatten the spatial axes. `flatten` does not work with `is_grads_batched`."""
     return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))

@@ -1,4 +1,4 @@
-"""The contract of invertible modules: what a subclass writes, and what it inherits."""
+"""The base classes of invertible modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from invtorch._repr import describe, parameter_count
 from invtorch.recording import Direction, State, nested, recorded
 
-MEMORY = ("invert", "offload", "checkpoint", "store")  # from what keeps least to most
+# from the strategy that keeps least to the one that keeps most
+MEMORY = ("invert", "offload", "checkpoint", "store")
 
 DIRECTIONS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
 OPPOSITE = {"forward": "inverse", "inverse": "forward"}
@@ -24,21 +25,22 @@ REPLAYS = {
 
 
 class InvertibleModule(nn.Module):
-    r"""A map $y = f(x; c)$ with an inverse, the building block of every container.
+    r"""Base class of maps $y = f(x; c)$ with an inverse, the members of containers.
 
     A subclass defines `forward` and `inverse`. Nothing else is needed to train it in
     constant memory. The state $x$ is one tensor or a tuple of tensors (batch first,
-    channels second). The context $c$ is any further arguments: they are passed to both
-    directions, are never inverted, and may need gradients.
+    channels second). The context $c$ is any number of further arguments. They are
+    passed to both directions, are never inverted, and may need gradients.
 
     A layer that can invert and differentiate with one evaluation of its inner network
-    also writes `replay(y, *context)` for `forward` and `replay_inverse(x, *context)`
-    for `inverse` (with the suffix `_and_log_det` for the other two). Given the output
-    of that direction, it returns the rebuilt input as a leaf that requires a gradient,
-    and the output attached to it. A class that writes a direction anew does not inherit
-    the replays of the old one.
+    can also define `replay(y, *context)` for `forward`, and
+    `replay_inverse(x, *context)` for `inverse` (with the suffix `_and_log_det` for the
+    methods with a log-determinant). A replay receives the output of that direction. It
+    returns the rebuilt input, as a leaf that requires a gradient, and the output, as a
+    differentiable function of that leaf. A class that overrides a direction does not
+    inherit its replays.
 
-    A single module of a container can be made to keep more than the others:
+    One module of a container can keep more than the others:
     `net[3].memory = "store"`.
 
     Examples:
@@ -57,14 +59,14 @@ class InvertibleModule(nn.Module):
 
     def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        wrapped = recorded if elementary else nested
+        wrap = recorded if elementary else nested
         for name in DIRECTIONS:
             if name in cls.__dict__:
                 method = cls.__dict__[name]
-                call = wrapped(Direction(name, method))
+                call = wrap(Direction(name, method))
                 setattr(cls, name, functools.wraps(method)(call))
-        # a replay belongs to the direction that it was written for: a class that
-        # writes a direction anew would otherwise be differentiated as its base class
+        # a replay is valid only for the direction that it was written for: otherwise a
+        # class that overrides a direction would be differentiated as its base class
         if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
             for replay in REPLAYS.values():
                 if replay not in cls.__dict__:
@@ -72,10 +74,11 @@ class InvertibleModule(nn.Module):
 
     @property
     def memory(self) -> str | None:
-        """What a container keeps of this module: at least what this strategy keeps.
+        """The memory strategy of this module in a container.
 
-        `None`, the default, leaves it to the container. The strategies are, from the
-        one that keeps least, `"invert"`, `"offload"`, `"checkpoint"` and `"store"`.
+        The container keeps at least what this strategy keeps. With `None`, the default,
+        the container uses its own strategy. The strategies, from the one that keeps
+        least, are `"invert"`, `"offload"`, `"checkpoint"` and `"store"`.
         """
         return self._memory
 
@@ -86,7 +89,7 @@ class InvertibleModule(nn.Module):
         self._memory = memory
 
     def forward(self, x: Any, *context: Any) -> Any:
-        """Map the state `x` to `y`, a state of as many tensors."""
+        """Map the state `x` to `y`, a state with the same number of tensors."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def inverse(self, y: Any, *context: Any) -> Any:
@@ -103,7 +106,7 @@ class InvertibleModule(nn.Module):
 
     @property
     def inv(self) -> InvertibleModule:
-        """This module with its two directions swapped; parameters are shared."""
+        """This module with its two directions swapped. Parameters are shared."""
         return Inverse(self)
 
     __repr__ = describe
@@ -112,25 +115,25 @@ class InvertibleModule(nn.Module):
         """Return what `repr` shows before the inner modules; see `invtorch._repr`.
 
         Args:
-            nested: Whether the module runs as a part of a container.
+            nested: Whether the module is called by a container.
         """
         memory = f"memory={self._memory!r}" if self._memory else ""
         count = parameter_count(self)
         match [*self.children()]:
             case [InvertibleModule() as inner] if parameter_count(inner) == count:
-                count = ""  # it stands there
+                count = ""  # the inner module shows it
         return [self.extra_repr(), memory, count]
 
     @property
     def _layers(self) -> int:
-        """The number of elementary layers that one pass calls."""
+        """The number of layers that one pass calls."""
         return 1
 
 
 class VolumePreserving(InvertibleModule, elementary=False):
     r"""An invertible module with $\lvert\det \partial y/\partial x\rvert = 1$.
 
-    Derive from it instead of `InvertibleModule`, and the log-determinants are zeros.
+    The log-determinants of subclasses are zeros.
 
     Examples:
         >>> class Reverse(VolumePreserving):
@@ -188,7 +191,7 @@ class Inverse(InvertibleModule, elementary=False):
 
 
 def no_log_det(state: State) -> Tensor:
-    """Return the log-determinant of a volume-preserving map: a real zero a sample."""
+    """Return the log-determinant of a volume-preserving map: a zero per sample."""
     tensor = state[0] if isinstance(state, tuple) else state
     dtype = tensor.real.dtype if tensor.is_complex() else tensor.dtype
     return torch.zeros(len(tensor), dtype=dtype, device=tensor.device)

@@ -1,7 +1,7 @@
-"""Measure the memory of a training step, and show how it was planned.
+"""Measure the memory of a training step, and show the plan of its memory.
 
-`InvertibleSequential(..., memory="auto", budget=...)` makes a `Plan` when it first sees
-an input; `net.plan` shows it.
+`InvertibleSequential(..., memory="auto", budget=...)` makes a `Plan` when it first
+receives an input of a shape; `net.plan` is the latest one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ __all__ = ["Memory", "MemoryReport", "Plan", "measure_memory", "memory_report"]
 
 
 class MemoryReport(NamedTuple):
-    """The memory of a training step by its parts, in bytes; `print` shows a table.
+    """The parts of the memory of a training step, in bytes; `print` shows a table.
 
     Attributes:
         parameters: Parameters and buffers.
         gradients: Gradients of all parameters.
         optimizer: State of the optimizer, such as running means of gradients.
-        activations: Peak of everything else during forward and backward pass.
-        cache: Memory that the allocator of a GPU holds in reserve and `nvidia-smi`
-            counts as used; 0 on the CPU.
+        activations: Peak of everything else during the forward and backward pass.
+        cache: Memory that the caching allocator of a GPU reserves but does not use.
+            `nvidia-smi` includes it. 0 on the CPU.
     """
 
     parameters: int
@@ -47,16 +47,16 @@ def memory_report(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> MemoryReport:
-    """Report the memory of a training step by its parts.
+    """Report the memory of a training step, divided into its parts.
 
-    A memory strategy saves activations only. Parameters, gradients and the optimizer's
-    state grow with depth under every strategy, and the allocator of a GPU holds freed
-    memory in reserve.
+    A memory strategy only reduces activations. Parameters, gradients and the state of
+    the optimizer grow with depth under every strategy, and the caching allocator of a
+    GPU reserves freed memory.
 
     Args:
         call: The forward and backward pass, without the optimizer's step. It is called
             twice; the gradients are restored afterwards.
-        model: The model whose parameters count.
+        model: The model whose parameters and buffers are counted.
         optimizer: The optimizer, after its first step.
 
     Examples:
@@ -84,12 +84,12 @@ def memory_report(
     return MemoryReport(
         bytes_of([*parameters, *model.buffers()]),
         gradients,
-        bytes_of(_kept_by(optimizer)),
+        bytes_of(_state_of(optimizer)),
         activations,
         max(reserved - allocated - activations, 0),
     )
 
 
-def _kept_by(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+def _state_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
     states = optimizer.state.values() if optimizer else ()
     return [v for state in states for v in state.values() if isinstance(v, Tensor)]

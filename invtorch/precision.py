@@ -1,4 +1,4 @@
-"""Precision: the rounding of dtypes and devices, and whether autocast lowers it."""
+"""Precision: the rounding errors of dtypes and devices, and the dtype of autocast."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 def is_differentiable(tensor: Tensor) -> bool:
-    """Return whether a tensor can need a gradient: integers cannot."""
+    """Return whether a tensor can require a gradient; integers cannot."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 def eps_of(dtype: torch.dtype) -> float:
-    """Return the relative rounding of a dtype; integers have none."""
+    """Return the eps of a dtype; 0 for integers, which are not rounded."""
     return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Compute in the dtype of the operands, whatever autocast says."""
+    """Return a context without autocast: computations are in the operands' dtype."""
     device = x.device.type
     if autocast_enabled(device):
         return torch.autocast(device, enabled=False)
@@ -30,40 +30,41 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def autocast_enabled(device: str) -> bool:
-    """Return whether autocast is on for a type of device; some do not support it."""
+    """Return whether autocast is enabled for a device type; some do not support it."""
     known = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
     return known and torch.is_autocast_enabled(device)
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """Return the dtype of autocast for a type of device, or `None` if it is off."""
+    """Return the dtype of autocast for a device type, or `None` if it is disabled."""
     return torch.get_autocast_dtype(device) if autocast_enabled(device) else None
 
 
 def tf32_dtypes(parameters: Iterable[Tensor], device: torch.device) -> set[torch.dtype]:
-    """Return the dtype whose rounding TF32 gives to products with parameters, if used.
+    """Return float16 if products with these parameters may use TF32, else nothing.
 
-    A GPU may round the factors of float32 to TF32, which has the mantissa of float16.
-    PyTorch allows it to convolutions, whose weights have more than two axes, unless
-    set otherwise, and to matrix products where set so.
+    TF32 is a mode in which a GPU rounds float32 factors to the mantissa of float16.
+    By default, PyTorch permits it for convolutions, but not for matrix products. The
+    weights of convolutions have more than two axes.
     """
     if device.type != "cuda":
         return set()
     axes = [p.ndim for p in parameters if p.dtype in (torch.float32, torch.complex64)]
     convolutions, matrices = _tf32()
+    # the smallest number of axes of a weight whose products may use TF32
     least = 0 if matrices else 3 if convolutions else math.inf
     return {torch.float16} if any(n >= least for n in axes) else set()
 
 
 def _tf32_allowed() -> tuple[bool, bool]:
-    """Return whether convolutions, and matrix products, may round to TF32."""
+    """Return whether convolutions, and matrix products, may use TF32."""
     backends: Any = torch.backends
     kinds = backends.cudnn.conv, backends.cuda.matmul
     convolutions, matrices = (kind.fp32_precision == "tf32" for kind in kinds)
     return convolutions, matrices
 
 
-# Dynamo cannot trace the reading of a backend's setting: it takes the answer for a
-# constant, which recompilation does not watch.
+# Dynamo cannot trace that a backend's setting is read. It treats the result as a
+# constant, and does not recompile if the setting changes.
 _tf32: Callable[[], tuple[bool, bool]]
 _tf32 = torch.compiler.assume_constant_result(_tf32_allowed)

@@ -58,11 +58,11 @@ class Graph(Protocol):
         grads: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> Gradients:
-        """Return the gradients of the state and of `others`, those that are needed."""
+        """Return the gradients of the state and of `others`, `None` if not needed."""
 
 
 class FullGraph(NamedTuple):
-    """The graph of a whole call, from its input state to its outputs."""
+    """The graph of a grad_state call, from its input state to its outputs."""
 
     state: Tensors
     outputs: Tensors
@@ -153,22 +153,24 @@ class ShiftGraph(NamedTuple):
         (grad,) = grads
         if grad is None:
             return [None] * len(needed)
-        of_shift = (self._of_shift(grad),)
-        of_kept, *rest = gradients((self.edge,), of_shift, (self.kept, *others), needed)
-        return [self._of_state(grad, of_kept) if needed[0] else None, *rest]
+        grad_shift = (self._grad_of_shift(grad),)
+        grad_kept, *rest = gradients(
+            (self.edge,), grad_shift, (self.kept, *others), needed
+        )
+        return [self._grad_of_state(grad, grad_kept) if needed[0] else None, *rest]
 
-    def _of_shift(self, grad: Tensor) -> Tensor:
+    def _grad_of_shift(self, grad: Tensor) -> Tensor:
         tail = grad.narrow(self.dim, grad.shape[self.dim] - self.size, self.size)
         return tail if self.sign > 0 else -tail
 
-    def _of_state(self, grad: Tensor, of_kept: Tensor | None) -> Tensor:
-        if of_kept is None:
+    def _grad_of_state(self, grad: Tensor, grad_kept: Tensor | None) -> Tensor:
+        if grad_kept is None:
             return grad
-        if of_kept.shape == grad.shape:
-            return grad + of_kept
-        whole = grad.clone()
-        whole.narrow(self.dim, 0, of_kept.shape[self.dim]).add_(of_kept)
-        return whole
+        if grad_kept.shape == grad.shape:
+            return grad + grad_kept
+        grad_state = grad.clone()
+        grad_state.narrow(self.dim, 0, grad_kept.shape[self.dim]).add_(grad_kept)
+        return grad_state
 
 
 def gradients(
@@ -177,7 +179,7 @@ def gradients(
     inputs: Tensors,
     needed: Sequence[bool],
 ) -> Gradients:
-    """Return the gradients of those inputs that need one."""
+    """Return the gradients of the inputs that need one, and `None` for the others."""
     reached = [
         (output, grad)
         for output, grad in zip(outputs, grads, strict=True)

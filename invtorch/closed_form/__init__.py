@@ -1,19 +1,20 @@
-"""Derivatives in closed form, written by hand, of layers whose formula is known.
+"""Closed forms: derivatives written by hand, for layers whose formula is known.
 
-They save what autograd costs per operation: no graph is made in the forward pass, and
-nothing has to be watched or restored around it. They are optional companions: without
-them, autograd differentiates the same layers, with the same results.
+A closed form is faster than autograd: the forward pass makes no graph, and the
+environment of the call is neither recorded nor restored. Closed forms are optional:
+without them, autograd differentiates the same layers, with the same results.
 
-* `protocol`: what a closed form can do, and where gradients of parameters are summed.
-* `registry`: from a module to its closed form, or to `None`: then autograd does it.
-* `torch_modules`, `weights`: PyTorch's convolutions, linear maps, activations, chains.
+* `protocol`: the methods of a closed form, and the sums of parameter gradients.
+* `registry`: finds the closed form of a module, or `None` if autograd is to be used.
+* `torch_modules`, `weights`: convolutions, linear maps, activations and
+  `nn.Sequential`.
 * `gated_block`: `GatedResidualBlock`.
 * `couplings`: `AdditiveCoupling` and `OrthogonalCoupling`.
 
-The last three import the classes that they accompany, and no class imports them.
+The last three import the classes of these modules. Those classes do not import them.
 """
 
-# to import them registers them
+# importing these modules registers their closed forms
 from invtorch.closed_form import couplings, gated_block, torch_modules
 from invtorch.closed_form.protocol import Gradients, Shift, ShiftPullBack
 from invtorch.closed_form.registry import closed_form, without_closed_forms

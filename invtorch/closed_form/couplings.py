@@ -20,22 +20,24 @@ from invtorch.linalg import (
     mix_channels,
 )
 
-FEW = 4  # reflections: of more that are nearly equal the factors would be large
+# The most reflections for which `ReflectedShift` is used. With more of them, vectors
+# that are nearly parallel make the entries of $W$ large, and with them rounding errors.
+FEW = 4
 
 
 class OrthogonalShift(NamedTuple):
     r"""The shift $U_2^\top G(U_1 x)$ of an orthogonal coupling.
 
-    With $\bar s = \pm U_2 \bar y$ and $\bar k$ what it becomes on its way back through
-    $G$,
+    With $\bar s = \pm U_2 \bar y$ the gradient of the output of $G$, and $\bar k$ the
+    gradient of its input,
 
     $$ \bar x = \bar y + U_1^\top \bar k, \qquad \bar U_1 = \bar k\, x^\top, \qquad
        \bar U_2 = \pm G(U_1 x)\, \bar y^\top. $$
 
     Attributes:
-        vectors: The normals of the reflections of which $U$ is the product.
+        vectors: The vectors of the Householder reflections whose product is $U$.
         conditioner: The network $G$.
-        name: What errors call it.
+        name: The name of the conditioner in error messages.
     """
 
     vectors: Tensor
@@ -50,38 +52,38 @@ class OrthogonalShift(NamedTuple):
         return torch.add(state, mix_channels(U2.mT, shift), alpha=sign)
 
     def with_pull_back(self, state: Tensor, sign: int) -> tuple[Tensor, ShiftPullBack]:
-        """Return the same and its derivative."""
+        """Return the same and a function that computes the derivative."""
         reflections = Reflections.of(self.vectors)
         U1, U2 = _halves(reflections.product().to(state.dtype))
         shift, pull_shift = self.conditioner.with_pull_back(mix_channels(U1, state))
         _check(self.name, shift, state)
 
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
-            of_U2 = sign * correlate_channels(last.pop(), grad)
-            of_kept = pull_shift(_signed(mix_channels(U2, grad), sign), into)
+            grad_U2 = sign * correlate_channels(saved.pop(), grad)
+            grad_kept = pull_shift(_signed(mix_channels(U2, grad), sign), into)
             if into.needs(self.vectors):
-                of_U = torch.cat([correlate_channels(of_kept, x), of_U2])
-                of_U = of_U.to(reflections.V.dtype)
-                left, right = of_U @ reflections.W.mT, reflections.V.mT @ of_U
+                grad_U = torch.cat([correlate_channels(grad_kept, x), grad_U2])
+                grad_U = grad_U.to(reflections.V.dtype)
+                left, right = grad_U @ reflections.W.mT, reflections.V.mT @ grad_U
                 into.add(self.vectors, reflections.gradient(left, right).to(grad.dtype))
-            return grad + mix_channels(U1.mT, of_kept)
+            return grad + mix_channels(U1.mT, grad_kept)
 
-        moved, last = mix_channels(U2.mT, shift), [shift]
+        moved, saved = mix_channels(U2.mT, shift), [shift]
         return torch.add(state, moved, alpha=sign, out=moved), pull
 
 
 class ReflectedShift(NamedTuple):
-    r"""The same shift, $U = I - V W$ never made: two thin products in place of one.
+    r"""The same shift, computed from the factors of $U = I - V W$ instead of $U$.
 
-    With $V$ split in halves as the rows of $U$ are,
+    $V_1$ and $V_2$ are the two halves of the rows of $V$:
 
     $$ U_1 x = x_1 - V_1 W x, \qquad U_2^\top s = (0, s) - W^\top V_2^\top s, $$
 
     $$ \bar U W^\top = \bigl(\bar k\, (Wx)^\top,\; \pm s\, (W\bar y)^\top\bigr), \qquad
        V^\top \bar U = V_1^\top \bar k\, x^\top \pm V_2^\top s\, \bar y^\top. $$
 
-    On a CPU this is faster for few reflections of many channels. On a GPU it moves more
-    memory than the product with $U$.
+    On a CPU this is faster if there are few reflections and many channels. On a GPU it
+    reads and writes more memory than the product with $U$.
     """
 
     vectors: Tensor
@@ -92,48 +94,48 @@ class ReflectedShift(NamedTuple):
         """Return the state with the shift added or subtracted."""
         V1, V2, W = self._factors(Reflections.of(self.vectors), state)
         x1, _ = _halves(state, 1)
-        shift = self.conditioner(_less(x1, V1, mix_channels(W, state)))
+        shift = self.conditioner(_minus_product(x1, V1, mix_channels(W, state)))
         _check(self.name, shift, state)
-        return self._lifted(state, shift, mix_channels(V2.mT, shift), W, sign)
+        return self._add_shift(state, shift, mix_channels(V2.mT, shift), W, sign)
 
     def with_pull_back(self, state: Tensor, sign: int) -> tuple[Tensor, ShiftPullBack]:
-        """Return the same and its derivative."""
+        """Return the same and a function that computes the derivative."""
         reflections = Reflections.of(self.vectors)
         V1, V2, W = self._factors(reflections, state)
         x1, _ = _halves(state, 1)
         shift, pull_shift = self.conditioner.with_pull_back(
-            _less(x1, V1, mix_channels(W, state))  # nothing else refers to it
+            _minus_product(x1, V1, mix_channels(W, state))  # not assigned: freed early
         )
         _check(self.name, shift, state)
-        thin, last = mix_channels(V2.mT, shift), [shift]
+        V2_shift, saved = mix_channels(V2.mT, shift), [shift]
 
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
             Wg, (_, grad2) = mix_channels(W, grad), _halves(grad, 1)
-            lower = correlate_channels(last.pop(), Wg)
-            of_kept = pull_shift(_signed(_less(grad2, V2, Wg), sign), into)
-            Vk = mix_channels(V1.mT, of_kept)
+            lower = correlate_channels(saved.pop(), Wg)
+            grad_kept = pull_shift(_signed(_minus_product(grad2, V2, Wg), sign), into)
+            Vk = mix_channels(V1.mT, grad_kept)
             if into.needs(self.vectors):
-                upper = correlate_channels(of_kept, mix_channels(W, x))
+                upper = correlate_channels(grad_kept, mix_channels(W, x))
                 left = torch.cat([upper, sign * lower])
                 right = correlate_channels(Vk, x)
-                right += sign * correlate_channels(thin, grad)
+                right += sign * correlate_channels(V2_shift, grad)
                 into.add(self.vectors, reflections.gradient(left, right).to(grad.dtype))
-            of_x = _less(grad, W.mT, Vk)
-            of_x[:, : of_kept.shape[1]] += of_kept
-            return of_x
+            grad_x = _minus_product(grad, W.mT, Vk)
+            grad_x[:, : grad_kept.shape[1]] += grad_kept
+            return grad_x
 
-        return self._lifted(state, shift, thin, W, sign), pull
+        return self._add_shift(state, shift, V2_shift, W, sign), pull
 
     def _factors(self, reflections: Reflections, state: Tensor) -> tuple[Tensor, ...]:
         V, W = reflections.V.to(state.dtype), reflections.W.to(state.dtype)
         return *_halves(V), W
 
-    def _lifted(
-        self, state: Tensor, shift: Tensor, thin: Tensor, W: Tensor, sign: int
+    def _add_shift(
+        self, state: Tensor, shift: Tensor, V2_shift: Tensor, W: Tensor, sign: int
     ) -> Tensor:
-        lifted = _less(state, W.mT, thin, sign)
-        lifted[:, -shift.shape[1] :].add_(shift, alpha=sign)
-        return lifted
+        shifted_state = _minus_product(state, W.mT, V2_shift, sign)
+        shifted_state[:, -shift.shape[1] :].add_(shift, alpha=sign)
+        return shifted_state
 
 
 Orthogonal: TypeAlias = OrthogonalShift | ReflectedShift
@@ -141,7 +143,7 @@ Orthogonal: TypeAlias = OrthogonalShift | ReflectedShift
 
 @register(OrthogonalCoupling)
 def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
-    """Return a layer in closed form, if its conditioner has one."""
+    """Return the closed form of a layer, if its conditioner has one."""
     conditioner = _conditioner(layer, state)
     if conditioner is None or state.ndim < 2:
         return None
@@ -154,7 +156,7 @@ def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
 
 @register(AdditiveCoupling)
 def additive(layer: AdditiveCoupling, state: Tensor) -> AdditiveShift | None:
-    """Return a layer in closed form, if its conditioner has one."""
+    """Return the closed form of a layer, if its conditioner has one."""
     conditioner = _conditioner(layer, state)
     if conditioner is None or layer.grid:
         return None
@@ -172,8 +174,9 @@ def _conditioner(
 
 
 def orthogonal_shift(vectors: Tensor, conditioner: Function, name: str) -> Orthogonal:
-    """Return the shift in the form that is faster on the device of the vectors."""
+    """Return the form of the shift that is faster on the device of the vectors."""
     reflections, channels = vectors.shape
+    # here, "many channels" means at least 8 per reflection
     few = reflections <= FEW and 8 * reflections <= channels
     kind = ReflectedShift if few and vectors.device.type == "cpu" else OrthogonalShift
     return kind(vectors, conditioner, name)
@@ -182,14 +185,14 @@ def orthogonal_shift(vectors: Tensor, conditioner: Function, name: str) -> Ortho
 class AdditiveShift(NamedTuple):
     r"""The shift $(0, G(x_1))$ of an additive coupling.
 
-    $\bar x = \bar y + (\bar k, 0)$, where $\bar k$ is what $\pm\bar y_2$ becomes on its
-    way back through $G$.
+    $\bar x = \bar y + (\bar k, 0)$, where $\bar k$ is the gradient of the input of $G$,
+    given the gradient $\pm\bar y_2$ of its output.
 
     Attributes:
         conditioner: The network $G$.
-        split: The number of entries in $x_1$, or half of them.
+        split: The number of entries in $x_1$, or `None` for half of them.
         dim: The axis that is split.
-        name: What errors call it.
+        name: The name of the conditioner in error messages.
     """
 
     conditioner: Function
@@ -205,20 +208,20 @@ class AdditiveShift(NamedTuple):
         return torch.cat([kept, torch.add(moved, shift, alpha=sign)], self.dim)
 
     def with_pull_back(self, state: Tensor, sign: int) -> tuple[Tensor, ShiftPullBack]:
-        """Return the same and its derivative."""
-        other = state.clone()
-        kept, moved = split_state(other, self.split, self.dim)
+        """Return the same and a function that computes the derivative."""
+        output = state.clone()
+        kept, moved = split_state(output, self.split, self.dim)
         shift, pull_shift = self.conditioner.with_pull_back(kept)
         check_returned(self.name, shift, tuple(moved.shape), moved)
 
         def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
-            del x  # the derivative does not depend on what is shifted
+            del x  # the derivative needs only the values saved by the conditioner
             kept, moved = split_state(grad, self.split, self.dim)
-            of_kept = pull_shift(_signed(moved, sign), into)
-            return torch.cat([kept + of_kept, moved], self.dim)
+            grad_kept = pull_shift(_signed(moved, sign), into)
+            return torch.cat([kept + grad_kept, moved], self.dim)
 
         moved.add_(shift, alpha=sign)
-        return other, pull
+        return output, pull
 
 
 def _halves(tensor: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
@@ -230,8 +233,10 @@ def _signed(tensor: Tensor, sign: int) -> Tensor:
     return tensor if sign > 0 else -tensor
 
 
-def _less(x: Tensor, columns: Tensor, rows: Tensor, sign: int = 1) -> Tensor:
-    """Return `x` less (or plus) a product of few columns and rows, one by one.
+def _minus_product(x: Tensor, columns: Tensor, rows: Tensor, sign: int = 1) -> Tensor:
+    """Subtract a product of few columns and rows from `x`, or add it if `sign` is -1.
+
+    The products of one column and one row are subtracted one by one.
 
     Args:
         x: Shape `(batch, n, *space)`.

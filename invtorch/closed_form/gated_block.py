@@ -32,13 +32,13 @@ aten = torch.ops.aten
 
 
 class GatedBlock(NamedTuple):
-    """What `GatedResidualBlock` computes, operation by operation.
+    """The operations of `GatedResidualBlock`.
 
     Attributes:
-        first: The weight $W_1$ of the patches.
-        first_bias: Its bias.
+        first: The weight $W_1$, applied to the input patches.
+        first_bias: The bias added after $W_1$.
         look: The convolution with $W_2$ on the coarse grid.
-        third: The weight $W_3$ of the patches that come out.
+        third: The weight $W_3$, which computes the output patches.
         stride: Size of a patch along each axis.
     """
 
@@ -67,25 +67,25 @@ class GatedBlock(NamedTuple):
         h2, pull_look = self.look.with_pull_back(h1)
         h2.relu_()
         out = spread(W3, h2)
-        kept = [W1, patches, h1, h2, W3, out]
+        saved = [W1, patches, h1, h2, W3, out]
 
         def pull(grad: Tensor, into: Gradients) -> Tensor:
             grad = to_patches(padded(grad, self.stride), self.stride)
-            grad = aten.glu_backward(grad, kept.pop(), 1)
-            W3, h2 = kept.pop(), kept[-1]
-            of_W3 = correlate_channels(h2, grad) if into.needs(*self.third) else None
+            grad = aten.glu_backward(grad, saved.pop(), 1)
+            W3, h2 = saved.pop(), saved[-1]
+            grad_W3 = correlate_channels(h2, grad) if into.needs(*self.third) else None
             grad = mix_channels(W3.flatten(1), grad)
             shape = W3.shape
             del W3, h2
-            if of_W3 is not None:
-                pull_third(of_W3.view(shape), into)
-            grad = aten.threshold_backward(grad, kept.pop(), 0)
+            if grad_W3 is not None:
+                pull_third(grad_W3.view(shape), into)
+            grad = aten.threshold_backward(grad, saved.pop(), 0)
             grad = pull_look(grad, into)
-            grad = aten.threshold_backward(grad, kept.pop(), 0)
+            grad = aten.threshold_backward(grad, saved.pop(), 0)
             into.add(self.first_bias, grad.sum((0, *range(2, grad.ndim))))
-            W1 = kept[0]
+            W1 = saved[0]
             if into.needs(*self.first):
-                pull_first(correlate_channels(grad, kept.pop()).view_as(W1), into)
+                pull_first(correlate_channels(grad, saved.pop()).view_as(W1), into)
             grad = mix_channels(W1.flatten(1).mT, grad)
             return cropped(from_patches(grad, self.stride), space)
 
@@ -97,7 +97,7 @@ class GatedBlock(NamedTuple):
 
 @register(GatedResidualBlock)
 def gated_block(block: GatedResidualBlock, state: Tensor) -> GatedBlock | None:
-    """Return a block in closed form, if its parts are those that it was built with."""
+    """Return the closed form of a block, if its submodules have not been replaced."""
     parts = block.gather, block.look, block.spread
     kinds = GatherPatches, CONVOLUTIONS.get(block.dims), SpreadPatches
     if is_parametrized(block) or (*map(type_before_parametrizations, parts),) != kinds:

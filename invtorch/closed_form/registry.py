@@ -1,9 +1,8 @@
-"""The one registry of hand-written derivatives: from a module to its closed form.
+"""The registry of closed forms.
 
-A closed form is an optional companion of a module: it computes what the module
-computes, from tensors alone, and differentiates that without autograd. The engine asks
-here for every layer it records. Without an answer it leaves the layer to autograd, with
-the same results.
+A closed form computes the same as a module, from tensors only, and differentiates it
+without autograd. The engine looks up the closed form of every layer that it records. If
+there is none, autograd differentiates the layer, with the same results.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Make = TypeVar("Make", bound=Callable[[Any, Tensor], Any])
 
 
 class _Entry(NamedTuple):
-    """What makes closed forms of a class, and the methods that it was written for."""
+    """A function that makes closed forms of a class, and the methods it is for."""
 
     make: Callable[[Any, Tensor], Any]
     methods: tuple[object, object]
@@ -31,11 +30,11 @@ _ENTRIES: dict[type[nn.Module], _Entry] = {}
 
 
 def register(*kinds: type[nn.Module]) -> Callable[[Make], Make]:
-    """Register what makes the closed forms of modules of these classes.
+    """Register a function that makes the closed forms of modules of these classes.
 
-    It is given the module and a state. It returns a `Function` of a conditioner, a
-    `Shift` of a layer, or `None` where a module is configured to compute something
-    else. It is not asked for derived classes, whose `forward` may be another.
+    The function receives the module and a state. It returns a `Function` for a
+    conditioner, a `Shift` for a layer, or `None` if there is no closed form for the
+    options of the module. It is not called for subclasses: they may override `forward`.
     """
 
     def add(make: Make) -> Make:
@@ -47,20 +46,20 @@ def register(*kinds: type[nn.Module]) -> Callable[[Make], Make]:
 
 
 def closed_form(module: nn.Module, state: Tensor) -> Any:
-    """Return a layer as a `Shift`, a conditioner as a `Function`, or `None`.
+    """Return the closed form of a module, or `None`.
 
-    The closed form holds the parameters that the module has now. Whether hooks must be
-    called, or precision is to be lowered, is for the caller to see.
+    It is a `Shift` for a layer and a `Function` for a conditioner, and holds the
+    current parameters of the module. The caller checks for hooks and autocast.
 
     Args:
         module: The module.
-        state: The state that a layer is given, or one of the same rank.
+        state: The input of the layer, or a tensor with the same number of dimensions.
     """
     kind = type(module)
     if kind not in _ENTRIES:
         kind = type_before_parametrizations(module)
     entry = _ENTRIES.get(kind)
-    # a method that was exchanged in the class computes something else
+    # a method that was replaced in the class may compute something else
     if entry is None or entry.methods != _methods(kind):
         return None
     return entry.make(module, state)
@@ -68,9 +67,9 @@ def closed_form(module: nn.Module, state: Tensor) -> Any:
 
 @contextmanager
 def without_closed_forms(*kinds: type[nn.Module]) -> Iterator[None]:
-    """Leave modules of these classes to autograd inside, or all if none is given.
+    """Disable the closed forms of these classes, or of all classes if none is given.
 
-    It holds for all threads: it is meant for tests and benchmarks.
+    This affects all threads. It is meant for tests and benchmarks.
     """
     removed = {k: _ENTRIES.pop(k) for k in kinds or [*_ENTRIES] if k in _ENTRIES}
     try:

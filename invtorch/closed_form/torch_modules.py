@@ -1,4 +1,4 @@
-"""PyTorch's own convolutions, linear maps, activations and chains in closed form."""
+"""PyTorch's convolutions, linear maps, activations, `nn.Sequential` in closed form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 class Convolution(NamedTuple):
-    """A convolution of any number of axes, over zeros around the input."""
+    """A convolution with any number of spatial axes and zero padding."""
 
     weight: Weight
     bias: Tensor | None
@@ -28,16 +28,16 @@ class Convolution(NamedTuple):
     groups: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Convolve."""
+        """Return the convolution."""
         return self._convolved(x, self.weight.value())
 
     def with_pull_back(self, x: Tensor) -> tuple[Tensor, PullBack]:
-        """Convolve, and return the derivative."""
+        """Return the convolution and its derivative."""
         weight, pull_weight = self.weight.with_pull_back()
-        bias, kept = self.bias, [x, weight]
+        bias, saved = self.bias, [x, weight]
 
         def pull(grad: Tensor, into: Gradients) -> Tensor:
-            weight, x = kept.pop(), kept.pop()
+            weight, x = saved.pop(), saved.pop()
             grads: tuple[Tensor, Tensor | None, Tensor | None]
             grads = aten.convolution_backward(
                 *(grad, x, weight, [len(weight)] if bias is not None else None),
@@ -45,12 +45,12 @@ class Convolution(NamedTuple):
                 [True, into.needs(*self.weight), bias is not None and into.needs(bias)],
             )
             del grad, x, weight
-            of_x, of_weight, of_bias = grads
-            if of_weight is not None:
-                pull_weight(of_weight, into)
-            if bias is not None and of_bias is not None:
-                into.add(bias, of_bias)
-            return of_x
+            grad_x, grad_weight, grad_bias = grads
+            if grad_weight is not None:
+                pull_weight(grad_weight, into)
+            if bias is not None and grad_bias is not None:
+                into.add(bias, grad_bias)
+            return grad_x
 
         return self._convolved(x, weight), pull
 
@@ -59,13 +59,13 @@ class Convolution(NamedTuple):
 
     @property
     def _options(self) -> tuple[Any, ...]:
-        none = [0] * len(self.stride)
-        return self.stride, self.padding, self.dilation, False, none, self.groups
+        zeros = [0] * len(self.stride)  # the output padding of a transposed convolution
+        return self.stride, self.padding, self.dilation, False, zeros, self.groups
 
 
 @register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(module: Any, state: Tensor) -> Convolution | None:
-    """Return a convolution in closed form."""
+    """Return the closed form of a convolution."""
     weight, own = weight_of(module), _torch.parameters_of(module)
     options = module.stride, module.padding, module.dilation
     if (
@@ -86,11 +86,11 @@ class Linear(NamedTuple):
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map."""
+        """Return the result."""
         return F.linear(x, self.weight.value(), self.bias)
 
     def with_pull_back(self, x: Tensor) -> tuple[Tensor, PullBack]:
-        """Map, and return the derivative."""
+        """Return the result and its derivative."""
         weight, pull_weight = self.weight.with_pull_back()
 
         def pull(grad: Tensor, into: Gradients) -> Tensor:
@@ -106,7 +106,7 @@ class Linear(NamedTuple):
 
 @register(nn.Linear)
 def linear(module: nn.Linear, state: Tensor) -> Linear | None:
-    """Return an affine map in closed form."""
+    """Return the closed form of a linear layer."""
     del state
     weight, own = weight_of(module), _torch.parameters_of(module)
     if weight is None or "bias" not in own:  # as above
@@ -116,13 +116,13 @@ def linear(module: nn.Linear, state: Tensor) -> Linear | None:
 
 
 class Pointwise(NamedTuple):
-    """A function of every entry.
+    """An elementwise function.
 
     Attributes:
         function: The function.
-        derivative: From the gradient of the output, and the input or the output, to
-            the gradient of the input.
-        of_output: Whether the derivative is one of the output.
+        derivative: Computes the gradient of the input from the gradient of the output
+            and either the output or the input.
+        of_output: Whether `derivative` takes the output instead of the input.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -134,10 +134,10 @@ class Pointwise(NamedTuple):
         return self.function(x)
 
     def with_pull_back(self, x: Tensor) -> tuple[Tensor, PullBack]:
-        """Apply the function, and return the derivative."""
+        """Apply the function, and return the derivative too."""
         y = self.function(x)
-        kept = y if self.of_output else x
-        return y, lambda grad, _: self.derivative(grad, kept)
+        saved = y if self.of_output else x
+        return y, lambda grad, _: self.derivative(grad, saved)
 
 
 RELU = Pointwise(torch.relu, lambda grad, y: aten.threshold_backward(grad, y, 0), True)
@@ -156,7 +156,7 @@ ACTIVATIONS: dict[type[nn.Module], Pointwise] = {
 
 @register(*ACTIVATIONS)
 def pointwise(module: Any, state: Tensor) -> Pointwise | None:
-    """Return an activation in closed form, unless it writes into its input."""
+    """Return the closed form of an activation, unless it changes its input in place."""
     del state
     exact = getattr(module, "approximate", "none") == "none"
     inplace = getattr(module, "inplace", False)
@@ -164,18 +164,18 @@ def pointwise(module: Any, state: Tensor) -> Pointwise | None:
 
 
 class Chain(NamedTuple):
-    """Functions one after another."""
+    """Functions applied one after another."""
 
     parts: tuple[Function, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply them from first to last."""
+        """Apply the functions from first to last."""
         for part in self.parts:
             x = part(x)
         return x
 
     def with_pull_back(self, x: Tensor) -> tuple[Tensor, PullBack]:
-        """Apply them, and return their derivative, from last to first."""
+        """Apply the functions, and return the derivative of the result too."""
         pulls: list[PullBack] = []
         for part in self.parts:
             x, pull_part = part.with_pull_back(x)
@@ -191,6 +191,6 @@ class Chain(NamedTuple):
 
 @register(nn.Sequential)
 def chain(module: nn.Sequential, state: Tensor) -> Chain | None:
-    """Return a chain of modules in closed form, if all of them have one."""
+    """Return the closed form of `nn.Sequential`, if all its modules have one."""
     parts = tuple([closed_form(part, state) for part in module])
     return None if None in parts else Chain(parts)

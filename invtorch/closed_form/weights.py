@@ -1,4 +1,4 @@
-"""The weight of a module, as it is or normalized."""
+"""The weight of a module: a parameter, or weight-normalized."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class PlainWeight(NamedTuple):
         return self.weight
 
     def with_pull_back(self) -> tuple[Tensor, Pull]:
-        """Return the weight, and what adds its gradient."""
+        """Return the weight and a function that adds its gradient."""
         return self.weight, lambda grad, into: into.add(self.weight, grad)
 
 
 class NormalizedWeight(NamedTuple):
-    r"""A weight $w = g\,v / \lVert v \rVert$, one norm for each entry of axis 0.
+    r"""A weight $w = g\,v / \lVert v \rVert$, with one norm per index of axis 0.
 
     References:
         Salimans and Kingma, *Weight normalization*, 2016. arXiv:1602.07868
@@ -43,14 +43,14 @@ class NormalizedWeight(NamedTuple):
         return _torch.normalized_weight(self.v, self.g)
 
     def with_pull_back(self) -> tuple[Tensor, Pull]:
-        """Return the weight, and what adds the gradients of `g` and `v`."""
+        """Return the weight and a function that adds the gradients of `g` and `v`."""
         g, v = self.g.contiguous(), self.v.contiguous()
         weight, norms = _torch.weight_norm_with_norms(v, g)
 
         def pull(grad: Tensor, into: Gradients) -> None:
-            of_v, of_g = _torch.weight_norm_backward(grad.contiguous(), v, g, norms)
-            into.add(self.v, of_v)
-            into.add(self.g, of_g)
+            grad_v, grad_g = _torch.weight_norm_backward(grad.contiguous(), v, g, norms)
+            into.add(self.v, grad_v)
+            into.add(self.g, grad_g)
 
         return weight, pull
 
@@ -59,17 +59,17 @@ Weight = PlainWeight | NormalizedWeight
 
 
 def weight_of(module: nn.Module) -> Weight | None:
-    """Return the weight of a module, or `None` if something else makes a part of it."""
+    """Return the weight of a module, or `None` if it is parametrized in another way."""
     parametrized = _torch.submodules_of(module).get("parametrizations")
     if parametrized is None:
         weight = _torch.parameters_of(module).get("weight")
         return None if weight is None else PlainWeight(weight)
     lists = _torch.submodules_of(parametrized)
-    of_weight = lists.get("weight")
-    if type(of_weight) is not ParametrizationList or [*lists] != ["weight"]:
+    parametrization = lists.get("weight")
+    if type(parametrization) is not ParametrizationList or [*lists] != ["weight"]:
         return None
-    first, *others = of_weight
-    g, v = map(_torch.parameters_of(of_weight).get, ("original0", "original1"))
+    first, *others = parametrization
+    g, v = map(_torch.parameters_of(parametrization).get, ("original0", "original1"))
     if others or type(first) is not _torch.WeightNorm or first.dim != 0:
         return None
     return None if g is None or v is None else NormalizedWeight(g, v)

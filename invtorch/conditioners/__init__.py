@@ -1,4 +1,4 @@
-"""Networks that condition a coupling; they need no inverse."""
+"""Conditioners: the networks inside couplings. They need no inverse."""
 
 from invtorch.conditioners.gated import GatedResidualBlock
 

@@ -22,33 +22,34 @@ from invtorch.conditioners.patches import (
 
 
 class GatedResidualBlock(nn.Module):
-    r"""Compute on a coarser grid and come back through a gate.
+    r"""A gated residual block: convolutions on a coarse grid, and a gated output.
 
     $$ G(x) = a \odot \sigma(b), \qquad (a, b) = W_3^\top *_s \operatorname{relu}\bigl(
        W_2 * \operatorname{relu}(W_1 *_s x)\bigr) $$
 
-    $W_1$ gathers patches of `stride` positions into `hidden` channels, $W_2$ looks
-    around, and $W_3$ spreads the result over the patches again, without a bias. All
-    weights are weight-normalized. The gate makes training stable without a special
-    initialization.
+    $W_1$ maps each patch of `stride` positions to `hidden` channels at one position of
+    the coarse grid, $W_2$ is a convolution on that grid, and $W_3$ maps each of its
+    positions to a patch again, without a bias. All weights are weight-normalized. With
+    the gate, training is stable without a special initialization.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         hidden: Channels on the coarse grid.
         stride: Size of a patch, one number or one per axis.
-        kernel_size: Size of the convolution on the coarse grid, odd.
+        kernel_size: Kernel size of the convolution on the coarse grid, odd.
         dims: Number of spatial axes, 1 to 3.
 
     Shape:
-        From `(batch, in_channels, *space)` to `(batch, out_channels, *space)`. Sizes
-        that `stride` does not divide are padded with zeros and cropped again.
+        From `(batch, in_channels, *space)` to `(batch, out_channels, *space)`. If
+        `stride` does not divide a size, the input is padded with zeros and the output
+        is cropped.
 
     Raises:
-        TypeError: If a size is no whole number.
+        TypeError: If a size is not an integer.
         ValueError: If a size is not positive, `dims` is not 1, 2 or 3, `kernel_size` is
-            even, `stride` does not have one entry per axis, or an input has another
-            rank.
+            even, `stride` does not have one entry per axis, or an input has
+            another number of axes.
 
     Examples:
         >>> block = GatedResidualBlock(2, 3, hidden=8, stride=(2, 4))
@@ -110,7 +111,7 @@ class GatedResidualBlock(nn.Module):
         return describe(self) if arguments is None else f"{name}({arguments})"
 
     def _arguments(self) -> str | None:
-        """Return what it was built with, or None if a part is not the one it made."""
+        """Return the constructor arguments, or None if a submodule was replaced."""
         parts = self.gather, self.look, self.spread
         kinds = GatherPatches, CONVOLUTIONS[self.dims], SpreadPatches
         types = (*map(type_before_parametrizations, parts),)
@@ -123,13 +124,13 @@ class GatedResidualBlock(nn.Module):
             look.extra_repr(),
             f"{hidden}, {2 * self.out_channels}, patch={self.stride}",
         ]
-        words = {", ".join(parametrizations(part)) for part in parts}
-        if [part.extra_repr() for part in parts] != made or len(words) > 1:
+        weight_facts = {", ".join(parametrizations(part)) for part in parts}
+        if [part.extra_repr() for part in parts] != made or len(weight_facts) > 1:
             return None
         kernel_size = f", kernel_size={size}" if size != 3 else ""
         return (
             f"{self.in_channels}, {self.out_channels}, hidden={hidden}, "
-            f"stride={self.stride}{kernel_size}, {words.pop()}"
+            f"stride={self.stride}{kernel_size}, {weight_facts.pop()}"
         ).removesuffix(", ")
 
 

@@ -1,4 +1,4 @@
-"""Convolutions whose kernel is their stride, as products with patches."""
+"""Convolutions with kernel size equal to the stride, as matrix products."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TRANSPOSED: dict[int, Any] = {
 
 
 class GatherPatches(nn.Module):
-    r"""Compute every position of a coarse grid from the patch under it.
+    r"""Compute every position of a coarse grid from one patch of the input.
 
-    A convolution whose patches do not overlap: a matrix product, which is faster than
-    the general algorithm.
+    This is a convolution whose patches do not overlap. It is computed as a matrix
+    product, which is faster than the general algorithm.
 
     Args:
         in_channels: Channels of the input.
@@ -48,16 +48,16 @@ class GatherPatches(nn.Module):
         return gather(self.weight, self.bias, to_patches(x, self.patch))
 
     def extra_repr(self) -> str:
-        """Show sizes."""
+        """Show the numbers of channels and the patch size."""
         outputs, inputs = self.weight.shape[:2]
         return f"{inputs}, {outputs}, patch={self.patch}"
 
 
 class SpreadPatches(nn.Module):
-    r"""Compute a patch from every position of a coarse grid.
+    r"""Compute one patch of the output from every position of a coarse grid.
 
-    The transpose of `GatherPatches`, without a bias. The patches are left as channels,
-    for a gate to halve them before `from_patches` lays them out.
+    This is the transpose of `GatherPatches`, without a bias. The entries of the patches
+    are channels of the output, so that a gate can be applied before `from_patches`.
 
     Args:
         in_channels: Channels on the coarse grid.
@@ -85,31 +85,31 @@ class SpreadPatches(nn.Module):
         return spread(self.weight, h)
 
     def extra_repr(self) -> str:
-        """Show sizes."""
+        """Show the numbers of channels and the patch size."""
         inputs, outputs = self.weight.shape[:2]
         return f"{inputs}, {outputs}, patch={self.patch}"
 
 
 def gather(weight: Tensor, bias: Tensor, patches: Tensor) -> Tensor:
-    """Compute a coarse grid from the patches under it, as `to_patches` gives them."""
+    """Compute a coarse grid from the patches that `to_patches` returns."""
     matrix = weight.flatten(1).expand(len(patches), -1, -1)
     result = torch.baddbmm(bias[:, None], matrix, patches.flatten(2))
     return result.view(*result.shape[:2], *patches.shape[2:])
 
 
 def spread(weight: Tensor, h: Tensor) -> Tensor:
-    """Compute patches, as `from_patches` takes them, from a coarse grid."""
-    # `matmul` would transpose `h` in memory wherever a gradient is needed
+    """Compute the patches that `from_patches` takes, from a coarse grid."""
+    # `matmul` would copy `h` to transpose it if a gradient is needed
     matrix = weight.flatten(1).mT.expand(len(h), -1, -1)
     result = torch.bmm(matrix, h.flatten(2))
     return result.view(*result.shape[:2], *h.shape[2:])
 
 
 def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """Let the entries of each patch be channels of a coarser grid.
+    """Rearrange the entries of each patch into channels of a coarser grid.
 
     From `(batch, channels, *space)` to `(batch, channels * prod(patch), *space /
-    patch)`, of each channel all entries in a row.
+    patch)`. The entries of one channel are adjacent.
     """
     if math.prod(patch) == 1:
         return x
@@ -122,7 +122,7 @@ def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
 
 
 def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
-    """Undo `to_patches`."""
+    """Invert `to_patches`."""
     if math.prod(patch) == 1:
         return patches
     dims, channels = len(patch), patches.shape[1] // math.prod(patch)
@@ -134,7 +134,7 @@ def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
 
 
 def padded(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """Append zeros to spatial axes that patches would not divide."""
+    """Append zeros to spatial axes whose size is not a multiple of the patch size."""
     missing = [-n % s for n, s in zip(x.shape[2:], patch, strict=True)]
     if not any(missing):
         return x
@@ -142,7 +142,7 @@ def padded(x: Tensor, patch: Sequence[int]) -> Tensor:
 
 
 def cropped(x: Tensor, space: Sequence[int]) -> Tensor:
-    """Undo `padded`, given the spatial sizes before."""
+    """Remove what `padded` appended, given the original spatial sizes."""
     for axis, size in enumerate(space, start=2):
         if x.shape[axis] != size:
             x = x.narrow(axis, 0, size)

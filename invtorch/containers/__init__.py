@@ -1,4 +1,4 @@
-"""Compositions of invertible modules."""
+"""Containers of invertible modules."""
 
 from invtorch.containers.conjugation import Conjugation
 from invtorch.containers.sequential import InvertibleSequential

@@ -1,4 +1,4 @@
-"""Conjugation: do something in another basis, and come back."""
+"""Conjugation: change the basis, apply a module, and change back."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from invtorch.module import InvertibleModule
 
 
 class Conjugation(Composite):
-    r"""Apply a module in the basis that another one leads to.
+    r"""Apply a module in another basis.
 
     $$ y = T^{-1}\bigl(f(T(x))\bigr) $$
 
     With $T$ a `Householder1x1` and $f$ an `AdditiveCoupling` this is the layer of the
-    i-RIM paper (eq. 12 to 15); `OrthogonalCoupling` computes the same map in fewer
-    operations.
+    i-RIM paper (eq. 12 to 15); `OrthogonalCoupling` computes the same map with
+    fewer operations.
 
     Args:
         basis: The change of basis $T$.
-        module: The module $f$ that acts in it.
+        module: The module $f$ that is applied in the new basis.
 
     Shape:
-        That of `module`, between the two applications of `basis`.
+        The input of `basis`, whose output must be a valid input of `module`.
 
     Raises:
         TypeError: If a module is not an `InvertibleModule`.

@@ -1,4 +1,4 @@
-"""The container that trains a chain of any depth in the memory of one layer."""
+"""The container that trains a chain of layers in the memory of one layer."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     In the backward pass the input of each layer is rebuilt from its output by
     inversion, so that activations take the memory of one layer, whatever the depth $L$.
-    The gradients are those of plain autograd, at the price of evaluating each layer
-    once more. Otherwise it behaves as `nn.Sequential`: index, slice, append, insert,
-    iterate. The keys of its `state_dict` are "0.…" under every strategy.
+    The gradients are those of plain autograd. Each layer is evaluated once more.
+    Otherwise the container behaves as `nn.Sequential`: index, slice, append, insert,
+    iterate. The keys of its `state_dict` are "0.…" with every strategy.
 
     Args:
         modules: The invertible modules, or one ordered dictionary of them.
         memory: What is kept for the backward pass. `"invert"` rebuilds activations by
             inversion; `"checkpoint"` keeps the state between any two layers and
-            rebuilds the activations inside of a layer; `"offload"` does so too, but
-            keeps the states in the memory of the host; `"store"` leaves everything to
-            autograd. Of a member's own `memory` and its container's, the one that keeps
-            more holds. `"auto"` measures the layers when it first sees an input, and
-            chooses for each of them so that a step is fastest within `budget`; `plan`
-            is then what it chose, to be printed.
-        anchors: States kept exactly, against the rounding that inversion accumulates:
-            how many, spread evenly (0 for pure inversion); or the indices of the layers
-            whose inputs they are; or `"auto"`, which places them where rounding was
-            measured to grow in the backward passes before. Layers are counted with
-            nested containers flattened.
+            rebuilds the activations inside of a layer; `"offload"` does the same,
+            but keeps the states in CPU memory; `"store"` uses plain autograd. If a
+            member has its own `memory`, the strategy that keeps more is used. `"auto"`
+            measures the layers at the first input, and selects a strategy for each of
+            them such that a training step is fastest within `budget`; `plan` then holds
+            the selection, to be printed.
+        anchors: States kept exactly, because inversion accumulates rounding errors:
+            their number, spread evenly (0 for inversion only); or the indices of the
+            layers whose inputs they are; or `"auto"`, which places them where rounding
+            errors grew in earlier backward passes. The layers of nested containers are
+            counted one by one.
         guard: What happens at the end of a backward pass in which a rebuilt state
-            differs from that of the forward pass, or a layer made NaN or Inf:
+            differs from that of the forward pass, or a layer returned NaN or Inf:
             `"raise"`; `"warn"`; `"adapt"`, which adds anchors for the next steps and
             warns; or `None`, which does not compare states.
-        state_dtype: The precision in which the state is kept while it goes through the
-            layers, for instance `torch.float64` over conditioners in single precision,
-            or `torch.float32` over conditioners in half precision; couplings evaluate
-            a conditioner in the precision of its parameters. Input and output keep
-            theirs. By default the state has the precision of the input. Anchors, guard,
-            budget and `state_dtype` are those of the outermost container.
-        budget: What the activations of a step may take with `memory="auto"`: bytes, or
-            a fraction of the device's memory; by default half of it. Parameters, their
-            gradients and the optimizer's state come on top.
+        state_dtype: The precision of the state between the layers: for example
+            `torch.float64` with conditioners in single precision, or `torch.float32`
+            with conditioners in half precision. Couplings evaluate a conditioner in the
+            precision of its parameters. The output has the precision of the input, and by default so
+            has the state. Of nested containers, `anchors`, `guard`, `budget` and
+            `state_dtype` of the outermost one are used.
+        budget: Memory for the activations of a training step with `memory="auto"`:
+            bytes, or a fraction of the device's memory, by default half of it.
+            Parameters, their gradients and the optimizer's state are not included.
 
     Shape:
-        That of the chain; `context` is offered to every member.
+        The input of the first member. `context` is passed to every member.
 
     Raises:
         TypeError: If a module is not an `InvertibleModule`.
@@ -114,7 +114,7 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     @property
     def budget(self) -> float:
-        """What activations may take with `memory="auto"`: bytes, or a fraction."""
+        """The memory for activations with `memory="auto"`: bytes, or a fraction."""
         return self._automatic.budget
 
     @budget.setter
@@ -123,12 +123,12 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     @property
     def plan(self) -> Plan | None:
-        """What `memory="auto"` chose for the input it saw last."""
+        """The strategies that `memory="auto"` selected for the latest input."""
         return self._automatic.latest
 
     @property
     def anchors(self) -> AnchorsArgument:
-        """How many states are kept exactly, which ones, or `"auto"`."""
+        """The states kept exactly: their number, their indices, or `"auto"`."""
         return self._anchors.requested
 
     @anchors.setter
@@ -137,7 +137,7 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     @property
     def state_dtype(self) -> torch.dtype | None:
-        """The precision of the state between the layers, if not that of the input."""
+        """The precision of the state between the layers. `None`: that of the input."""
         return self._state_dtype
 
     @state_dtype.setter
@@ -152,7 +152,7 @@ class InvertibleSequential(Composite, nn.Sequential):
 
     @property
     def guard(self) -> str | None:
-        """What is done when a rebuilt state is not that of the forward pass."""
+        """What happens if a rebuilt state differs from that of the forward pass."""
         return self._guard
 
     @guard.setter
@@ -166,7 +166,7 @@ class InvertibleSequential(Composite, nn.Sequential):
         return [Step(member) for member in self._members]
 
     def _run(self, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
-        """Apply the members under the memory strategy."""
+        """Apply the members with the memory strategy."""
         strategy = Strategy(
             self.memory or "invert",
             self._anchors,
@@ -178,7 +178,7 @@ class InvertibleSequential(Composite, nn.Sequential):
         return run(strategy, chain, state, context)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Add a member; `append` and `extend` come here too."""
+        """Add a member. `append` and `extend` call this too."""
         super().add_module(name, invertible(module))
 
     def insert(self, index: int, module: nn.Module) -> Self:
@@ -207,7 +207,7 @@ class InvertibleSequential(Composite, nn.Sequential):
         return self * times
 
     def extra_repr(self) -> str:
-        """Show the strategy."""
+        """Show the options."""
         budget = f", budget={self.budget}" if self._planning else ""
         dtype = f", state_dtype={self.state_dtype}" if self.state_dtype else ""
         return (
@@ -216,10 +216,10 @@ class InvertibleSequential(Composite, nn.Sequential):
         )
 
     def _repr_facts(self, nested: bool) -> list[str]:
-        """Show sizes, and the options that have an effect here."""
+        """Show the numbers of layers and parameters, and the options in effect."""
         options = self.extra_repr()
         if nested and type(self).extra_repr is InvertibleSequential.extra_repr:
-            # of a nested container only `memory` counts
+            # in a nested container only `memory` has an effect
             options = "" if self.memory == "invert" else f"memory={self.memory!r}"
         layers = f"{self._layers} layer{'s' * (self._layers != 1)}"
         return [layers, parameter_count(self), options]

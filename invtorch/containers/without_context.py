@@ -1,4 +1,4 @@
-"""How a member of a container declines the context that the container offers."""
+"""A wrapper that calls a member of a container without the context."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from invtorch.module import InvertibleModule
 
 
 class WithoutContext(Composite):
-    """Keep the context from a module: the one way for a member to decline it.
+    """Call a module without the context.
 
-    A container offers its context to all of its members. A coupling whose conditioner
-    takes the state alone is wrapped in this.
+    A container passes its context to all members. Wrap a member that takes only the
+    state, such as a coupling whose conditioner has one argument.
 
     Args:
-        module: The module that is called with the state only.
+        module: The module, called with only the state.
 
     Shape:
         That of the module.
@@ -39,5 +39,5 @@ class WithoutContext(Composite):
         self.module = invertible(module)
 
     def chain(self) -> Sequence[Step]:
-        """Apply the module to the state alone."""
+        """Apply the module to the state only."""
         return [Step(self.module, context=False)]

@@ -1,4 +1,4 @@
-"""Couplings: one part of the state conditions what is done to the other."""
+"""Couplings: layers that transform one part of the state, conditioned on the other."""
 
 from invtorch.couplings.additive import AdditiveCoupling
 from invtorch.couplings.affine import AffineCoupling

@@ -19,28 +19,28 @@ class AdditiveCoupling(VolumePreserving):
 
     $$ y_1 = x_1, \qquad y_2 = x_2 + G(x_1; c) $$
 
-    The inverse subtracts what was added, $x_2 = y_2 - G(y_1; c)$, so $G$ may be any
-    network, and is evaluated once in either direction.
+    The inverse subtracts the same shift, $x_2 = y_2 - G(y_1; c)$, so $G$ can be any
+    network. It is evaluated once in each direction.
 
     Args:
         conditioner: The network $G$. It takes $x_1$ and the context, and returns a
             tensor of the shape of $x_2$.
         split: Number of channels in $x_1$; half of them, rounded down, by default.
         dim: The axis that is split.
-        grid: Spacing of a fixed-point grid, a power of two: the shift is rounded to it,
-            and a state on the grid (`invtorch.grid.snap`) is rebuilt bit by bit, at any
-            depth. That the state is on the grid and in its range is checked in every
-            call, which waits for the device.
+        grid: Spacing of a fixed-point grid, a power of two. The shift is rounded to the
+            grid, and a state on the grid (`invtorch.grid.snap`) is rebuilt exactly, bit
+            for bit, at any depth. Every call checks that the state is on the grid and
+            in its range. The check synchronizes with the device.
 
     Shape:
         Any tensor with at least two entries along `dim`; the output has the same shape.
 
     Raises:
-        TypeError: If the conditioner is no `nn.Module`, or the state is one of integers
-            and the shift is not.
-        ValueError: If `split` leaves nothing on one side, or the shift does not have
+        TypeError: If the conditioner is not an `nn.Module`, or the state has an integer
+            dtype and the shift does not.
+        ValueError: If `split` leaves one part empty, or the shift does not have
             the shape of $x_2$, or `grid` is not a power of two.
-        RuntimeError: If there is a grid, and the state is not on it or out of range.
+        RuntimeError: If `grid` is given, and the state is not on it or is out of range.
 
     Examples:
         >>> from torch import nn
@@ -82,15 +82,15 @@ class AdditiveCoupling(VolumePreserving):
         return self._joined(y1, y2 - self._shift(y1, y2, context))
 
     def replay(self, y: Tensor, *context: Any) -> ShiftGraph:
-        """Rebuild `x` and attach the shift to it in one evaluation."""
+        """Rebuild `x` and return the graph of the shift, in one evaluation of $G$."""
         return self._replay(y, context, sign=1)
 
     def replay_inverse(self, x: Tensor, *context: Any) -> ShiftGraph:
-        """Rebuild `y` and attach the shift to it in one evaluation."""
+        """Rebuild `y` and return the graph of the shift, in one evaluation of $G$."""
         return self._replay(x, context, sign=-1)
 
     def extra_repr(self) -> str:
-        """Show where the state is split, and its grid."""
+        """Show where the state is split, and the grid."""
         grid = f", grid={self.grid}" if self.grid else ""
         return f"split={self.split or 'half'}, dim={self.dim}{grid}"
 
@@ -99,7 +99,7 @@ class AdditiveCoupling(VolumePreserving):
     ) -> ShiftGraph:
         state = output.detach().clone()
         _, moved = split_state(state, self.split, self.dim)
-        # through `data`: autograd must not count the change of `moved` as one of `kept`
+        # `data` has its own version counter: a change of `moved` is not one of `kept`
         kept, _ = split_state(state.data, self.split, self.dim)
         shift = self._shift(kept.requires_grad_(), moved, context)
         moved.sub_(shift.detach(), alpha=sign)
@@ -107,7 +107,7 @@ class AdditiveCoupling(VolumePreserving):
 
     def _shift(self, kept: Tensor, moved: Tensor, context: tuple[Any, ...]) -> Tensor:
         if self.grid:
-            kept = kept.contiguous()  # the same arithmetic, whatever the layout
+            kept = kept.contiguous()  # results must not depend on the memory layout
         shift: Tensor = in_its_precision(self.conditioner, kept, context)
         name = type(self.conditioner).__name__
         check_returned(name, shift, tuple(moved.shape), moved)

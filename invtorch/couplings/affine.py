@@ -13,6 +13,8 @@ from invtorch._checks import check_conditioner, check_count, check_returned
 from invtorch.couplings.conditioning import in_its_precision, split_state
 from invtorch.module import InvertibleModule
 
+# Computes $\ln s$ from $a$ and $\ln b$. The 2 in "sigmoid" makes $s$ close to 1 where
+# $a$ is 0.
 LOG_SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "tanh": lambda a, limit: limit * torch.tanh(a / limit),
     "sigmoid": lambda a, limit: torch.log(
@@ -27,8 +29,8 @@ class AffineCoupling(InvertibleModule):
 
     $$ y_1 = x_1, \qquad y_2 = s \odot x_2 + t, \qquad (a, t) = G(x_1; c) $$
 
-    The scale $s$ is bounded by $b$, because its inverse multiplies rounding errors by
-    $1/s$, layer after layer:
+    The scale $s$ is bounded by $b$, because the inverse of every layer multiplies
+    rounding errors by $1/s$:
 
     | `scale` | $s$ | range |
     | --- | --- | --- |
@@ -36,28 +38,29 @@ class AffineCoupling(InvertibleModule):
     | `"sigmoid"` | $1/b + (1 - 1/b)\,\sigma(a + 2)$ | $(1/b,\, 1)$ |
     | `"exp"` | $\exp(\min(\max(a, -\beta), \beta))$ | $[1/b,\, b]$ |
 
-    $G$ is evaluated once in either direction, and once in the backward pass. In complex
-    arithmetic the real part of $a$ sets the modulus of $s$ as above, and the imaginary
-    part is its phase. There is no log-determinant then: whether it counts complex or
-    real dimensions is a convention.
+    $G$ is evaluated once in each direction, and once in the backward pass. If the state
+    is complex, the real part of $a$ determines the modulus of $s$ as above, and the
+    imaginary part of $a$ is the phase of $s$. There is no log-determinant then, because
+    conventions differ: it may count complex or real dimensions.
 
     Args:
         conditioner: The network $G$. It takes $x_1$ and the context, and returns $a$
-            and $t$ stacked along `dim`, each of the shape of $x_2$.
+            and $t$ concatenated along `dim`, each of the shape of $x_2$.
         split: Number of channels in $x_1$; half of them, rounded down, by default.
         dim: The axis that is split.
-        scale: How $s$ comes from $a$.
-        bound: The bound $b$, larger than 1, and finite where $s$ comes from a tanh.
+        scale: The function that computes $s$ from $a$, see the table.
+        bound: The bound $b$, larger than 1, and finite if `scale` is `"tanh"`.
 
     Shape:
         Any tensor with at least two entries along `dim`; the output has the same shape.
 
     Raises:
-        TypeError: If the conditioner is no `nn.Module`, or the state is of integers.
-        ValueError: If `split` leaves nothing on one side, `scale` is unknown, `bound`
-            is not larger than 1 (or not finite, with a tanh), or the conditioner
-            returns another shape.
-        NotImplementedError: If a log-determinant of a complex state is asked for.
+        TypeError: If the conditioner is not an `nn.Module`, or the state has an integer
+            dtype.
+        ValueError: If `split` leaves one part empty, `scale` is unknown, `bound` is not
+            larger than 1 (or not finite with `"tanh"`), or the conditioner returns
+            a tensor of the wrong shape.
+        NotImplementedError: If the log-determinant of a complex state is requested.
 
     Examples:
         >>> from torch import nn
@@ -104,41 +107,41 @@ class AffineCoupling(InvertibleModule):
         return self._forward(x, context)[0]
 
     def inverse(self, y: Tensor, *context: Any) -> Tensor:
-        """Take shift and scale back."""
+        """Subtract the shift and divide by the scale."""
         return self._inverse(y, context)[0]
 
     def forward_and_log_det(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         r"""Return `y` and $\sum \ln s$."""
         y, log_s = self._forward(x, context)
-        return y, _summed(log_s)
+        return y, _sum_per_sample(log_s)
 
     def inverse_and_log_det(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         r"""Return `x` and $-\sum \ln s$."""
         x, log_s = self._inverse(y, context)
-        return x, -_summed(log_s)
+        return x, -_sum_per_sample(log_s)
 
     def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `x` and attach `y` to it with one evaluation of the conditioner."""
+        """Rebuild `x`, and compute `y` from it, in one evaluation of $G$."""
         x, y, _ = self._replay(y, context, inverse=False)
         return x, y
 
     def replay_inverse(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `y` and attach `x` to it with one evaluation of the conditioner."""
+        """Rebuild `y`, and compute `x` from it, in one evaluation of $G$."""
         y, x, _ = self._replay(x, context, inverse=True)
         return y, x
 
     def replay_and_log_det(self, y: Tensor, *context: Any) -> Any:
-        """Do as `replay` and return the log-determinant beside `y`."""
+        """Same as `replay`, with the log-determinant."""
         x, y, log_s = self._replay(y, context, inverse=False)
-        return x, (y, _summed(log_s))
+        return x, (y, _sum_per_sample(log_s))
 
     def replay_inverse_and_log_det(self, x: Tensor, *context: Any) -> Any:
-        """Do as `replay_inverse` and return the log-determinant beside `x`."""
+        """Same as `replay_inverse`, with the log-determinant."""
         y, x, log_s = self._replay(x, context, inverse=True)
-        return y, (x, -_summed(log_s))
+        return y, (x, -_sum_per_sample(log_s))
 
     def extra_repr(self) -> str:
-        """Show where the state is split, and how the scale is bounded."""
+        """Show where the state is split, and the function and bound of the scale."""
         return (
             f"split={self.split or 'half'}, dim={self.dim}, scale={self.scale!r}, "
             f"bound={self.bound}"
@@ -186,7 +189,7 @@ class AffineCoupling(InvertibleModule):
 
 
 class _Scaled(torch.autograd.Function):
-    """The known output, with the derivative of scaling and shifting `state`."""
+    """Return the known output, with the derivative of scaling and shifting `state`."""
 
     @staticmethod
     def forward(
@@ -209,13 +212,13 @@ class _Scaled(torch.autograd.Function):
         grad1, grad2 = grad.tensor_split((start,), ctx.dim)
         moved = output.narrow(ctx.dim, start, ctx.size)
         scaled = grad2 * (-log_s if ctx.inverse else log_s).exp().conj()
-        of_state = torch.cat([grad1, scaled], ctx.dim)
+        grad_state = torch.cat([grad1, scaled], ctx.dim)
         if ctx.inverse:
-            return None, of_state, -grad2 * moved.conj(), -scaled, None, None
-        return None, of_state, grad2 * (moved - t).conj(), grad2, None, None
+            return None, grad_state, -grad2 * moved.conj(), -scaled, None, None
+        return None, grad_state, grad2 * (moved - t).conj(), grad2, None, None
 
 
-def _summed(log_s: Tensor) -> Tensor:
+def _sum_per_sample(log_s: Tensor) -> Tensor:
     if log_s.is_complex():
         raise NotImplementedError(
             "AffineCoupling has no log-determinant of a complex state: give it the "

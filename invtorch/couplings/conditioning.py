@@ -14,18 +14,18 @@ from invtorch.precision import is_differentiable
 def in_its_precision(
     conditioner: nn.Module, x: Tensor, context: tuple[Any, ...]
 ) -> Any:
-    """Evaluate a conditioner in the precision of its parameters, whatever the state's.
+    """Evaluate a conditioner in the precision of its parameters, not of the state.
 
     Args:
         conditioner: The network.
-        x: What the coupling gives it of the state.
+        x: The part of the state that the conditioner receives.
         context: Further arguments of the conditioner.
 
     Returns:
-        What the conditioner returns.
+        The output of the conditioner.
 
     Raises:
-        ValueError: If a convolution would take the batch for channels.
+        ValueError: If a convolution would interpret the batch axis as channels.
     """
     check_batched(conditioner, x)
     parameter = _parameter(conditioner)
@@ -47,10 +47,10 @@ def _parameter(module: nn.Module) -> Tensor | None:
 
 
 def split_state(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:
-    """Split a state in two along `dim`, at `split` or in halves.
+    """Split a state into two parts along `dim`, at `split` or in the middle.
 
     Raises:
-        ValueError: If one of them would be empty.
+        ValueError: If one part would be empty, or the state has no axis `dim`.
     """
     if not -state.ndim <= dim < state.ndim:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The layer of the i-RIM paper, in its algebraic form."""
+"""Orthogonal coupling: an additive coupling in a learned orthogonal basis."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class OrthogonalCoupling(VolumePreserving):
     $$ y = x + U_2^\top G(U_1 x; c), \qquad U_1 y = U_1 x,
        \qquad x = y - U_2^\top G(U_1 y; c). $$
 
-    The state never leaves its basis, which halves the mixing and saves its rounding.
+    The state itself is not transformed to the other basis, so there are half as many
+    products with $U$, and no rounding errors from the change of basis.
     Complex parameters (`.to(torch.complex64)`) make $U$ unitary, for complex states.
 
     Args:
@@ -48,11 +49,12 @@ class OrthogonalCoupling(VolumePreserving):
         shape.
 
     Raises:
-        TypeError: If the conditioner is no `nn.Module`, or the state is of integers.
+        TypeError: If the conditioner is not an `nn.Module`, or the state has an integer
+            dtype.
         ValueError: If there are fewer than 2 channels, `reflections` is not between 1
-            and `channels`, the state has another number of channels or is real where
-            the reflections are complex, or the conditioner returns another shape than
-            it should.
+            and `channels`, the state has another number of channels or is real while
+            the reflections are complex, or the conditioner returns a tensor of the
+            wrong shape.
 
     Examples:
         >>> from torch import nn
@@ -86,11 +88,11 @@ class OrthogonalCoupling(VolumePreserving):
         return y - mix_channels(U2.mH, self._shift(mix_channels(U1, y), context))
 
     def replay(self, y: Tensor, *context: Any) -> ShiftGraph:
-        """Rebuild `x` and attach the shift to it in one evaluation."""
+        """Rebuild `x` and return the graph of the shift, in one evaluation of $G$."""
         return self._replay(y, context, sign=1)
 
     def replay_inverse(self, x: Tensor, *context: Any) -> ShiftGraph:
-        """Rebuild `y` and attach the shift to it in one evaluation."""
+        """Rebuild `y` and return the graph of the shift, in one evaluation of $G$."""
         return self._replay(x, context, sign=-1)
 
     def extra_repr(self) -> str:
@@ -105,7 +107,7 @@ class OrthogonalCoupling(VolumePreserving):
         x = output.data.requires_grad_()
         projected = _Projected.apply(output, x, U1)
         shift = mix_channels(U2.mH, self._shift(projected, context))
-        # its values, which its graph does not need, make room for x
+        # the graph does not need the values of the shift: x is written over them
         state = torch.sub(output.detach(), shift.data, alpha=sign, out=shift.data)
         x.data = state
         return ShiftGraph.of(shift, state, x, 1, sign)
@@ -128,8 +130,8 @@ class OrthogonalCoupling(VolumePreserving):
 class _Projected(torch.autograd.Function):
     r"""The value $U_1 y$, with the derivative of $U_1 x$.
 
-    Both have the same value, so $G$ can be evaluated before $x$ is known, but the
-    gradient of $U_1$ is that at $x$. `state` becomes $x$ between the evaluation of $G$
+    $U_1 y = U_1 x$, so $G$ can be evaluated before $x$ is known. The gradient of $U_1$
+    depends on $x$. The values of `state` become $x$ between the evaluation of $G$
     and the backward pass.
     """
 
@@ -145,11 +147,11 @@ class _Projected(torch.autograd.Function):
         return (
             None,
             mix_channels(U1.mH, grad) if x_needed else None,
-            _gradient_of(U1, grad, state) if matrix_needed else None,
+            _matrix_gradient(U1, grad, state) if matrix_needed else None,
         )
 
 
-def _gradient_of(matrix: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Correlate in the kind of a matrix: a real one has been made complex for `b`."""
+def _matrix_gradient(matrix: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return the gradient of a matrix, real if the matrix is real."""
     grad = correlate_channels(a, b)
     return grad if matrix.is_complex() else grad.real

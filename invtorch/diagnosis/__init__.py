@@ -1,4 +1,4 @@
-"""When can the inverse of a model be trusted? Measure it, layer by layer."""
+"""Measure the accuracy of the inverse and the gradients of a model, layer by layer."""
 
 from invtorch.diagnosis.diagnose import diagnose
 from invtorch.diagnosis.report import Diagnosis, LayerDiagnosis

@@ -1,4 +1,4 @@
-"""The recommendation of a diagnosis: cures are tried, and their effect is stated."""
+"""The recommendation of a diagnosis: try other options, and report their effect."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from invtorch.diagnosis.report import Diagnosis
 from invtorch.diagnosis.states import Tensors, joined, precision, relative_error
 from invtorch.module import InvertibleModule
 
-STEEP = 3.0  # a gain that a single layer should not have
-FINER = {  # the precision of a state that would be rebuilt better
+STEEP = 3.0  # the largest gain of a layer without a recommendation to bound its scale
+FINER = {  # a `state_dtype` with more digits, for each dtype
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
     torch.float32: torch.float64,
@@ -30,8 +30,9 @@ def recommend(
     context: tuple[Any, ...],
     truth: list[Tensors],
 ) -> str:
-    """Return what to do about what was measured."""
+    """Return the recommendation for the measurements of a model."""
     eps = torch.finfo(precision(x)).eps
+    # sqrt(eps): half of the digits; a correct inverse loses only a few to rounding
     broken = [one for one in measured.layers if not one.round_trip <= math.sqrt(eps)]
     if broken:
         return (
@@ -46,29 +47,31 @@ def recommend(
             f"{steepest.label} multiplies an error by {steepest.gain:.2g} when it is "
             f"inverted: bound its scale."
         )
+    # a growth of 1 / sqrt(eps) can take half of the digits
     if measured.growth > eps**-0.5:
         words.append(
             f"The state grows {measured.growth:.1e} times, where plain autograd loses "
             f"digits, too: bound the scale of the conditioners."
         )
+    # 1.5: equally good gradients have different rounding errors
     if not measured.refusals and measured.gradient <= 1.5 * measured.plain:
         words.append(
             "The gradients are as good as those of plain autograd: nothing needs to "
             "change."
         )
     else:
-        words += _cures(measured, model, x, context, truth)
+        words += _try_remedies(measured, model, x, context, truth)
     return " ".join(words)
 
 
-def _cures(
+def _try_remedies(
     measured: Diagnosis,
     model: InvertibleModule,
     x: Any,
     context: tuple[Any, ...],
     truth: list[Tensors],
 ) -> Iterator[str]:
-    """Try what could help, and say by how much it does."""
+    """Try options that could help, and report the error of the gradients with each."""
     yield (
         f"The gradients are {measured.gradient:.1e} off, those of plain autograd "
         f"{measured.plain:.1e}."
@@ -81,13 +84,13 @@ def _cures(
         for container in containers(changed):
             setattr(container, name, value)
         with drift_warnings() as warned:
-            for _ in range(3):
+            for _ in range(3):  # anchors="auto" places anchors from earlier passes
                 warned.clear()
                 cured = gradients(changed, x, *context)
         error = relative_error(joined(cured), joined(truth))
         shown = repr(value) if isinstance(value, str) else str(value)
-        yield f"With {name}={shown} they are {error:.1e} off{_refused(warned)}."
+        yield f"With {name}={shown} they are {error:.1e} off{_suffix(warned)}."
 
 
-def _refused(warned: Sequence[str]) -> str:
+def _suffix(warned: Sequence[str]) -> str:
     return ", and the guard still objects" if warned else ""

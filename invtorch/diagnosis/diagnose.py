@@ -1,4 +1,4 @@
-"""The diagnosis: measure a model on a sample input, and say what to do."""
+"""The diagnosis: measure a model on a sample input, and recommend options."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from invtorch.module import InvertibleModule
 def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
     r"""Measure how well a model can be inverted and differentiated on a sample input.
 
-    Gradients are those of the mean square of the output, compared with plain autograd
-    and with float64; over an input in half precision plain autograd keeps the state in
-    the model's `state_dtype`, too. The gain of a layer says what its inverse does to an
-    error that comes from above: $\lVert \delta x \rVert / \lVert x \rVert$ over
-    $\lVert \delta y \rVert / \lVert y \rVert$. The model is copied, and the input cut
-    off from its graph, so that nothing changes.
+    The loss is the mean square of the output. Its gradients are compared with those of
+    plain autograd and with those in float64. For an input in half precision, plain
+    autograd also keeps the state in the model's `state_dtype`. The gain of a layer is
+    the factor by which its inverse multiplies a relative error:
+    $\lVert \delta x \rVert / \lVert x \rVert$ divided by
+    $\lVert \delta y \rVert / \lVert y \rVert$, for the input $x$ and the output $y$ of
+    the layer. The model is copied and the input detached, so that neither changes.
 
     Args:
         model: A container, or any invertible module.
-        x: A state it is trained on.
+        x: A state, as in training.
         context: Further arguments of the model.
 
     Returns:

@@ -19,7 +19,10 @@ from invtorch.precision import is_differentiable
 
 
 def gradients(model: InvertibleModule, x: Any, *context: Any) -> list[Tensors]:
-    """Return the gradients of each layer's parameters, in float64."""
+    """Return the gradients of each layer's parameters, in float64.
+
+    The loss is the mean square of the output.
+    """
     model.zero_grad()
     inputs = map_tensors(torch.Tensor.detach, (x, *context))
     outputs = as_tuple(model(*inputs))
@@ -40,11 +43,11 @@ def containers(model: InvertibleModule) -> list[InvertibleSequential]:
 
 
 def stored(model: InvertibleModule, finer: bool = False) -> InvertibleModule:
-    """Leave a model to plain autograd.
+    """Set a model to store all states, as plain autograd does.
 
     Args:
         model: The model.
-        finer: Keep the state in the precision that the model keeps it in.
+        finer: Whether to keep the model's `state_dtype`.
     """
     for container in containers(model):
         container.memory = "store"
@@ -53,7 +56,7 @@ def stored(model: InvertibleModule, finer: bool = False) -> InvertibleModule:
 
 
 def warning(model: InvertibleModule) -> InvertibleModule:
-    """Let the guard warn instead of raising."""
+    """Set the guards of a model to warn instead of raising."""
     for container in containers(model):
         container.guard = "warn" if container.guard else None
     return model
@@ -61,7 +64,7 @@ def warning(model: InvertibleModule) -> InvertibleModule:
 
 @contextmanager
 def drift_warnings() -> Iterator[list[str]]:
-    """Collect what guards say of rebuilt states."""
+    """Collect the messages of guards that warn of drift."""
     messages: list[str] = []
 
     def collect(message: Warning | str, *_: object, **__: object) -> None:

@@ -18,20 +18,21 @@ from invtorch.diagnosis.states import (
 )
 from invtorch.module import InvertibleModule
 
-STEP = 1e-6  # of the finite difference, relative, in float64
-TINY = 1e-300
+# Relative step of the finite difference. In float64 its rounding error is about 1e-10.
+STEP = 1e-6
+TINY = 1e-300  # replaces a norm of zero, which cannot be divided by
 
 
 def measure_inversion(
     model: InvertibleModule, exact: InvertibleModule, x: Any, context: tuple[Any, ...]
 ) -> tuple[list[float], list[float], list[float]]:
-    """Return the sizes of all states, and round trip and gain of every layer.
+    """Return the norms of all states, and the round trip and gain of every layer.
 
     Args:
         model: The model.
         exact: Its copy in float64.
         x: The input of the model.
-        context: Its further arguments.
+        context: Further arguments of the model.
     """
     steps, exact_steps = elementary([Step(model)]), elementary([Step(exact)])
     exact_context = in_double(context)
@@ -50,19 +51,19 @@ def measure_inversion(
 def _gains(
     steps: list[Step], states: list[Any], sizes: list[float], context: tuple[Any, ...]
 ) -> list[float]:
-    """Pass a small error down through the inverses, as rounding would go."""
+    """Pass a small error down through the inverses, as a rounding error passes."""
     generator = torch.Generator("cpu").manual_seed(0)
-    shifts = tuple(draw_like(t, generator) for t in as_tuple(states[-1]))
+    errors = tuple(draw_like(t, generator) for t in as_tuple(states[-1]))
     gains = []
     for i in reversed(range(len(steps))):
         back, y = steps[i].inverse, states[i + 1]
-        before = max(norm(shifts), TINY) / sizes[i + 1]
+        before = max(norm(errors), TINY) / sizes[i + 1]
         scale = STEP / before
-        pairs = zip(as_tuple(y), shifts, strict=True)
-        moved = shaped_like(tuple((t + scale * s).to(t.dtype) for t, s in pairs), y)
+        pairs = zip(as_tuple(y), errors, strict=True)
+        moved = shaped_like(tuple((t + scale * e).to(t.dtype) for t, e in pairs), y)
         ends = zip(
             as_tuple(back(moved, context)), as_tuple(back(y, context)), strict=True
         )
-        shifts = tuple((there - here) / scale for there, here in ends)
-        gains.append(norm(shifts) / sizes[i] / before)
+        errors = tuple((a - b) / scale for a, b in ends)
+        gains.append(norm(errors) / sizes[i] / before)
     return gains[::-1]

@@ -1,4 +1,4 @@
-"""The result of a diagnosis, as a table and as a picture."""
+"""The result of a diagnosis, as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 
 
 class LayerDiagnosis(NamedTuple):
-    """What was measured of one layer; all errors are relative.
+    """The measurements of one layer; all errors are relative.
 
     Attributes:
         label: Index and class of the layer.
         round_trip: Distance of `inverse(forward(x))` from `x`.
         size: Norm of the layer's output, relative to that of the model's input.
-        gain: By how much inverting the layer multiplied the relative error that came
-            from the layers above it.
-        gradient: Error of the parameters' gradients against float64, as configured.
-        plain: The same of plain autograd.
-        difference: Distance of the gradients, as configured, from plain autograd's.
+        gain: Factor by which the layer's inverse multiplies the relative error that
+            comes from the layers above.
+        gradient: Error of the gradients of the parameters, compared with float64, with
+            the options of the model.
+        plain: The same error with plain autograd.
+        difference: Distance of the gradients from those of plain autograd.
     """
 
     label: str
@@ -32,13 +33,14 @@ class Diagnosis(NamedTuple):
     """The result of `diagnose`; `print` shows it as a table.
 
     Attributes:
-        layers: What was measured of each layer.
-        gradient: Relative error of all gradients against float64, as configured.
-        plain: The same of plain autograd.
-        growth: The largest norm of a state over the smallest.
-        gain: By how much inverting the whole model multiplied a relative error.
-        refusals: What the guard said.
-        recommendation: What to do, in words.
+        layers: The measurements of each layer.
+        gradient: Relative error of all gradients, compared with float64, with the
+            options of the model.
+        plain: The same error with plain autograd.
+        growth: The largest norm of a state divided by the smallest.
+        gain: Factor by which the model's inverse multiplies a relative error.
+        refusals: The messages of the guard.
+        recommendation: Which options or layers to change, as text.
     """
 
     layers: list[LayerDiagnosis]
@@ -69,7 +71,7 @@ class Diagnosis(NamedTuple):
         return "\n".join([*rows, self.recommendation])
 
     def plot(self) -> Any:
-        """Draw errors, sizes and gains against the layers.
+        """Plot errors, sizes and gains against the layers.
 
         Returns:
             A `matplotlib` figure.
@@ -95,12 +97,12 @@ class Diagnosis(NamedTuple):
             )
         errors.set_ylabel("relative error")
         errors.legend()
-        accumulated, product = [], 1.0
+        growths, product = [], 1.0
         for layer in reversed(self.layers):
             product *= layer.gain
-            accumulated.append(product)
+            growths.append(product)
         sizes.semilogy([layer.size for layer in self.layers], label="size of the state")
-        sizes.semilogy(accumulated[::-1], label="growth of an error, from the top")
+        sizes.semilogy(growths[::-1], label="growth of an error, from the top")
         sizes.set_xlabel("layer")
         sizes.set_ylabel("times")
         sizes.legend()

@@ -1,4 +1,4 @@
-"""States of one tensor or several, in float64 and compared."""
+"""Convert states to float64, and compare them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Tensors = tuple[Tensor, ...]
 
 
 def in_double(value: Any) -> Any:
-    """Return tensors, modules or tuples of them in float64 or complex128."""
+    """Convert tensors, modules or tuples of them to float64 or complex128.
+
+    Integers are not converted. Modules are converted in place.
+    """
     if isinstance(value, tuple):
         return tuple(map(in_double, value))
     if isinstance(value, Tensor) and value.is_complex():
@@ -28,13 +31,13 @@ def in_double(value: Any) -> Any:
 
 
 def cast_like(state: Any, like: Any) -> Any:
-    """Return a state in the dtypes of another."""
+    """Convert a state to the dtypes of another one."""
     pairs = zip(as_tuple(state), as_tuple(like), strict=True)
     return shaped_like(tuple(s.to(t.dtype) for s, t in pairs), like)
 
 
 def shaped_like(tensors: Tensors, state: Any) -> Any:
-    """Return tensors in the form of a state: alone or in a tuple."""
+    """Return tensors as `state` is: a single tensor or a tuple."""
     return tensors if isinstance(state, tuple) else tensors[0]
 
 
@@ -44,13 +47,13 @@ def as_tuple(state: Any) -> Tensors:
 
 
 def precision(state: Any) -> torch.dtype:
-    """Return the dtype of the first tensor of a state that is not of integers."""
+    """Return the dtype of the first floating-point or complex tensor of a state."""
     dtypes = [t.dtype for t in as_tuple(state) if is_differentiable(t)]
     return dtypes[0] if dtypes else torch.get_default_dtype()
 
 
 def draw_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a tensor of normal numbers; for integers it is zero."""
+    """Return a tensor of normally distributed numbers, or of zeros for integers."""
     if not is_differentiable(tensor):
         return torch.zeros_like(tensor)
     drawn = torch.randn(
@@ -65,12 +68,12 @@ def norm(tensors: Sequence[Tensor]) -> float:
 
 
 def joined(rows: list[Tensors]) -> Tensors:
-    """Return the tensors of all layers in one row."""
+    """Return the tensors of all layers in one tuple."""
     return tuple(tensor for row in rows for tensor in row)
 
 
 def relative_error(values: Tensors, truth: Tensors) -> float:
-    """Return the relative distance of two rows of tensors."""
+    """Return the relative distance of two tuples; the absolute one if `truth` is 0."""
     distance = norm([f.to(t.dtype) - t for f, t in zip(values, truth, strict=True)])
     scale = norm(truth)
     return distance / scale if scale else distance

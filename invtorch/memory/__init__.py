@@ -1,1 +1,1 @@
-"""Memory: what a training step takes, measured, and planned within a budget."""
+"""Memory: measure what a training step allocates, and plan it within a budget."""

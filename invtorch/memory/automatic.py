@@ -1,4 +1,4 @@
-"""`memory="auto"`: a plan for each kind of input, made when it is first seen."""
+"""`memory="auto"`: one plan for each input shape, made when the shape first occurs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from invtorch.precision import eps_of
 
 
 class Automatic:
-    """Measures the layers of a pass once, and plans the strategy of each.
+    """Measures the layers of a pass once, and plans a memory strategy for each.
 
     Args:
-        budget: Bytes that activations may take, or a fraction of the device's memory.
+        budget: The bytes that activations may take, or a fraction of the memory of the
+            device.
 
     Raises:
         ValueError: If the budget is not a positive number of bytes, or a fraction
@@ -37,7 +38,7 @@ class Automatic:
 
     @property
     def budget(self) -> float:
-        """Bytes, or a fraction of the device's memory."""
+        """The budget in bytes, or as a fraction of the device's memory."""
         return self._budget
 
     @budget.setter
@@ -53,32 +54,36 @@ class Automatic:
     def assign(
         self, chain: Pass, state: Any, context: tuple[Any, ...], anchors: Anchors
     ) -> tuple[str, ...]:
-        """Return the strategies of the layers of a pass, in their order."""
+        """Return the strategy of each layer of a pass, in order.
+
+        Layers are measured again if shapes, dtypes or devices change, or if a layer is
+        frozen, unfrozen or switched between training and evaluation.
+        """
         steps = elementary(chain.steps)
         tensors = as_tensors(state)
-        given = (*tensors, *tensors_in(context))
-        kinds = tuple((t.shape, t.dtype, t.device) for t in given)
-        modes = tuple(map(_mode, steps))
+        inputs = (*tensors, *tensors_in(context))
+        kinds = tuple((t.shape, t.dtype, t.device) for t in inputs)
+        configurations = tuple(map(_configuration, steps))
         places = anchors.places(len(steps))
-        asked = tuple(_asked(chain.steps))
-        seen = kinds, modes, asked, places, self.budget
-        if seen not in self.plans:
-            if (kinds, modes) not in self.costs:
-                self.costs[kinds, modes] = measure_costs(steps, state, context)
-            self.plans[seen] = plan(
-                self.costs[kinds, modes],
+        least = tuple(_least_memory(chain.steps))
+        key = kinds, configurations, least, places, self.budget
+        if key not in self.plans:
+            if (kinds, configurations) not in self.costs:
+                self.costs[kinds, configurations] = measure_costs(steps, state, context)
+            self.plans[key] = plan(
+                self.costs[kinds, configurations],
                 [step.module for step in steps],
                 places,
                 self._bytes(tensors[0].device),
                 max(eps_of(t.dtype) for t in tensors),
-                asked,
+                least,
             )
-        self.latest = self.plans[seen]
+        self.latest = self.plans[key]
         return self.latest.strategies
 
     def _bytes(self, device: torch.device) -> int:
-        whole = 1 if self.budget >= 1 else capacity(device)
-        return int(self.budget * whole)
+        unit = 1 if self.budget >= 1 else capacity(device)
+        return int(self.budget * unit)
 
 
 def capacity(device: torch.device) -> int:
@@ -89,8 +94,12 @@ def capacity(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _asked(steps: Sequence[Step], outside: str = "invert") -> Iterator[str]:
-    """Yield what each layer, or a container around it, asks to keep at least."""
+def _least_memory(steps: Sequence[Step], outside: str = "invert") -> Iterator[str]:
+    """Yield the lowest strategy of each layer: its own, or that of its containers.
+
+    Strategies are ordered as in `MEMORY`, by how much they keep. The highest of
+    these counts.
+    """
     for step in steps:
         own = step.module.memory
         memory = max(outside, own if own in MEMORY else outside, key=MEMORY.index)
@@ -98,9 +107,9 @@ def _asked(steps: Sequence[Step], outside: str = "invert") -> Iterator[str]:
         if inner is None:
             yield memory
         else:
-            yield from _asked(inner, memory)
+            yield from _least_memory(inner, memory)
 
 
-def _mode(step: Step) -> tuple[Any, ...]:
+def _configuration(step: Step) -> tuple[Any, ...]:
     trained = [p.requires_grad for p in step.module.parameters()]
     return id(step.module), step.direction, step.module.training, *trained

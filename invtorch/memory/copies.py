@@ -1,4 +1,4 @@
-"""Copy layers, states and contexts, so that measuring changes no original."""
+"""Copy layers, states and contexts, so that a measurement does not change them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
 def copied(module: nn.Module, *arguments: Any) -> tuple[Any, ...]:
-    """Copy a module and what it is called with.
+    """Copy a module and its arguments.
 
-    Tensors that have a graph are copied without it, and require a gradient as before.
-    The only hooks that are copied are those that compute weights.
+    Tensors that have a graph are copied without it, and `requires_grad` is kept. The
+    only hooks that are copied are those that compute weights.
 
     Args:
         module: The module.
         arguments: States and contexts.
 
     Returns:
-        The copies of the module and of each of the others.
+        The copies of the module and of each argument.
     """
-    memo: dict[int, Any] = {id(t): _cut(t) for t in tensors_in(arguments)}
-    memo |= {id(t): _cut(t) for t in _attached(module)}
+    memo: dict[int, Any] = {id(t): _detached_copy(t) for t in tensors_in(arguments)}
+    memo |= {id(t): _detached_copy(t) for t in _non_leaf_tensors(module)}
     for part in module.modules():
-        memo |= {id(hooks): _of_torch(hooks) for hooks in _hooks(part)}
+        memo |= {id(hooks): _weight_hooks(hooks) for hooks in _hooks_of(part)}
     try:
         return deepcopy((module, *arguments), memo)
     except Exception as error:
@@ -42,27 +42,27 @@ def copied(module: nn.Module, *arguments: Any) -> tuple[Any, ...]:
         raise
 
 
-def _cut(tensor: Tensor) -> Tensor:
+def _detached_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
-def _attached(module: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors of a module that were computed, which have no deep copy."""
+def _non_leaf_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the non-leaf tensors of a module, which `deepcopy` does not support."""
     for part in module.modules():
         for value in tree_leaves(vars(part)):
             if isinstance(value, Tensor) and not value.is_leaf:
                 yield value
 
 
-def _hooks(part: nn.Module) -> list[dict[int, Any]]:
+def _hooks_of(part: nn.Module) -> list[dict[int, Any]]:
     return [vars(part)[name] for name in HOOKS if name in vars(part)]
 
 
-def _of_torch(hooks: dict[int, Any]) -> dict[int, Any]:
-    """Keep the hooks that the old weight_norm, spectral_norm and prune install.
+def _weight_hooks(hooks: dict[int, Any]) -> dict[int, Any]:
+    """Return the hooks that the old weight_norm, spectral_norm and prune install.
 
-    The forward pass reads the weights that they compute. All others are the user's and
-    may have effects, such as a list that grows.
+    The forward pass reads the weights that they compute. All other hooks are the
+    user's and may have side effects, such as a list that grows.
     """
     kept = {
         key: hook

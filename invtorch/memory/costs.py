@@ -1,4 +1,4 @@
-"""Measure what each layer of a pass costs under each strategy."""
+"""Measure the memory and time of each layer of a pass under each strategy."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from invtorch.precision import is_differentiable
 from invtorch.recording import Recording
 from invtorch.replay import Tensors
 
-REPETITIONS = 7
-NOISE = 0.1  # by which times differ from one moment to another, relatively
+REPETITIONS = 7  # of each timing: load makes single ones longer, the shortest counts
+NOISE = 0.1  # relative difference between timings of the same layer at other moments
 
 
 class Cost(NamedTuple):
-    """What one layer costs; bytes are those of activations, gradients left out.
+    """The cost of one layer; bytes are those of activations, without gradients.
 
     Attributes:
         label: Index and class of the layer.
         state: Bytes of its input.
         output: Bytes of its output.
-        stored: Bytes that autograd keeps of it, besides its input.
-        holds_input: Whether autograd keeps its input too.
-        forward: Bytes above those when it is evaluated.
-        work: Bytes that its backward pass takes for a while, by strategy.
+        stored: Bytes that autograd saves for it, besides its input.
+        holds_input: Whether autograd saves its input too.
+        forward: Temporary bytes of its forward pass, above those.
+        work: Temporary bytes of its backward pass, by strategy.
         seconds: Time of its forward and backward pass, by strategy.
-        round_trip: Relative distance of its rebuilt input from the true one.
-        noise: How far a difference of two of these times may be off.
+        round_trip: Relative error of its rebuilt input.
+        noise: Largest error of a difference of two of these times, in seconds.
     """
 
     label: str
@@ -59,47 +59,47 @@ class Cost(NamedTuple):
 def measure_costs(
     steps: Sequence[Step], state: Any, context: tuple[Any, ...]
 ) -> list[Cost]:
-    """Measure every step on the state that reaches it.
+    """Measure every step on the state that it receives in the pass.
 
-    Bytes and seconds of equal layers are measured once, the round trip of every layer:
-    it depends on the values of the parameters.
+    Bytes and seconds of equal layers are measured once. The round trip is measured for
+    every layer, because it depends on the values of the parameters.
 
-    Modules, state and context are copied, so that nothing of them changes, nor does a
-    random state. What is saved for backward goes through no hooks of the caller, such
-    as those of `torch.utils.checkpoint`.
+    Modules, state and context are copied and random states restored, so that the
+    measurement has no side effects. The caller's hooks of saved tensors, such as those
+    of `torch.utils.checkpoint`, are not called.
 
     Raises:
         RuntimeError: If a layer has parameters without a shape.
     """
     known: dict[Any, Cost] = {}
-    found = []
-    with all_random_states_kept(), saved_tensors_hooks(_as_it_is, _as_it_is):
+    costs = []
+    with all_random_states_kept(), saved_tensors_hooks(_identity, _identity):
         for i, step in enumerate(steps):
             label = f"layer {i} ({type(step.module).__name__})"
             check_shapes(label, [*step.module.parameters(), *step.module.buffers()])
             key = _signature(step, state)
             if key not in known:
                 known[key] = _measure(step, state, context)
-            module, given, own_context = copied(step.module, state, context)
+            module, copied_state, copied_context = copied(step.module, state, context)
             copy = step._replace(module=module)
             with torch.no_grad():
-                state = copy(given, own_context)
-                error = _round_trip(copy, given, own_context)
-            found.append(known[key]._replace(label=label, round_trip=error))
-    return found
+                state = copy(copied_state, copied_context)
+                error = _round_trip(copy, copied_state, copied_context)
+            costs.append(known[key]._replace(label=label, round_trip=error))
+    return costs
 
 
 def _round_trip(step: Step, state: Any, context: tuple[Any, ...]) -> float:
-    """Return how far the rebuilt state is from the true one, relatively."""
+    """Return the relative error of the rebuilt state."""
     given, back = as_tensors(state), step.inverse(step(state, context), context)
     pairs = zip(as_tensors(back), given, strict=True)
-    errors = [_signed(rebuilt) - _signed(x) for rebuilt, x in pairs]
+    errors = [_subtractable(rebuilt) - _subtractable(x) for rebuilt, x in pairs]
     scale = float(size(given).norm())
     return float(size(tuple(errors)).norm()) / scale if scale else 0.0
 
 
 def _signature(step: Step, state: Any) -> Any:
-    """Return what two steps have in common that cost the same."""
+    """Return a key that is equal for steps of equal cost."""
     parameters = ((p.shape, p.dtype, p.requires_grad) for p in step.module.parameters())
     tensors = ((t.shape, t.dtype, t.stride()) for t in as_tensors(state))
     kind = type(step.module), repr(step.module), step.module.training
@@ -125,13 +125,13 @@ def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
         forward=outside.peak - outside.live,
         work={name: backward.peak for name, (_, backward) in counted.items()},
         seconds=seconds,
-        round_trip=0.0,  # that of each layer is put in
+        round_trip=0.0,  # set for each layer in `measure_costs`
         noise=noise,
     )
 
 
 class _Trial:
-    """One layer, run alone under each strategy; it and what it is given are copies."""
+    """One layer, run alone under each strategy; the layer and its inputs are copies."""
 
     def __init__(self, step: Step, state: Any, context: tuple[Any, ...]) -> None:
         self.chain = Pass([step])
@@ -143,18 +143,18 @@ class _Trial:
         )
         self.device = self.state[0].device
         with torch.no_grad():
-            outputs = as_tensors(step(self._given(0), self.context))
+            outputs = as_tensors(step(self._input(0), self.context))
         self.output = bytes_of(outputs)
         self.gradients = [torch.ones_like(t) for t in outputs]
         leaves = (*self.state, *tensors_in(context), *step.module.parameters())
         self.leaves = [t for t in leaves if t.requires_grad]
 
     def count(self, memory: str, copies: int = 0) -> tuple[Memory, Memory]:
-        """Count a forward pass, and then a backward pass above what that left.
+        """Count the bytes of a forward pass, and those of a backward pass above them.
 
         Args:
             memory: The strategy.
-            copies: 1 if it starts from a copy of the state that nothing else refers to.
+            copies: 1 to run on a copy of the state that nothing else refers to, else 0.
         """
         self._backward(self._forward(memory, copies))  # allocates gradients
         return measure_two(
@@ -162,22 +162,23 @@ class _Trial:
         )
 
     def seconds(self, strategies: Sequence[str]) -> tuple[dict[str, float], float]:
-        """Time a forward and backward pass under each strategy, by turns.
+        """Time a forward and backward pass under each strategy, in alternation.
 
-        Load only makes a time longer, so the shortest one counts. Storing evaluates
-        nothing twice and is never slower than rebuilding.
+        Load only makes a time longer, so the shortest one counts. With `"store"`
+        nothing is evaluated twice: its time is at most that of any other strategy.
 
         Returns:
-            The times, and how far a difference of two of them may be off.
+            The times, and the largest error of a difference of two of them: the two
+            largest spreads of the timings, plus a fraction `NOISE` of the time.
         """
         rounds = [
             [self._timed(name) for name in strategies] for _ in range(REPETITIONS)
         ]
         times = dict(zip(strategies, zip(*rounds, strict=True), strict=True))
-        found = {name: min(repeated) for name, repeated in times.items()}
-        spreads = sorted(median(times[name]) - found[name] for name in strategies)
-        found["store"] = min(found.values())
-        return found, sum(spreads[-2:]) + NOISE * found["store"]
+        shortest = {name: min(repeated) for name, repeated in times.items()}
+        spreads = sorted(median(times[name]) - shortest[name] for name in strategies)
+        shortest["store"] = min(shortest.values())
+        return shortest, sum(spreads[-2:]) + NOISE * shortest["store"]
 
     def _timed(self, memory: str) -> float:
         start = self._clock()
@@ -189,14 +190,14 @@ class _Trial:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _given(self, copies: int) -> Any:
+    def _input(self, copies: int) -> Any:
         state = tuple(t.clone() for t in self.state) if copies else self.state
         return state[0] if self.single else state
 
     def _forward(self, memory: str, copies: int) -> Tensors:
         recorder = Store() if memory == "store" else Tape(memory, frozenset(), None)
         with torch.enable_grad(), Recording(recorder):
-            output = self.chain(self._given(copies), self.context)
+            output = self.chain(self._input(copies), self.context)
         recorder.end()
         return as_tensors(output)
 
@@ -208,10 +209,10 @@ class _Trial:
             torch.autograd.backward(tensors, gradients, inputs=self.leaves)
 
 
-def _signed(tensor: Tensor) -> Tensor:
-    """Return numbers that can be subtracted; booleans cannot, and bytes wrap around."""
+def _subtractable(tensor: Tensor) -> Tensor:
+    """Return integers and booleans in float64, where differences do not wrap around."""
     return tensor if is_differentiable(tensor) else tensor.double()
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def _identity(tensor: Tensor) -> Tensor:
     return tensor

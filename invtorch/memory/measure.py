@@ -1,4 +1,4 @@
-"""Count the bytes that a call allocates and frees."""
+"""Measure the memory that a call allocates: its peak, and what it leaves."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 class Memory(NamedTuple):
-    """What a call allocated, in bytes, above what was allocated before it.
+    """The bytes that a call allocates, above those allocated before it.
 
     Attributes:
-        peak: The most that was held at any time.
-        live: What was still held when it returned, its result included.
+        peak: The largest number allocated at any time of the call.
+        live: The number still allocated when it returns, including its result.
     """
 
     peak: int
@@ -37,21 +37,22 @@ def measure_memory(
 ) -> Memory:
     """Count the bytes that a call allocates and frees.
 
-    On the CPU the allocations are those of PyTorch's profiler, exact to the byte; on a
-    GPU those of its caching allocator. Memory that the process merely reserves (what
-    `nvidia-smi` shows) is not counted.
+    On the CPU the allocations are those that PyTorch's profiler records, exact to the
+    byte. On a GPU they are those of the caching allocator. Memory that the allocator
+    only reserves (which `nvidia-smi` includes) is not counted.
 
     Args:
-        call: What to measure. Its result is held until the count is taken.
-        device: Where the memory is that counts: `"cpu"`, or a CUDA device; without it,
-            PyTorch's default device.
+        call: The function to measure. Its result is kept until the end of the
+            measurement.
+        device: The device whose memory is counted: `"cpu"` or a CUDA device. The
+            default is PyTorch's default device.
 
     Returns:
-        The peak during the call and what was live at its end.
+        The peak of the call, and what is still allocated at its end.
 
     Raises:
         ValueError: If `device` is neither the CPU nor a CUDA device.
-        RuntimeError: If it is the CPU, and a profiler runs already.
+        RuntimeError: If it is the CPU and a profiler is already running.
 
     Examples:
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
@@ -62,24 +63,24 @@ def measure_memory(
         raise ValueError(
             f"device is {str(device)!r}, but memory can be counted on 'cpu' or 'cuda'"
         )
-    gc.collect()  # what is already dead must not be freed in between
+    gc.collect()  # garbage must not be freed during the call
     if device.type == "cuda":
         return _measure_cuda(call, device)
     with _profiled() as record:
         result = call()
     del result
-    return _counted(_torch.recorded_allocations(record, BETWEEN))
+    return _memory_of(_torch.recorded_allocations(record, BETWEEN))
 
 
 def measure_two(
     first: Callable[[], T], second: Callable[[T], object], device: torch.device
 ) -> tuple[Memory, Memory]:
-    """Count two calls, the second one above what the first one left.
+    """Count two calls, the second one above what the first one leaves.
 
-    The second is given the result of the first. To count both at once is to know the
-    size of what the second one frees.
+    The second call receives the result of the first. One profile records both, so that
+    it knows the sizes of the allocations that the second call frees.
     """
-    with _uncollected():
+    with _collection_disabled():
         if device.type == "cuda":
             results: list[T] = []
             before = _measure_cuda(lambda: results.append(first()), device)
@@ -90,14 +91,15 @@ def measure_two(
                 second(result)
     changes = list(_torch.recorded_allocations(record, BETWEEN))
     place = next(i for i, change in enumerate(changes) if change is None)
-    return _counted(changes[:place]), _counted(changes[place + 1 :])
+    return _memory_of(changes[:place]), _memory_of(changes[place + 1 :])
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from freeing what was allocated before.
+def _collection_disabled() -> Iterator[None]:
+    """Disable the garbage collector, so that nothing allocated before is freed.
 
-    To collect first would do, too, but takes longer than to measure a layer.
+    `gc.collect()` beforehand has the same effect, but takes longer than the measurement
+    of a layer.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -110,7 +112,7 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def _profiled() -> Iterator[profile]:
-    """Profile the memory of what is called inside.
+    """Profile the memory of the calls in this context.
 
     Raises:
         RuntimeError: If a profiler is running.
@@ -122,35 +124,36 @@ def _profiled() -> Iterator[profile]:
         )
     record = profile(profile_memory=True)
     with ExitStack() as stack:
-        with _quiet():
+        with _logging_disabled():
             stack.enter_context(record)
         yield record
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the profiler from logging that it starts and stops.
+def _logging_disabled() -> Iterator[None]:
+    """Prevent the profiler from logging that it starts and stops.
 
-    Kineto reads its log level once, when a profiler first starts. A level that the user
-    set is left alone, and none is left behind.
+    Kineto, the library behind the profiler, reads its log level once, when a profiler
+    first starts. A level that the user has set is not changed; otherwise the variable
+    is removed at the end.
     """
     if LOG_LEVEL in os.environ:
         yield
         return
-    os.environ[LOG_LEVEL] = "99"
+    os.environ[LOG_LEVEL] = "99"  # above all levels of messages
     try:
         yield
     finally:
         os.environ.pop(LOG_LEVEL, None)
 
 
-def _counted(changes: Iterable[int | None]) -> Memory:
+def _memory_of(changes: Iterable[int | None]) -> Memory:
     sizes = list(accumulate((change or 0 for change in changes), initial=0))
     return Memory(max(sizes), sizes[-1])
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes of all tensors together."""
+    """Return the total number of bytes of the tensors."""
     return sum(t.nbytes for t in tensors)
 
 

@@ -1,12 +1,14 @@
 """Plan a memory strategy for each layer: the fastest step within a budget of bytes.
 
-The candidates do not depend on the budget. A plan is the fastest candidate whose peak
-fits, so a larger budget never plans a slower step or a smaller peak. The last candidate
-stores everything: what fits wholly stored is wholly stored.
+A candidate is an assignment of a strategy to every layer. To raise a layer is to give
+it a strategy that keeps more. Candidates are made by raising one layer after another
+and do not depend on the budget. The plan is the fastest candidate whose peak is within
+the budget, so a larger budget never results in a slower step or a smaller peak. One
+candidate stores everything, and is the plan if it fits.
 
-Measured times are noisy, and a plan follows them only beyond their noise. Layers that
-save the same time for each byte, within noise, are raised from the last to the first:
-the last ones free their activations before anything is rebuilt.
+Measured times are noisy. Differences within the noise are ignored. Layers that save the
+same time for each byte, within noise, are raised from the last to the first, because
+the last layers free their activations before anything is rebuilt.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ class Plan(NamedTuple):
     Attributes:
         costs: The measured cost of each layer.
         strategies: The strategy of each layer.
-        anchors: The indices of the states that are kept in any case.
+        anchors: The indices of the states that are kept under every strategy.
         budget: The bytes that activations may take.
-        peak: The bytes that they are predicted to take.
-        seconds: The predicted time of a step of these layers.
+        peak: The predicted peak of activations, in bytes.
+        seconds: The predicted time of the forward and backward pass of these layers.
     """
 
     costs: Sequence[Cost]
@@ -65,13 +67,13 @@ class Plan(NamedTuple):
 
 
 class Raise(NamedTuple):
-    """A layer that is given a strategy which keeps more and takes less time.
+    """A change of a layer to a strategy that keeps more and takes less time.
 
     Attributes:
-        places: Where the layer is in the pass; a shared one has several places.
-        memory: The strategy it is given.
-        size: The bytes that this keeps.
-        gain: The seconds that this saves for each byte.
+        places: The indices of the layer in the pass; a shared layer has several.
+        memory: The new strategy.
+        size: The bytes that it keeps in addition.
+        gain: The seconds that it saves for each of these bytes.
     """
 
     places: tuple[int, ...]
@@ -92,11 +94,11 @@ def plan(
 
     Args:
         costs: The measured cost of each layer.
-        modules: The layers; one that occurs twice has one strategy.
-        anchors: The indices of the states that are kept in any case.
+        modules: The layers. A layer that occurs twice has one strategy.
+        anchors: The indices of the states that are kept under every strategy.
         budget: The bytes that activations may take.
         eps: The eps of the state's dtype.
-        asked: The strategy that each layer has at least; by default its own `memory`.
+        asked: The lowest strategy of each layer; by default its own `memory`.
 
     Raises:
         ValueError: If no candidate fits in the budget.
@@ -117,7 +119,7 @@ def plan(
 
 
 class _Layers:
-    """The layers of a pass, and the orders in which they can be raised.
+    """The layers of a pass, and the orders in which they are raised.
 
     The arguments are those of `plan`.
     """
@@ -133,7 +135,7 @@ class _Layers:
         self.costs = costs
         self.anchors = anchors
         self.times = settled(costs)
-        self.groups = _shared(modules)
+        self.groups = _places_of_modules(modules)
         self.floors = ["invert"] * len(costs)
         for group in self.groups:
             floor = self._floor(group, asked, eps)
@@ -143,10 +145,11 @@ class _Layers:
     def chains(self) -> Iterator[list[Raise]]:
         """Yield the orders in which layers are raised.
 
-        One order goes by the time saved for each byte, with equals from the last layer
-        to the first; one goes from the last layer to the first. Both end with
-        everything stored. Where the budget is small, a raise that keeps much would end
-        them early: more orders leave out ever smaller raises.
+        The first order is by the time saved for each byte, largest first, and from the
+        last layer to the first among equals. The second is from the last layer to the
+        first. Both end with everything stored. Under a small budget, one large raise
+        may not fit and end an order early. Further orders therefore leave out raises
+        above a size, which decreases from order to order.
         """
         sizes = {r.size.bit_length() for r in self._raises(None)}
         for bits in (None, *sorted(sizes, reverse=True)[1:]):
@@ -155,9 +158,13 @@ class _Layers:
             yield sorted(raises, key=lambda r: (r.size > 0, -max(r.places)))
 
     def longest(self, chain: Sequence[Raise], budget: int) -> list[str] | None:
-        """Raise as many layers of a chain as the budget permits; `None` if none do."""
-        for strategies, sure in self._prefixes(chain):
-            if sure <= budget and peak(self.costs, strategies, self.anchors) <= budget:
+        """Raise as many layers of a chain as fit in the budget.
+
+        Returns:
+            The strategies, or `None` if nothing fits even without a raise.
+        """
+        for strategies, bound in self._prefixes(chain):
+            if bound <= budget and peak(self.costs, strategies, self.anchors) <= budget:
                 return list(strategies)
         return None
 
@@ -165,42 +172,43 @@ class _Layers:
         """Return the smallest peak of all candidates."""
         least = peak(self.costs, self.floors, self.anchors)
         for chain in self.chains():
-            for strategies, sure in self._prefixes(chain):
-                if sure < least:
+            for strategies, bound in self._prefixes(chain):
+                if bound < least:
                     least = min(least, peak(self.costs, strategies, self.anchors))
         return least
 
     def _prefixes(self, chain: Sequence[Raise]) -> Iterator[tuple[list[str], int]]:
-        """Yield strategies and bytes they keep for sure, from the whole chain down."""
+        """Yield strategies and a lower bound of their peak, with ever fewer raises."""
         strategies, undo = list(self.floors), []
         for r in chain:
             undo.append((r.places, strategies[r.places[0]]))
-            self._set(strategies, r.places, r.memory)
-        sure = self._sure(range(len(strategies)), strategies)
-        yield strategies, sure
+            self._assign(strategies, r.places, r.memory)
+        bound = self._lower_bound(range(len(strategies)), strategies)
+        yield strategies, bound
         for places, memory in reversed(undo):
-            sure -= self._sure(places, strategies)
-            self._set(strategies, places, memory)
-            sure += self._sure(places, strategies)
-            yield strategies, sure
+            bound -= self._lower_bound(places, strategies)
+            self._assign(strategies, places, memory)
+            bound += self._lower_bound(places, strategies)
+            yield strategies, bound
 
     @staticmethod
-    def _set(strategies: list[str], places: Iterable[int], memory: str) -> None:
+    def _assign(strategies: list[str], places: Iterable[int], memory: str) -> None:
         for i in places:
             strategies[i] = memory
 
-    def _sure(self, places: Iterable[int], strategies: Sequence[str]) -> int:
+    def _lower_bound(self, places: Iterable[int], strategies: Sequence[str]) -> int:
         return sum(
-            kept(_given(self.costs[i], i), strategies[i], first=False) for i in places
+            kept(_without_input(self.costs[i], i), strategies[i], first=False)
+            for i in places
         )
 
     def _floor(self, group: tuple[int, ...], asked: Sequence[str], eps: float) -> str:
-        """Return the strategy that keeps least, of those a layer can have."""
+        """Return the lowest strategy that the layer at these places can have."""
         each = [m for i in group for m in (asked[i], least_of(self.costs[i], eps))]
         return self._options(group, max(each, key=MEMORY.index))[0]
 
     def _options(self, group: tuple[int, ...], least: str) -> list[str]:
-        """Return the strategies that were measured, from `least` up."""
+        """Return the measured strategies, from `least` up."""
         return [
             memory
             for memory in MEMORY[MEMORY.index(least) :]
@@ -208,27 +216,27 @@ class _Layers:
         ]
 
     def _raises(self, bits: int | None) -> list[Raise]:
-        """Return what each layer can be raised to, if that keeps less than 2**bits."""
-        return [r for group in self.groups for r in self._of_group(group, bits)]
+        """Return the raises of each layer that keep less than 2**bits more bytes."""
+        return [r for group in self.groups for r in self._raises_of(group, bits)]
 
-    def _of_group(self, group: tuple[int, ...], bits: int | None) -> Iterator[Raise]:
-        """Yield one raise after another, the best gain first, in an order that lasts.
+    def _raises_of(self, group: tuple[int, ...], bits: int | None) -> Iterator[Raise]:
+        """Yield the successive raises of one layer, the largest gain first.
 
-        A later one never comes before an earlier one in a chain, so none has more gain,
-        and none is free after one that is not.
+        Sorting a chain must not change their order. Therefore no raise has a larger
+        gain than the one before, and none has size zero after one that has not.
         """
         now, paid = self.floors[group[0]], 0
         gain: Fraction | float = math.inf
-        while raises := [*self._from(group, now, bits)]:
+        while raises := [*self._raises_from(group, now, bits)]:
             best = max(raises, key=lambda r: (r.gain, MEMORY.index(r.memory)))
             gain, paid = min(gain, best.gain), min(paid + best.size, 1)
             yield best._replace(gain=gain, size=max(best.size, paid))
             now = best.memory
 
-    def _from(
+    def _raises_from(
         self, group: tuple[int, ...], now: str, bits: int | None
     ) -> Iterator[Raise]:
-        """Yield each raise from one strategy that saves time for sure, or stores."""
+        """Yield the raises from a strategy that save more time than noise, or store."""
         for memory in self._options(group, now)[1:]:
             size = sum(self._size(i, now, memory) for i in group)
             pairs = ((self.times[i][now], self.times[i][memory]) for i in group)
@@ -244,15 +252,18 @@ class _Layers:
         return saved > math.fsum(c.noise for c in costs)
 
     def _size(self, i: int, now: str, memory: str) -> int:
-        """Return the bytes of a raise; an anchor, or the caller, keeps the state."""
+        """Return the bytes that a raise keeps in addition.
+
+        A checkpoint keeps nothing more if its input is an anchor or that of the pass.
+        """
         if memory == "checkpoint" and (not i or i in self.anchors):
             return 0
-        before, after = (_alone(self.costs[i], m) for m in (now, memory))
+        before, after = (_kept_alone(self.costs[i], m) for m in (now, memory))
         return max(after - before, 0)
 
 
-def _shared(modules: Sequence[InvertibleModule]) -> list[tuple[int, ...]]:
-    """Group the places of each module."""
+def _places_of_modules(modules: Sequence[InvertibleModule]) -> list[tuple[int, ...]]:
+    """Return the indices of each module in the pass."""
     places: dict[int, list[int]] = {}
     for i, module in enumerate(modules):
         places.setdefault(id(module), []).append(i)
@@ -260,7 +271,7 @@ def _shared(modules: Sequence[InvertibleModule]) -> list[tuple[int, ...]]:
 
 
 def least_of(cost: Cost, eps: float) -> str:
-    """Return the strategy that keeps least of a layer and brings its input back."""
+    """Return the lowest strategy with which the input of a layer is correct."""
     if cost.round_trip <= tolerance(eps, eps):
         return "invert"
     return "offload" if "offload" in cost.seconds else "checkpoint"
@@ -269,10 +280,10 @@ def least_of(cost: Cost, eps: float) -> str:
 def settled(costs: Sequence[Cost]) -> list[Times]:
     """Return the time of each strategy of each layer, without the noise.
 
-    What a layer takes longer than if it were stored is divided by the bytes that this
-    saves. Rates that overlap within their noise are one rate. Storing is never slower
-    than rebuilding. The times are fractions: equal ones must compare as equal, in
-    whatever order they are added up.
+    The rate of a strategy is the time that it takes longer than `"store"`, divided by
+    the bytes that it saves. Rates that overlap within their noise are replaced by their
+    common mean. No strategy is faster than `"store"`. The times are fractions, so that
+    sums of equal times are equal in any order of addition.
     """
     found = [
         dict.fromkeys(cost.seconds, Fraction(cost.seconds["store"])) for cost in costs
@@ -302,12 +313,12 @@ class _Point(NamedTuple):
 
 
 def _rates(costs: Sequence[Cost]) -> list[list[_Point]]:
-    """Group what overlaps in seconds a byte, each with its noise."""
+    """Group strategies whose rates, in seconds per byte, overlap within their noise."""
     points = [
         _Point(
             i,
             memory,
-            max(_alone(cost, "store") - _alone(cost, memory), 1),
+            max(_kept_alone(cost, "store") - _kept_alone(cost, memory), 1),
             max(cost.seconds[memory] - cost.seconds["store"], 0.0),
             cost.noise,
         )
@@ -331,8 +342,8 @@ def total(times: Sequence[Times], strategies: Sequence[str]) -> Fraction:
     return sum((t[strategy] for t, strategy in pairs), Fraction(0))
 
 
-def _alone(cost: Cost, strategy: str) -> int:
-    """Return the bytes that are kept of a layer, its input among them if stored."""
+def _kept_alone(cost: Cost, strategy: str) -> int:
+    """Return the bytes that are kept of a layer, including its input if stored."""
     return kept(cost, strategy, first=strategy == "store")
 
 
@@ -342,7 +353,7 @@ def kept(cost: Cost, strategy: str, *, first: bool) -> int:
     Args:
         cost: The cost of the layer.
         strategy: Its strategy.
-        first: Whether its input is kept for the layers below.
+        first: Whether its input is kept to rebuild the states below.
     """
     stored = cost.stored if strategy == "store" else 0
     held = (
@@ -354,14 +365,14 @@ def kept(cost: Cost, strategy: str, *, first: bool) -> int:
 def peak(
     costs: Sequence[Cost], strategies: Sequence[str], anchors: frozenset[int]
 ) -> int:
-    """Predict the most bytes that activations take at any time of a step.
+    """Predict the peak of activations in a step, in bytes.
 
-    The input of the pass is the caller's and does not count.
+    The input of the pass belongs to the caller and is not counted.
     """
     below, most, above = 0, 0, ""
     for i, (cost, strategy) in enumerate(zip(costs, strategies, strict=True)):
-        row = strategy == "store" != above  # the first of those in a row
-        cost = _given(cost, i)
+        row = strategy == "store" != above  # the first stored layer of a row
+        cost = _without_input(cost, i)
         held = kept(cost, strategy, first=row or i in anchors)
         forward = cost.forward + cost.output + cost.state
         backward = 2 * cost.output + cost.work[strategy]
@@ -370,13 +381,13 @@ def peak(
     return most
 
 
-def _given(cost: Cost, place: int) -> Cost:
-    """Leave out the input of the pass, which is the caller's."""
+def _without_input(cost: Cost, place: int) -> Cost:
+    """Return the cost without the input of the pass, which belongs to the caller."""
     return cost if place else cost._replace(state=0)
 
 
 def amount(count: int) -> str:
-    """Write a number of bytes."""
+    """Format a number of bytes with three digits and a unit."""
     rounded = int(float(f"{count:.3g}"))
     power = min(max(len(str(rounded)) - 1, 0) // 3, 4)
     return f"{rounded / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -1,4 +1,4 @@
-"""Layers that mix the channels at every position."""
+"""Layers that multiply the channels at every position with a matrix."""
 
 from invtorch.mixing.householder import Householder1x1
 

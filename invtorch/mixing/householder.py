@@ -1,4 +1,4 @@
-"""A learned orthogonal mixing of channels."""
+"""Multiplication of the channels with a learned orthogonal matrix."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Householder1x1(VolumePreserving):
 
     $$ U = H_1 H_2 \cdots H_R, \qquad H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
 
-    $U^\top U = I$ whatever the parameters $v_r$ are, so the inverse is exact, costs as
-    much as the forward pass, and gradients neither grow nor shrink on their way.
+    $U^\top U = I$ for any parameters $v_r$. The inverse is therefore $U^\top$, costs as
+    much as the forward pass, and the norm of the gradient does not change.
     Complex parameters (`.to(torch.complex64)`) make $U$ unitary, for complex states.
 
     Args:
@@ -29,9 +29,9 @@ class Householder1x1(VolumePreserving):
         shape.
 
     Raises:
-        TypeError: If the state is one of integers.
-        ValueError: If `reflections` is not between 1 and `channels`, or they are
-            complex and the state is real.
+        TypeError: If the state has an integer dtype.
+        ValueError: If `reflections` is not between 1 and `channels`, or the
+            parameters are complex and the state is real.
 
     Examples:
         >>> mix = Householder1x1(channels=4, reflections=2)

@@ -1,4 +1,4 @@
-"""Networks from the literature, assembled from the layers of invtorch."""
+"""Networks from the literature, built from the layers of invtorch."""
 
 from invtorch.nets.irim import IRIM
 

@@ -1,4 +1,4 @@
-"""The invertible recurrent inference machine, for any inverse problem."""
+"""The invertible recurrent inference machine (i-RIM) for inverse problems."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class IRIM(Composite):
     $$ s_t' = s_t + (\nabla_\eta D(d, A\eta_t),\, 0), \qquad
        (\eta_{t+1}, s_{t+1}) = h_t(\eta_t, s_t') $$
 
-    Both operations are invertible, so training takes the memory of one layer, whatever
-    the number of steps. The forward operator $A$ and the data term $D$ appear in
+    Both operations are invertible, so training needs the memory of one layer for any
+    number of steps. The forward operator $A$ and the data term $D$ appear in
     `gradient` only.
 
     Args:
-        step_networks: The $h_t$, one for each step. They see the state alone. The same
-            module may appear more than once, and its weights are then shared.
+        step_networks: The $h_t$, one for each step. They receive only the state. If
+            the same module appears more than once, its weights are shared.
         gradient: A function or module. It takes the estimate and the data, and returns
             $\nabla_\eta D(d, A\eta)$, a tensor of the shape of the estimate.
-        estimate_channels: Number of channels of the estimate, which come first; 2 hold
-            real and imaginary part of one complex image.
+        estimate_channels: Number of channels of the estimate, which come first. One
+            complex image has 2: its real and imaginary part.
         final_update: Add the gradient once more after the last step, as the authors'
             implementation does. It changes the memory, not the estimate.
         memory: Memory strategy of the container.
@@ -53,8 +53,8 @@ class IRIM(Composite):
     Raises:
         TypeError: If a step network is not an `InvertibleModule`.
         ValueError: If there is no step network, a step network does not define its
-            inverse, the state has too few channels, or the gradient another shape than
-            the estimate.
+            inverse, the state has too few channels, or the gradient does not have
+            the shape of the estimate.
 
     Examples:
         Deblurring: `blurred` is a signal `sharp`, convolved with a known kernel. The
@@ -116,7 +116,7 @@ class IRIM(Composite):
 
 
 class GradientUpdate(VolumePreserving):
-    r"""Additive coupling whose conditioner is the gradient of the data term.
+    r"""An additive coupling whose conditioner is the gradient of the data term.
 
     The channels of the machine state are split into the estimate $\eta$, as many
     channels $s_1$ of the memory, and the rest $s_2$ of the memory. The estimate shifts
@@ -137,8 +137,8 @@ class GradientUpdate(VolumePreserving):
         output has the same shape.
 
     Raises:
-        ValueError: If the state has too few channels, or the gradient another shape
-            than the estimate.
+        ValueError: If the state has too few channels, or the gradient does not
+            have the shape of the estimate.
 
     Examples:
         >>> def gradient(estimate, measured):  # of 1/2 |estimate - measured|^2
@@ -159,22 +159,22 @@ class GradientUpdate(VolumePreserving):
 
     def forward(self, x: Tensor, *data: Any) -> Tensor:
         """Add the gradient."""
-        return self._moved(x, self._gradient(x, data))
+        return self._add_to_memory(x, self._gradient(x, data))
 
     def inverse(self, y: Tensor, *data: Any) -> Tensor:
         """Subtract the gradient."""
-        return self._moved(y, -self._gradient(y, data))
+        return self._add_to_memory(y, -self._gradient(y, data))
 
     def replay(self, y: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `x` and attach `y` to it with one evaluation of the gradient."""
+        """Rebuild `x`, and compute `y` from it, in one evaluation of the gradient."""
         return self._replay(y, data, sign=1)
 
     def replay_inverse(self, x: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `y` and attach `x` to it with one evaluation of the gradient."""
+        """Rebuild `y`, and compute `x` from it, in one evaluation of the gradient."""
         return self._replay(x, data, sign=-1)
 
     def extra_repr(self) -> str:
-        """Show the channels of the estimate, and the function if it is one."""
+        """Show the number of estimate channels, and the name of the function."""
         channels = f"estimate_channels={self.estimate_channels}"
         if isinstance(self.gradient, nn.Module):
             return channels
@@ -186,19 +186,19 @@ class GradientUpdate(VolumePreserving):
         shift = sign * self._gradient(state, data)
         _, moved, _ = self._parts(state.data)
         moved -= shift.detach()
-        return state, self._moved(state, shift)
+        return state, self._add_to_memory(state, shift)
 
     def _gradient(self, state: Tensor, data: Any) -> Tensor:
         estimate, _, _ = self._parts(state)
-        found: Tensor = self.gradient(estimate, *data)
-        if found.shape != estimate.shape:
+        grad: Tensor = self.gradient(estimate, *data)
+        if grad.shape != estimate.shape:
             raise ValueError(
-                f"the gradient has shape {tuple(found.shape)}, but the estimate "
+                f"the gradient has shape {tuple(grad.shape)}, but the estimate "
                 f"{tuple(estimate.shape)}: return one number for each of its entries"
             )
-        return found
+        return grad
 
-    def _moved(self, state: Tensor, shift: Tensor) -> Tensor:
+    def _add_to_memory(self, state: Tensor, shift: Tensor) -> Tensor:
         estimate, moved, rest = self._parts(state)
         return torch.cat([estimate, moved + shift, rest], dim=1)
 

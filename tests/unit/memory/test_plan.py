@@ -84,7 +84,8 @@ def test_the_peak_is_foreseen_and_within_the_budget(anchors, place) -> None:
     assert measured <= net.budget + 64  # and the loss, a number
 
 
-def test_the_smallest_and_the_largest_budget() -> None:
+def test_the_smallest_and_the_largest_budget(monkeypatch) -> None:
+    monkeypatch.setattr(_Trial, "_timed", under_load(random.Random(0)))
     net, x = paper(anchors=0, budget=PLAIN), image()
     step = step_of(net, x)
     plain, times, budgets = net.plan.peak, [], []
