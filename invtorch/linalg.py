@@ -69,8 +69,8 @@ class Reflections(NamedTuple):
 
     Attributes:
         V: The vectors as columns, shape `(channels, reflections)`, in double precision
-            (in single precision on MPS, which has no other).
-        S: The triangular matrix $S$ of `householder_product`.
+            (single precision on MPS, which has no double precision).
+        S: The matrix $S$ of `householder_product`. Its lower triangle is not used.
         W: Shape `(reflections, channels)`.
     """
 

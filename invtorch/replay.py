@@ -62,7 +62,7 @@ class Graph(Protocol):
 
 
 class FullGraph(NamedTuple):
-    """The graph of a grad_state call, from its input state to its outputs."""
+    """The graph of a whole call, from its input state to its outputs."""
 
     state: Tensors
     outputs: Tensors

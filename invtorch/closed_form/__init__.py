@@ -1,8 +1,9 @@
 """Closed forms: derivatives written by hand, for layers whose formula is known.
 
-A closed form is faster than autograd: the forward pass makes no graph, and the
-environment of the call is neither recorded nor restored. Closed forms are optional:
-without them, autograd differentiates the same layers, with the same results.
+A closed form saves the cost that autograd has per operation: the forward pass makes no
+graph, and the environment of the call is neither recorded nor restored. Closed forms
+are optional: without them, autograd differentiates the same layers, with the same
+results.
 
 * `protocol`: the methods of a closed form, and the sums of parameter gradients.
 * `registry`: finds the closed form of a module, or `None` if autograd is to be used.

@@ -49,9 +49,9 @@ class InvertibleSequential(Composite, nn.Sequential):
         state_dtype: The precision of the state between the layers: for example
             `torch.float64` with conditioners in single precision, or `torch.float32`
             with conditioners in half precision. Couplings evaluate a conditioner in the
-            precision of its parameters. The output has the precision of the input, and by default so
-            has the state. Of nested containers, `anchors`, `guard`, `budget` and
-            `state_dtype` of the outermost one are used.
+            precision of its parameters. The output has the precision of the input. So
+            has the state by default. If containers are nested, the `anchors`, `guard`,
+            `budget` and `state_dtype` of the outermost one are used.
         budget: Memory for the activations of a training step with `memory="auto"`:
             bytes, or a fraction of the device's memory, by default half of it.
             Parameters, their gradients and the optimizer's state are not included.
