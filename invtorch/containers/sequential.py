@@ -11,8 +11,7 @@ from torch import nn
 from invtorch._repr import parameter_count
 from invtorch.composite import Composite, Pass, Step
 from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
-from invtorch.memory.automatic import Automatic
-from invtorch.memory.plan import Plan
+from invtorch.memory.plan import Automatic, Plan
 from invtorch.module import MEMORY, OPPOSITE, InvertibleModule
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from invtorch._torch import tree_leaves
 from invtorch.composite import Pass, Step
 from invtorch.engine.checks import as_tensors, check_shapes
 from invtorch.engine.dispatch import Store
@@ -18,12 +20,12 @@ from invtorch.engine.eager.tape import Tape
 from invtorch.engine.guard.fingerprint import size
 from invtorch.engine.restore.context import tensors_in
 from invtorch.engine.restore.random_numbers import all_random_states_kept
-from invtorch.memory.copies import copied
 from invtorch.memory.measure import Memory, bytes_of, measure_two
 from invtorch.precision import is_differentiable
 from invtorch.recording import Recording
 from invtorch.replay import Tensors
 
+HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 REPETITIONS = 7  # of each timing: load makes single ones longer, the shortest counts
 NOISE = 0.1  # relative difference between timings of the same layer at other moments
 
@@ -216,3 +218,61 @@ def _subtractable(tensor: Tensor) -> Tensor:
 
 def _identity(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def copied(module: nn.Module, *arguments: Any) -> tuple[Any, ...]:
+    """Copy a module and its arguments.
+
+    Tensors that have a graph are copied without it, and `requires_grad` is kept. The
+    only hooks that are copied are those that compute weights.
+
+    Args:
+        module: The module.
+        arguments: States and contexts.
+
+    Returns:
+        The copies of the module and of each argument.
+    """
+    memo: dict[int, Any] = {id(t): _detached_copy(t) for t in tensors_in(arguments)}
+    memo |= {id(t): _detached_copy(t) for t in _non_leaf_tensors(module)}
+    for part in module.modules():
+        memo |= {id(hooks): _weight_hooks(hooks) for hooks in _hooks_of(part)}
+    try:
+        return deepcopy((module, *arguments), memo)
+    except Exception as error:
+        error.add_note(
+            f'memory="auto" could not copy {type(module).__name__} or its context to '
+            f"measure it: make them copyable by `copy.deepcopy`, or choose another "
+            f"memory for the container"
+        )
+        raise
+
+
+def _detached_copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+def _non_leaf_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the non-leaf tensors of a module, which `deepcopy` does not support."""
+    for part in module.modules():
+        for value in tree_leaves(vars(part)):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield value
+
+
+def _hooks_of(part: nn.Module) -> list[dict[int, Any]]:
+    return [vars(part)[name] for name in HOOKS if name in vars(part)]
+
+
+def _weight_hooks(hooks: dict[int, Any]) -> dict[int, Any]:
+    """Return the hooks that the old weight_norm, spectral_norm and prune install.
+
+    The forward pass reads the weights that they compute. All other hooks are the
+    user's and may have side effects, such as a list that grows.
+    """
+    kept = {
+        key: hook
+        for key, hook in hooks.items()
+        if type(hook).__module__.startswith("torch.nn.utils.")
+    }
+    return type(hooks)(kept)

@@ -70,7 +70,8 @@ class Tape:
         # indices that are no longer pending; appending to a deque is atomic, so that
         # `release` needs no lock
         self.dropped: deque[int] = deque()
-        # backward passes of several threads may replay calls of the same tape
+        # backward passes of several threads may replay calls of the same tape; what a
+        # replay calls may unpack a state of it, or free a handle, in the same thread
         self.lock = threading.RLock()
 
     # --- the forward pass -------------------------------------------------------------

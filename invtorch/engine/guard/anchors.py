@@ -14,8 +14,9 @@ AnchorsArgument: TypeAlias = int | Sequence[int] | str
 
 EVENLY = 8
 BUDGET = 16.0  # allowed error between two anchors, in eps of the state
-MARGIN = 1.75  # anchors are placed for BUDGET / MARGIN, because batches differ
-ROUNDING = 0.25  # error that one layer adds, in eps
+# Anchors are placed for BUDGET / MARGIN, because batches differ; 1.75 is empirical.
+MARGIN = 1.75
+ROUNDING = 0.25  # estimate of the error that one layer adds, in eps
 
 
 class Anchors:
@@ -154,7 +155,7 @@ def _rate(errors: list[float], flips: bool) -> float:
     """
     beyond = (i for i, error in enumerate(errors, 1) if error > BUDGET / MARGIN)
     within = errors if flips else errors[: next(beyond, len(errors))]
-    return max(math.log(max(*within, 1.0) / ROUNDING), 0.5) / len(within)
+    return math.log(max(*within, 1.0) / ROUNDING) / len(within)
 
 
 def _within_budget(gains: dict[int, float], layers: int) -> list[int]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from invtorch.precision import is_differentiable, no_autocast
 
-PROBES = 4  # projections of a tensor
+PROBES = 4  # projections of a tensor: more estimate better and take longer
 ROWS = 32  # least number of rows of its matrix
-WIDEST = 8192  # largest number of columns
+WIDEST = 8192  # largest number of columns: it bounds the memory of the weights
 
 
 def mark(state: tuple[Tensor, ...]) -> tuple[Any, Any]:

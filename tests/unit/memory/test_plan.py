@@ -19,9 +19,8 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
-from invtorch.memory.automatic import capacity
 from invtorch.memory.costs import REPETITIONS, Cost, _Trial
-from invtorch.memory.plan import Plan, peak, plan, settled, total
+from invtorch.memory.plan import Plan, capacity, peak, plan, settled, total
 from invtorch.module import MEMORY
 from invtorch.planning import measure_memory
 from tests.devices import ON_THE_CPU
