@@ -87,25 +87,20 @@ SIZES: list[tuple[str, Case, int, int]] = [
     ("16 x 48 x 48", Case(algebraic, 32, (16, 48, 48)), 8, 7),
     ("tiny", Case(algebraic, 16, (16, 16)), 32, 25),
 ]
+ON_THE_PAPERS_LAYER: dict[str, Leave] = {
+    "orthogonal coupling over a gated block": PAPER,
+    "reflections one by one": products_with_the_matrix,
+}
 PARTS = [
     *(
         Part(
-            f"paper's layer, {size}: orthogonal coupling over a gated block",
+            f"paper's layer, {size}: {name}",
             partial(case.network, depth),
             (1, case.channels, *case.space),
             repetitions,
-            PAPER,
+            leave,
         )
-        for size, case, depth, repetitions in SIZES
-    ),
-    *(
-        Part(
-            f"paper's layer, {size}: reflections one by one",
-            partial(case.network, depth),
-            (1, case.channels, *case.space),
-            repetitions,
-            products_with_the_matrix,
-        )
+        for name, leave in ON_THE_PAPERS_LAYER.items()
         for size, case, depth, repetitions in SIZES
     ),
     Part(
