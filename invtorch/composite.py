@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from invtorch.keywords import all_keywords, check_keywords, taken
 from invtorch.module import OPPOSITE, Inverse, InvertibleModule, no_log_det
+from invtorch.recording import Context
+
+NO_CONTEXT = Context()
 
 
 class Step(NamedTuple):
@@ -21,7 +25,7 @@ class Step(NamedTuple):
     Examples:
         >>> there = Step(Householder1x1(4))
         >>> x = torch.randn(2, 4)
-        >>> torch.allclose(there.inverse(there(x, ()), ()), x, atol=1e-5)
+        >>> torch.allclose(there.inverse(there(x)), x, atol=1e-5)
         True
     """
 
@@ -30,21 +34,38 @@ class Step(NamedTuple):
     context: bool = True
 
     @property
+    def function(self) -> Callable[..., Any]:
+        """The module, called in its direction."""
+        return self.module if self.direction == "forward" else self.module.inverse
+
+    @property
     def inverse(self) -> Step:
         """The same module in the other direction."""
         return self._replace(direction=OPPOSITE[self.direction])
 
-    def __call__(self, state: Any, context: tuple[Any, ...]) -> Any:
+    def __call__(self, state: Any, context: Context = NO_CONTEXT) -> Any:
         """Call the module."""
-        forward = self.direction == "forward"
-        function = self.module if forward else self.module.inverse
-        return function(state, *context) if self.context else function(state)
+        return self.part_of(context).call(self.function, state)
 
-    def and_log_det(self, state: Any, context: tuple[Any, ...]) -> tuple[Any, Tensor]:
+    def and_log_det(
+        self, state: Any, context: Context = NO_CONTEXT
+    ) -> tuple[Any, Tensor]:
         """Call the module and return its log-determinant too."""
         function = getattr(self.module, f"{self.direction}_and_log_det")
-        pair: tuple[Any, Tensor] = function(state, *(context if self.context else ()))
+        pair: tuple[Any, Tensor] = self.part_of(context).call(function, state)
         return pair
+
+    def part_of(self, context: Context) -> Context:
+        """Return the part of a context that the module receives."""
+        if not self.context:
+            return NO_CONTEXT
+        if not context.named:
+            return context
+        return context._replace(named=taken(self.module._keywords(), context.named))
+
+    def keywords(self) -> frozenset[str] | None:
+        """Return the names of the keyword context it receives; `None` for any."""
+        return self.module._keywords() if self.context else frozenset()
 
 
 class Composite(InvertibleModule, elementary=False):
@@ -78,23 +99,39 @@ class Composite(InvertibleModule, elementary=False):
         steps = list(self.chain())
         return steps if direction == "forward" else [s.inverse for s in steps[::-1]]
 
-    def forward(self, x: Any, *context: Any) -> Any:
+    def forward(self, x: Any, *context: Any, **named: Any) -> Any:
         """Apply the steps from first to last."""
-        return self._run(Pass(self._steps("forward")), x, context)
+        chain = Pass(self._steps("forward"))
+        return self._run(chain, x, self._context(context, named))
 
-    def inverse(self, y: Any, *context: Any) -> Any:
+    def inverse(self, y: Any, *context: Any, **named: Any) -> Any:
         """Apply the inverse steps from last to first."""
-        return self._run(Pass(self._steps("inverse")), y, context)
+        chain = Pass(self._steps("inverse"))
+        return self._run(chain, y, self._context(context, named))
 
-    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+    def forward_and_log_det(
+        self, x: Any, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         """Same as `forward`, with the sum of the log-determinants."""
-        return self._run(PassWithLogDet(self._steps("forward")), x, context)  # type: ignore[no-any-return]
+        chain = PassWithLogDet(self._steps("forward"))
+        return self._run(chain, x, self._context(context, named))  # type: ignore[no-any-return]
 
-    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+    def inverse_and_log_det(
+        self, y: Any, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         """Same as `inverse`, with the sum of the log-determinants."""
-        return self._run(PassWithLogDet(self._steps("inverse")), y, context)  # type: ignore[no-any-return]
+        chain = PassWithLogDet(self._steps("inverse"))
+        return self._run(chain, y, self._context(context, named))  # type: ignore[no-any-return]
 
-    def _run(self, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
+    def _context(self, args: tuple[Any, ...], named: dict[str, Any]) -> Context:
+        if named:
+            check_keywords(type(self).__name__, named, self._keywords())
+        return Context(args, named)
+
+    def _keywords(self) -> frozenset[str] | None:
+        return all_keywords(step.keywords() for step in self.chain())
+
+    def _run(self, chain: Pass, state: Any, context: Context) -> Any:
         """Apply all steps. A container overrides this to apply its memory strategy."""
         return chain(state, context)
 
@@ -109,7 +146,7 @@ class Pass:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
 
-    def __call__(self, state: Any, context: tuple[Any, ...]) -> Any:
+    def __call__(self, state: Any, context: Context) -> Any:
         """Apply the steps."""
         for step in self.steps:
             state = step(state, context)
@@ -119,7 +156,7 @@ class Pass:
 class PassWithLogDet(Pass):
     """All steps of a chain in one direction, with the sum of their log-determinants."""
 
-    def __call__(self, state: Any, context: tuple[Any, ...]) -> Any:
+    def __call__(self, state: Any, context: Context) -> Any:
         """Apply the steps, and return the sum of the log-determinants too."""
         log_det_sum = None
         for step in self.steps:

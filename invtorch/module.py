@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch._repr import describe, parameter_count
+from invtorch.keywords import keywords_of
 from invtorch.recording import Direction, State, nested, recorded
 
 # from the strategy that keeps least to the one that keeps most
@@ -30,7 +31,9 @@ class InvertibleModule(nn.Module):
     A subclass defines `forward` and `inverse`. Nothing else is needed to train it in
     constant memory. The state $x$ is one tensor or a tuple of tensors (batch first,
     channels second). The context $c$ is any number of further arguments. They are
-    passed to both directions, are never inverted, and may need gradients.
+    passed to both directions, are never inverted, and may need gradients. In a
+    container every layer receives the positional ones, and those keyword ones that the
+    signature of its `forward` names.
 
     A layer that can invert and differentiate with one evaluation of its inner network
     can also define `replay(y, *context)` for `forward`, and
@@ -56,6 +59,7 @@ class InvertibleModule(nn.Module):
     """
 
     _memory: str | None = None
+    _names: frozenset[str] | None = frozenset()  # the keyword context of `forward`
 
     def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,12 +69,10 @@ class InvertibleModule(nn.Module):
                 method = cls.__dict__[name]
                 call = wrap(Direction(name, method))
                 setattr(cls, name, functools.wraps(method)(call))
-        # a replay is valid only for the direction that it was written for: otherwise a
-        # class that overrides a direction would be differentiated as its base class
+        if "forward" in cls.__dict__:
+            cls._names = keywords_of(functools.partial(cls.forward, None))
         if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
-            for replay in REPLAYS.values():
-                if replay not in cls.__dict__:
-                    setattr(cls, replay, None)
+            _inherit_no_replay(cls)
 
     @property
     def memory(self) -> str | None:
@@ -103,6 +105,10 @@ class InvertibleModule(nn.Module):
     def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
         r"""Return `x` and $\log\lvert\det \partial x/\partial y\rvert$, `(batch,)`."""
         raise NotImplementedError(f"{type(self).__name__} has no log-determinant")
+
+    def _keywords(self) -> frozenset[str] | None:
+        """Return the names of the keyword context that it takes; `None` for any."""
+        return self._names
 
     @property
     def inv(self) -> InvertibleModule:
@@ -145,13 +151,17 @@ class VolumePreserving(InvertibleModule, elementary=False):
         tensor([0., 0.])
     """
 
-    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+    def forward_and_log_det(
+        self, x: Any, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         """Return `forward(x)` and zeros."""
-        return self.forward(x, *context), no_log_det(x)
+        return self.forward(x, *context, **named), no_log_det(x)
 
-    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+    def inverse_and_log_det(
+        self, y: Any, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         """Return `inverse(y)` and zeros."""
-        return self.inverse(y, *context), no_log_det(y)
+        return self.inverse(y, *context, **named), no_log_det(y)
 
 
 class Inverse(InvertibleModule, elementary=False):
@@ -164,21 +174,28 @@ class Inverse(InvertibleModule, elementary=False):
         super().__init__()
         self.module = module
 
-    def forward(self, x: Any, *context: Any) -> Any:
+    def forward(self, x: Any, *context: Any, **named: Any) -> Any:
         """Apply the module's inverse."""
-        return self.module.inverse(x, *context)
+        return self.module.inverse(x, *context, **named)
 
-    def inverse(self, y: Any, *context: Any) -> Any:
+    def inverse(self, y: Any, *context: Any, **named: Any) -> Any:
         """Apply the module."""
-        return self.module(y, *context)
+        return self.module(y, *context, **named)
 
-    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+    def forward_and_log_det(
+        self, x: Any, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         """Apply the module's inverse, with its log-determinant."""
-        return self.module.inverse_and_log_det(x, *context)
+        return self.module.inverse_and_log_det(x, *context, **named)
 
-    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+    def inverse_and_log_det(
+        self, y: Any, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         """Apply the module, with its log-determinant."""
-        return self.module.forward_and_log_det(y, *context)
+        return self.module.forward_and_log_det(y, *context, **named)
+
+    def _keywords(self) -> frozenset[str] | None:
+        return self.module._keywords()
 
     @property
     def inv(self) -> InvertibleModule:
@@ -188,6 +205,17 @@ class Inverse(InvertibleModule, elementary=False):
     @property
     def _layers(self) -> int:
         return self.module._layers
+
+
+def _inherit_no_replay(cls: type[InvertibleModule]) -> None:
+    """Set the replays to `None` that a class with an own direction does not define.
+
+    A replay is valid only for the direction that it was written for. Otherwise a class
+    that overrides a direction would be differentiated as its base class.
+    """
+    for replay in REPLAYS.values():
+        if replay not in cls.__dict__:
+            setattr(cls, replay, None)
 
 
 def no_log_det(state: State) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -13,15 +13,34 @@ from torch import Tensor, nn
 State = Tensor | tuple[Tensor, ...]
 
 
+class Context(NamedTuple):
+    """The further arguments of a pass, which its layers receive unchanged.
+
+    Attributes:
+        args: The positional ones: every layer receives all of them.
+        named: The keyword ones: a layer receives those that it names.
+    """
+
+    args: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.args or self.named)
+
+    def call(self, function: Callable[..., Any], state: Any) -> Any:
+        """Call a function with a state and this context."""
+        return function(state, *self.args, **self.named)
+
+
 class Direction(NamedTuple):
     """A direction of a class: the name of the method, and its function."""
 
     name: str
     function: Callable[..., Any]
 
-    def __call__(self, module: Any, state: State, *context: Any) -> Any:
+    def __call__(self, module: Any, state: State, context: Context) -> Any:
         """Evaluate the function on a module."""
-        return self.function(module, state, *context)
+        return self.function(module, state, *context.args, **context.named)
 
 
 class Recorder(Protocol):
@@ -32,7 +51,7 @@ class Recorder(Protocol):
         module: Any,
         direction: Direction,
         state: State,
-        context: tuple[Any, ...],
+        context: Context,
     ) -> Any:
         """Evaluate one call and keep what is needed to evaluate it again."""
 
@@ -71,16 +90,16 @@ class Recording:
 def recorded(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of an elementary module, to pass its calls to the recorder."""
 
-    def call(self: nn.Module, state: State, *context: Any) -> Any:
+    def call(self: nn.Module, state: State, *context: Any, **named: Any) -> Any:
         if not _running.recording:
-            return direction(self, state, *context)
-        return _record(self, direction, state, context)
+            return direction.function(self, state, *context, **named)
+        return _record(self, direction, state, Context(context, named))
 
     return call
 
 
 def _untraced(
-    module: nn.Module, direction: Direction, state: State, context: tuple[Any, ...]
+    module: nn.Module, direction: Direction, state: State, context: Context
 ) -> Any:
     recorder = _running.recorder
     assert recorder is not None
@@ -94,12 +113,12 @@ _record = torch.compiler.disable(_untraced)
 def nested(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of a module made of others, so that its `memory` has an effect."""
 
-    def call(self: Any, state: State, *context: Any) -> Any:
+    def call(self: Any, state: State, *context: Any, **named: Any) -> Any:
         if not _running.recording or self.memory in (None, "auto"):
-            return direction(self, state, *context)
+            return direction.function(self, state, *context, **named)
         recorder = _running.recorder
         assert recorder is not None
         with recorder.keeping(self.memory):
-            return direction(self, state, *context)
+            return direction.function(self, state, *context, **named)
 
     return call

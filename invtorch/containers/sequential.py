@@ -13,9 +13,10 @@ from invtorch.composite import Composite, Pass, Step
 from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
 from invtorch.memory.plan import Automatic, Plan
 from invtorch.module import MEMORY, OPPOSITE, InvertibleModule
+from invtorch.recording import Context
 
 
-class InvertibleSequential(Composite, nn.Sequential):
+class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
     r"""Apply invertible modules one after another, and train them in constant memory.
 
     $$ y = (f_L \circ \cdots \circ f_2 \circ f_1)(x; c) $$
@@ -164,7 +165,7 @@ class InvertibleSequential(Composite, nn.Sequential):
         """Apply the members from first to last."""
         return [Step(member) for member in self._members]
 
-    def _run(self, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
+    def _run(self, chain: Pass, state: Any, context: Context) -> Any:
         """Apply the members with the memory strategy."""
         strategy = Strategy(
             self.memory or "invert",

@@ -13,6 +13,7 @@ from invtorch.diagnosis.gradients import containers, drift_warnings, gradients, 
 from invtorch.diagnosis.report import Diagnosis
 from invtorch.diagnosis.states import Tensors, joined, precision, relative_error
 from invtorch.module import InvertibleModule
+from invtorch.recording import Context
 
 STEEP = 3.0  # the largest gain of a layer without a recommendation to bound its scale
 FINER = {  # a `state_dtype` with more digits, for each dtype
@@ -27,7 +28,7 @@ def recommend(
     measured: Diagnosis,
     model: InvertibleModule,
     x: Any,
-    context: tuple[Any, ...],
+    context: Context,
     truth: list[Tensors],
 ) -> str:
     """Return the recommendation for the measurements of a model."""
@@ -68,7 +69,7 @@ def _try_remedies(
     measured: Diagnosis,
     model: InvertibleModule,
     x: Any,
-    context: tuple[Any, ...],
+    context: Context,
     truth: list[Tensors],
 ) -> Iterator[str]:
     """Try options that could help, and report the error of the gradients with each."""
@@ -86,7 +87,7 @@ def _try_remedies(
         with drift_warnings() as warned:
             for _ in range(3):  # anchors="auto" places anchors from earlier passes
                 warned.clear()
-                cured = gradients(changed, x, *context)
+                cured = gradients(changed, x, context)
         error = relative_error(joined(cured), joined(truth))
         shown = repr(value) if isinstance(value, str) else str(value)
         yield f"With {name}={shown} they are {error:.1e} off{_suffix(warned)}."

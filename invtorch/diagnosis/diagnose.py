@@ -15,9 +15,10 @@ from invtorch.diagnosis.inversion import measure_inversion
 from invtorch.diagnosis.report import Diagnosis, LayerDiagnosis
 from invtorch.diagnosis.states import in_double, joined, precision, relative_error
 from invtorch.module import InvertibleModule
+from invtorch.recording import Context
 
 
-def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
+def diagnose(model: InvertibleModule, x: Any, *context: Any, **named: Any) -> Diagnosis:
     r"""Measure how well a model can be inverted and differentiated on a sample input.
 
     The loss is the mean square of the output. Its gradients are compared with those of
@@ -32,6 +33,7 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
         model: A container, or any invertible module.
         x: A state, as in training.
         context: Further arguments of the model.
+        named: Its keyword arguments.
 
     Returns:
         The diagnosis, with a recommendation in words.
@@ -51,13 +53,14 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
             f"model is a {type(model).__name__}, but only an InvertibleModule has "
             f"layers that are inverted: give its invertible part"
         )
+    arguments = Context(context, named)
     exact = in_double(deepcopy(model))
-    truth = gradients(stored(exact), *in_double((x, *context)))
+    truth = gradients(stored(exact), *in_double((x, arguments)))
     with drift_warnings() as warned:
-        inverted = gradients(warning(deepcopy(model)), x, *context)
+        inverted = gradients(warning(deepcopy(model)), x, arguments)
     half = torch.finfo(precision(x)).bits < 32  # plain autograd in the same mode
-    plain = gradients(stored(deepcopy(model), finer=half), x, *context)
-    sizes, trips, gains = measure_inversion(deepcopy(model), exact, x, context)
+    plain = gradients(stored(deepcopy(model), finer=half), x, arguments)
+    sizes, trips, gains = measure_inversion(deepcopy(model), exact, x, arguments)
     labels = [
         f"layer {i} ({type(step.module).__name__})"
         for i, step in enumerate(elementary([Step(model)]))
@@ -85,5 +88,5 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any) -> Diagnosis:
         refusals=warned,
         recommendation="",
     )
-    advice = recommend(measured, model, x, context, truth)
+    advice = recommend(measured, model, x, arguments, truth)
     return measured._replace(recommendation=advice)

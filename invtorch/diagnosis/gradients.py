@@ -16,16 +16,17 @@ from invtorch.engine import DriftWarning
 from invtorch.engine.restore.context import map_tensors
 from invtorch.module import InvertibleModule
 from invtorch.precision import is_differentiable
+from invtorch.recording import Context
 
 
-def gradients(model: InvertibleModule, x: Any, *context: Any) -> list[Tensors]:
+def gradients(model: InvertibleModule, x: Any, context: Context) -> list[Tensors]:
     """Return the gradients of each layer's parameters, in float64.
 
     The loss is the mean square of the output.
     """
     model.zero_grad()
-    inputs = map_tensors(torch.Tensor.detach, (x, *context))
-    outputs = as_tuple(model(*inputs))
+    x, context = map_tensors(torch.Tensor.detach, (x, context))
+    outputs = as_tuple(context.call(model, x))
     squares = [y.abs().square().mean() for y in outputs if is_differentiable(y)]
     loss = torch.stack(squares).sum()
     if loss.requires_grad:

@@ -17,6 +17,7 @@ from invtorch.diagnosis.states import (
     shaped_like,
 )
 from invtorch.module import InvertibleModule
+from invtorch.recording import Context
 
 # Relative step of the finite difference. In float64 its rounding error is about 1e-10.
 STEP = 1e-6
@@ -24,7 +25,7 @@ TINY = 1e-300  # replaces a norm of zero, which cannot be divided by
 
 
 def measure_inversion(
-    model: InvertibleModule, exact: InvertibleModule, x: Any, context: tuple[Any, ...]
+    model: InvertibleModule, exact: InvertibleModule, x: Any, context: Context
 ) -> tuple[list[float], list[float], list[float]]:
     """Return the norms of all states, and the round trip and gain of every layer.
 
@@ -49,7 +50,7 @@ def measure_inversion(
 
 
 def _gains(
-    steps: list[Step], states: list[Any], sizes: list[float], context: tuple[Any, ...]
+    steps: list[Step], states: list[Any], sizes: list[float], context: Context
 ) -> list[float]:
     """Pass a small error down through the inverses, as a rounding error passes."""
     generator = torch.Generator("cpu").manual_seed(0)

@@ -9,25 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtorch.engine.restore.context import map_tensors
 from invtorch.precision import is_differentiable
 
 Tensors = tuple[Tensor, ...]
 
 
 def in_double(value: Any) -> Any:
-    """Convert tensors, modules or tuples of them to float64 or complex128.
+    """Convert a module, or the tensors in collections, to float64 or complex128.
 
     Integers are not converted. Modules are converted in place.
     """
-    if isinstance(value, tuple):
-        return tuple(map(in_double, value))
-    if isinstance(value, Tensor) and value.is_complex():
-        return value.to(torch.complex128)
-    if isinstance(value, torch.nn.Module) or (
-        isinstance(value, Tensor) and value.is_floating_point()
-    ):
+    if isinstance(value, torch.nn.Module):
         return value.double()
-    return value
+    return map_tensors(_double, value)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def cast_like(state: Any, like: Any) -> Any:

@@ -17,14 +17,14 @@ from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.guard import Guard
 from invtorch.module import InvertibleModule
 from invtorch.precision import is_differentiable
-from invtorch.recording import Direction, Recording, State, is_recording
+from invtorch.recording import Context, Direction, Recording, State, is_recording
 
 
 class Planner(Protocol):
     """Chooses a memory strategy for each layer of a pass."""
 
     def assign(
-        self, chain: Pass, state: Any, context: tuple[Any, ...], anchors: Anchors
+        self, chain: Pass, state: Any, context: Context, anchors: Anchors
     ) -> tuple[str, ...]:
         """Return the strategies of the layers, in order."""
 
@@ -37,11 +37,11 @@ class Store:
         module: InvertibleModule,
         direction: Direction,
         state: State,
-        context: tuple[Any, ...],
+        context: Context,
     ) -> Any:
         """Evaluate the call."""
         with Recording(None):
-            return direction(module, state, *context)
+            return direction(module, state, context)
 
     def end(self) -> None:
         """Do nothing: nothing was recorded."""
@@ -71,9 +71,7 @@ class Strategy(NamedTuple):
     state_dtype: torch.dtype | None
     planner: Planner | None = None
 
-    def recorder(
-        self, chain: Pass, state: Any, context: tuple[Any, ...]
-    ) -> Store | Tape:
+    def recorder(self, chain: Pass, state: Any, context: Context) -> Store | Tape:
         """Return the recorder of one pass.
 
         Raises:
@@ -98,7 +96,7 @@ class Strategy(NamedTuple):
         check_half_precision(_tensors(state), kept >= set(range(self.layers)))
 
 
-def run(strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]) -> Any:
+def run(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any:
     """Run a pass under a memory strategy.
 
     A pass inside another pass is recorded as a part of that one.
@@ -151,9 +149,7 @@ def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
 _run_recorded = torch.compiler.disable(_record)
 
 
-def _run_compiled(
-    strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]
-) -> Any:
+def _run_compiled(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any:
     memory = strategy.memory
     if memory == "store":
         return chain(state, context)

@@ -22,7 +22,7 @@ from invtorch.engine.restore.context import tensors_in
 from invtorch.engine.restore.random_numbers import all_random_states_kept
 from invtorch.memory.measure import Memory, bytes_of, measure_two
 from invtorch.precision import is_differentiable
-from invtorch.recording import Recording
+from invtorch.recording import Context, Recording
 from invtorch.replay import Tensors
 
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
@@ -58,9 +58,7 @@ class Cost(NamedTuple):
     noise: float = 0.0
 
 
-def measure_costs(
-    steps: Sequence[Step], state: Any, context: tuple[Any, ...]
-) -> list[Cost]:
+def measure_costs(steps: Sequence[Step], state: Any, context: Context) -> list[Cost]:
     """Measure every step on the state that it receives in the pass.
 
     Bytes and seconds of equal layers are measured once. The round trip is measured for
@@ -91,7 +89,7 @@ def measure_costs(
     return costs
 
 
-def _round_trip(step: Step, state: Any, context: tuple[Any, ...]) -> float:
+def _round_trip(step: Step, state: Any, context: Context) -> float:
     """Return the relative error of the rebuilt state."""
     given, back = as_tensors(state), step.inverse(step(state, context), context)
     pairs = zip(as_tensors(back), given, strict=True)
@@ -108,7 +106,7 @@ def _signature(step: Step, state: Any) -> Any:
     return *kind, step.direction, step.context, *parameters, *tensors
 
 
-def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
+def _measure(step: Step, state: Any, context: Context) -> Cost:
     module, state, context = copied(step.module, state, context)
     module.memory = None
     tensors = as_tensors(state)
@@ -135,7 +133,7 @@ def _measure(step: Step, state: Any, context: tuple[Any, ...]) -> Cost:
 class _Trial:
     """One layer, run alone under each strategy; the layer and its inputs are copies."""
 
-    def __init__(self, step: Step, state: Any, context: tuple[Any, ...]) -> None:
+    def __init__(self, step: Step, state: Any, context: Context) -> None:
         self.chain = Pass([step])
         self.step = step
         self.single = isinstance(state, Tensor)

@@ -29,6 +29,7 @@ from invtorch.engine.restore.context import tensors_in
 from invtorch.memory.costs import Cost, measure_costs
 from invtorch.module import MEMORY, InvertibleModule
 from invtorch.precision import eps_of
+from invtorch.recording import Context
 
 Times: TypeAlias = dict[str, Fraction]
 
@@ -435,7 +436,7 @@ class Automatic:
         self._budget = budget
 
     def assign(
-        self, chain: Pass, state: Any, context: tuple[Any, ...], anchors: Anchors
+        self, chain: Pass, state: Any, context: Context, anchors: Anchors
     ) -> tuple[str, ...]:
         """Return the strategy of each layer of a pass, in order.
 

@@ -16,6 +16,8 @@ from invtorch import (
     VolumePreserving,
     WithoutContext,
 )
+from invtorch.keywords import keywords_of
+from invtorch.recording import Context
 
 
 class IRIM(Composite):
@@ -157,21 +159,26 @@ class GradientUpdate(VolumePreserving):
         self.gradient = gradient
         self.estimate_channels = estimate_channels
 
-    def forward(self, x: Tensor, *data: Any) -> Tensor:
+    def forward(self, x: Tensor, *data: Any, **named: Any) -> Tensor:
         """Add the gradient."""
-        return self._add_to_memory(x, self._gradient(x, data))
+        return self._add_to_memory(x, self._gradient(x, Context(data, named)))
 
-    def inverse(self, y: Tensor, *data: Any) -> Tensor:
+    def inverse(self, y: Tensor, *data: Any, **named: Any) -> Tensor:
         """Subtract the gradient."""
-        return self._add_to_memory(y, -self._gradient(y, data))
+        return self._add_to_memory(y, -self._gradient(y, Context(data, named)))
 
-    def replay(self, y: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
+    def replay(self, y: Tensor, *data: Any, **named: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x`, and compute `y` from it, in one evaluation of the gradient."""
-        return self._replay(y, data, sign=1)
+        return self._replay(y, Context(data, named), sign=1)
 
-    def replay_inverse(self, x: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
+    def replay_inverse(
+        self, x: Tensor, *data: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
         """Rebuild `y`, and compute `x` from it, in one evaluation of the gradient."""
-        return self._replay(x, data, sign=-1)
+        return self._replay(x, Context(data, named), sign=-1)
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.gradient)
 
     def extra_repr(self) -> str:
         """Show the number of estimate channels, and the name of the function."""
@@ -181,16 +188,18 @@ class GradientUpdate(VolumePreserving):
         name = getattr(self.gradient, "__name__", type(self.gradient).__name__)
         return f"{channels}, gradient={name}"
 
-    def _replay(self, output: Tensor, data: Any, sign: int) -> tuple[Tensor, Tensor]:
+    def _replay(
+        self, output: Tensor, data: Context, sign: int
+    ) -> tuple[Tensor, Tensor]:
         state = output.detach().clone().requires_grad_()
         shift = sign * self._gradient(state, data)
         _, moved, _ = self._parts(state.data)
         moved -= shift.detach()
         return state, self._add_to_memory(state, shift)
 
-    def _gradient(self, state: Tensor, data: Any) -> Tensor:
+    def _gradient(self, state: Tensor, data: Context) -> Tensor:
         estimate, _, _ = self._parts(state)
-        grad: Tensor = self.gradient(estimate, *data)
+        grad: Tensor = data.call(self.gradient, estimate)
         if grad.shape != estimate.shape:
             raise ValueError(
                 f"the gradient has shape {tuple(grad.shape)}, but the estimate "

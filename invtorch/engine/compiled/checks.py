@@ -13,6 +13,7 @@ from invtorch.engine.checks import has_hooks
 from invtorch.engine.guard.fingerprint import PROBES, fingerprint, size
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
+from invtorch.recording import Context
 
 LONGEST = 254  # characters: CUDA does not accept longer messages of assertions
 
@@ -58,14 +59,15 @@ def check_composites(steps: Sequence[Step]) -> None:
         check_composites(inner)
 
 
-def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:
+def check_arguments(state: Sequence[Tensor], context: Context) -> None:
     """Refuse states and contexts that a graph cannot differentiate or hold.
 
     Raises:
         RuntimeError: If a state has integers, or a context is not a tensor.
     """
     integers = [t.dtype for t in state if not is_differentiable(t)]
-    other = [type(c).__name__ for c in context if not isinstance(c, Tensor)]
+    values = (*context.args, *context.named.values())
+    other = [type(c).__name__ for c in values if not isinstance(c, Tensor)]
     if integers or other:
         what = f"a state in {integers[0]}" if integers else ""
         what = what or f"a context that is a {other[0]}"

@@ -30,7 +30,7 @@ from invtorch.engine.compiled.checks import (
     state_tolerance,
 )
 from invtorch.engine.guard.tolerance import growth_of, scale_of
-from invtorch.recording import State
+from invtorch.recording import Context, State
 from invtorch.replay import Tensors
 
 
@@ -39,7 +39,7 @@ def run(
     guarded: bool,
     steps: Sequence[Step],
     state: State,
-    context: tuple[Any, ...],
+    context: Context,
 ) -> State:
     """Run the steps as one function that saves its output and the anchors.
 
@@ -60,18 +60,17 @@ def run(
     check_arguments(_as_tuple(state), context)
     table, calls, single = TensorTable(), [], isinstance(state, Tensor)
     start = tuple(table.place(t) for t in _as_tuple(state))
-    offered = tuple(table.place(c) for c in context)
     check_composites(steps)
     for i, step in enumerate(elementary(steps)):
         label = f"layer {i} ({type(step.module).__name__})"
         check_repeatable(label, step.module)
-        named = _tensors_of(step.module)
-        places = tuple(table.place(t) for t in named.values())
-        places = (offered if step.context else ()) + places
+        part, tensors = step.part_of(context), _tensors_of(step.module)
+        read = (*part.args, *part.named.values(), *tensors.values())
+        places = tuple(table.place(t) for t in read)
         needed = tuple(table.tensors[i].requires_grad for i in places)
-        names = tuple(named)
+        names = tuple(part.named), tuple(tensors)
         calls.append(
-            TracedCall(label, step, names, places, needed, single, i in anchors)
+            TracedCall(label, step, *names, places, needed, single, i in anchors)
         )
     outputs = CompiledPass.apply(calls, guarded, start, *table.tensors)
     return outputs[0] if single else outputs  # type: ignore[no-any-return]
@@ -202,8 +201,10 @@ class TracedCall(NamedTuple):
     Attributes:
         label: The name of the layer in error messages.
         step: The step.
+        keywords: The names of its keyword context.
         names: The names of its parameters and buffers.
-        places: The indices of its context, followed by those of `names`.
+        places: The indices of its context, positional first, followed by those of
+            `names`.
         needed: Which of these tensors need a gradient.
         single: Whether the state is one tensor, not a tuple.
         anchor: Whether its input is kept.
@@ -212,6 +213,7 @@ class TracedCall(NamedTuple):
 
     label: str
     step: Step
+    keywords: tuple[str, ...]
     names: tuple[str, ...]
     places: tuple[int, ...]
     needed: tuple[bool, ...]
@@ -235,12 +237,16 @@ class TracedCall(NamedTuple):
 
     def evaluate(self, state: Tensors, read: Sequence[Any]) -> Tensors:
         """Run the step with these tensors as context, parameters and buffers."""
-        contexts = len(self.places) - len(self.names)
-        values = dict(zip(self.names, read[contexts:], strict=True))
+        named = len(self.places) - len(self.names)
+        args = named - len(self.keywords)
+        context = Context(
+            tuple(read[:args]), dict(zip(self.keywords, read[args:named], strict=True))
+        )
+        values = dict(zip(self.names, read[named:], strict=True))
         values |= {name: values[name].clone() for name in self.buffers}
         with _torch.exchange_tensors(self.step.module, values):
             given = state[0] if self.single else state
-            output = self.step(given, tuple(read[:contexts]))
+            output = context.call(self.step.function, given)
         return _as_tuple(output)
 
     @property

@@ -35,7 +35,7 @@ from invtorch.engine.restore.locks import Locks
 from invtorch.engine.restore.random_numbers import RandomStatesKept
 from invtorch.module import REPLAYS, InvertibleModule
 from invtorch.precision import is_differentiable, tf32_dtypes
-from invtorch.recording import Direction, Recording, State
+from invtorch.recording import Context, Direction, Recording, State
 from invtorch.replay import FullGraph, Graph, Replay, ShiftGraph, Tensors
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -65,7 +65,7 @@ class RecordedCall(Protocol):
     arity: int
     grad_inputs: Tensors
 
-    def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
+    def run(self, state: Tensors, context: Context) -> Tensors:
         """Evaluate the call for the first time; log-determinants come last."""
 
     def invert(self, output: Tensors) -> Tensors:
@@ -144,7 +144,7 @@ class Call:
         module: InvertibleModule,
         direction: Direction,
         state: State,
-        context: tuple[Any, ...],
+        context: Context,
     ) -> None:
         self.label = f"layer {index} ({type(module).__name__})"
         self.module = module
@@ -168,11 +168,11 @@ class Call:
         self.grad_inputs: Tensors = tuple(needed.values())
 
     @exclusive
-    def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
+    def run(self, state: Tensors, context: Context) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
         counts, before = versions(state), self.environment.before()
         with WeightCachesOff(), Recording(None):
-            outputs = self._flat(self.direction(self.module, self._as(state), *context))
+            outputs = self._flat(self.direction(self.module, self._as(state), context))
         self.environment.after(before)
         self._check(state, outputs)
         check_own_tensors(
@@ -184,10 +184,10 @@ class Call:
         return outputs
 
     @exclusive
-    def store(self, state: State, context: tuple[Any, ...]) -> Tensors:
+    def store(self, state: State, context: Context) -> Tensors:
         """Evaluate the call and leave it to autograd, which keeps its activations."""
         with Recording(None):
-            outputs = self._flat(self.direction(self.module, state, *context))
+            outputs = self._flat(self.direction(self.module, state, context))
         self._check(as_tensors(state), outputs)
         return outputs
 
@@ -199,7 +199,7 @@ class Call:
         context, counts = copy_context(self.context), versions(output)
         unmoved = RandomStatesKept(self.environment.device)  # an inverse may draw too
         with torch.no_grad(), unmoved, self.environment.restored({}), Recording(None):
-            state = as_tensors(inverse(self._as(output), *context))
+            state = as_tensors(context.call(inverse, self._as(output)))
         check_output_unmodified(self.label, versions(output) == counts)
         return state
 
@@ -237,8 +237,8 @@ class Call:
     def _record(self, state: Tensors, stand_in: Callable[[Tensor], Tensor]) -> Replay:
         """Record the graph of the direction, from the state to the outputs."""
 
-        def evaluate(*context: Any) -> Graph:
-            outputs = self.direction(self.module, self._as(state), *context)
+        def evaluate(context: Context) -> Graph:
+            outputs = self.direction(self.module, self._as(state), context)
             return FullGraph(state, self._flat(outputs))
 
         return self._graph(evaluate, stand_in)
@@ -246,9 +246,9 @@ class Call:
     def _record_replay(self, replay: Callable[..., Any], output: Tensors) -> Replay:
         """Record the graph of the layer's own `replay`, which rebuilds the state."""
 
-        def evaluate(*context: Any) -> Graph:
+        def evaluate(context: Context) -> Graph:
             counts = versions(output)
-            graph = replay(self._as(output), *context)
+            graph = context.call(replay, self._as(output))
             check_output_unmodified(self.label, versions(output) == counts)
             if isinstance(graph, ShiftGraph):
                 return graph
@@ -259,7 +259,7 @@ class Call:
 
     @exclusive
     def _graph(
-        self, evaluate: Callable[..., Graph], stand_in: Callable[[Tensor], Tensor]
+        self, evaluate: Callable[[Context], Graph], stand_in: Callable[[Tensor], Tensor]
     ) -> Replay:
         """Record a graph in the environment of the forward pass; check its leaves.
 
@@ -272,7 +272,7 @@ class Call:
             stand_ins = {id(t): stand_in(t) for t in self.grad_inputs}
             context = exchange_context(self.context, stand_ins)
             with self.environment.restored(stand_ins), Recording(None):
-                graph = evaluate(*context)
+                graph = evaluate(context)
         others = tuple(stand_ins.values())
         own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]

@@ -13,11 +13,11 @@ from invtorch._torch import versions
 from invtorch.closed_form import Gradients, Shift, ShiftPullBack, closed_form
 from invtorch.engine.checks import check_unmodified, has_hooks
 from invtorch.engine.eager.call import labeled
-from invtorch.engine.restore.context import exchange_context
+from invtorch.engine.restore.context import map_tensors
 from invtorch.engine.restore.locks import Locks
 from invtorch.module import InvertibleModule
 from invtorch.precision import autocast_enabled, no_autocast, tf32_dtypes
-from invtorch.recording import Direction, State
+from invtorch.recording import Context, Direction, State
 from invtorch.replay import FullGraph, Replay, Tensors
 
 SIGNS = {"forward": 1, "inverse": -1}
@@ -63,7 +63,7 @@ class ClosedFormCall:
         self.grad_inputs: Tensors = tuple(needed.values())
 
     @labeled
-    def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
+    def run(self, state: Tensors, context: Context) -> Tensors:
         """Evaluate the call for the first time; there is no context."""
         del context
         (x,) = state
@@ -100,7 +100,7 @@ class ClosedFormCall:
         with torch.enable_grad(), no_autocast(x):
             alias = x.view_as(x)
             others = {id(t): t.view_as(t) for t in self.grad_inputs}
-            (function,) = exchange_context((self.function,), others)
+            (function,) = map_tensors(lambda t: others.get(id(t), t), (self.function,))
             graph = FullGraph((alias,), (function.shifted(alias, self.sign),))
 
         def pull_back(
@@ -154,7 +154,7 @@ def closed_form_call(
     module: InvertibleModule,
     direction: Direction,
     state: State,
-    context: tuple[Any, ...],
+    context: Context,
 ) -> ClosedFormCall | None:
     """Return the call in closed form, or `None` if autograd must differentiate it."""
     sign = SIGNS.get(direction.name)

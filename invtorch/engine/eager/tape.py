@@ -33,7 +33,7 @@ from invtorch.engine.eager.node import CallNode
 from invtorch.engine.guard.guard import Guard
 from invtorch.engine.restore.locks import gradient_accumulators
 from invtorch.module import MEMORY, InvertibleModule
-from invtorch.recording import Direction, State
+from invtorch.recording import Context, Direction, State
 from invtorch.replay import Replay, Tensors
 
 
@@ -81,7 +81,7 @@ class Tape:
         module: InvertibleModule,
         direction: Direction,
         state: State,
-        context: tuple[Any, ...],
+        context: Context,
     ) -> Any:
         """Evaluate one call as a node of the graph and append it to the tape."""
         tensors, index = as_tensors(state), len(self.calls)
@@ -126,7 +126,7 @@ class Tape:
         return max(asked, key=MEMORY.index)
 
     def _node(
-        self, call: RecordedCall, index: int, state: Tensors, context: tuple[Any, ...]
+        self, call: RecordedCall, index: int, state: Tensors, context: Context
     ) -> Tensors:
         """Evaluate a call without a graph, and attach its outputs to one node."""
         outputs = [t.detach() for t in call.run(state, context)]
@@ -277,7 +277,7 @@ def _recorded_call(
     module: InvertibleModule,
     direction: Direction,
     state: State,
-    context: tuple[Any, ...],
+    context: Context,
     memory: str,
 ) -> RecordedCall:
     """Return a call in closed form, if there is one and it is not left to autograd."""

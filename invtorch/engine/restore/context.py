@@ -6,19 +6,21 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from invtorch._torch import tree_map
+from invtorch.recording import Context
 
-Context: TypeAlias = tuple[Any, ...]
+Tree = TypeVar("Tree")
 
 
-def tensors_in(context: Context) -> tuple[Tensor, ...]:
+def tensors_in(context: Any) -> tuple[Tensor, ...]:
     """Return the tensors of a context, also those in collections and dataclasses."""
     if _flat(context):
-        return context
+        args: tuple[Tensor, ...] = context.args
+        return args
     tensors: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -37,13 +39,13 @@ def copy_context(context: Context) -> Context:
 def exchange_context(context: Context, others: Mapping[int, Tensor]) -> Context:
     """Return a context in which some tensors, found by `id`, are replaced."""
     if _flat(context):
-        return tuple([others.get(id(c), c) for c in context])
+        return Context(tuple([others.get(id(c), c) for c in context.args]))
     return map_tensors(lambda tensor: others.get(id(tensor), tensor), context)
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], context: Context) -> Context:
+def map_tensors(function: Callable[[Tensor], Tensor], context: Tree) -> Tree:
     """Return a copy of a context with `function` applied to its tensors."""
-    mapped: Context = tree_map(partial(_mapped, function), context)
+    mapped: Tree = tree_map(partial(_mapped, function), context)
     return mapped
 
 
@@ -61,5 +63,10 @@ def _mapped(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
     return copied
 
 
-def _flat(context: Context) -> bool:
-    return all(isinstance(c, Tensor) for c in context)
+def _flat(context: Any) -> bool:
+    """Return whether a context has only positional tensors, as most have."""
+    return (
+        isinstance(context, Context)
+        and not context.named
+        and all(isinstance(c, Tensor) for c in context.args)
+    )

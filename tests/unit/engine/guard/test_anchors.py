@@ -49,10 +49,10 @@ def drift(net, x, anchors) -> float:
     with torch.no_grad():
         states = [x]
         for step in steps:
-            states.append(step(states[-1], ()))
+            states.append(step(states[-1]))
         rebuilt, errors = states[-1], []
         for i, step in reversed(list(enumerate(steps))):
-            rebuilt = states[i] if i in anchors else step.inverse(rebuilt, ())
+            rebuilt = states[i] if i in anchors else step.inverse(rebuilt)
             size = max(states[i].norm(), states[i + 1].norm())
             errors.append(float((rebuilt - states[i]).norm() / size))
     return max(errors) / torch.finfo(x.dtype).eps
