@@ -2,7 +2,13 @@
 
 from invtorch.composite import Composite, Step
 from invtorch.conditioners import GatedResidualBlock
-from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
+from invtorch.containers import (
+    Conjugation,
+    InvertibleSequential,
+    Join,
+    Split,
+    WithoutContext,
+)
 from invtorch.couplings import AdditiveCoupling, AffineCoupling, OrthogonalCoupling
 from invtorch.diagnosis import diagnose
 from invtorch.engine import DriftError, DriftWarning
@@ -20,7 +26,9 @@ __all__ = [
     "Householder1x1",
     "InvertibleModule",
     "InvertibleSequential",
+    "Join",
     "OrthogonalCoupling",
+    "Split",
     "Step",
     "VolumePreserving",
     "WithoutContext",

@@ -25,6 +25,17 @@ REPLAYS = {
 }
 
 
+def _inherit_no_replay(cls: type) -> None:
+    """Set the replays to `None` that a class with an own direction does not define.
+
+    A replay is valid only for the direction that it was written for. Otherwise a class
+    that overrides a direction would be differentiated as its base class.
+    """
+    for replay in REPLAYS.values():
+        if replay not in cls.__dict__:
+            setattr(cls, replay, None)
+
+
 class InvertibleModule(nn.Module):
     r"""Base class of maps $y = f(x; c)$ with an inverse, the members of containers.
 
@@ -70,7 +81,7 @@ class InvertibleModule(nn.Module):
                 call = wrap(Direction(name, method))
                 setattr(cls, name, functools.wraps(method)(call))
         if "forward" in cls.__dict__:
-            cls._names = keywords_of(functools.partial(cls.forward, None))
+            cls._names = keywords_of(functools.partial(cls.__dict__["forward"], None))
         if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
             _inherit_no_replay(cls)
 
@@ -91,7 +102,7 @@ class InvertibleModule(nn.Module):
         self._memory = memory
 
     def forward(self, x: Any, *context: Any) -> Any:
-        """Map the state `x` to `y`, a state with the same number of tensors."""
+        """Map the state `x` to the state `y`."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def inverse(self, y: Any, *context: Any) -> Any:
@@ -205,17 +216,6 @@ class Inverse(InvertibleModule, elementary=False):
     @property
     def _layers(self) -> int:
         return self.module._layers
-
-
-def _inherit_no_replay(cls: type[InvertibleModule]) -> None:
-    """Set the replays to `None` that a class with an own direction does not define.
-
-    A replay is valid only for the direction that it was written for. Otherwise a class
-    that overrides a direction would be differentiated as its base class.
-    """
-    for replay in REPLAYS.values():
-        if replay not in cls.__dict__:
-            setattr(cls, replay, None)
 
 
 def no_log_det(state: State) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -68,3 +68,23 @@ def _tf32_allowed() -> tuple[bool, bool]:
 # constant, and does not recompile if the setting changes.
 _tf32: Callable[[], tuple[bool, bool]]
 _tf32 = torch.compiler.assume_constant_result(_tf32_allowed)
+
+
+def as_kind(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
+    """Return `dtype`, made complex for complex tensors; integers keep their dtype."""
+    if not is_differentiable(tensor):
+        return tensor.dtype
+    return dtype.to_complex() if tensor.is_complex() else dtype
+
+
+def dtypes_as(state: Sequence[Tensor], like: Sequence[Tensor]) -> list[torch.dtype]:
+    """Return the dtypes of another state, for a state that may have more tensors.
+
+    They are those of `like`, tensor by tensor. If the numbers of tensors differ, all
+    have the first floating dtype of `like`.
+    """
+    if len(state) == len(like):
+        return [t.dtype for t in like]
+    floating = (t.dtype for t in like if is_differentiable(t))
+    first = next(floating, torch.get_default_dtype())
+    return [as_kind(first.to_real(), t) for t in state]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtorch.engine.restore.context import map_tensors
-from invtorch.precision import is_differentiable
+from invtorch.precision import dtypes_as, is_differentiable
 
 Tensors = tuple[Tensor, ...]
 
@@ -33,8 +33,9 @@ def _double(tensor: Tensor) -> Tensor:
 
 def cast_like(state: Any, like: Any) -> Any:
     """Convert a state to the dtypes of another one."""
-    pairs = zip(as_tuple(state), as_tuple(like), strict=True)
-    return shaped_like(tuple(s.to(t.dtype) for s, t in pairs), like)
+    tensors = as_tuple(state)
+    pairs = zip(tensors, dtypes_as(tensors, as_tuple(like)), strict=True)
+    return shaped_like(tuple(t.to(dtype) for t, dtype in pairs), state)
 
 
 def shaped_like(tensors: Tensors, state: Any) -> Any:

@@ -39,30 +39,34 @@ def as_tensors(state: Any) -> tuple[Tensor, ...]:
     )
 
 
-def check_arity(label: str, expected: int, returned: int) -> None:
-    """Refuse a layer that returns another number of tensors than it received.
+def check_inverse_arity(label: str, expected: int, returned: int) -> None:
+    """Refuse an inverse that returns another number of tensors than the layer receives.
 
     Raises:
         RuntimeError: If it does.
     """
     if returned != expected:
         raise RuntimeError(
-            f"{label} returned {returned} tensors for a state of {expected}: return as "
-            f"many tensors as the layer receives"
+            f"the inverse of {label} returned {returned} tensors, but the layer "
+            f"received {expected}: return the state that it received"
         )
 
 
-def check_dtypes(label: str, state: Iterable[Tensor], output: Iterable[Tensor]) -> None:
+def check_dtypes(label: str, state: Sequence[Tensor], output: Sequence[Tensor]) -> None:
     """Refuse a layer that changes the dtype of the state.
 
     Raises:
-        RuntimeError: If it does.
+        RuntimeError: If it does, or if it returns another number of tensors, one of
+            them in a dtype that none of the state has.
     """
-    for before, after in zip(state, output, strict=False):
-        if before.dtype != after.dtype:
+    before, after = [t.dtype for t in state], [t.dtype for t in output]
+    if len(before) != len(after):  # no tensor of one is a tensor of the other
+        before = [d if d in before else before[0] for d in after]
+    for old, new in zip(before, after, strict=True):
+        if old != new:
             raise RuntimeError(
-                f"{label} changed the dtype of the state from {before.dtype} to "
-                f"{after.dtype}, which its inverse cannot undo: return `y.to(x.dtype)`"
+                f"{label} changed the dtype of the state from {old} to {new}, which "
+                f"its inverse cannot undo: return `y.to(x.dtype)`"
             )
 
 

@@ -16,7 +16,7 @@ from invtorch.engine.eager.tape import Tape
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.guard import Guard
 from invtorch.module import InvertibleModule
-from invtorch.precision import is_differentiable
+from invtorch.precision import as_kind, dtypes_as, is_differentiable
 from invtorch.recording import Context, Direction, Recording, State, is_recording
 
 
@@ -176,27 +176,22 @@ def _run_in(
     """Run a pass on a state in another dtype, and convert the result back."""
     strategy = strategy._replace(state_dtype=None)
     given = _tensors(state)
-    cast = tuple(t.to(_like(dtype, t)) for t in given)
+    cast = tuple(t.to(as_kind(dtype, t)) for t in given)
     single = isinstance(state, Tensor)
     result = run(strategy, chain, cast[0] if single else cast, context)
     if not isinstance(chain, PassWithLogDet):
-        return _cast_back(result, given, single)
+        return _cast_back(result, given)
     output, log_det = result
     floating = next(t.dtype for t in given if is_differentiable(t))
-    return _cast_back(output, given, single), log_det.to(floating.to_real())
+    return _cast_back(output, given), log_det.to(floating.to_real())
 
 
-def _cast_back(output: Any, given: tuple[Tensor, ...], single: bool) -> Any:
-    pairs = zip(_tensors(output), given, strict=True)
-    converted = tuple(y.to(x.dtype) for y, x in pairs)
-    return converted[0] if single else converted
-
-
-def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
-    """Return `dtype`, made complex for complex tensors; integers keep their dtype."""
-    if not is_differentiable(tensor):
-        return tensor.dtype
-    return dtype.to_complex() if tensor.is_complex() else dtype
+def _cast_back(output: Any, given: tuple[Tensor, ...]) -> Any:
+    """Convert the output to the dtypes of the input."""
+    outputs = _tensors(output)
+    pairs = zip(outputs, dtypes_as(outputs, given), strict=True)
+    converted = tuple(y.to(dtype) for y, dtype in pairs)
+    return converted[0] if isinstance(output, Tensor) else converted
 
 
 def _has_values(state: Any) -> bool:

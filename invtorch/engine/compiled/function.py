@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from invtorch import _torch
 from invtorch.composite import Step, elementary
-from invtorch.engine.checks import check_arity, check_dtypes, check_no_gradient
+from invtorch.engine.checks import check_dtypes, check_no_gradient
 from invtorch.engine.compiled.checks import (
     assert_finite,
     assert_rebuilt,
@@ -102,7 +102,6 @@ class CompiledPass(torch.autograd.Function):
             given = tuple(map(_detached, state))
             with torch.enable_grad():
                 state = call.evaluate(given, read)
-            check_arity(call.label, len(given), len(state))
             check_dtypes(call.label, given, state)
             check_no_gradient(call.label, state)
             marks += [mark(list(state))] if guarded else []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ from invtorch import _torch
 from invtorch._torch import versions
 from invtorch.engine.checks import (
     as_tensors,
-    check_arity,
     check_closed,
     check_dtypes,
     check_input_unmodified,
+    check_inverse_arity,
     check_kinds,
     check_log_det,
     check_output_unmodified,
@@ -57,13 +58,21 @@ class RecordedCall(Protocol):
 
     Attributes:
         label: The name of the layer in error messages: its index and class.
-        arity: The number of tensors of the state.
+        arity: The number of tensors of the input state.
+        output_arity: The number of tensors of the output state.
         grad_inputs: The tensors of context and parameters that need a gradient.
     """
 
     label: str
-    arity: int
     grad_inputs: Tensors
+
+    @property
+    def arity(self) -> int:
+        """The number of tensors of the input state."""
+
+    @property
+    def output_arity(self) -> int:
+        """The number of tensors of the output state, known after `run`."""
 
     def run(self, state: Tensors, context: Context) -> Tensors:
         """Evaluate the call for the first time; log-determinants come last."""
@@ -149,13 +158,11 @@ class Call:
         self.label = f"layer {index} ({type(module).__name__})"
         self.module = module
         self.direction = direction
-        self.single = isinstance(state, Tensor)
-        self.form = getattr(type(state), "_make", tuple)  # of a named tuple
+        self.input_form = self.output_form = Form.of(state)
         self.context = copy_context(context)
         self.context_tensors = tensors_in(context)
         self.versions = versions(self.context_tensors)
-        first, *others = as_tensors(state)
-        self.arity = 1 + len(others)
+        first = as_tensors(state)[0]
         parts = _torch.modules_inside(module)
         self.locks = Locks(parts)
         check_parts(self.label, parts[1:])
@@ -172,7 +179,8 @@ class Call:
         """Evaluate the call for the first time, with the context as it was given."""
         counts, before = versions(state), self.environment.before()
         with WeightCachesOff(), Recording(None):
-            outputs = self._flat(self.direction(self.module, self._as(state), context))
+            given = self.input_form.of_tensors(state)
+            outputs = self._first(self.direction(self.module, given, context))
         self.environment.after(before)
         self._check(state, outputs)
         check_own_tensors(
@@ -187,7 +195,7 @@ class Call:
     def store(self, state: State, context: Context) -> Tensors:
         """Evaluate the call and leave it to autograd, which keeps its activations."""
         with Recording(None):
-            outputs = self._flat(self.direction(self.module, state, context))
+            outputs = self._first(self.direction(self.module, state, context))
         self._check(as_tensors(state), outputs)
         return outputs
 
@@ -199,7 +207,10 @@ class Call:
         context, counts = copy_context(self.context), versions(output)
         unmoved = RandomStatesKept(self.environment.device)  # an inverse may draw too
         with torch.no_grad(), unmoved, self.environment.restored({}), Recording(None):
-            state = as_tensors(context.call(inverse, self._as(output)))
+            state = as_tensors(
+                context.call(inverse, self.output_form.of_tensors(output))
+            )
+        check_inverse_arity(self.label, self.arity, len(state))
         check_output_unmodified(self.label, versions(output) == counts)
         return state
 
@@ -231,14 +242,15 @@ class Call:
 
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""
-        state = self._as(outputs)
-        return (state, outputs[-1]) if len(outputs) > self.arity else state
+        state = self.output_form.of_tensors(outputs[: self.output_arity])
+        return (state, outputs[-1]) if self._with_log_det else state
 
     def _record(self, state: Tensors, stand_in: Callable[[Tensor], Tensor]) -> Replay:
         """Record the graph of the direction, from the state to the outputs."""
 
         def evaluate(context: Context) -> Graph:
-            outputs = self.direction(self.module, self._as(state), context)
+            given = self.input_form.of_tensors(state)
+            outputs = self.direction(self.module, given, context)
             return FullGraph(state, self._flat(outputs))
 
         return self._graph(evaluate, stand_in)
@@ -248,7 +260,7 @@ class Call:
 
         def evaluate(context: Context) -> Graph:
             counts = versions(output)
-            graph = context.call(replay, self._as(output))
+            graph = context.call(replay, self.output_form.of_tensors(output))
             check_output_unmodified(self.label, versions(output) == counts)
             if isinstance(graph, ShiftGraph):
                 return graph
@@ -280,26 +292,62 @@ class Call:
         pull_back = functools.partial(graph.pull_back, others)
         return Replay(graph.state, graph.outputs, pull_back)
 
-    def _as(self, state: Tensors) -> State:
-        return state[0] if self.single else self.form(state[: self.arity])
+    @property
+    def arity(self) -> int:
+        """The number of tensors of its input state."""
+        return self.input_form.arity
+
+    @property
+    def output_arity(self) -> int:
+        """The number of tensors of its output state."""
+        return self.output_form.arity
+
+    @property
+    def _with_log_det(self) -> bool:
+        return self.direction.name.endswith("log_det")
+
+    def _first(self, output: Any) -> Tensors:
+        """Return the outputs of the first evaluation, and keep their form."""
+        self.output_form = Form.of(output[0] if self._with_log_det else output)
+        return self._flat(output)
 
     def _flat(self, output: Any) -> Tensors:
-        if not self.direction.name.endswith("log_det"):
+        if not self._with_log_det:
             return as_tensors(output)
         state, log_det = output
         check_log_det(self.label, log_det)
         return (*as_tensors(state), log_det)
 
     def _check(self, state: Tensors, outputs: Tensors) -> None:
-        log_dets = self.direction.name.endswith("log_det")
-        check_arity(self.label, self.arity, len(outputs) - log_dets)
-        check_dtypes(self.label, state, outputs)
+        check_dtypes(self.label, state, outputs[: self.output_arity])
 
     def _check_unmodified(self) -> None:
         check_kinds(self.label, self.environment.has_same_kinds())
         changed = versions(self.context_tensors) != self.versions
         name = "the context" if changed else self.environment.changed_tensor()
         check_unmodified(self.label, name)
+
+
+class Form(NamedTuple):
+    """The form of a state: one tensor, a tuple or a named tuple of tensors.
+
+    Attributes:
+        arity: The number of tensors.
+        of_tensors: Returns a state of this form that has these tensors.
+    """
+
+    arity: int
+    of_tensors: Callable[[Tensors], State]
+
+    @classmethod
+    def of(cls, state: Any) -> Form:
+        """Return the form of a state."""
+        if isinstance(state, Tensor):
+            return SINGLE
+        return cls(len(as_tensors(state)), getattr(type(state), "_make", tuple))
+
+
+SINGLE = Form(1, operator.itemgetter(0))
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class ClosedFormCall:
         tensors: The tensors that it holds.
     """
 
-    arity = 1
+    arity = output_arity = 1
 
     def __init__(
         self,

@@ -101,7 +101,7 @@ class Tape:
         else:
             outputs = self._node(call, index, tensors, context)
             kept = memory != "invert" or index in self.anchors
-        self._append(call, tensors, outputs[: call.arity], kept, memory)
+        self._append(call, tensors, outputs[: call.output_arity], kept, memory)
         return call.returned(outputs)
 
     @contextmanager
@@ -174,7 +174,7 @@ class Tape:
         with self.lock:
             if index in self.states:
                 replay = call.replay(state=self._read(index))
-                self._compare(index, index + 1, replay.outputs[: call.arity])
+                self._compare(index, index + 1, replay.outputs[: call.output_arity])
             else:
                 replay = call.replay(output=self._state(index + 1))
                 self._move(index, replay.state)
