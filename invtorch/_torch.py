@@ -11,6 +11,7 @@ if nothing could).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -58,6 +59,7 @@ __all__ = [
     "is_forward_ad_active",
     "is_fully_sharded",
     "is_functorch_active",
+    "is_gathered",
     "is_profiling",
     "is_tracing",
     "modes_are_active",
@@ -279,6 +281,23 @@ def is_fully_sharded(module: nn.Module) -> bool:
     half a second.
     """
     return hasattr(type(module), "_get_fsdp_state")
+
+
+def is_gathered(module: nn.Module) -> bool:
+    """Return whether FSDP2 has gathered the parameters of a module from all ranks.
+
+    Values written to gathered parameters are lost when they are sharded again.
+    Without: none; the gathered parameters are usual ones.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    plain = [p for p in module.parameters() if not hasattr(p, "device_mesh")]
+    return any(
+        "_unsharded_param" in (holder if isinstance(holder, dict) else ())
+        or type(holder).__name__ == "FSDPParam"
+        for parameter in plain
+        for holder in gc.get_referrers(parameter)
+    )
 
 
 def exchange_tensors(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invtorch.keywords import all_keywords, check_keywords, taken
 from invtorch.module import OPPOSITE, Inverse, InvertibleModule, no_log_det
-from invtorch.recording import Context
+from invtorch.recording import Context, initialize
 
 NO_CONTEXT = Context()
 
@@ -45,14 +45,20 @@ class Step(NamedTuple):
 
     def __call__(self, state: Any, context: Context = NO_CONTEXT) -> Any:
         """Call the module."""
-        return self.part_of(context).call(self.function, state)
+        part = self.part_of(context)
+        if self.module._waits_for_data:
+            initialize(self.module, self.direction, state, part)
+        return part.call(self.function, state)
 
     def and_log_det(
         self, state: Any, context: Context = NO_CONTEXT
     ) -> tuple[Any, Tensor]:
         """Call the module and return its log-determinant too."""
+        part = self.part_of(context)
+        if self.module._waits_for_data:
+            initialize(self.module, self.direction, state, part)
         function = getattr(self.module, f"{self.direction}_and_log_det")
-        pair: tuple[Any, Tensor] = self.part_of(context).call(function, state)
+        pair: tuple[Any, Tensor] = part.call(function, state)
         return pair
 
     def part_of(self, context: Context) -> Context:

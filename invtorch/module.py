@@ -57,6 +57,12 @@ class InvertibleModule(nn.Module):
     One module of a container can keep more than the others:
     `net[3].memory = "store"`.
 
+    A layer that sets its parameters from the first batch defines
+    `initialize(x, *context)`. It is called once, without gradients, before the first
+    call in training mode. The buffer `initialized` of the layer is then true. It is
+    saved in the `state_dict`, so that a resumed run does not initialize again. In
+    distributed training `initialize` must set the same values on all ranks.
+
     Examples:
         >>> class Shift(InvertibleModule):
         ...     def forward(self, x):
@@ -70,7 +76,21 @@ class InvertibleModule(nn.Module):
     """
 
     _memory: str | None = None
+    _waits_for_data = False  # whether `initialize` is still to be called
     _names: frozenset[str] | None = frozenset()  # the keyword context of `forward`
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if hasattr(self, "initialize"):
+            self.initialized: Tensor
+            self.register_buffer("initialized", torch.tensor(False))
+            self._waits_for_data = True
+            self.register_load_state_dict_post_hook(_loaded)
+
+    def _set_initialized(self) -> None:
+        """Note that the parameters are set, so that no batch sets them again."""
+        self.initialized.fill_(True)
+        self._waits_for_data = False
 
     def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -216,6 +236,11 @@ class Inverse(InvertibleModule, elementary=False):
     @property
     def _layers(self) -> int:
         return self.module._layers
+
+
+def _loaded(module: InvertibleModule, _: object) -> None:
+    """Read after `load_state_dict` whether a module was initialized."""
+    module._waits_for_data = not bool(module.initialized)
 
 
 def no_log_det(state: State) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from invtorch import _torch
+
 State = Tensor | tuple[Tensor, ...]
 
 
@@ -87,10 +89,45 @@ class Recording:
         _running.recording = self.previous is not None
 
 
+def initialize(module: Any, direction: str, state: State, context: Context) -> None:
+    """Initialize a layer from the first state of training, if it has to be.
+
+    It is called before the layer: the call must record the parameters that result, and
+    FSDP2 gathers the parameters of a layer when it is called.
+
+    Raises:
+        RuntimeError: If the direction is an inverse one, or a function is compiled.
+    """
+    if not module.training:
+        return
+    name = type(module).__name__
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"{name} initializes from its first input, which torch.compile cannot "
+            f"record: call the model once on a batch before it is compiled"
+        )
+    if direction.startswith("inverse"):
+        raise RuntimeError(
+            f"{name} initializes from its first input, but was first called in the "
+            f"inverse direction: call `forward` on data first, or `eval()`"
+        )
+    if _torch.is_gathered(module):
+        raise RuntimeError(
+            f"{name} initializes from its first input, but is inside a module that "
+            f"`fully_shard` gathered: apply it to the layer too, or call the model "
+            f"once before"
+        )
+    with torch.no_grad(), Recording(None):
+        context.call(module.initialize, state)
+    module._set_initialized()
+
+
 def recorded(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of an elementary module, to pass its calls to the recorder."""
 
-    def call(self: nn.Module, state: State, *context: Any, **named: Any) -> Any:
+    def call(self: Any, state: State, *context: Any, **named: Any) -> Any:
+        if self._waits_for_data:
+            initialize(self, direction.name, state, Context(context, named))
         if not _running.recording:
             return direction.function(self, state, *context, **named)
         return _record(self, direction, state, Context(context, named))
