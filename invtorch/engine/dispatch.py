@@ -83,13 +83,14 @@ class Strategy(NamedTuple):
         has_values = _has_values(state)
         guard = Guard(self.guard, self.anchors) if measured and has_values else None
         kept = self.anchors.places(self.layers)
+        limit = self.anchors.between_passes
         if self.guard is None and self.memory in ("invert", "auto"):
             self.check_precision(state, kept)
         if self.planner is None or not has_values:
             memory = "invert" if self.planner else self.memory
-            return Tape(memory, kept, guard)
+            return Tape(memory, kept, guard, (), limit)
         planned = self.planner.assign(chain, state, context, self.anchors)
-        return Tape("invert", kept, guard, planned)
+        return Tape("invert", kept, guard, planned, limit)
 
     def check_precision(self, state: Any, kept: frozenset[int]) -> None:
         """Refuse a state in half precision, unless every state is kept."""

@@ -180,6 +180,8 @@ def test_initialize_receives_context() -> None:
 
 
 class TestCompiled:
+    """Under `torch.compile`."""
+
     pytestmark = COMPILING
 
     def test_model_is_called_once_before(self) -> None:

@@ -7,6 +7,10 @@ from the last to the first, so every call is inverted once.
 
 Calls with `memory="store"` are left to autograd and never inverted. The input of the
 first of several such calls in a row is kept.
+
+If the input of a pass is the output of another one, as in `b(a(x))`, the tape of `b`
+can rebuild it. Then the tape of `a` need not keep its last state: it asks for that of
+`b`. See `chain.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from invtorch._torch import backward_keeps_graph, versions
 from invtorch.engine.checks import as_tensors, check_state_unmodified, check_unbroken
 from invtorch.engine.eager.call import Call, RecordedCall
+from invtorch.engine.eager.chain import Chain
 from invtorch.engine.eager.closed_form_call import closed_form_call
 from invtorch.engine.eager.node import CallNode
 from invtorch.engine.guard.guard import Guard
@@ -35,6 +40,8 @@ from invtorch.engine.restore.locks import gradient_accumulators
 from invtorch.module import MEMORY, InvertibleModule
 from invtorch.recording import Context, Direction, State
 from invtorch.replay import Replay, Tensors
+
+LINK = -1  # stands for the link of the tape before among the indices of states
 
 
 class Tape:
@@ -46,6 +53,7 @@ class Tape:
         anchors: The indices of the states that are kept exactly.
         guard: Compares rebuilt states with those of the forward pass, if any.
         strategies: The strategy of each call, if there is a plan.
+        limit: How many states between consecutive passes are kept.
     """
 
     def __init__(
@@ -54,17 +62,21 @@ class Tape:
         anchors: frozenset[int],
         guard: Guard | None,
         strategies: Sequence[str] = (),
+        limit: int = 0,
     ) -> None:
         self.memory = memory
         self.anchors = anchors
         self.guard = guard
         self.strategies = strategies
+        self.limit = limit
         self.calls: list[RecordedCall] = []
         self.pending: list[bool] = []  # whether a node still needs this state
         self.top = -1  # the index of the last pending state
-        self.states: dict[int, Snapshot] = {}
+        self.states: dict[int, Snapshot | Linked] = {}
         self.order: list[int] = []  # the keys of `states`, sorted
         self.rebuilt: int | None = None  # the one rebuilt state that is held
+        self.chain: Chain | None = None  # the passes of which this is one
+        self.linked = False  # whether the tape of the pass before needs state 0
         self.stored = False  # whether the last call was left to autograd
         self.ended = False  # whether the forward pass has ended
         # indices that are no longer pending; appending to a deque is atomic, so that
@@ -102,6 +114,8 @@ class Tape:
             outputs = self._node(call, index, tensors, context)
             kept = memory != "invert" or index in self.anchors
         self._append(call, tensors, outputs[: call.output_arity], kept, memory)
+        if not index and memory == "invert":
+            self._continue(tensors)
         return call.returned(outputs)
 
     @contextmanager
@@ -117,6 +131,8 @@ class Tape:
     def end(self) -> None:
         """End the forward pass: from now on, states that are not needed are dropped."""
         self.ended = True
+        if self.chain is None:
+            self.chain = Chain(self.limit)
         with self.lock:
             self._drop_unreachable()
 
@@ -155,16 +171,33 @@ class Tape:
         if kept and index not in self.states:
             self._put(index, state)
         if kept and memory == "offload":
-            self.states[index] = self.states[index].on_host()
+            self.states[index] = Snapshot.of(state).on_host()
         self._put(index + 1, output)
         if self.guard:
-            self.guard.take(call.label, call.dtypes(), self.states[index + 1].kept)
+            kept_output = tuple(t.detach() for t in output)
+            self.guard.take(call.label, call.dtypes(), kept_output)
 
     def _handle(self, index: int, call: RecordedCall) -> Handle:
         """Return a handle of state `index`; the state is pending while it exists."""
         self.pending.extend([False] * (index + 1 - len(self.pending)))
         self.pending[index], self.top = True, index
         return Handle(self, index, call)
+
+    # --- passes one after another -----------------------------------------------------
+
+    def _continue(self, state: Tensors) -> None:
+        """Take over the last state of the pass that computed the input, if any did."""
+        before = _tape_of(state)
+        if before is not None and before.chain is not None and 0 not in self.states:
+            self.chain = before.chain
+            self.chain.extend(before, self)
+
+    def link(self, other: Tape) -> None:
+        """Do not keep the last state any more: the next pass rebuilds it."""
+        last = len(self.calls)
+        with self.lock:
+            if isinstance(self.states.get(last), Snapshot):
+                self.states[last] = Linked(Link(other))
 
     # --- the backward pass ------------------------------------------------------------
 
@@ -257,10 +290,15 @@ class Tape:
         States above that one are not needed.
         """
         while self.dropped:
-            self.pending[self.dropped.popleft()] = False
+            index = self.dropped.popleft()
+            if index == LINK:
+                self.linked = False
+            else:
+                self.pending[index] = False
         while self.top >= 0 and not self.pending[self.top]:
             self.top -= 1
-        while len(self.order) > 1 and self.order[-2] >= self.top:
+        needed = max(self.top, 0) if self.linked else self.top
+        while len(self.order) > 1 and self.order[-2] >= needed:
             del self.states[self.order.pop()]
 
     def _put(self, index: int, state: Tensors) -> None:
@@ -336,6 +374,55 @@ class Handle:
 def _unpack(saved: tuple[Handle, int]) -> Tensor:
     handle, position = saved
     return handle.tape.rebuild(handle.index)[position]
+
+
+class Link:
+    """What a tape holds of the next one: while it exists, that one can rebuild state 0.
+
+    Args:
+        tape: The next tape.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        with tape.lock:
+            tape.linked = True
+
+    def __del__(self) -> None:
+        self.tape.release(LINK)
+
+
+class Linked(NamedTuple):
+    """The last state of a pass, which the next pass rebuilds."""
+
+    link: Link
+
+    @property
+    def tensors(self) -> Tensors:
+        """The state, rebuilt."""
+        return self.link.tape.rebuild(0)
+
+    def unchanged(self) -> bool:
+        """Return `True`: the next tape checks what it rebuilds the state from."""
+        return True
+
+    def is_of(self, state: Tensors) -> bool:
+        """Return `False`: no layer of this pass receives the state."""
+        del state
+        return False
+
+
+def _tape_of(state: Tensors) -> Tape | None:
+    """Return the tape whose last state this is, unmodified, or `None`."""
+    nodes = {t.grad_fn for t in state}
+    find = getattr(nodes.pop(), "handle", None) if len(nodes) == 1 else None
+    handle = find() if isinstance(find, partial) else None
+    if not isinstance(handle, Handle):
+        return None
+    tape = handle.tape
+    last = tape.states.get(len(tape.calls))
+    is_last = tape.ended and last is not None and last.is_of(state)
+    return tape if is_last else None
 
 
 class Snapshot(NamedTuple):

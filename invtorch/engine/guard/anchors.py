@@ -63,6 +63,13 @@ class Anchors:
             return self.added.union(_evenly(EVENLY, layers))
         return self.added.union(_within_budget(self.gains, layers))
 
+    @property
+    def between_passes(self) -> int:
+        """The number of states kept between consecutive passes, as in `b(a(x))`."""
+        if isinstance(self.requested, int):
+            return self.requested
+        return EVENLY if isinstance(self.requested, str) else len(self.requested)
+
     def learn(self, measured: list[Measured], eps: float) -> None:
         """Update the placement from the errors of a backward pass, last state first."""
         if self.requested != "auto" or not eps:
