@@ -1,0 +1,230 @@
+"""Invertible modules and the transforms of other libraries, as each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from invtorch import InvertibleModule
+from invtorch._checks import check_count
+
+
+class ToTransform(Transform):
+    r"""Use an invertible module as a transform of `torch.distributions`.
+
+    The transform maps as the module does. A network from data to latent variables is
+    the inverse of what `TransformedDistribution` needs: give it `net.inv`.
+
+    Args:
+        module: The module.
+        context: Further arguments of the module.
+        event_dim: The number of axes of one sample. The others are
+            batch axes.
+
+    Raises:
+        TypeError: If `module` is not an `InvertibleModule`.
+        ValueError: If `event_dim` is less than 1.
+
+    Examples:
+        >>> from torch import distributions as D
+        >>> from invtorch import Householder1x1
+        >>> from invtorch.flows import ToTransform
+        >>> net = Householder1x1(3)
+        >>> base = D.Independent(D.Normal(torch.zeros(3), 1.0), 1)
+        >>> flow = D.TransformedDistribution(base, [ToTransform(net.inv)])
+        >>> flow.log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
+    """
+
+    bijective = True
+
+    def __init__(
+        self, module: InvertibleModule, *context: Any, event_dim: int = 1
+    ) -> None:
+        super().__init__()
+        if not isinstance(module, InvertibleModule):
+            raise TypeError(
+                f"module is a {type(module).__name__}, but must be an InvertibleModule"
+            )
+        check_count("event_dim", event_dim)
+        self.module = module
+        self.context = context
+        self.domain = constraints.independent(constraints.real, event_dim)
+        self.codomain = self.domain
+        self._known: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _call(self, x: Tensor) -> Tensor:
+        y, log_det = self._run(self.module.forward_and_log_det, x)
+        self._known = (x, y, log_det)
+        return y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x, log_det = self._run(self.module.inverse_and_log_det, y)
+        self._known = (x, y, -log_det)
+        return x
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the log-determinant; the one of the latest call is known."""
+        known, self._known = self._known, None  # it would keep the graph alive
+        if known is not None and known[0] is x and known[1] is y:
+            return known[2]
+        return self._run(self.module.forward_and_log_det, x)[1]
+
+    def _run(self, function: Any, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Call a function on a state with one batch axis."""
+        batch = state.shape[: state.ndim - self.event_dim]
+        flat = state.reshape(-1, *state.shape[len(batch) :])
+        result, log_det = function(flat, *self.context)
+        return result.reshape(*batch, *result.shape[1:]), log_det.reshape(batch)
+
+
+class FromTransform(InvertibleModule):
+    """Use a transform of `torch.distributions`, or of zuko, as an invertible module.
+
+    Args:
+        transform: The transform. Its parameters are not registered: give them as
+            context if they need gradients, or use `parameters`.
+        parameters: A module or list of parameters that the transform reads.
+
+    Shape:
+        `(batch, ...)`; the output has the shape that the transform returns.
+
+    Raises:
+        TypeError: If it is not a transform.
+        ValueError: If it has no inverse.
+
+    Examples:
+        >>> from torch.distributions.transforms import SigmoidTransform
+        >>> from invtorch.flows import FromTransform
+        >>> layer = FromTransform(SigmoidTransform())
+        >>> x = torch.zeros(1, 2)
+        >>> layer(x)
+        tensor([[0.5000, 0.5000]])
+    """
+
+    def __init__(
+        self, transform: Transform, parameters: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        if not isinstance(transform, Transform):
+            raise TypeError(
+                f"transform is a {type(transform).__name__}, but must be a "
+                f"torch.distributions.Transform"
+            )
+        if not transform.bijective:
+            raise ValueError(
+                f"{type(transform).__name__} has no inverse: give an invertible module "
+                f"a transform that is bijective"
+            )
+        self.transform = transform
+        self.inner = parameters
+
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
+        """Apply the transform."""
+        y: Tensor = self.transform(x)
+        return y
+
+    def inverse(self, y: Tensor, *_: Any) -> Tensor:
+        """Apply the inverse."""
+        x: Tensor = self.transform.inv(y)
+        return x
+
+    def forward_and_log_det(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """Apply the transform, and sum its log-determinant over each sample."""
+        y: Tensor = self.transform(x)
+        return y, _per_sample(self.transform.log_abs_det_jacobian(x, y))
+
+    def inverse_and_log_det(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """Apply the inverse, and sum its log-determinant over each sample."""
+        x: Tensor = self.transform.inv(y)
+        return x, -_per_sample(self.transform.log_abs_det_jacobian(x, y))
+
+
+class _Foreign(InvertibleModule):
+    """A module of another library, whose methods return pairs with a log-determinant.
+
+    Args:
+        module: The module.
+    """
+
+    names = ("forward", "inverse")
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        for name in self.names:
+            if not callable(getattr(module, name, None)):
+                raise TypeError(
+                    f"{type(module).__name__} has no method `{name}`, which "
+                    f"{type(self).__name__} calls"
+                )
+        self.module = module
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """Map data to the latent variable."""
+        return self._pair(0, x, context)[0]
+
+    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+        """Map the latent variable to data."""
+        return self._pair(1, y, context)[0]
+
+    def forward_and_log_det(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        """Map data to the latent variable, with the log-determinant."""
+        return self._pair(0, x, context)
+
+    def inverse_and_log_det(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        """Map the latent variable to data, with the log-determinant."""
+        return self._pair(1, y, context)
+
+    def _pair(
+        self, index: int, state: Tensor, context: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
+        result, log_det = getattr(self.module, self.names[index])(state, *context)
+        if not isinstance(log_det, Tensor):
+            log_det = torch.as_tensor(log_det, dtype=state.dtype, device=state.device)
+        if log_det.ndim == 0:  # the same for all samples
+            log_det = log_det.expand(len(state))
+        if log_det.shape != (len(state),):
+            raise RuntimeError(
+                f"{type(self.module).__name__} returned a log-determinant of shape "
+                f"{tuple(log_det.shape)} for a batch of {len(state)}: it must be one "
+                f"number for each sample"
+            )
+        return result, log_det
+
+
+class FromNflows(_Foreign):
+    """Use a transform of nflows as an invertible module.
+
+    Its context, one tensor or none, is that of the container.
+
+    Args:
+        module: An `nflows.transforms.Transform`.
+
+    Raises:
+        TypeError: If it does not have the methods of one.
+        RuntimeError: If it returns a log-determinant of another shape.
+    """
+
+
+class FromNormflows(_Foreign):
+    """Use a flow layer of normflows as an invertible module.
+
+    normflows maps latent variables to data in `forward`; here the directions are
+    swapped.
+
+    Args:
+        module: A `normflows.flows.Flow`.
+
+    Raises:
+        TypeError: If it does not have the methods of one.
+        RuntimeError: If it returns a log-determinant of another shape.
+    """
+
+    names = ("inverse", "forward")
+
+
+def _per_sample(log_det: Tensor) -> Tensor:
+    return log_det.flatten(1).sum(1) if log_det.ndim > 1 else log_det
