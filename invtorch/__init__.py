@@ -3,7 +3,15 @@
 from invtorch.composite import Composite, Step
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
-from invtorch.couplings import AdditiveCoupling, AffineCoupling, OrthogonalCoupling
+from invtorch.couplings import (
+    AdditiveCoupling,
+    AffineCoupling,
+    ConditionalAffine,
+    LeapfrogStep,
+    MomentumStep,
+    OrthogonalCoupling,
+    ReversibleBlock,
+)
 from invtorch.diagnosis import diagnose
 from invtorch.engine import DriftError, DriftWarning
 from invtorch.mixing import Householder1x1
@@ -13,6 +21,7 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "Composite",
+    "ConditionalAffine",
     "Conjugation",
     "DriftError",
     "DriftWarning",
@@ -20,7 +29,10 @@ __all__ = [
     "Householder1x1",
     "InvertibleModule",
     "InvertibleSequential",
+    "LeapfrogStep",
+    "MomentumStep",
     "OrthogonalCoupling",
+    "ReversibleBlock",
     "Step",
     "VolumePreserving",
     "WithoutContext",

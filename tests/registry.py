@@ -6,21 +6,26 @@ state and its number of spatial axes.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from invtorch import (
     AdditiveCoupling,
     AffineCoupling,
+    ConditionalAffine,
     Conjugation,
     GatedResidualBlock,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    LeapfrogStep,
+    MomentumStep,
     OrthogonalCoupling,
+    ReversibleBlock,
     WithoutContext,
 )
 from invtorch.nets import IRIM
-from tests.parts import Conditioner, Leapfrog, Scale, known
+from tests.parts import Conditioner, FromContext, Leapfrog, Scale, known
 
 Maker = Callable[[int, int], InvertibleModule]
 
@@ -46,11 +51,69 @@ def affine(scale: str) -> Maker:
     return make
 
 
+def swapped(channels: int, dims: int) -> InvertibleModule:
+    sizes = (channels - 1, 1)
+    return AdditiveCoupling(Conditioner(*sizes[::-1], dims), split=sizes, swap=True)
+
+
+def masked(channels: int, dims: int) -> InvertibleModule:
+    mask = torch.arange(channels) % 2 == 1
+    conditioner = Conditioner(channels // 2, 2 * -(-channels // 2), dims)
+    return AffineCoupling(conditioner, split=mask)
+
+
+def checkerboard(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels, channels, dims)
+    return AdditiveCoupling(conditioner, split="checkerboard", swap=True)
+
+
+def affine_checkerboard(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels, 2 * channels, dims)
+    return AffineCoupling(conditioner, split="checkerboard", scale=half_arctangent)
+
+
+def half_arctangent(a: Tensor) -> Tensor:
+    """Return a bounded log-scale."""
+    return torch.atan(a) / 2 if not a.is_complex() else torch.sin(a.real) / 2 + 0 * a
+
+
+def volume_preserving(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(-(-channels // 2), 2 * (channels // 2), dims)
+    return AffineCoupling(conditioner, swap=True, volume_preserving=True)
+
+
+def two_sided(channels: int, dims: int) -> InvertibleModule:
+    sizes = channels // 2, -(-channels // 2)
+    return ReversibleBlock(Conditioner(*sizes[::-1], dims), Conditioner(*sizes, dims))
+
+
+def two_sided_checkerboard(channels: int, dims: int) -> InvertibleModule:
+    f, g = (Conditioner(channels, channels, dims) for _ in range(2))
+    return ReversibleBlock(f, g, split="checkerboard")
+
+
+def conditional(channels: int, dims: int) -> InvertibleModule:
+    return ConditionalAffine(FromContext(2 * channels, dims))
+
+
+def momentum(channels: int, dims: int) -> InvertibleModule:
+    return MomentumStep(Conditioner(channels, channels, dims), gamma=0.8)
+
+
+def hyperbolic(channels: int, dims: int) -> InvertibleModule:
+    return LeapfrogStep(Conditioner(channels, channels, dims), step=0.5)
+
+
 def orthogonal(channels: int, dims: int) -> InvertibleModule:
     conditioner = Conditioner(channels // 2, -(-channels // 2), dims)
     return OrthogonalCoupling(
         conditioner, channels=channels, reflections=min(3, channels)
     )
+
+
+def mapped(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels // 2, -(-channels // 2), dims)
+    return OrthogonalCoupling(conditioner, channels=channels, map="cayley")
 
 
 def gated(channels: int, dims: int) -> InvertibleModule:
@@ -113,7 +176,16 @@ MAKERS: dict[str, Maker] = {
     "AffineCoupling": affine("tanh"),
     "AffineCoupling(scale=sigmoid)": affine("sigmoid"),
     "AffineCoupling(scale=exp)": affine("exp"),
+    "AdditiveCoupling(split=sizes, swap)": swapped,
+    "AdditiveCoupling(split=checkerboard)": checkerboard,
+    "AffineCoupling(split=mask)": masked,
+    "AffineCoupling(split=checkerboard)": affine_checkerboard,
+    "AffineCoupling(volume_preserving)": volume_preserving,
+    "ReversibleBlock": two_sided,
+    "ReversibleBlock(split=checkerboard)": two_sided_checkerboard,
+    "ConditionalAffine": conditional,
     "OrthogonalCoupling": orthogonal,
+    "OrthogonalCoupling(map=cayley)": mapped,
     "OrthogonalCoupling(GatedResidualBlock)": gated,
     "OrthogonalCoupling(Sequential)": known_basis,
     "Householder1x1": householder,
@@ -124,10 +196,16 @@ MAKERS: dict[str, Maker] = {
     "a module with forward and inverse": newcomer,
 }
 PAIR_MAKERS: dict[str, Maker] = {  # their state is a tuple of two tensors
+    "MomentumStep": momentum,
+    "LeapfrogStep": hyperbolic,
     "a module with a tuple state": leapfrog,
     "Conjugation of tuple states": conjugated_pair,
 }
 SHIPPED = {
+    LeapfrogStep: "LeapfrogStep",
+    MomentumStep: "MomentumStep",
+    ReversibleBlock: "ReversibleBlock",
+    ConditionalAffine: "ConditionalAffine",
     AdditiveCoupling: "AdditiveCoupling",
     AffineCoupling: "AffineCoupling",
     Conjugation: "Conjugation",
