@@ -14,10 +14,19 @@ from invtorch.couplings import (
 )
 from invtorch.diagnosis import diagnose
 from invtorch.engine import DriftError, DriftWarning
-from invtorch.mixing import Householder1x1
+from invtorch.mixing import (
+    ActNorm,
+    ElementwiseAffine,
+    Glow1x1,
+    Householder1x1,
+    LU1x1,
+    Orthogonal1x1,
+    Permute,
+)
 from invtorch.module import InvertibleModule, VolumePreserving
 
 __all__ = [
+    "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
     "Composite",
@@ -25,13 +34,18 @@ __all__ = [
     "Conjugation",
     "DriftError",
     "DriftWarning",
+    "ElementwiseAffine",
     "GatedResidualBlock",
+    "Glow1x1",
     "Householder1x1",
     "InvertibleModule",
     "InvertibleSequential",
+    "LU1x1",
     "LeapfrogStep",
     "MomentumStep",
+    "Orthogonal1x1",
     "OrthogonalCoupling",
+    "Permute",
     "ReversibleBlock",
     "Step",
     "VolumePreserving",

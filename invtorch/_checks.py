@@ -176,3 +176,16 @@ def check_channels(
             f"a state in {state.dtype} cannot be mixed by {type(layer).__name__}: give "
             f"it a floating one (`x.float()`)"
         )
+
+
+def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
+    """Refuse the log-determinant of a complex state.
+
+    Raises:
+        NotImplementedError: If the values are complex.
+    """
+    if values.is_complex():
+        raise NotImplementedError(
+            f"{type(layer).__name__} has no log-determinant of a complex state: give "
+            f"it the real and imaginary parts as channels (`torch.view_as_real`)"
+        )

@@ -82,8 +82,7 @@ class Reflections(NamedTuple):
     @classmethod
     def of(cls, vectors: Tensor) -> Self:
         """Compute the factors from vectors of shape `(reflections, channels)`."""
-        precise = torch.float32 if vectors.device.type == "mps" else torch.float64
-        V = vectors.to(torch.promote_types(vectors.dtype, precise)).T  # never in TF32
+        V = vectors.to(precise_dtype(vectors)).T  # never in TF32
         with no_autocast(V):
             S = _halve_diagonal(V.mH @ V)
             return cls(V, S, torch.linalg.solve_triangular(S, V.mH, upper=True))
@@ -156,26 +155,19 @@ def orthogonal_matrix(matrix: Tensor, orthogonal_map: str) -> nn.Module:
 def orthogonal_weight(module: nn.Module, state: Tensor) -> Tensor:
     r"""Return the matrix of `orthogonal_matrix`, as orthogonal as the state is precise.
 
-    Rounding leaves a matrix in single precision orthogonal up to 1e-7, and one that was
-    converted to double precision stays so. Two steps $W \leftarrow W (3 I - W^\top W)
-    / 2$ square that error twice.
+    Rounding leaves a matrix in single precision orthogonal up to 1e-7. Two steps
+    $W \leftarrow W (3 I - W^\top W) / 2$ in double precision square that error twice.
 
     Raises:
         ValueError: If the matrix is complex and the state is real.
     """
     with no_autocast(state):
         W: Tensor = module.weight  # type: ignore[assignment]
-        if W.is_complex() and not state.is_complex():
-            raise ValueError(
-                "the matrix is complex, but the state is real: make the state complex, "
-                "or the parameters real"
-            )
-        real = state.real.dtype if state.is_complex() else state.dtype
-        W = W.to(torch.promote_types(W.dtype, real))
+        W = W.to(precise_dtype(W, state))
         identity = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
         for _ in range(2):
             W = W @ (3 * identity - W.mH @ W) / 2
-        return W
+    return W
 
 
 def random_orthogonal(*shape: int, generator: torch.Generator | None = None) -> Tensor:
@@ -184,8 +176,26 @@ def random_orthogonal(*shape: int, generator: torch.Generator | None = None) -> 
     device = None if generator is None else generator.device
     normal = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
     Q, R = torch.linalg.qr(normal)
-    Q *= R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
-    return Q.to(torch.get_default_dtype())
+    signs = R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    uniform: Tensor = (signs * Q).to(torch.get_default_dtype())
+    return uniform
+
+
+def precise_dtype(matrix: Tensor, state: Tensor | None = None) -> torch.dtype:
+    """Return the dtype in which small matrices are factored and inverted.
+
+    It is double precision; single precision on MPS, which has no double precision.
+
+    Raises:
+        ValueError: If the matrix is complex and the state is real.
+    """
+    if state is not None and matrix.is_complex() and not state.is_complex():
+        raise ValueError(
+            "the matrix is complex, but the state is real: make the state complex, or "
+            "the parameters real"
+        )
+    precise = torch.float32 if matrix.device.type == "mps" else torch.float64
+    return torch.promote_types(matrix.dtype, precise)
 
 
 def _halve_diagonal(matrix: Tensor) -> Tensor:

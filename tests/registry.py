@@ -10,17 +10,22 @@ import torch
 from torch import Tensor
 
 from invtorch import (
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
     ConditionalAffine,
     Conjugation,
+    ElementwiseAffine,
     GatedResidualBlock,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
     LeapfrogStep,
+    LU1x1,
     MomentumStep,
+    Orthogonal1x1,
     OrthogonalCoupling,
+    Permute,
     ReversibleBlock,
     WithoutContext,
 )
@@ -134,6 +139,40 @@ def householder(channels: int, dims: int) -> InvertibleModule:
     return Householder1x1(channels, reflections=2)
 
 
+def any_rotation(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(Orthogonal1x1(channels, dim=-1 - dims))
+
+
+def cayley(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(Orthogonal1x1(channels, map="cayley"))
+
+
+def triangles(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(LU1x1(channels, dim=-1 - dims))
+
+
+def permutation(channels: int, dims: int) -> InvertibleModule:
+    return Permute(channels)
+
+
+def per_channel(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(ElementwiseAffine(channels))
+
+
+def normalizing(channels: int, dims: int) -> InvertibleModule:
+    layer = ActNorm(channels)
+    layer.initialize(torch.randn(8, channels, *(3,) * dims) * 1.2 + 0.3)
+    return layer
+
+
+def perturbed(layer: InvertibleModule) -> InvertibleModule:
+    """Move the parameters of a layer away from where they begin."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+    return layer
+
+
 def conjugation(channels: int, dims: int) -> InvertibleModule:
     return Conjugation(householder(channels, dims), additive(channels, dims))
 
@@ -189,6 +228,12 @@ MAKERS: dict[str, Maker] = {
     "OrthogonalCoupling(GatedResidualBlock)": gated,
     "OrthogonalCoupling(Sequential)": known_basis,
     "Householder1x1": householder,
+    "Orthogonal1x1": any_rotation,
+    "Orthogonal1x1(map=cayley)": cayley,
+    "LU1x1": triangles,
+    "Permute": permutation,
+    "ElementwiseAffine": per_channel,
+    "ActNorm": normalizing,
     "Conjugation": conjugation,
     "InvertibleSequential": sequential,
     "IRIM": irim,
@@ -202,6 +247,11 @@ PAIR_MAKERS: dict[str, Maker] = {  # their state is a tuple of two tensors
     "Conjugation of tuple states": conjugated_pair,
 }
 SHIPPED = {
+    Permute: "Permute",
+    Orthogonal1x1: "Orthogonal1x1",
+    LU1x1: "LU1x1",
+    ElementwiseAffine: "ElementwiseAffine",
+    ActNorm: "ActNorm",
     LeapfrogStep: "LeapfrogStep",
     MomentumStep: "MomentumStep",
     ReversibleBlock: "ReversibleBlock",

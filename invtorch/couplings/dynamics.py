@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_module
+from invtorch._checks import check_module, check_real_log_det
 from invtorch.couplings.conditioning import shift_of
-from invtorch.couplings.log_scale import check_real_log_det
 from invtorch.module import InvertibleModule, VolumePreserving
 
 Pair = tuple[Tensor, Tensor]

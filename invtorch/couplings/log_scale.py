@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from invtorch._checks import check_real_log_det
+
 # what the argument `scale` of an affine layer can be
 Scale: TypeAlias = str | Callable[[Tensor], Tensor]
 
@@ -92,19 +94,6 @@ def sum_per_sample(layer: nn.Module, log_s: Tensor) -> Tensor:
     """
     check_real_log_det(layer, log_s)
     return log_s.flatten(1).sum(1)
-
-
-def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
-    """Refuse the log-determinant of a complex state.
-
-    Raises:
-        NotImplementedError: If the values are complex.
-    """
-    if values.is_complex():
-        raise NotImplementedError(
-            f"{type(layer).__name__} has no log-determinant of a complex state: give "
-            f"it the real and imaginary parts as channels (`torch.view_as_real`)"
-        )
 
 
 def shows_scale(layer: Any) -> str:
