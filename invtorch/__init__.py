@@ -9,25 +9,51 @@ from invtorch.containers import (
     Split,
     WithoutContext,
 )
-from invtorch.couplings import AdditiveCoupling, AffineCoupling, OrthogonalCoupling
+from invtorch.couplings import (
+    AdditiveCoupling,
+    AffineCoupling,
+    ConditionalAffine,
+    LeapfrogStep,
+    MomentumStep,
+    OrthogonalCoupling,
+    ReversibleBlock,
+)
 from invtorch.diagnosis import diagnose
 from invtorch.engine import DriftError, DriftWarning
-from invtorch.mixing import Householder1x1
+from invtorch.mixing import (
+    ActNorm,
+    ElementwiseAffine,
+    Glow1x1,
+    Householder1x1,
+    LU1x1,
+    Orthogonal1x1,
+    Permute,
+)
 from invtorch.module import InvertibleModule, VolumePreserving
 
 __all__ = [
+    "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
     "Composite",
+    "ConditionalAffine",
     "Conjugation",
     "DriftError",
     "DriftWarning",
+    "ElementwiseAffine",
     "GatedResidualBlock",
+    "Glow1x1",
     "Householder1x1",
     "InvertibleModule",
     "InvertibleSequential",
     "Join",
+    "LU1x1",
+    "LeapfrogStep",
+    "MomentumStep",
+    "Orthogonal1x1",
     "OrthogonalCoupling",
+    "Permute",
+    "ReversibleBlock",
     "Split",
     "Step",
     "VolumePreserving",

@@ -35,6 +35,22 @@ def check_count(name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{name} is {value}, but must be at least {least}")
 
 
+def check_axis(dim: object, name: str = "dim") -> None:
+    """Check that an axis is a whole number that is not the axis of the batch.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is 0.
+    """
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise TypeError(f"{name} is {dim!r}, but must be a whole number")
+    if dim == 0:
+        raise ValueError(
+            f"{name} is 0, the axis of the batch, but samples must not depend on each "
+            f"other: use 1 for channels or -1 for the last axis"
+        )
+
+
 def check_module(name: str, value: object) -> None:
     """Check a network.
 
@@ -49,7 +65,10 @@ def check_module(name: str, value: object) -> None:
 
 
 def check_conditioner(
-    conditioner: nn.Module, inputs: int | None, outputs: int | None
+    conditioner: nn.Module,
+    inputs: int | None,
+    outputs: int | None,
+    name: str = "conditioner",
 ) -> None:
     """Compare the channels that a conditioner declares with those it will see.
 
@@ -62,24 +81,25 @@ def check_conditioner(
         conditioner: The network.
         inputs: Channels that it is given, if known.
         outputs: Channels that it should return, if known.
+        name: What the argument is called.
 
     Raises:
         TypeError: If it is no `nn.Module`.
         ValueError: If a number of channels cannot be right.
     """
-    check_module("conditioner", conditioner)
-    name = type(conditioner).__name__
+    check_module(name, conditioner)
+    kind = type(conditioner).__name__
     takes = getattr(_end(conditioner, 0), "in_channels", None)
     returns = getattr(_end(conditioner, -1), "out_channels", None)
     if isinstance(takes, int) and inputs is not None and takes < inputs:
         raise ValueError(
-            f"the conditioner {name} takes {takes} channels, but is given {inputs}: "
+            f"the {name} {kind} takes {takes} channels, but is given {inputs}: "
             f"build it for {inputs}"
         )
     if isinstance(returns, int) and outputs is not None and returns != outputs:
         raise ValueError(
-            f"the conditioner {name} returns {returns} channels, but the other part "
-            f"of the state has {outputs}: build it for {outputs}"
+            f"the {name} {kind} returns {returns} channels, but the other part of the "
+            f"state needs {outputs}: build it for {outputs}"
         )
 
 
@@ -136,20 +156,36 @@ def _order(tensor: Tensor) -> int:
     return 2 * tensor.is_complex() + tensor.is_floating_point()
 
 
-def check_channels(state: Tensor, channels: int, layer: nn.Module) -> None:
+def check_channels(
+    state: Tensor, channels: int, layer: nn.Module, dim: int = 1
+) -> None:
     """Check that a state has its channels where a layer expects them.
 
     Raises:
         ValueError: If it does not.
         TypeError: If it is one of integers, which no matrix can mix.
     """
-    if state.ndim < 2 or state.shape[1] != channels:
+    if not -state.ndim < dim < state.ndim or state.shape[dim] != channels:
         raise ValueError(
             f"a state of shape {tuple(state.shape)} does not have the {channels} "
-            f"channels of this {type(layer).__name__} on its second axis"
+            f"channels of this {type(layer).__name__} along dim {dim}: give it such a "
+            f"state, or another `dim`"
         )
     if not _order(state):
         raise TypeError(
             f"a state in {state.dtype} cannot be mixed by {type(layer).__name__}: give "
             f"it a floating one (`x.float()`)"
+        )
+
+
+def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
+    """Refuse the log-determinant of a complex state.
+
+    Raises:
+        NotImplementedError: If the values are complex.
+    """
+    if values.is_complex():
+        raise NotImplementedError(
+            f"{type(layer).__name__} has no log-determinant of a complex state: give "
+            f"it the real and imaginary parts as channels (`torch.view_as_real`)"
         )

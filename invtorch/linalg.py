@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
 
 from invtorch._checks import check_count
 from invtorch.precision import no_autocast
@@ -81,8 +82,7 @@ class Reflections(NamedTuple):
     @classmethod
     def of(cls, vectors: Tensor) -> Self:
         """Compute the factors from vectors of shape `(reflections, channels)`."""
-        precise = torch.float32 if vectors.device.type == "mps" else torch.float64
-        V = vectors.to(torch.promote_types(vectors.dtype, precise)).T  # never in TF32
+        V = vectors.to(precise_dtype(vectors)).T  # never in TF32
         with no_autocast(V):
             S = _halve_diagonal(V.mH @ V)
             return cls(V, S, torch.linalg.solve_triangular(S, V.mH, upper=True))
@@ -116,18 +116,101 @@ class Reflections(NamedTuple):
         return grad_V.mT
 
 
+# the maps from a matrix to an orthogonal one that PyTorch has, besides reflections
+ORTHOGONAL_MAPS = ("cayley", "matrix_exp")
+
+
+class SquareMatrix(nn.Module):
+    """A square matrix, or a batch of them, that a parametrization can constrain."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(matrix)
+
+    def extra_repr(self) -> str:
+        """Show the shape."""
+        return str(tuple(self.weight.shape))
+
+
+def orthogonal_matrix(matrix: Tensor, orthogonal_map: str) -> nn.Module:
+    """Return a module whose `weight` is a learned orthogonal matrix.
+
+    Args:
+        matrix: Its first value, an orthogonal matrix, or a batch of them.
+        orthogonal_map: `"cayley"` or `"matrix_exp"`, see
+            `torch.nn.utils.parametrizations.orthogonal`.
+
+    Raises:
+        ValueError: If there is no such map.
+    """
+    if orthogonal_map not in ORTHOGONAL_MAPS:
+        raise ValueError(
+            f"map is {orthogonal_map!r}, but must be one of {ORTHOGONAL_MAPS}: "
+            f"products of reflections are those of `Householder1x1`"
+        )
+    module: nn.Module = orthogonal(SquareMatrix(matrix), orthogonal_map=orthogonal_map)
+    return module
+
+
+def orthogonal_weight(module: nn.Module, state: Tensor) -> Tensor:
+    r"""Return the matrix of `orthogonal_matrix`, as orthogonal as the state is precise.
+
+    Rounding leaves a matrix in single precision orthogonal up to 1e-7. Two steps
+    $W \leftarrow W (3 I - W^\top W) / 2$ in double precision square that error twice.
+
+    Raises:
+        ValueError: If the matrix is complex and the state is real.
+    """
+    with no_autocast(state):
+        W: Tensor = module.weight  # type: ignore[assignment]
+        W = W.to(precise_dtype(W, state))
+        identity = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
+        for _ in range(2):
+            W = W @ (3 * identity - W.mH @ W) / 2
+    return W
+
+
+def random_orthogonal(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw orthogonal matrices of shape `(..., n, n)` uniformly."""
+    # in double precision, whatever the default: QR in half precision does not exist
+    device = None if generator is None else generator.device
+    normal = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
+    Q, R = torch.linalg.qr(normal)
+    signs = R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    uniform: Tensor = (signs * Q).to(torch.get_default_dtype())
+    return uniform
+
+
+def precise_dtype(matrix: Tensor, state: Tensor | None = None) -> torch.dtype:
+    """Return the dtype in which small matrices are factored and inverted.
+
+    It is double precision; single precision on MPS, which has no double precision.
+
+    Raises:
+        ValueError: If the matrix is complex and the state is real.
+    """
+    if state is not None and matrix.is_complex() and not state.is_complex():
+        raise ValueError(
+            "the matrix is complex, but the state is real: make the state complex, or "
+            "the parameters real"
+        )
+    precise = torch.float32 if matrix.device.type == "mps" else torch.float64
+    return torch.promote_types(matrix.dtype, precise)
+
+
 def _halve_diagonal(matrix: Tensor) -> Tensor:
     """Return a matrix with its diagonal halved. The lower triangle is not cleared."""
     weights = torch.ones_like(matrix, requires_grad=False)
     return matrix * weights.fill_diagonal_(0.5)
 
 
-def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
+def mix_channels(matrix: Tensor, x: Tensor, dim: int = 1) -> Tensor:
     """Multiply the channels at every position: `y[b, :, p] = matrix @ x[b, :, p]`.
 
     Args:
         matrix: Shape `(out, channels)`.
-        x: Shape `(batch, channels, *space)`.
+        x: Shape `(batch, channels, *space)`, or with the channels on another axis.
+        dim: The axis of the channels.
 
     Returns:
         The product, shape `(batch, out, *space)`, in the dtype of `x` also under
@@ -135,27 +218,31 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
     """
     matrix = matrix.to(x.dtype)
     with no_autocast(x):
-        if x.ndim == 2:
+        if dim in (-1, x.ndim - 1):
             return x @ matrix.T
+        if dim not in (1, 1 - x.ndim):
+            return (x.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
         mixed = torch.bmm(matrix.expand(len(x), *matrix.shape), _flat(x))
     return mixed.reshape(len(x), len(matrix), *x.shape[2:])
 
 
-def correlate_channels(a: Tensor, b: Tensor) -> Tensor:
+def correlate_channels(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
     """Sum `a[n, i, p] * conj(b[n, j, p])` over samples and positions.
 
     This is the gradient of `mix_channels` with respect to its matrix.
 
     Args:
-        a: Shape `(batch, rows, *space)`.
+        a: Shape `(batch, rows, *space)`, or with the rows on another axis.
         b: Shape `(batch, columns, *space)`.
+        dim: The axis of rows and columns.
 
     Returns:
         The sum, shape `(rows, columns)`.
     """
     with no_autocast(a):
-        if a.ndim == 2:
-            return a.T @ b.conj()
+        if dim in (-1, a.ndim - 1) or dim not in (1, 1 - a.ndim):
+            rows, columns = (t.movedim(dim, -1).flatten(0, -2) for t in (a, b))
+            return rows.T @ columns.conj()
         per_sample = torch.bmm(_flat(a), _flat(b).mH)
         return per_sample[0] if len(per_sample) == 1 else per_sample.sum(0)
 

@@ -87,14 +87,72 @@ class FullGraph(NamedTuple):
         return gradients(self.outputs, grads, (*self.state, *others), needed)
 
 
+class Parts(Protocol):
+    """How a tensor of a state is divided into what a shift reads and what it moves."""
+
+    def moved(self, state: Tensor) -> Tensor:
+        """Return the entries that are shifted."""
+
+    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
+        """Return the tensor with `kept` added to the entries that the shift reads."""
+
+
+class Whole(NamedTuple):
+    """A shift that reads and moves all entries."""
+
+    def moved(self, state: Tensor) -> Tensor:
+        """Return all entries."""
+        return state
+
+    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
+        """Add to all entries."""
+        return state + kept
+
+
+class Shift(NamedTuple):
+    r"""The graph of one shift $x \mapsto x \pm E\,s(Kx)$ of a tensor of the state.
+
+    $K$ selects the entries that $s$ depends on, and $E$ places $s$ on the entries that
+    it moves.
+
+    Attributes:
+        kept: The leaf $Kx$ that $s$ depends on.
+        edge: The end of the graph of $s$, if $s$ needs a gradient.
+        parts: How $K$ and $E$ divide the tensor.
+        sign: 1 or -1.
+        part: Which tensor of the state it is, counted from 0.
+    """
+
+    kept: Tensor
+    edge: GradientEdge | None
+    parts: Parts
+    sign: int
+    part: int = 0
+
+    @classmethod
+    def of(cls, shift: Tensor, kept: Tensor, parts: Parts, sign: int) -> Self:
+        """Keep what is needed to differentiate a shift, without its values."""
+        edge = get_gradient_edge(shift) if shift.requires_grad else None
+        return cls(kept, edge, parts, sign)
+
+    def pull_back(
+        self, grad: Tensor, others: Tensors, needed: Sequence[bool]
+    ) -> Gradients:
+        """Return the gradients of the tensor and of `others`, given that of its sum."""
+        moved = self.parts.moved(grad)
+        cotangent = (moved if self.sign > 0 else -moved,)
+        grad_kept, *rest = gradients(
+            (self.edge,), cotangent, (self.kept, *others), needed
+        )
+        if needed[0] and grad_kept is not None:
+            grad = self.parts.plus_kept(grad, grad_kept)
+        return [grad, *rest]
+
+
 class ShiftGraph(NamedTuple):
-    r"""The graph of the shift of a layer that adds to a part of its input.
+    r"""The graph of a layer that adds to parts of its input, one after another.
 
-    $$ y = x \pm E\,s(Kx) $$
-
-    $K$ selects what $s$ depends on, the first entries of $x$ or all of them. $E$ places
-    $s$ on the last entries along an axis, or on all of them if $s$ has as many entries
-    as $x$. With $\bar x$ the gradient with respect to $x$,
+    For one shift, $y = x \pm E\,s(Kx)$. With $\bar x$ the gradient with respect to $x$,
 
     $$ \bar x = \bar y + K^\top \bar k, \qquad
        \bar k = (\partial s / \partial k)^\top (\pm E^\top \bar y), \qquad k = Kx. $$
@@ -102,31 +160,19 @@ class ShiftGraph(NamedTuple):
     The sum needs no graph. Only the graph of $s$ is kept, without the values of $s$.
 
     Attributes:
-        x: The rebuilt input, without a graph.
-        kept: The leaf that $s$ depends on: the first entries of $x$, or all of $x$.
-        edge: The end of the graph of $s$, if $s$ needs a gradient.
-        size: The number of entries of $s$ along the axis.
-        dim: The axis.
-        sign: 1 or -1.
+        state: The rebuilt input, without a graph.
+        shifts: The shifts, in the order in which the layer applies them.
     """
 
-    x: Tensor
-    kept: Tensor
-    edge: GradientEdge | None
-    size: int
-    dim: int
-    sign: int
+    state: Tensors
+    shifts: tuple[Shift, ...]
 
     @classmethod
-    def of(cls, shift: Tensor, x: Tensor, kept: Tensor, dim: int, sign: int) -> Self:
-        """Keep what is needed to differentiate a shift."""
-        edge = get_gradient_edge(shift) if shift.requires_grad else None
-        return cls(x, kept, edge, shift.shape[dim], dim, sign)
-
-    @property
-    def state(self) -> Tensors:
-        """The rebuilt input."""
-        return (self.x,)
+    def of(
+        cls, shift: Tensor, x: Tensor, kept: Tensor, parts: Parts, sign: int
+    ) -> Self:
+        """Return the graph of a layer with one shift and a state of one tensor."""
+        return cls((x,), (Shift.of(shift, kept, parts, sign),))
 
     @property
     def outputs(self) -> Tensors:
@@ -135,13 +181,13 @@ class ShiftGraph(NamedTuple):
 
     @property
     def leaves(self) -> Tensors:
-        """The tensor that the shift depends on."""
-        return (self.kept,)
+        """The tensors that the shifts depend on."""
+        return tuple(shift.kept for shift in self.shifts)
 
     @property
     def ends(self) -> list[Node]:
-        """The node that computed the shift."""
-        return [self.edge.node] if self.edge else []
+        """The nodes that computed the shifts."""
+        return [shift.edge.node for shift in self.shifts if shift.edge]
 
     def pull_back(
         self,
@@ -149,28 +195,24 @@ class ShiftGraph(NamedTuple):
         grads: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> Gradients:
-        """Differentiate the shift, and add the gradient of the output."""
-        (grad,) = grads
-        if grad is None:
-            return [None] * len(needed)
-        grad_shift = (self._grad_of_shift(grad),)
-        grad_kept, *rest = gradients(
-            (self.edge,), grad_shift, (self.kept, *others), needed
-        )
-        return [self._grad_of_state(grad, grad_kept) if needed[0] else None, *rest]
+        """Differentiate the shifts, the last one first, and add up the gradients."""
+        states, count = list(grads), len(self.state)
+        sums: Gradients = [None] * len(others)
+        for n, shift in reversed(list(enumerate(self.shifts))):
+            grad = states[shift.part]
+            if grad is None:
+                continue
+            below = needed[shift.part] or n > 0  # an earlier shift reads this gradient
+            states[shift.part], *rest = shift.pull_back(
+                grad, others, (below, *needed[count:])
+            )
+            sums = [_plus(a, b) for a, b in zip(sums, rest, strict=True)]
+        state_needed = zip(states, needed, strict=False)
+        return [*(g if need else None for g, need in state_needed), *sums]
 
-    def _grad_of_shift(self, grad: Tensor) -> Tensor:
-        tail = grad.narrow(self.dim, grad.shape[self.dim] - self.size, self.size)
-        return tail if self.sign > 0 else -tail
 
-    def _grad_of_state(self, grad: Tensor, grad_kept: Tensor | None) -> Tensor:
-        if grad_kept is None:
-            return grad
-        if grad_kept.shape == grad.shape:
-            return grad + grad_kept
-        grad_state = grad.clone()
-        grad_state.narrow(self.dim, 0, grad_kept.shape[self.dim]).add_(grad_kept)
-        return grad_state
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def gradients(

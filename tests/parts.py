@@ -34,6 +34,17 @@ class Conditioner(nn.Module):
         return len(self.calls)
 
 
+class FromContext(Conditioner):
+    """A conditioner that takes the context only, which may be nothing."""
+
+    def __init__(self, outputs: int, dims: int = 2):
+        super().__init__(1, outputs, dims)
+        self.code = nn.Parameter(torch.ones(1, 1, *(1,) * dims))
+
+    def forward(self, *context: Tensor) -> Tensor:
+        return super().forward(self.code, *context)
+
+
 def known(inputs: int, outputs: int, dims: int = 2) -> nn.Sequential:
     """Return a conditioner whose derivative the library knows."""
     conv = CONVOLUTIONS[dims]

@@ -6,21 +6,31 @@ state and its number of spatial axes.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from invtorch import (
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
+    ConditionalAffine,
     Conjugation,
+    ElementwiseAffine,
     GatedResidualBlock,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    LeapfrogStep,
+    LU1x1,
+    MomentumStep,
+    Orthogonal1x1,
     OrthogonalCoupling,
+    Permute,
+    ReversibleBlock,
     WithoutContext,
 )
 from invtorch.nets import IRIM
-from tests.parts import Conditioner, Leapfrog, Scale, known
+from tests.parts import Conditioner, FromContext, Leapfrog, Scale, known
 
 Maker = Callable[[int, int], InvertibleModule]
 
@@ -46,11 +56,69 @@ def affine(scale: str) -> Maker:
     return make
 
 
+def swapped(channels: int, dims: int) -> InvertibleModule:
+    sizes = (channels - 1, 1)
+    return AdditiveCoupling(Conditioner(*sizes[::-1], dims), split=sizes, swap=True)
+
+
+def masked(channels: int, dims: int) -> InvertibleModule:
+    mask = torch.arange(channels) % 2 == 1
+    conditioner = Conditioner(channels // 2, 2 * -(-channels // 2), dims)
+    return AffineCoupling(conditioner, split=mask)
+
+
+def checkerboard(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels, channels, dims)
+    return AdditiveCoupling(conditioner, split="checkerboard", swap=True)
+
+
+def affine_checkerboard(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels, 2 * channels, dims)
+    return AffineCoupling(conditioner, split="checkerboard", scale=half_arctangent)
+
+
+def half_arctangent(a: Tensor) -> Tensor:
+    """Return a bounded log-scale."""
+    return torch.atan(a) / 2 if not a.is_complex() else torch.sin(a.real) / 2 + 0 * a
+
+
+def volume_preserving(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(-(-channels // 2), 2 * (channels // 2), dims)
+    return AffineCoupling(conditioner, swap=True, volume_preserving=True)
+
+
+def two_sided(channels: int, dims: int) -> InvertibleModule:
+    sizes = channels // 2, -(-channels // 2)
+    return ReversibleBlock(Conditioner(*sizes[::-1], dims), Conditioner(*sizes, dims))
+
+
+def two_sided_checkerboard(channels: int, dims: int) -> InvertibleModule:
+    f, g = (Conditioner(channels, channels, dims) for _ in range(2))
+    return ReversibleBlock(f, g, split="checkerboard")
+
+
+def conditional(channels: int, dims: int) -> InvertibleModule:
+    return ConditionalAffine(FromContext(2 * channels, dims))
+
+
+def momentum(channels: int, dims: int) -> InvertibleModule:
+    return MomentumStep(Conditioner(channels, channels, dims), gamma=0.8)
+
+
+def hyperbolic(channels: int, dims: int) -> InvertibleModule:
+    return LeapfrogStep(Conditioner(channels, channels, dims), step=0.5)
+
+
 def orthogonal(channels: int, dims: int) -> InvertibleModule:
     conditioner = Conditioner(channels // 2, -(-channels // 2), dims)
     return OrthogonalCoupling(
         conditioner, channels=channels, reflections=min(3, channels)
     )
+
+
+def mapped(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels // 2, -(-channels // 2), dims)
+    return OrthogonalCoupling(conditioner, channels=channels, map="cayley")
 
 
 def gated(channels: int, dims: int) -> InvertibleModule:
@@ -69,6 +137,40 @@ def known_basis(channels: int, dims: int) -> InvertibleModule:
 
 def householder(channels: int, dims: int) -> InvertibleModule:
     return Householder1x1(channels, reflections=2)
+
+
+def any_rotation(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(Orthogonal1x1(channels, dim=-1 - dims))
+
+
+def cayley(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(Orthogonal1x1(channels, map="cayley"))
+
+
+def triangles(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(LU1x1(channels, dim=-1 - dims))
+
+
+def permutation(channels: int, dims: int) -> InvertibleModule:
+    return Permute(channels)
+
+
+def per_channel(channels: int, dims: int) -> InvertibleModule:
+    return perturbed(ElementwiseAffine(channels))
+
+
+def normalizing(channels: int, dims: int) -> InvertibleModule:
+    layer = ActNorm(channels)
+    layer.initialize(torch.randn(8, channels, *(3,) * dims) * 1.2 + 0.3)
+    return layer
+
+
+def perturbed(layer: InvertibleModule) -> InvertibleModule:
+    """Move the parameters of a layer away from where they begin."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+    return layer
 
 
 def conjugation(channels: int, dims: int) -> InvertibleModule:
@@ -113,10 +215,25 @@ MAKERS: dict[str, Maker] = {
     "AffineCoupling": affine("tanh"),
     "AffineCoupling(scale=sigmoid)": affine("sigmoid"),
     "AffineCoupling(scale=exp)": affine("exp"),
+    "AdditiveCoupling(split=sizes, swap)": swapped,
+    "AdditiveCoupling(split=checkerboard)": checkerboard,
+    "AffineCoupling(split=mask)": masked,
+    "AffineCoupling(split=checkerboard)": affine_checkerboard,
+    "AffineCoupling(volume_preserving)": volume_preserving,
+    "ReversibleBlock": two_sided,
+    "ReversibleBlock(split=checkerboard)": two_sided_checkerboard,
+    "ConditionalAffine": conditional,
     "OrthogonalCoupling": orthogonal,
+    "OrthogonalCoupling(map=cayley)": mapped,
     "OrthogonalCoupling(GatedResidualBlock)": gated,
     "OrthogonalCoupling(Sequential)": known_basis,
     "Householder1x1": householder,
+    "Orthogonal1x1": any_rotation,
+    "Orthogonal1x1(map=cayley)": cayley,
+    "LU1x1": triangles,
+    "Permute": permutation,
+    "ElementwiseAffine": per_channel,
+    "ActNorm": normalizing,
     "Conjugation": conjugation,
     "InvertibleSequential": sequential,
     "IRIM": irim,
@@ -124,10 +241,21 @@ MAKERS: dict[str, Maker] = {
     "a module with forward and inverse": newcomer,
 }
 PAIR_MAKERS: dict[str, Maker] = {  # their state is a tuple of two tensors
+    "MomentumStep": momentum,
+    "LeapfrogStep": hyperbolic,
     "a module with a tuple state": leapfrog,
     "Conjugation of tuple states": conjugated_pair,
 }
 SHIPPED = {
+    Permute: "Permute",
+    Orthogonal1x1: "Orthogonal1x1",
+    LU1x1: "LU1x1",
+    ElementwiseAffine: "ElementwiseAffine",
+    ActNorm: "ActNorm",
+    LeapfrogStep: "LeapfrogStep",
+    MomentumStep: "MomentumStep",
+    ReversibleBlock: "ReversibleBlock",
+    ConditionalAffine: "ConditionalAffine",
     AdditiveCoupling: "AdditiveCoupling",
     AffineCoupling: "AffineCoupling",
     Conjugation: "Conjugation",

@@ -13,6 +13,8 @@ from invtorch.closed_form.protocol import Function, Gradients, ShiftPullBack
 from invtorch.closed_form.registry import closed_form, register
 from invtorch.couplings import AdditiveCoupling, OrthogonalCoupling
 from invtorch.couplings.conditioning import split_state
+from invtorch.couplings.orthogonal import HOUSEHOLDER
+from invtorch.couplings.partition import keeps_first
 from invtorch.linalg import (
     Reflections,
     correlate_channels,
@@ -147,7 +149,9 @@ def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
     conditioner = _conditioner(layer, state)
     if conditioner is None or state.ndim < 2:
         return None
-    if state.shape[1] != layer.vectors.shape[1]:
+    if layer.map != HOUSEHOLDER or layer.dim != 1:
+        return None
+    if state.shape[1] != layer.channels:
         return None
     return orthogonal_shift(
         layer.vectors, conditioner, type(layer.conditioner).__name__
@@ -158,10 +162,11 @@ def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
 def additive(layer: AdditiveCoupling, state: Tensor) -> AdditiveShift | None:
     """Return the closed form of a layer, if its conditioner has one."""
     conditioner = _conditioner(layer, state)
-    if conditioner is None or layer.grid:
+    if conditioner is None or layer.grid or not keeps_first(layer):
         return None
-    name = type(layer.conditioner).__name__
-    return AdditiveShift(conditioner, layer.split, layer.dim, name)
+    name, split = type(layer.conditioner).__name__, layer.split
+    assert split is None or isinstance(split, int)
+    return AdditiveShift(conditioner, split, layer.dim, name)
 
 
 def _conditioner(

@@ -2,6 +2,17 @@
 
 from invtorch.couplings.additive import AdditiveCoupling
 from invtorch.couplings.affine import AffineCoupling
+from invtorch.couplings.conditional_affine import ConditionalAffine
+from invtorch.couplings.dynamics import LeapfrogStep, MomentumStep
 from invtorch.couplings.orthogonal import OrthogonalCoupling
+from invtorch.couplings.reversible_block import ReversibleBlock
 
-__all__ = ["AdditiveCoupling", "AffineCoupling", "OrthogonalCoupling"]
+__all__ = [
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "ConditionalAffine",
+    "LeapfrogStep",
+    "MomentumStep",
+    "OrthogonalCoupling",
+    "ReversibleBlock",
+]

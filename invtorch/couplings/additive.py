@@ -7,8 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_conditioner, check_count, check_returned
-from invtorch.couplings.conditioning import in_its_precision, split_state
+from invtorch._checks import check_conditioner
+from invtorch.couplings.conditioning import rebuild, shift_of
+from invtorch.couplings.partition import (
+    Split,
+    checked_partition,
+    kept_and_moved,
+    partition,
+    shows_partition,
+)
 from invtorch.grid import check_exact, check_spacing, snap
 from invtorch.module import VolumePreserving
 from invtorch.replay import ShiftGraph
@@ -25,8 +32,15 @@ class AdditiveCoupling(VolumePreserving):
     Args:
         conditioner: The network $G$. It takes $x_1$ and the context, and returns a
             tensor of the shape of $x_2$.
-        split: Number of channels in $x_1$; half of them, rounded down, by default.
-        dim: The axis that is split.
+        split: Which entries $x_1$ has: their number along `dim`, by default half of
+            them, rounded down; the sizes of $x_1$ and $x_2$; or a boolean mask. A mask
+            with one axis selects entries along `dim`. A mask with more axes, which
+            broadcasts to the last axes of the state, and `"checkerboard"` select single
+            positions: then $G$ takes the state with zeros in place of $x_2$, and
+            returns a tensor of the shape of the state, of which the entries in place of
+            $x_1$ are not used.
+        dim: The axis of the channels; -1 for sequences and vectors.
+        swap: Whether $x_2$ conditions $x_1$ instead.
         grid: Spacing of a fixed-point grid, a power of two. The shift is rounded to the
             grid, and a state on the grid (`invtorch.grid.snap`) is rebuilt exactly, bit
             for bit, at any depth. Every call checks that the state is on the grid and
@@ -38,8 +52,8 @@ class AdditiveCoupling(VolumePreserving):
     Raises:
         TypeError: If the conditioner is not an `nn.Module`, or the state has an integer
             dtype and the shift does not.
-        ValueError: If `split` leaves one part empty, or the shift does not have
-            the shape of $x_2$, or `grid` is not a power of two.
+        ValueError: If `split` leaves one part empty or does not fit the state, the
+            shift does not have the shape of $x_2$, or `grid` is not a power of two.
         RuntimeError: If `grid` is given, and the state is not on it or is out of range.
 
     Examples:
@@ -58,28 +72,26 @@ class AdditiveCoupling(VolumePreserving):
         self,
         conditioner: nn.Module,
         *,
-        split: int | None = None,
+        split: Split = None,
         dim: int = 1,
+        swap: bool = False,
         grid: float | None = None,
     ) -> None:
         super().__init__()
-        if split is not None:
-            check_count("split", split)
-        check_conditioner(conditioner, split if dim == 1 else None, None)
+        self.split, self.dim, self.swap = checked_partition(self, split, dim, swap=swap)
+        check_conditioner(
+            conditioner, *(kept_and_moved(self) if dim == 1 else (None, None))
+        )
         self.conditioner = conditioner
-        self.split = split
-        self.dim = dim
         self.grid = None if grid is None else check_spacing(grid)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """Add the shift."""
-        x1, x2 = self._parts(x)
-        return self._joined(x1, x2 + self._shift(x1, x2, context))
+        return self._shifted(x, context, sign=1)
 
     def inverse(self, y: Tensor, *context: Any) -> Tensor:
         """Subtract the shift."""
-        y1, y2 = self._parts(y)
-        return self._joined(y1, y2 - self._shift(y1, y2, context))
+        return self._shifted(y, context, sign=-1)
 
     def replay(self, y: Tensor, *context: Any) -> ShiftGraph:
         """Rebuild `x` and return the graph of the shift, in one evaluation of $G$."""
@@ -92,34 +104,29 @@ class AdditiveCoupling(VolumePreserving):
     def extra_repr(self) -> str:
         """Show where the state is split, and the grid."""
         grid = f", grid={self.grid}" if self.grid else ""
-        return f"split={self.split or 'half'}, dim={self.dim}{grid}"
+        return f"{shows_partition(self)}{grid}"
 
     def _replay(
         self, output: Tensor, context: tuple[Any, ...], sign: int
     ) -> ShiftGraph:
-        state = output.detach().clone()
-        _, moved = split_state(state, self.split, self.dim)
-        # `data` has its own version counter: a change of `moved` is not one of `kept`
-        kept, _ = split_state(state.data, self.split, self.dim)
-        shift = self._shift(kept.requires_grad_(), moved, context)
-        moved.sub_(shift.detach(), alpha=sign)
-        return ShiftGraph.of(shift, state, kept, self.dim, sign)
+        def shift(kept: Tensor, moved: Tensor) -> Tensor:
+            return self._shift(kept, moved, context)
+
+        return rebuild(output, [(shift, partition(self, output))], sign)
+
+    def _shifted(self, state: Tensor, context: tuple[Any, ...], sign: int) -> Tensor:
+        if self.grid:
+            check_exact(state, self.grid)
+        parts = partition(self, state)
+        kept, moved = parts.kept(state), parts.moved(state)
+        # not assigned: the shift is freed before the parts are joined
+        moved = torch.add(moved, self._shift(kept, moved, context), alpha=sign)
+        if self.grid:
+            check_exact(moved, self.grid)
+        return parts.joined(kept, moved)
 
     def _shift(self, kept: Tensor, moved: Tensor, context: tuple[Any, ...]) -> Tensor:
         if self.grid:
             kept = kept.contiguous()  # results must not depend on the memory layout
-        shift: Tensor = in_its_precision(self.conditioner, kept, context)
-        name = type(self.conditioner).__name__
-        check_returned(name, shift, tuple(moved.shape), moved)
-        shift = shift.to(moved.dtype)
+        shift = shift_of(self.conditioner, kept, moved, context)
         return snap(shift, self.grid) if self.grid else shift
-
-    def _parts(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        if self.grid:
-            check_exact(state, self.grid)
-        return split_state(state, self.split, self.dim)
-
-    def _joined(self, kept: Tensor, moved: Tensor) -> Tensor:
-        if self.grid:
-            check_exact(moved, self.grid)
-        return torch.cat([kept, moved], self.dim)

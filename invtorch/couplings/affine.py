@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_conditioner, check_count, check_returned
-from invtorch.couplings.conditioning import in_its_precision, split_state
-from invtorch.module import InvertibleModule
-
-# Computes $\ln s$ from $a$ and $\ln b$. The 2 in "sigmoid" makes $s$ close to 1 where
-# $a$ is 0.
-LOG_SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "tanh": lambda a, limit: limit * torch.tanh(a / limit),
-    "sigmoid": lambda a, limit: torch.log(
-        math.exp(-limit) + (1 - math.exp(-limit)) * torch.sigmoid(a + 2)
-    ),
-    "exp": lambda a, limit: a.clamp(-limit, limit),
-}
+from invtorch._checks import check_conditioner, check_returned
+from invtorch.couplings.conditioning import in_its_precision
+from invtorch.couplings.log_scale import (
+    Scale,
+    checked_scale,
+    log_scale,
+    shows_scale,
+    sum_per_sample,
+)
+from invtorch.couplings.partition import (
+    Partition,
+    Split,
+    checked_partition,
+    kept_and_moved,
+    partition,
+    shows_partition,
+)
+from invtorch.module import InvertibleModule, no_log_det
 
 
 class AffineCoupling(InvertibleModule):
@@ -46,10 +49,22 @@ class AffineCoupling(InvertibleModule):
     Args:
         conditioner: The network $G$. It takes $x_1$ and the context, and returns $a$
             and $t$ concatenated along `dim`, each of the shape of $x_2$.
-        split: Number of channels in $x_1$; half of them, rounded down, by default.
-        dim: The axis that is split.
-        scale: The function that computes $s$ from $a$, see the table.
-        bound: The bound $b$, larger than 1, and finite if `scale` is `"tanh"`.
+        split: Which entries $x_1$ has: their number along `dim`, by default half of
+            them, rounded down; the sizes of $x_1$ and $x_2$; or a boolean mask. A mask
+            with one axis selects entries along `dim`. A mask with more axes, which
+            broadcasts to the last axes of the state, and `"checkerboard"` select single
+            positions: then $G$ takes the state with zeros in place of $x_2$, and $a$
+            and $t$ have the shape of the state; their entries in place of $x_1$ are not
+            used.
+        dim: The axis of the channels; -1 for sequences and vectors.
+        swap: Whether $x_2$ conditions $x_1$ instead.
+        scale: The function that computes $s$ from $a$, see the table; or a callable
+            that computes $\ln s$ from $a$, without a bound.
+        bound: The bound $b$, larger than 1, by default 2, and finite if `scale` is
+            `"tanh"`.
+        volume_preserving: Whether the mean of $\ln s$ over a sample is subtracted from
+            it, so that the log-determinant is 0 (GIN). Then $s$ is between $1/b^2$ and
+            $b^2$.
 
     Shape:
         Any tensor with at least two entries along `dim`; the output has the same shape.
@@ -78,29 +93,20 @@ class AffineCoupling(InvertibleModule):
         self,
         conditioner: nn.Module,
         *,
-        split: int | None = None,
+        split: Split = None,
         dim: int = 1,
-        scale: str = "tanh",
-        bound: float = 2.0,
+        swap: bool = False,
+        scale: Scale = "tanh",
+        bound: float | None = None,
+        volume_preserving: bool = False,
     ) -> None:
         super().__init__()
-        if split is not None:
-            check_count("split", split)
-        if scale not in LOG_SCALES:
-            raise ValueError(f"scale is {scale!r}, but must be one of {[*LOG_SCALES]}")
-        if not bound > 1:
-            raise ValueError(f"bound is {bound}, but must be larger than 1")
-        if scale == "tanh" and not math.isfinite(bound):
-            raise ValueError(
-                f"bound is {bound}, but must be finite with scale='tanh', whose slope "
-                f"it sets; use scale='exp' without a bound"
-            )
-        check_conditioner(conditioner, split if dim == 1 else None, None)
+        self.split, self.dim, self.swap = checked_partition(self, split, dim, swap=swap)
+        self.scale, self.bound = checked_scale(scale, bound)
+        kept, moved = kept_and_moved(self) if dim == 1 else (None, None)
+        check_conditioner(conditioner, kept, None if moved is None else 2 * moved)
         self.conditioner = conditioner
-        self.split = split
-        self.dim = dim
-        self.scale = scale
-        self.bound = bound
+        self.volume_preserving = bool(volume_preserving)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """Scale and shift."""
@@ -113,12 +119,12 @@ class AffineCoupling(InvertibleModule):
     def forward_and_log_det(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         r"""Return `y` and $\sum \ln s$."""
         y, log_s = self._forward(x, context)
-        return y, _sum_per_sample(log_s)
+        return y, self._log_det(x, log_s)
 
     def inverse_and_log_det(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         r"""Return `x` and $-\sum \ln s$."""
         x, log_s = self._inverse(y, context)
-        return x, -_sum_per_sample(log_s)
+        return x, -self._log_det(y, log_s)
 
     def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x`, and compute `y` from it, in one evaluation of $G$."""
@@ -133,59 +139,70 @@ class AffineCoupling(InvertibleModule):
     def replay_and_log_det(self, y: Tensor, *context: Any) -> Any:
         """Same as `replay`, with the log-determinant."""
         x, y, log_s = self._replay(y, context, inverse=False)
-        return x, (y, _sum_per_sample(log_s))
+        return x, (y, self._log_det(y, log_s))
 
     def replay_inverse_and_log_det(self, x: Tensor, *context: Any) -> Any:
         """Same as `replay_inverse`, with the log-determinant."""
         y, x, log_s = self._replay(x, context, inverse=True)
-        return y, (x, -_sum_per_sample(log_s))
+        return y, (x, -self._log_det(x, log_s))
 
     def extra_repr(self) -> str:
         """Show where the state is split, and the function and bound of the scale."""
-        return (
-            f"split={self.split or 'half'}, dim={self.dim}, scale={self.scale!r}, "
-            f"bound={self.bound}"
-        )
+        gin = ", volume_preserving=True" if self.volume_preserving else ""
+        return f"{shows_partition(self)}, {shows_scale(self)}{gin}"
 
     def _forward(self, x: Tensor, context: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        x1, x2 = split_state(x, self.split, self.dim)
-        log_s, t = self._log_scale_and_shift(x1, x2, context)
-        return torch.cat([x1, x2 * log_s.exp() + t], self.dim), log_s
+        parts = partition(self, x)
+        x1, x2 = parts.kept(x), parts.moved(x)
+        log_s, t = self._log_scale_and_shift(parts, x, x1, context)
+        return parts.joined(x1, x2 * log_s.exp() + t), log_s
 
     def _inverse(self, y: Tensor, context: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        y1, y2 = split_state(y, self.split, self.dim)
-        log_s, t = self._log_scale_and_shift(y1, y2, context)
-        return torch.cat([y1, (y2 - t) * (-log_s).exp()], self.dim), log_s
+        parts = partition(self, y)
+        y1, y2 = parts.kept(y), parts.moved(y)
+        log_s, t = self._log_scale_and_shift(parts, y, y1, context)
+        return parts.joined(y1, (y2 - t) * (-log_s).exp()), log_s
 
     def _replay(
         self, output: Tensor, context: tuple[Any, ...], *, inverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         state = output.detach().clone().requires_grad_()
-        kept, moved = split_state(state, self.split, self.dim)
-        log_s, t = self._log_scale_and_shift(kept, moved, context)
-        with torch.no_grad():
-            _, x2 = split_state(state.data, self.split, self.dim)
+        parts = partition(self, state)
+        log_s, t = self._log_scale_and_shift(parts, output, parts.kept(state), context)
+
+        def invert(x2: Tensor) -> Tensor:
             if inverse:
-                x2.mul_(log_s.exp()).add_(t)
-            else:
-                x2.sub_(t).mul_((-log_s).exp())
-        return state, _Scaled.apply(output, state, log_s, t, self.dim, inverse), log_s
+                return x2.mul_(log_s.exp()).add_(t)
+            return x2.sub_(t).mul_((-log_s).exp())
+
+        with torch.no_grad():
+            parts.update_(state.data, invert)
+        return state, _Scaled.apply(output, state, log_s, t, parts, inverse), log_s
 
     def _log_scale_and_shift(
-        self, kept: Tensor, moved: Tensor, context: tuple[Any, ...]
+        self,
+        parts: Partition,
+        state: Tensor,
+        kept: Tensor,
+        context: tuple[Any, ...],
     ) -> tuple[Tensor, Tensor]:
         output: Tensor = in_its_precision(self.conditioner, kept, context)
+        moved = parts.moved(state)
         doubled = list(moved.shape)
         doubled[self.dim] *= 2
         check_returned(type(self.conditioner).__name__, output, tuple(doubled), moved)
         a, t = output.to(moved.dtype).chunk(2, self.dim)
-        return self._log_scale(a), t
+        log_s = parts.only_moved(log_scale(self, a))
+        if self.volume_preserving:
+            total = log_s.flatten(1).sum(1) / parts.moved_per_sample(state)
+            mean = total.view(-1, *(1,) * (log_s.ndim - 1))
+            log_s = parts.only_moved(log_s - mean)
+        return log_s, t
 
-    def _log_scale(self, a: Tensor) -> Tensor:
-        log_scale, limit = LOG_SCALES[self.scale], math.log(self.bound)
-        if a.is_complex():
-            return torch.complex(log_scale(a.real, limit), a.imag)
-        return log_scale(a, limit)
+    def _log_det(self, state: Tensor, log_s: Tensor) -> Tensor:
+        if self.volume_preserving:
+            return no_log_det(state)
+        return sum_per_sample(self, log_s)
 
 
 class _Scaled(torch.autograd.Function):
@@ -198,30 +215,19 @@ class _Scaled(torch.autograd.Function):
         state: Tensor,
         log_s: Tensor,
         t: Tensor,
-        dim: int,
+        parts: Partition,
         inverse: bool,
     ) -> Tensor:
-        ctx.dim, ctx.inverse, ctx.size = dim, inverse, t.shape[dim]
+        ctx.parts, ctx.inverse = parts, inverse
         ctx.save_for_backward(output, log_s, t)
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         output, log_s, t = ctx.saved_tensors
-        start = grad.shape[ctx.dim] - ctx.size
-        grad1, grad2 = grad.tensor_split((start,), ctx.dim)
-        moved = output.narrow(ctx.dim, start, ctx.size)
+        grad2, moved = ctx.parts.moved(grad), ctx.parts.moved(output)
         scaled = grad2 * (-log_s if ctx.inverse else log_s).exp().conj()
-        grad_state = torch.cat([grad1, scaled], ctx.dim)
+        grad_state = ctx.parts.joined(ctx.parts.kept(grad), scaled)
         if ctx.inverse:
             return None, grad_state, -grad2 * moved.conj(), -scaled, None, None
         return None, grad_state, grad2 * (moved - t).conj(), grad2, None, None
-
-
-def _sum_per_sample(log_s: Tensor) -> Tensor:
-    if log_s.is_complex():
-        raise NotImplementedError(
-            "AffineCoupling has no log-determinant of a complex state: give it the "
-            "real and imaginary parts as channels (`torch.view_as_real`)"
-        )
-    return log_s.flatten(1).sum(1)

@@ -1,14 +1,17 @@
-"""How a coupling splits a state and evaluates its conditioner."""
+"""How a coupling evaluates its conditioner, and rebuilds its input."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch._checks import check_batched
+from invtorch._checks import check_batched, check_returned
+from invtorch.couplings.partition import Partition
 from invtorch.precision import is_differentiable
+from invtorch.replay import Shift, ShiftGraph
 
 
 def in_its_precision(
@@ -34,6 +37,59 @@ def in_its_precision(
     if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
         x = x.to(parameter.dtype)
     return conditioner(x, *context)
+
+
+def shift_of(
+    network: nn.Module, kept: Tensor, moved: Tensor, context: tuple[Any, ...]
+) -> Tensor:
+    """Evaluate a network that returns what is added to a part of the state.
+
+    Args:
+        network: The network.
+        kept: What it receives.
+        moved: The part that its output is added to.
+        context: Further arguments of the network.
+
+    Returns:
+        The output, in the dtype of `moved`.
+
+    Raises:
+        TypeError: If `moved` cannot hold such numbers.
+        ValueError: If the output does not have the shape of `moved`.
+    """
+    shift: Tensor = in_its_precision(network, kept, context)
+    check_returned(type(network).__name__, shift, tuple(moved.shape), moved)
+    return shift.to(moved.dtype)
+
+
+# a function of the kept and the moved part of a state
+ShiftFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def rebuild(
+    output: Tensor, shifts: Sequence[tuple[ShiftFunction, Partition]], sign: int
+) -> ShiftGraph:
+    """Undo shifts of a state, the last one first, and keep the graph of each.
+
+    Args:
+        output: The state after all shifts.
+        shifts: For each shift its function, and how it divides the state.
+        sign: 1 if the shifts were added, -1 if they were subtracted.
+    """
+    state, graphs = output.detach().clone(), []
+    for n, (function, parts) in reversed(list(enumerate(shifts))):
+        # `data` has its own version counter: a change of `state` is not one of `kept`
+        kept = parts.kept(state.data)
+        if n > 0:  # the next shift to be undone changes this part of `state`
+            kept = kept.clone()
+        shift = function(kept.requires_grad_(), parts.moved(state))
+        _subtract(parts, state, shift.detach(), sign)
+        graphs.append(Shift.of(shift, kept, parts, sign))
+    return ShiftGraph((state,), tuple(graphs[::-1]))
+
+
+def _subtract(parts: Partition, state: Tensor, shift: Tensor, sign: int) -> None:
+    parts.update_(state, lambda moved: moved.sub_(shift, alpha=sign))
 
 
 def _parameter(module: nn.Module) -> Tensor | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch._checks import (
+    check_axis,
     check_channels,
     check_conditioner,
     check_count,
@@ -19,9 +20,14 @@ from invtorch.linalg import (
     householder_product,
     householder_vectors,
     mix_channels,
+    orthogonal_matrix,
+    orthogonal_weight,
+    random_orthogonal,
 )
 from invtorch.module import VolumePreserving
-from invtorch.replay import ShiftGraph
+from invtorch.replay import ShiftGraph, Whole
+
+HOUSEHOLDER = "householder"
 
 
 class OrthogonalCoupling(VolumePreserving):
@@ -42,19 +48,23 @@ class OrthogonalCoupling(VolumePreserving):
         conditioner: The network $G$, from $\lfloor C/2 \rfloor$ to $C - \lfloor C/2
             \rfloor$ channels. It takes $U_1 x$ and the context.
         channels: Number of channels $C$, at least 2.
-        reflections: Number of Householder reflections in $U$; the paper has 3.
+        reflections: Number of Householder reflections in $U$, by default 3, as in the
+            paper.
+        map: How $U$ is parametrized: `"householder"` for reflections, or `"cayley"` or
+            `"matrix_exp"` as in `Orthogonal1x1`.
+        dim: The axis of the channels; -1 for sequences and vectors.
 
     Shape:
-        `(batch, channels, *space)`, any number of spatial axes; the output has the same
-        shape.
+        `(batch, channels, *space)`, any number of spatial axes, or with the channels on
+        axis `dim`; the output has the same shape.
 
     Raises:
         TypeError: If the conditioner is not an `nn.Module`, or the state has an integer
             dtype.
         ValueError: If there are fewer than 2 channels, `reflections` is not between 1
-            and `channels`, the state has another number of channels or is real while
-            the reflections are complex, or the conditioner returns a tensor of the
-            wrong shape.
+            and `channels` or given with another map, the state has another number of
+            channels or is real while $U$ is complex, or the conditioner returns a
+            tensor of the wrong shape.
 
     Examples:
         >>> from torch import nn
@@ -69,23 +79,37 @@ class OrthogonalCoupling(VolumePreserving):
     """
 
     def __init__(
-        self, conditioner: nn.Module, *, channels: int, reflections: int = 3
+        self,
+        conditioner: nn.Module,
+        *,
+        channels: int,
+        reflections: int | None = None,
+        map: str = HOUSEHOLDER,  # noqa: A002
+        dim: int = 1,
     ) -> None:
         super().__init__()
         check_count("channels", channels, least=2)
-        check_conditioner(conditioner, channels // 2, channels - channels // 2)
+        check_axis(dim)
+        sizes = channels // 2, channels - channels // 2
+        check_conditioner(conditioner, *(sizes if dim == 1 else (None, None)))
         self.conditioner = conditioner
-        self.vectors = householder_vectors(channels, reflections)
+        if map == HOUSEHOLDER:
+            count = 3 if reflections is None else reflections
+            self.vectors = householder_vectors(channels, count)
+        else:
+            check_no_reflections(map, reflections)
+            self.basis = orthogonal_matrix(random_orthogonal(channels, channels), map)
+        self.channels = channels
+        self.map = map
+        self.dim = dim
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         r"""Return $x + U_2^\top G(U_1 x)$."""
-        U1, U2 = self._rows(x)
-        return x + mix_channels(U2.mH, self._shift(mix_channels(U1, x), context))
+        return x + self._mapped_shift(x, context)
 
     def inverse(self, y: Tensor, *context: Any) -> Tensor:
         r"""Return $y - U_2^\top G(U_1 y)$."""
-        U1, U2 = self._rows(y)
-        return y - mix_channels(U2.mH, self._shift(mix_channels(U1, y), context))
+        return y - self._mapped_shift(y, context)
 
     def replay(self, y: Tensor, *context: Any) -> ShiftGraph:
         """Rebuild `x` and return the graph of the shift, in one evaluation of $G$."""
@@ -96,35 +120,58 @@ class OrthogonalCoupling(VolumePreserving):
         return self._replay(x, context, sign=-1)
 
     def extra_repr(self) -> str:
-        """Show the size of the orthogonal matrix."""
-        reflections, channels = self.vectors.shape
-        return f"channels={channels}, reflections={reflections}"
+        """Show the size of the orthogonal matrix, and how it is parametrized."""
+        kind = f"map={self.map!r}"
+        if self.map == HOUSEHOLDER:
+            kind = f"reflections={len(self.vectors)}"
+        dim = "" if self.dim == 1 else f", dim={self.dim}"
+        return f"channels={self.channels}, {kind}{dim}"
+
+    def _mapped_shift(self, state: Tensor, context: tuple[Any, ...]) -> Tensor:
+        U1, U2 = self._rows(state)
+        shift = self._shift(mix_channels(U1, state, self.dim), context)
+        return mix_channels(U2.mH, shift, self.dim)
 
     def _replay(
         self, output: Tensor, context: tuple[Any, ...], sign: int
     ) -> ShiftGraph:
         U1, U2 = self._rows(output)
         x = output.data.requires_grad_()
-        projected = _Projected.apply(output, x, U1)
-        shift = mix_channels(U2.mH, self._shift(projected, context))
+        projected = _Projected.apply(output, x, U1, self.dim)
+        shift = mix_channels(U2.mH, self._shift(projected, context), self.dim)
         # the graph does not need the values of the shift: x is written over them
         state = torch.sub(output.detach(), shift.data, alpha=sign, out=shift.data)
         x.data = state
-        return ShiftGraph.of(shift, state, x, 1, sign)
+        return ShiftGraph.of(shift, state, x, Whole(), sign)
 
     def _rows(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        channels = self.vectors.shape[1]
-        check_channels(state, channels, self)
-        matrix = householder_product(self.vectors, state)
-        first, second = matrix.tensor_split((channels // 2,))
+        check_channels(state, self.channels, self, self.dim)
+        if self.map == HOUSEHOLDER:
+            matrix = householder_product(self.vectors, state)
+        else:
+            matrix = orthogonal_weight(self.basis, state)
+        first, second = matrix.tensor_split((self.channels // 2,))
         return first, second
 
     def _shift(self, projected: Tensor, context: tuple[Any, ...]) -> Tensor:
         shift: Tensor = in_its_precision(self.conditioner, projected, context)
-        channels = self.vectors.shape[1]
-        shape = (len(projected), channels - channels // 2, *projected.shape[2:])
-        check_returned(type(self.conditioner).__name__, shift, shape, projected)
+        shape = list(projected.shape)
+        shape[self.dim] = self.channels - self.channels // 2
+        check_returned(type(self.conditioner).__name__, shift, tuple(shape), projected)
         return shift.to(projected.dtype)
+
+
+def check_no_reflections(kind: str, reflections: int | None) -> None:
+    """Refuse a number of reflections for a matrix that is no product of them.
+
+    Raises:
+        ValueError: If a number is given.
+    """
+    if reflections is not None:
+        raise ValueError(
+            f"reflections is {reflections}, but map={kind!r} has none: leave it out "
+            f"or use map={HOUSEHOLDER!r}"
+        )
 
 
 class _Projected(torch.autograd.Function):
@@ -136,22 +183,25 @@ class _Projected(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, state: Tensor, U1: Tensor) -> Tensor:
-        ctx.state, ctx.U1 = state, U1
-        return mix_channels(U1, output)
+    def forward(
+        ctx: Any, output: Tensor, state: Tensor, U1: Tensor, dim: int
+    ) -> Tensor:
+        ctx.state, ctx.U1, ctx.dim = state, U1, dim
+        return mix_channels(U1, output, dim)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        state, U1 = ctx.state.detach(), ctx.U1
-        _, x_needed, matrix_needed = ctx.needs_input_grad
+        state, U1, dim = ctx.state.detach(), ctx.U1, ctx.dim
+        _, x_needed, matrix_needed, _ = ctx.needs_input_grad
         return (
             None,
-            mix_channels(U1.mH, grad) if x_needed else None,
-            _matrix_gradient(U1, grad, state) if matrix_needed else None,
+            mix_channels(U1.mH, grad, dim) if x_needed else None,
+            _matrix_gradient(U1, grad, state, dim) if matrix_needed else None,
+            None,
         )
 
 
-def _matrix_gradient(matrix: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _matrix_gradient(matrix: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Return the gradient of a matrix, real if the matrix is real."""
-    grad = correlate_channels(a, b)
+    grad = correlate_channels(a, b, dim)
     return grad if matrix.is_complex() else grad.real

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from invtorch._checks import check_channels
+from invtorch._checks import check_axis, check_channels
 from invtorch.linalg import householder_product, householder_vectors, mix_channels
 from invtorch.module import VolumePreserving
 
@@ -23,10 +23,11 @@ class Householder1x1(VolumePreserving):
     Args:
         channels: Number of channels $C$.
         reflections: Number of reflections $R$, between 1 and $C$.
+        dim: The axis of the channels; -1 for sequences and vectors.
 
     Shape:
-        `(batch, channels, *space)`, any number of spatial axes; the output has the same
-        shape.
+        `(batch, channels, *space)`, any number of spatial axes, or with the channels on
+        axis `dim`; the output has the same shape.
 
     Raises:
         TypeError: If the state has an integer dtype.
@@ -44,23 +45,26 @@ class Householder1x1(VolumePreserving):
         flow*, 2016. arXiv:1611.09630
     """
 
-    def __init__(self, channels: int, reflections: int = 3) -> None:
+    def __init__(self, channels: int, reflections: int = 3, *, dim: int = 1) -> None:
         super().__init__()
+        check_axis(dim)
+        self.dim = dim
         self.vectors = householder_vectors(channels, reflections)
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Return $Ux$ at every position."""
-        return mix_channels(self._matrix(x), x)
+        return mix_channels(self._matrix(x), x, self.dim)
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         r"""Return $U^\top y$ at every position."""
-        return mix_channels(self._matrix(y).mH, y)
+        return mix_channels(self._matrix(y).mH, y, self.dim)
 
     def extra_repr(self) -> str:
-        """Show the size of the matrix."""
+        """Show the size of the matrix, and the axis if it is not 1."""
         reflections, channels = self.vectors.shape
-        return f"channels={channels}, reflections={reflections}"
+        dim = "" if self.dim == 1 else f", dim={self.dim}"
+        return f"channels={channels}, reflections={reflections}{dim}"
 
     def _matrix(self, state: Tensor) -> Tensor:
-        check_channels(state, self.vectors.shape[1], self)
+        check_channels(state, self.vectors.shape[1], self, self.dim)
         return householder_product(self.vectors, state)

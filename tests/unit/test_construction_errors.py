@@ -82,14 +82,14 @@ def test_channels_that_do_not_fit_the_conditioner_when_it_is_built() -> None:
     block = GatedResidualBlock(3, 2, hidden=4)
     with pytest.raises(ValueError, match="takes 3 channels, but is given 4"):
         OrthogonalCoupling(block, channels=8)
-    with pytest.raises(ValueError, match=r"returns 2 channels, but .* has 3"):
+    with pytest.raises(ValueError, match=r"returns 2 channels, but .* needs 3"):
         OrthogonalCoupling(block, channels=6)
     with pytest.raises(ValueError, match="takes 2 channels, but is given 4"):
         AdditiveCoupling(nn.Conv2d(2, 4, 1), split=4)
     network = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 1)), nn.Conv2d(4, 3, 1))
     with pytest.raises(ValueError, match="Sequential takes 1 channels, but is given 2"):
         AdditiveCoupling(network, split=2)
-    with pytest.raises(ValueError, match=r"returns 3 channels, but .* has 4"):
+    with pytest.raises(ValueError, match=r"returns 3 channels, but .* needs 4"):
         OrthogonalCoupling(nn.Sequential(nn.Conv2d(4, 4, 1), network[1]), channels=8)
 
 
@@ -139,7 +139,7 @@ def test_channels_behind_activations_are_checked_too() -> None:
     with pytest.raises(ValueError, match="takes 1 channels, but is given 2"):
         OrthogonalCoupling(network, channels=5)
     network[1] = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 4, 1))
-    with pytest.raises(ValueError, match=r"returns 4 channels, but .* has 3"):
+    with pytest.raises(ValueError, match=r"returns 4 channels, but .* needs 3"):
         OrthogonalCoupling(network, channels=5)
     OrthogonalCoupling(nn.Sequential(network, nn.GLU(1)), channels=4)
 

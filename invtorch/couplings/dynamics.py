@@ -1,0 +1,246 @@
+"""Steps of second-order dynamics, whose state is two tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invtorch._checks import check_module, check_real_log_det
+from invtorch.couplings.conditioning import shift_of
+from invtorch.module import InvertibleModule, VolumePreserving
+
+Pair = tuple[Tensor, Tensor]
+
+
+class MomentumStep(InvertibleModule):
+    r"""Move a position by a velocity that follows a network (momentum networks).
+
+    $$ v' = \gamma v + (1 - \gamma) f(x; c), \qquad x' = x + v' $$
+
+    $$ x = x' - v', \qquad v = \bigl(v' - (1 - \gamma) f(x; c)\bigr) / \gamma $$
+
+    With $\gamma = 0$ it would be a residual block, which has no inverse. $f$ is any
+    network; it is evaluated once in each direction, and once in the backward pass. The
+    inverse divides by $\gamma$, so each layer multiplies rounding errors by
+    $1/\gamma$: the smaller $\gamma$, the more anchors a deep network needs. The
+    log-determinant is $\ln \gamma$ times the number of entries of $v$.
+
+    Args:
+        f: The network $f$. It takes $x$ and the context, and returns a tensor of the
+            shape of $x$.
+        gamma: The factor $\gamma$ of the old velocity, between 0 and 1.
+
+    Shape:
+        A tuple of position and velocity, two tensors of the same shape; so is the
+        output.
+
+    Raises:
+        TypeError: If $f$ is not an `nn.Module`, or the state is not a tuple of two
+            tensors.
+        ValueError: If `gamma` is not between 0 and 1, or a tensor has the wrong shape.
+        NotImplementedError: If the log-determinant of a complex state is requested.
+
+    Examples:
+        >>> from torch import nn
+        >>> layer = MomentumStep(nn.Linear(4, 4), gamma=0.9)
+        >>> x, v = torch.randn(2, 4), torch.zeros(2, 4)
+        >>> torch.allclose(layer.inverse(layer((x, v)))[0], x, atol=1e-5)
+        True
+
+    References:
+        Sander et al., *Momentum residual neural networks*, 2021. arXiv:2102.07870
+    """
+
+    def __init__(self, f: nn.Module, *, gamma: float = 0.9) -> None:
+        super().__init__()
+        check_module("f", f)
+        if not 0 < gamma < 1:
+            raise ValueError(
+                f"gamma is {gamma}, but must be between 0 and 1: at 0 the step has no "
+                f"inverse, and at 1 the network has no effect"
+            )
+        self.f = f
+        self.gamma = gamma
+
+    def forward(self, state: Pair, *context: Any) -> Pair:
+        """Move the velocity, then the position."""
+        x, v = checked_pair(self, state)
+        v = self.gamma * v + self._force(x, context)
+        return x + v, v
+
+    def inverse(self, state: Pair, *context: Any) -> Pair:
+        """Move the position back, then the velocity."""
+        x, v = checked_pair(self, state)
+        x = x - v
+        return x, (v - self._force(x, context)) / self.gamma
+
+    def forward_and_log_det(self, state: Pair, *context: Any) -> tuple[Pair, Tensor]:
+        r"""Return the new state and $n \ln \gamma$, with $n$ entries of $v$."""
+        return self.forward(state, *context), self._log_det(state)
+
+    def inverse_and_log_det(self, state: Pair, *context: Any) -> tuple[Pair, Tensor]:
+        r"""Return the old state and $-n \ln \gamma$."""
+        return self.inverse(state, *context), -self._log_det(state)
+
+    def replay(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+        """Rebuild the input, and compute the output from it, in one evaluation."""
+        x, v = state
+        x = (x - v).detach().requires_grad_()
+        force = self._force(x, context)
+        v = ((v - force) / self.gamma).detach().requires_grad_()
+        moved = self.gamma * v + force
+        return (x, v), (x + moved, moved)
+
+    def replay_inverse(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+        """Rebuild the output, and compute the input from it, in one evaluation."""
+        x, v = state
+        # the values of both leaves are known behind the evaluation of `f` only
+        end_x, end_v = (t.detach().clone().requires_grad_() for t in state)
+        start: Tensor = _Difference.apply(x, end_x, end_v)
+        force = self._force(start, context)
+        with torch.no_grad():
+            end_v.data = self.gamma * v + force
+            end_x.data = x + end_v
+        return (end_x, end_v), (start, (end_v - force) / self.gamma)
+
+    def replay_and_log_det(self, state: Pair, *context: Any) -> Any:
+        """Same as `replay`, with the log-determinant."""
+        before, after = self.replay(state, *context)
+        return before, (after, self._log_det(state))
+
+    def replay_inverse_and_log_det(self, state: Pair, *context: Any) -> Any:
+        """Same as `replay_inverse`, with the log-determinant."""
+        after, before = self.replay_inverse(state, *context)
+        return after, (before, -self._log_det(state))
+
+    def extra_repr(self) -> str:
+        """Show the factor."""
+        return f"gamma={self.gamma}"
+
+    def _force(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+        return (1 - self.gamma) * shift_of(self.f, x, x, context)
+
+    def _log_det(self, state: Pair) -> Tensor:
+        _, v = checked_pair(self, state)
+        check_real_log_det(self, v)
+        return v.new_full((len(v),), v[:1].numel() * math.log(self.gamma))
+
+
+class LeapfrogStep(VolumePreserving):
+    r"""Move a position by a network that is its acceleration (leapfrog).
+
+    $$ (x_{n-1}, x_n) \mapsto (x_n, x_{n+1}), \qquad
+       x_{n+1} = 2 x_n - x_{n-1} + h^2 f(x_n; c) $$
+
+    This discretizes $\ddot x = f(x)$. The inverse is the same step backward in time,
+    $x_{n-1} = 2 x_n - x_{n+1} + h^2 f(x_n; c)$, and the volume is preserved. $f$ is any
+    network; it is evaluated once in each direction, and once in the backward pass.
+
+    Args:
+        f: The network $f$. It takes $x_n$ and the context, and returns a tensor of the
+            shape of $x_n$.
+        step: The step size $h$, larger than 0.
+
+    Shape:
+        A tuple of the last two positions, tensors of the same shape; so is the output.
+
+    Raises:
+        TypeError: If $f$ is not an `nn.Module`, or the state is not a tuple of two
+            tensors.
+        ValueError: If `step` is not larger than 0, or a tensor has the wrong shape.
+
+    Examples:
+        >>> from torch import nn
+        >>> layer = LeapfrogStep(nn.Linear(4, 4), step=0.5)
+        >>> x = torch.randn(2, 4)
+        >>> torch.allclose(layer.inverse(layer((x, x)))[0], x, atol=1e-5)
+        True
+
+    References:
+        Lensink et al., *Fully hyperbolic convolutional neural networks*, 2019.
+        arXiv:1905.10484
+    """
+
+    def __init__(self, f: nn.Module, *, step: float = 1.0) -> None:
+        super().__init__()
+        check_module("f", f)
+        if not 0 < step < math.inf:
+            raise ValueError(f"step is {step}, but must be larger than 0 and finite")
+        self.f = f
+        self.step = step
+
+    def forward(self, state: Pair, *context: Any) -> Pair:
+        """Step forward in time."""
+        before, now = checked_pair(self, state)
+        return now, 2 * now - before + self._force(now, context)
+
+    def inverse(self, state: Pair, *context: Any) -> Pair:
+        """Step backward in time."""
+        now, after = checked_pair(self, state)
+        return 2 * now - after + self._force(now, context), now
+
+    def replay(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+        """Rebuild the input, and compute the output from it, in one evaluation."""
+        now, before, after = self._replay(*state, context)
+        return (before, now), (now.view_as(now), after)
+
+    def replay_inverse(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+        """Rebuild the output, and compute the input from it, in one evaluation."""
+        before, now = state
+        now, after, before = self._replay(now, before, context)
+        return (now, after), (before, now.view_as(now))
+
+    def extra_repr(self) -> str:
+        """Show the step size."""
+        return f"step={self.step}"
+
+    def _replay(
+        self, now: Tensor, end: Tensor, context: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the middle and the start, both leaves, and the end computed anew."""
+        now = now.detach().clone().requires_grad_()
+        force = self._force(now, context)
+        start = (2 * now - end + force).detach().requires_grad_()
+        return now, start, 2 * now - start + force
+
+    def _force(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+        return self.step**2 * shift_of(self.f, x, x, context)
+
+
+class _Difference(torch.autograd.Function):
+    """The known value of a difference, with its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        del ctx, a, b
+        return value.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        del ctx
+        return None, grad, -grad
+
+
+def checked_pair(layer: nn.Module, state: object) -> Pair:
+    """Return a state of two tensors of the same shape.
+
+    Raises:
+        TypeError: If it is another state.
+        ValueError: If the shapes differ.
+    """
+    pair = state if isinstance(state, tuple) else ()
+    if len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
+        raise TypeError(
+            f"the state of {type(layer).__name__} is a tuple of two tensors, but got "
+            f"{type(state).__name__}: give it `(x, torch.zeros_like(x))`, or `(x, x)`"
+        )
+    first, second = pair
+    if first.shape != second.shape:
+        raise ValueError(
+            f"the state of {type(layer).__name__} has shapes {tuple(first.shape)} and "
+            f"{tuple(second.shape)}: give it two tensors of the same shape"
+        )
+    return first, second

@@ -1,0 +1,104 @@
+"""The scale of affine layers, as a function of what a network returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from invtorch._checks import check_real_log_det
+
+# what the argument `scale` of an affine layer can be
+Scale: TypeAlias = str | Callable[[Tensor], Tensor]
+
+# Computes $\ln s$ from $a$ and $\ln b$. The 2 in "sigmoid" makes $s$ close to 1 where
+# $a$ is 0.
+LOG_SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "tanh": lambda a, limit: limit * torch.tanh(a / limit),
+    "sigmoid": lambda a, limit: torch.log(
+        math.exp(-limit) + (1 - math.exp(-limit)) * torch.sigmoid(a + 2)
+    ),
+    "exp": lambda a, limit: a.clamp(-limit, limit),
+}
+BOUND = 2.0  # by default
+
+
+def checked_scale(scale: Scale, bound: float | None) -> tuple[Scale, float | None]:
+    """Return the scale and the bound of a layer.
+
+    Raises:
+        TypeError: If `scale` is neither a name nor a callable.
+        ValueError: If `scale` is unknown, or `bound` is not possible with it.
+    """
+    if isinstance(scale, str):
+        if scale not in LOG_SCALES:
+            raise ValueError(f"scale is {scale!r}, but must be one of {[*LOG_SCALES]}")
+        bound = check_bound(BOUND if bound is None else bound)
+        if scale == "tanh" and not math.isfinite(bound):
+            raise ValueError(
+                f"bound is {bound}, but must be finite with scale='tanh', whose slope "
+                f"it sets; use scale='exp' without a bound"
+            )
+    elif not callable(scale):
+        raise TypeError(
+            f"scale is of type {type(scale).__name__}, but must be one of "
+            f"{[*LOG_SCALES]}, or a callable that computes ln(s)"
+        )
+    elif bound is not None:
+        raise ValueError(
+            f"bound is {bound}, but a callable scale has none: leave it out, and let "
+            f"the callable bound what it returns"
+        )
+    return scale, bound
+
+
+def check_bound(bound: float) -> float:
+    """Return a bound of scales or slopes.
+
+    Raises:
+        ValueError: If it is not larger than 1.
+    """
+    if not bound > 1:
+        raise ValueError(f"bound is {bound}, but must be larger than 1")
+    return bound
+
+
+def log_scale(layer: Any, a: Tensor) -> Tensor:
+    r"""Return $\ln s$. The imaginary part of a complex $a$ is the phase of $s$.
+
+    Raises:
+        ValueError: If a callable scale returns another shape.
+    """
+    if not isinstance(layer.scale, str):
+        result: Tensor = layer.scale(a)
+        if result.shape != a.shape:
+            raise ValueError(
+                f"scale returned shape {tuple(result.shape)} for an argument of shape "
+                f"{tuple(a.shape)}: let it return one number for each"
+            )
+        return result.to(a.dtype)
+    function, limit = LOG_SCALES[layer.scale], math.log(layer.bound)
+    if a.is_complex():
+        return torch.complex(function(a.real, limit), a.imag)
+    return function(a, limit)
+
+
+def sum_per_sample(layer: nn.Module, log_s: Tensor) -> Tensor:
+    r"""Return the sum of $\ln s$ of each sample.
+
+    Raises:
+        NotImplementedError: If it is complex.
+    """
+    check_real_log_det(layer, log_s)
+    return log_s.flatten(1).sum(1)
+
+
+def shows_scale(layer: Any) -> str:
+    """Return what `extra_repr` shows of the scale."""
+    if isinstance(layer.scale, str):
+        return f"scale={layer.scale!r}, bound={layer.bound}"
+    name = getattr(layer.scale, "__qualname__", type(layer.scale).__name__)
+    return f"scale={name}"

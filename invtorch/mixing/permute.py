@@ -1,0 +1,107 @@
+"""Permutation of the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtorch._checks import check_axis, check_count
+from invtorch.module import VolumePreserving
+
+Generator = torch.Generator | None
+
+ORDERS: dict[str, Callable[[int, Generator], Tensor]] = {
+    "random": lambda n, generator: torch.randperm(
+        n, generator=generator, device=generator.device if generator else None
+    ),
+    "reverse": lambda n, _: torch.arange(n).flip(0),
+    "swap": lambda n, _: torch.arange(n).roll(-(n // 2)),
+}
+
+
+class Permute(VolumePreserving):
+    r"""Change the order of the channels, $y_i = x_{\pi(i)}$.
+
+    Between couplings it lets every channel be changed. The order is part of the state
+    dict. The inverse costs as much as the forward pass; nothing is rounded.
+
+    Args:
+        channels: Number of channels.
+        order: $\pi$ as a sequence of all indices from 0; or `"random"`, `"reverse"`, or
+            `"swap"`, which exchanges the first half, rounded down, and the rest.
+        generator: Draws a random order.
+        dim: The axis of the channels; -1 for sequences and vectors.
+
+    Shape:
+        Any tensor with `channels` entries along `dim`; the output has the same shape.
+
+    Raises:
+        TypeError: If `channels` is not an integer.
+        ValueError: If `order` is unknown or no permutation, or the state has other
+            channels.
+
+    Examples:
+        >>> Permute(3, "reverse")(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[3., 2., 1.]])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        order: str | Sequence[int] | Tensor = "random",
+        *,
+        generator: Generator = None,
+        dim: int = 1,
+    ) -> None:
+        super().__init__()
+        check_count("channels", channels)
+        check_axis(dim)
+        self.register_buffer("order", _checked(channels, order, generator))
+        self.channels = channels
+        self.dim = dim
+
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
+        """Apply the permutation."""
+        self._check(x)
+        return x.index_select(self.dim, self.get_buffer("order"))
+
+    def inverse(self, y: Tensor, *_: Any) -> Tensor:
+        """Undo the permutation."""
+        self._check(y)
+        return y.index_select(self.dim, self.get_buffer("order").argsort())
+
+    def extra_repr(self) -> str:
+        """Show the number of channels, and the axis."""
+        return f"channels={self.channels}, dim={self.dim}"
+
+    def _check(self, state: Tensor) -> None:
+        dim, fits = self.dim, -state.ndim < self.dim < state.ndim
+        if not fits or state.shape[dim] != self.channels:
+            raise ValueError(
+                f"a state of shape {tuple(state.shape)} does not have the "
+                f"{self.channels} channels of this Permute along dim {dim}: give it "
+                f"such a state, or another `dim`"
+            )
+
+
+def _checked(
+    channels: int, order: str | Sequence[int] | Tensor, generator: Generator
+) -> Tensor:
+    if isinstance(order, str):
+        if order not in ORDERS:
+            raise ValueError(
+                f"order is {order!r}, but must be one of {[*ORDERS]} or a sequence of "
+                f"indices"
+            )
+        return ORDERS[order](channels, generator)
+    indices = torch.as_tensor(order)
+    expected = torch.arange(channels, device=indices.device)
+    if indices.shape != (channels,) or not torch.equal(indices.sort().values, expected):
+        raise ValueError(
+            f"order is {indices.tolist()}, but must have each of the indices from 0 to "
+            f"{channels - 1} once"
+        )
+    return indices.clone()
