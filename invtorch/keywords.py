@@ -9,18 +9,21 @@ from typing import Any
 from torch import nn
 
 
-def keywords_of(function: Callable[..., Any] | nn.Module) -> frozenset[str] | None:
-    """Return the keyword arguments of a function of a state, after the state.
+def keywords_of(
+    function: Callable[..., Any] | nn.Module, given: int = 1
+) -> frozenset[str] | None:
+    """Return the keyword arguments that a function takes.
 
     Args:
         function: A function; of a module, its method `forward` counts.
+        given: How many arguments are given by position, the state among them.
 
     Returns:
         Their names, or `None` if it takes any.
     """
     called = function.forward if isinstance(function, nn.Module) else function
     try:
-        parameters = [*inspect.signature(called).parameters.values()][1:]
+        parameters = [*inspect.signature(called).parameters.values()][given:]
     except ValueError:  # a function of an extension has no signature
         return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -49,20 +52,20 @@ def taken(
 def check_keywords(
     name: str, keywords: Iterable[str], names: frozenset[str] | None
 ) -> None:
-    """Refuse a keyword argument that no layer takes.
+    """Refuse a keyword argument that nothing takes.
 
     Args:
-        name: The class of the container.
+        name: The class of the container or layer.
         keywords: The names of the arguments.
-        names: The names that its layers take, `None` for any.
+        names: The names that the modules in it take, `None` for any.
 
     Raises:
         TypeError: If there is one.
     """
     unknown = [] if names is None else [k for k in keywords if k not in names]
     if unknown:
-        known = f"they take {sorted(names or ())}" if names else "they take none"
+        known = f"only {sorted(names)}" if names else "none"
         raise TypeError(
-            f"no layer of this {name} takes the keyword {unknown[0]!r}: {known}; name "
-            f"it in the signature of a layer's `forward`"
+            f"no module of this {name} takes the keyword {unknown[0]!r}, {known}: name "
+            f"it in the signature of the `forward` that needs it"
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from invtorch._repr import describe, parameter_count
 from invtorch.keywords import keywords_of
-from invtorch.recording import Direction, State, nested, recorded
+from invtorch.recording import Direction, State, initializing, nested, recorded
 
 # from the strategy that keeps least to the one that keeps most
 MEMORY = ("invert", "offload", "checkpoint", "store")
@@ -87,11 +87,6 @@ class InvertibleModule(nn.Module):
             self._waits_for_data = True
             self.register_load_state_dict_post_hook(_loaded)
 
-    def _set_initialized(self) -> None:
-        """Note that the parameters are set, so that no batch sets them again."""
-        self.initialized.fill_(True)
-        self._waits_for_data = False
-
     def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         wrap = recorded if elementary else nested
@@ -100,6 +95,8 @@ class InvertibleModule(nn.Module):
                 method = cls.__dict__[name]
                 call = wrap(Direction(name, method))
                 setattr(cls, name, functools.wraps(method)(call))
+        if "initialize" in cls.__dict__:
+            cls.initialize = initializing(cls.__dict__["initialize"])
         if "forward" in cls.__dict__:
             cls._names = keywords_of(functools.partial(cls.__dict__["forward"], None))
         if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
@@ -240,7 +237,8 @@ class Inverse(InvertibleModule, elementary=False):
 
 def _loaded(module: InvertibleModule, _: object) -> None:
     """Read after `load_state_dict` whether a module was initialized."""
-    module._waits_for_data = not bool(module.initialized)
+    flag = module.initialized
+    module._waits_for_data = flag.is_meta or not bool(flag)
 
 
 def no_log_det(state: State) -> Tensor:

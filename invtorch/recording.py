@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
+from invtorch.keywords import check_keywords, keywords_of, taken
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -32,6 +34,14 @@ class Context(NamedTuple):
     def call(self, function: Callable[..., Any], state: Any) -> Any:
         """Call a function with a state and this context."""
         return function(state, *self.args, **self.named)
+
+    def offer(self, function: Callable[..., Any], *state: Any) -> Any:
+        """Call a function with the keyword context that its signature names."""
+        if not self.named:
+            return function(*state, *self.args)
+        given = len(state) + len(self.args)
+        named = taken(keywords_of(function, given), self.named)
+        return function(*state, *self.args, **named)
 
 
 class Direction(NamedTuple):
@@ -117,15 +127,28 @@ def initialize(module: Any, direction: str, state: State, context: Context) -> N
             f"`fully_shard` gathered: apply it to the layer too, or call the model "
             f"once before"
         )
-    with torch.no_grad(), Recording(None):
-        context.call(module.initialize, state)
-    module._set_initialized()
+    context.call(module.initialize, state)
+
+
+def initializing(method: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a method `initialize`: no graph, no recording, and it is noted as called."""
+
+    @functools.wraps(method)
+    def call(self: Any, state: State, *context: Any, **named: Any) -> None:
+        with torch.no_grad(), Recording(None):
+            method(self, state, *context, **named)
+        self.initialized.fill_(True)
+        self._waits_for_data = False
+
+    return call
 
 
 def recorded(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of an elementary module, to pass its calls to the recorder."""
 
     def call(self: Any, state: State, *context: Any, **named: Any) -> Any:
+        if named:
+            check_keywords(type(self).__name__, named, self._keywords())
         if self._waits_for_data:
             initialize(self, direction.name, state, Context(context, named))
         if not _running.recording:

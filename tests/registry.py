@@ -20,6 +20,7 @@ from invtorch import (
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    Join,
     LeapfrogStep,
     LU1x1,
     MomentumStep,
@@ -27,10 +28,11 @@ from invtorch import (
     OrthogonalCoupling,
     Permute,
     ReversibleBlock,
+    Split,
     WithoutContext,
 )
 from invtorch.nets import IRIM
-from tests.parts import Conditioner, FromContext, Leapfrog, Scale, known
+from tests.parts import Conditioner, FirstOfTwo, FromContext, Leapfrog, Scale, known
 
 Maker = Callable[[int, int], InvertibleModule]
 
@@ -181,6 +183,12 @@ def sequential(channels: int, dims: int) -> InvertibleModule:
     return InvertibleSequential(additive(channels, dims), orthogonal(channels, dims))
 
 
+def in_parts(channels: int, dims: int) -> InvertibleModule:
+    first = channels // 2
+    parts = FirstOfTwo(orthogonal(first, dims) if first > 1 else Scale(first, dims))
+    return InvertibleSequential(Split(), parts, Join())
+
+
 def data_gradient(estimate: Tensor, *measured: Tensor) -> Tensor:
     """Return the gradient of a robust data term, `log(1 + |residual|^2) / 2`."""
     residual = estimate - sum(measured)
@@ -236,6 +244,7 @@ MAKERS: dict[str, Maker] = {
     "ActNorm": normalizing,
     "Conjugation": conjugation,
     "InvertibleSequential": sequential,
+    "Split and Join": in_parts,
     "IRIM": irim,
     "Inverse": inverse,
     "a module with forward and inverse": newcomer,
@@ -261,6 +270,8 @@ SHIPPED = {
     Conjugation: "Conjugation",
     Householder1x1: "Householder1x1",
     IRIM: "IRIM",
+    Join: "Split and Join",
+    Split: "Split and Join",
     InvertibleSequential: "InvertibleSequential",
     OrthogonalCoupling: "OrthogonalCoupling",
     WithoutContext: "OrthogonalCoupling(GatedResidualBlock)",

@@ -17,7 +17,9 @@ from invtorch.couplings.partition import (
     shows_partition,
 )
 from invtorch.grid import check_exact, check_spacing, snap
+from invtorch.keywords import keywords_of
 from invtorch.module import VolumePreserving
+from invtorch.recording import Context
 from invtorch.replay import ShiftGraph
 
 
@@ -85,36 +87,37 @@ class AdditiveCoupling(VolumePreserving):
         self.conditioner = conditioner
         self.grid = None if grid is None else check_spacing(grid)
 
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
+    def forward(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
         """Add the shift."""
-        return self._shifted(x, context, sign=1)
+        return self._shifted(x, Context(context, named), sign=1)
 
-    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+    def inverse(self, y: Tensor, *context: Any, **named: Any) -> Tensor:
         """Subtract the shift."""
-        return self._shifted(y, context, sign=-1)
+        return self._shifted(y, Context(context, named), sign=-1)
 
-    def replay(self, y: Tensor, *context: Any) -> ShiftGraph:
+    def replay(self, y: Tensor, *context: Any, **named: Any) -> ShiftGraph:
         """Rebuild `x` and return the graph of the shift, in one evaluation of $G$."""
-        return self._replay(y, context, sign=1)
+        return self._replay(y, Context(context, named), sign=1)
 
-    def replay_inverse(self, x: Tensor, *context: Any) -> ShiftGraph:
+    def replay_inverse(self, x: Tensor, *context: Any, **named: Any) -> ShiftGraph:
         """Rebuild `y` and return the graph of the shift, in one evaluation of $G$."""
-        return self._replay(x, context, sign=-1)
+        return self._replay(x, Context(context, named), sign=-1)
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.conditioner)
 
     def extra_repr(self) -> str:
         """Show where the state is split, and the grid."""
         grid = f", grid={self.grid}" if self.grid else ""
         return f"{shows_partition(self)}{grid}"
 
-    def _replay(
-        self, output: Tensor, context: tuple[Any, ...], sign: int
-    ) -> ShiftGraph:
+    def _replay(self, output: Tensor, context: Context, sign: int) -> ShiftGraph:
         def shift(kept: Tensor, moved: Tensor) -> Tensor:
             return self._shift(kept, moved, context)
 
         return rebuild(output, [(shift, partition(self, output))], sign)
 
-    def _shifted(self, state: Tensor, context: tuple[Any, ...], sign: int) -> Tensor:
+    def _shifted(self, state: Tensor, context: Context, sign: int) -> Tensor:
         if self.grid:
             check_exact(state, self.grid)
         parts = partition(self, state)
@@ -125,7 +128,7 @@ class AdditiveCoupling(VolumePreserving):
             check_exact(moved, self.grid)
         return parts.joined(kept, moved)
 
-    def _shift(self, kept: Tensor, moved: Tensor, context: tuple[Any, ...]) -> Tensor:
+    def _shift(self, kept: Tensor, moved: Tensor, context: Context) -> Tensor:
         if self.grid:
             kept = kept.contiguous()  # results must not depend on the memory layout
         shift = shift_of(self.conditioner, kept, moved, context)

@@ -24,7 +24,9 @@ from invtorch.couplings.partition import (
     partition,
     shows_partition,
 )
+from invtorch.keywords import keywords_of
 from invtorch.module import InvertibleModule, no_log_det
+from invtorch.recording import Context
 
 
 class AffineCoupling(InvertibleModule):
@@ -108,63 +110,72 @@ class AffineCoupling(InvertibleModule):
         self.conditioner = conditioner
         self.volume_preserving = bool(volume_preserving)
 
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
+    def forward(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
         """Scale and shift."""
-        return self._forward(x, context)[0]
+        return self._forward(x, Context(context, named))[0]
 
-    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+    def inverse(self, y: Tensor, *context: Any, **named: Any) -> Tensor:
         """Subtract the shift and divide by the scale."""
-        return self._inverse(y, context)[0]
+        return self._inverse(y, Context(context, named))[0]
 
-    def forward_and_log_det(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(
+        self, x: Tensor, *context: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
         r"""Return `y` and $\sum \ln s$."""
-        y, log_s = self._forward(x, context)
+        y, log_s = self._forward(x, Context(context, named))
         return y, self._log_det(x, log_s)
 
-    def inverse_and_log_det(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(
+        self, y: Tensor, *context: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
         r"""Return `x` and $-\sum \ln s$."""
-        x, log_s = self._inverse(y, context)
+        x, log_s = self._inverse(y, Context(context, named))
         return x, -self._log_det(y, log_s)
 
-    def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def replay(self, y: Tensor, *context: Any, **named: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x`, and compute `y` from it, in one evaluation of $G$."""
-        x, y, _ = self._replay(y, context, inverse=False)
+        x, y, _ = self._replay(y, Context(context, named), inverse=False)
         return x, y
 
-    def replay_inverse(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def replay_inverse(
+        self, x: Tensor, *context: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
         """Rebuild `y`, and compute `x` from it, in one evaluation of $G$."""
-        y, x, _ = self._replay(x, context, inverse=True)
+        y, x, _ = self._replay(x, Context(context, named), inverse=True)
         return y, x
 
-    def replay_and_log_det(self, y: Tensor, *context: Any) -> Any:
+    def replay_and_log_det(self, y: Tensor, *context: Any, **named: Any) -> Any:
         """Same as `replay`, with the log-determinant."""
-        x, y, log_s = self._replay(y, context, inverse=False)
+        x, y, log_s = self._replay(y, Context(context, named), inverse=False)
         return x, (y, self._log_det(y, log_s))
 
-    def replay_inverse_and_log_det(self, x: Tensor, *context: Any) -> Any:
+    def replay_inverse_and_log_det(self, x: Tensor, *context: Any, **named: Any) -> Any:
         """Same as `replay_inverse`, with the log-determinant."""
-        y, x, log_s = self._replay(x, context, inverse=True)
+        y, x, log_s = self._replay(x, Context(context, named), inverse=True)
         return y, (x, -self._log_det(x, log_s))
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.conditioner)
 
     def extra_repr(self) -> str:
         """Show where the state is split, and the function and bound of the scale."""
         gin = ", volume_preserving=True" if self.volume_preserving else ""
         return f"{shows_partition(self)}, {shows_scale(self)}{gin}"
 
-    def _forward(self, x: Tensor, context: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    def _forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         parts = partition(self, x)
         x1, x2 = parts.kept(x), parts.moved(x)
         log_s, t = self._log_scale_and_shift(parts, x, x1, context)
         return parts.joined(x1, x2 * log_s.exp() + t), log_s
 
-    def _inverse(self, y: Tensor, context: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    def _inverse(self, y: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         parts = partition(self, y)
         y1, y2 = parts.kept(y), parts.moved(y)
         log_s, t = self._log_scale_and_shift(parts, y, y1, context)
         return parts.joined(y1, (y2 - t) * (-log_s).exp()), log_s
 
     def _replay(
-        self, output: Tensor, context: tuple[Any, ...], *, inverse: bool
+        self, output: Tensor, context: Context, *, inverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         state = output.detach().clone().requires_grad_()
         parts = partition(self, state)
@@ -184,7 +195,7 @@ class AffineCoupling(InvertibleModule):
         parts: Partition,
         state: Tensor,
         kept: Tensor,
-        context: tuple[Any, ...],
+        context: Context,
     ) -> tuple[Tensor, Tensor]:
         output: Tensor = in_its_precision(self.conditioner, kept, context)
         moved = parts.moved(state)

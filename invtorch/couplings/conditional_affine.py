@@ -15,7 +15,9 @@ from invtorch.couplings.log_scale import (
     sum_per_sample,
 )
 from invtorch.couplings.partition import size_along
+from invtorch.keywords import keywords_of
 from invtorch.module import InvertibleModule
+from invtorch.recording import Context
 
 
 class ConditionalAffine(InvertibleModule):
@@ -72,58 +74,67 @@ class ConditionalAffine(InvertibleModule):
         self.conditioner = conditioner
         self.dim = dim
 
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
+    def forward(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
         """Scale and shift."""
-        log_s, t = self._log_scale_and_shift(x, context)
+        log_s, t = self._log_scale_and_shift(x, Context(context, named))
         return x * log_s.exp() + t
 
-    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+    def inverse(self, y: Tensor, *context: Any, **named: Any) -> Tensor:
         """Subtract the shift and divide by the scale."""
-        log_s, t = self._log_scale_and_shift(y, context)
+        log_s, t = self._log_scale_and_shift(y, Context(context, named))
         return (y - t) * (-log_s).exp()
 
-    def forward_and_log_det(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(
+        self, x: Tensor, *context: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
         r"""Return `y` and $\sum \ln s$."""
-        log_s, t = self._log_scale_and_shift(x, context)
+        log_s, t = self._log_scale_and_shift(x, Context(context, named))
         return x * log_s.exp() + t, self._log_det(x, log_s)
 
-    def inverse_and_log_det(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(
+        self, y: Tensor, *context: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
         r"""Return `x` and $-\sum \ln s$."""
-        log_s, t = self._log_scale_and_shift(y, context)
+        log_s, t = self._log_scale_and_shift(y, Context(context, named))
         return (y - t) * (-log_s).exp(), -self._log_det(y, log_s)
 
-    def replay(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def replay(self, y: Tensor, *context: Any, **named: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x`, and compute `y` from it, in one evaluation of $G$."""
-        x, (y, _) = self.replay_and_log_det(y, *context)
+        x, (y, _) = self.replay_and_log_det(y, *context, **named)
         return x, y
 
-    def replay_inverse(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+    def replay_inverse(
+        self, x: Tensor, *context: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
         """Rebuild `y`, and compute `x` from it, in one evaluation of $G$."""
-        log_s, t = self._log_scale_and_shift(x, context)
+        log_s, t = self._log_scale_and_shift(x, Context(context, named))
         y = (x * log_s.exp() + t).detach().requires_grad_()
         return y, (y - t) * (-log_s).exp()
 
-    def replay_and_log_det(self, y: Tensor, *context: Any) -> Any:
+    def replay_and_log_det(self, y: Tensor, *context: Any, **named: Any) -> Any:
         """Same as `replay`, with the log-determinant."""
-        log_s, t = self._log_scale_and_shift(y, context)
+        log_s, t = self._log_scale_and_shift(y, Context(context, named))
         x = ((y - t) * (-log_s).exp()).detach().requires_grad_()
         return x, (x * log_s.exp() + t, self._log_det(x, log_s))
 
-    def replay_inverse_and_log_det(self, x: Tensor, *context: Any) -> Any:
+    def replay_inverse_and_log_det(self, x: Tensor, *context: Any, **named: Any) -> Any:
         """Same as `replay_inverse`, with the log-determinant."""
-        log_s, t = self._log_scale_and_shift(x, context)
+        log_s, t = self._log_scale_and_shift(x, Context(context, named))
         y = (x * log_s.exp() + t).detach().requires_grad_()
         return y, ((y - t) * (-log_s).exp(), -self._log_det(y, log_s))
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.conditioner, 0)
 
     def extra_repr(self) -> str:
         """Show the axis, and the function and bound of the scale."""
         return f"dim={self.dim}, {shows_scale(self)}"
 
     def _log_scale_and_shift(
-        self, state: Tensor, context: tuple[Any, ...]
+        self, state: Tensor, context: Context
     ) -> tuple[Tensor, Tensor]:
         channels = size_along(state, self.dim)
-        output: Tensor = self.conditioner(*context)
+        output: Tensor = context.offer(self.conditioner)
         missing = state.ndim - output.ndim
         output = output.reshape(*output.shape, *(1,) * missing)
         fitting = [(1, n) for n in state.shape]

@@ -11,12 +11,11 @@ from invtorch import _torch
 from invtorch._checks import check_batched, check_returned
 from invtorch.couplings.partition import Partition
 from invtorch.precision import is_differentiable
+from invtorch.recording import Context
 from invtorch.replay import Shift, ShiftGraph
 
 
-def in_its_precision(
-    conditioner: nn.Module, x: Tensor, context: tuple[Any, ...]
-) -> Any:
+def in_its_precision(conditioner: nn.Module, x: Tensor, context: Context) -> Any:
     """Evaluate a conditioner in the precision of its parameters, not of the state.
 
     Args:
@@ -33,14 +32,14 @@ def in_its_precision(
     check_batched(conditioner, x)
     parameter = _parameter(conditioner)
     if parameter is None:
-        return conditioner(x, *context)
+        return context.offer(conditioner, x)
     if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
         x = x.to(parameter.dtype)
-    return conditioner(x, *context)
+    return context.offer(conditioner, x)
 
 
 def shift_of(
-    network: nn.Module, kept: Tensor, moved: Tensor, context: tuple[Any, ...]
+    network: nn.Module, kept: Tensor, moved: Tensor, context: Context
 ) -> Tensor:
     """Evaluate a network that returns what is added to a part of the state.
 

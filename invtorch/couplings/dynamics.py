@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from invtorch._checks import check_module, check_real_log_det
 from invtorch.couplings.conditioning import shift_of
+from invtorch.keywords import keywords_of
 from invtorch.module import InvertibleModule, VolumePreserving
+from invtorch.recording import Context
 
 Pair = tuple[Tensor, Tensor]
 
@@ -65,62 +67,73 @@ class MomentumStep(InvertibleModule):
         self.f = f
         self.gamma = gamma
 
-    def forward(self, state: Pair, *context: Any) -> Pair:
+    def forward(self, x: Pair, *context: Any, **named: Any) -> Pair:
         """Move the velocity, then the position."""
-        x, v = checked_pair(self, state)
-        v = self.gamma * v + self._force(x, context)
-        return x + v, v
+        q, v = checked_pair(self, x)
+        v = self.gamma * v + self._force(q, Context(context, named))
+        return q + v, v
 
-    def inverse(self, state: Pair, *context: Any) -> Pair:
+    def inverse(self, y: Pair, *context: Any, **named: Any) -> Pair:
         """Move the position back, then the velocity."""
-        x, v = checked_pair(self, state)
-        x = x - v
-        return x, (v - self._force(x, context)) / self.gamma
+        q, v = checked_pair(self, y)
+        q = q - v
+        return q, (v - self._force(q, Context(context, named))) / self.gamma
 
-    def forward_and_log_det(self, state: Pair, *context: Any) -> tuple[Pair, Tensor]:
+    def forward_and_log_det(
+        self, x: Pair, *context: Any, **named: Any
+    ) -> tuple[Pair, Tensor]:
         r"""Return the new state and $n \ln \gamma$, with $n$ entries of $v$."""
-        return self.forward(state, *context), self._log_det(state)
+        return self.forward(x, *context, **named), self._log_det(x)
 
-    def inverse_and_log_det(self, state: Pair, *context: Any) -> tuple[Pair, Tensor]:
+    def inverse_and_log_det(
+        self, y: Pair, *context: Any, **named: Any
+    ) -> tuple[Pair, Tensor]:
         r"""Return the old state and $-n \ln \gamma$."""
-        return self.inverse(state, *context), -self._log_det(state)
+        return self.inverse(y, *context, **named), -self._log_det(y)
 
-    def replay(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+    def replay(self, state: Pair, *context: Any, **named: Any) -> tuple[Pair, Pair]:
         """Rebuild the input, and compute the output from it, in one evaluation."""
         x, v = state
         x = (x - v).detach().requires_grad_()
-        force = self._force(x, context)
+        force = self._force(x, Context(context, named))
         v = ((v - force) / self.gamma).detach().requires_grad_()
         moved = self.gamma * v + force
         return (x, v), (x + moved, moved)
 
-    def replay_inverse(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+    def replay_inverse(
+        self, state: Pair, *context: Any, **named: Any
+    ) -> tuple[Pair, Pair]:
         """Rebuild the output, and compute the input from it, in one evaluation."""
         x, v = state
         # the values of both leaves are known behind the evaluation of `f` only
         end_x, end_v = (t.detach().clone().requires_grad_() for t in state)
         start: Tensor = _Difference.apply(x, end_x, end_v)
-        force = self._force(start, context)
+        force = self._force(start, Context(context, named))
         with torch.no_grad():
             end_v.data = self.gamma * v + force
             end_x.data = x + end_v
         return (end_x, end_v), (start, (end_v - force) / self.gamma)
 
-    def replay_and_log_det(self, state: Pair, *context: Any) -> Any:
+    def replay_and_log_det(self, state: Pair, *context: Any, **named: Any) -> Any:
         """Same as `replay`, with the log-determinant."""
-        before, after = self.replay(state, *context)
+        before, after = self.replay(state, *context, **named)
         return before, (after, self._log_det(state))
 
-    def replay_inverse_and_log_det(self, state: Pair, *context: Any) -> Any:
+    def replay_inverse_and_log_det(
+        self, state: Pair, *context: Any, **named: Any
+    ) -> Any:
         """Same as `replay_inverse`, with the log-determinant."""
-        after, before = self.replay_inverse(state, *context)
+        after, before = self.replay_inverse(state, *context, **named)
         return after, (before, -self._log_det(state))
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.f)
 
     def extra_repr(self) -> str:
         """Show the factor."""
         return f"gamma={self.gamma}"
 
-    def _force(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+    def _force(self, x: Tensor, context: Context) -> Tensor:
         return (1 - self.gamma) * shift_of(self.f, x, x, context)
 
     def _log_det(self, state: Pair) -> Tensor:
@@ -172,33 +185,38 @@ class LeapfrogStep(VolumePreserving):
         self.f = f
         self.step = step
 
-    def forward(self, state: Pair, *context: Any) -> Pair:
+    def forward(self, x: Pair, *context: Any, **named: Any) -> Pair:
         """Step forward in time."""
-        before, now = checked_pair(self, state)
-        return now, 2 * now - before + self._force(now, context)
+        before, now = checked_pair(self, x)
+        return now, 2 * now - before + self._force(now, Context(context, named))
 
-    def inverse(self, state: Pair, *context: Any) -> Pair:
+    def inverse(self, y: Pair, *context: Any, **named: Any) -> Pair:
         """Step backward in time."""
-        now, after = checked_pair(self, state)
-        return 2 * now - after + self._force(now, context), now
+        now, after = checked_pair(self, y)
+        return 2 * now - after + self._force(now, Context(context, named)), now
 
-    def replay(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+    def replay(self, state: Pair, *context: Any, **named: Any) -> tuple[Pair, Pair]:
         """Rebuild the input, and compute the output from it, in one evaluation."""
-        now, before, after = self._replay(*state, context)
+        now, before, after = self._replay(*state, Context(context, named))
         return (before, now), (now.view_as(now), after)
 
-    def replay_inverse(self, state: Pair, *context: Any) -> tuple[Pair, Pair]:
+    def replay_inverse(
+        self, state: Pair, *context: Any, **named: Any
+    ) -> tuple[Pair, Pair]:
         """Rebuild the output, and compute the input from it, in one evaluation."""
         before, now = state
-        now, after, before = self._replay(now, before, context)
+        now, after, before = self._replay(now, before, Context(context, named))
         return (now, after), (before, now.view_as(now))
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.f)
 
     def extra_repr(self) -> str:
         """Show the step size."""
         return f"step={self.step}"
 
     def _replay(
-        self, now: Tensor, end: Tensor, context: tuple[Any, ...]
+        self, now: Tensor, end: Tensor, context: Context
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the middle and the start, both leaves, and the end computed anew."""
         now = now.detach().clone().requires_grad_()
@@ -206,7 +224,7 @@ class LeapfrogStep(VolumePreserving):
         start = (2 * now - end + force).detach().requires_grad_()
         return now, start, 2 * now - start + force
 
-    def _force(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+    def _force(self, x: Tensor, context: Context) -> Tensor:
         return self.step**2 * shift_of(self.f, x, x, context)
 
 

@@ -15,6 +15,7 @@ from invtorch._checks import (
     check_returned,
 )
 from invtorch.couplings.conditioning import in_its_precision
+from invtorch.keywords import keywords_of
 from invtorch.linalg import (
     correlate_channels,
     householder_product,
@@ -25,6 +26,7 @@ from invtorch.linalg import (
     random_orthogonal,
 )
 from invtorch.module import VolumePreserving
+from invtorch.recording import Context
 from invtorch.replay import ShiftGraph, Whole
 
 HOUSEHOLDER = "householder"
@@ -103,21 +105,24 @@ class OrthogonalCoupling(VolumePreserving):
         self.map = map
         self.dim = dim
 
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
+    def forward(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
         r"""Return $x + U_2^\top G(U_1 x)$."""
-        return x + self._mapped_shift(x, context)
+        return x + self._mapped_shift(x, Context(context, named))
 
-    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+    def inverse(self, y: Tensor, *context: Any, **named: Any) -> Tensor:
         r"""Return $y - U_2^\top G(U_1 y)$."""
-        return y - self._mapped_shift(y, context)
+        return y - self._mapped_shift(y, Context(context, named))
 
-    def replay(self, y: Tensor, *context: Any) -> ShiftGraph:
+    def replay(self, y: Tensor, *context: Any, **named: Any) -> ShiftGraph:
         """Rebuild `x` and return the graph of the shift, in one evaluation of $G$."""
-        return self._replay(y, context, sign=1)
+        return self._replay(y, Context(context, named), sign=1)
 
-    def replay_inverse(self, x: Tensor, *context: Any) -> ShiftGraph:
+    def replay_inverse(self, x: Tensor, *context: Any, **named: Any) -> ShiftGraph:
         """Rebuild `y` and return the graph of the shift, in one evaluation of $G$."""
-        return self._replay(x, context, sign=-1)
+        return self._replay(x, Context(context, named), sign=-1)
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.conditioner)
 
     def extra_repr(self) -> str:
         """Show the size of the orthogonal matrix, and how it is parametrized."""
@@ -127,14 +132,12 @@ class OrthogonalCoupling(VolumePreserving):
         dim = "" if self.dim == 1 else f", dim={self.dim}"
         return f"channels={self.channels}, {kind}{dim}"
 
-    def _mapped_shift(self, state: Tensor, context: tuple[Any, ...]) -> Tensor:
+    def _mapped_shift(self, state: Tensor, context: Context) -> Tensor:
         U1, U2 = self._rows(state)
         shift = self._shift(mix_channels(U1, state, self.dim), context)
         return mix_channels(U2.mH, shift, self.dim)
 
-    def _replay(
-        self, output: Tensor, context: tuple[Any, ...], sign: int
-    ) -> ShiftGraph:
+    def _replay(self, output: Tensor, context: Context, sign: int) -> ShiftGraph:
         U1, U2 = self._rows(output)
         x = output.data.requires_grad_()
         projected = _Projected.apply(output, x, U1, self.dim)
@@ -153,7 +156,7 @@ class OrthogonalCoupling(VolumePreserving):
         first, second = matrix.tensor_split((self.channels // 2,))
         return first, second
 
-    def _shift(self, projected: Tensor, context: tuple[Any, ...]) -> Tensor:
+    def _shift(self, projected: Tensor, context: Context) -> Tensor:
         shift: Tensor = in_its_precision(self.conditioner, projected, context)
         shape = list(projected.shape)
         shape[self.dim] = self.channels - self.channels // 2

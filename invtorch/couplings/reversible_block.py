@@ -16,7 +16,9 @@ from invtorch.couplings.partition import (
     partition,
     shows_partition,
 )
+from invtorch.keywords import all_keywords, keywords_of
 from invtorch.module import VolumePreserving
+from invtorch.recording import Context
 from invtorch.replay import ShiftGraph
 
 
@@ -75,36 +77,39 @@ class ReversibleBlock(VolumePreserving):
         self.f = f
         self.g = g
 
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
+    def forward(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
         """Add both shifts."""
         parts = partition(self, x)
         x1, x2 = parts.kept(x), parts.moved(x)
-        y1 = x1 + self._shift_first(parts, x2, x1, context)
-        y2 = x2 + self._shift_second(parts, y1, x2, context)
+        y1 = x1 + self._shift_first(parts, x2, x1, Context(context, named))
+        y2 = x2 + self._shift_second(parts, y1, x2, Context(context, named))
         return parts.joined(y1, y2)
 
-    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+    def inverse(self, y: Tensor, *context: Any, **named: Any) -> Tensor:
         """Subtract both shifts, in reverse order."""
         parts = partition(self, y)
         y1, y2 = parts.kept(y), parts.moved(y)
-        x2 = y2 - self._shift_second(parts, y1, y2, context)
-        x1 = y1 - self._shift_first(parts, x2, y1, context)
+        x2 = y2 - self._shift_second(parts, y1, y2, Context(context, named))
+        x1 = y1 - self._shift_first(parts, x2, y1, Context(context, named))
         return parts.joined(x1, x2)
 
-    def replay(self, y: Tensor, *context: Any) -> ShiftGraph:
+    def replay(self, y: Tensor, *context: Any, **named: Any) -> ShiftGraph:
         """Rebuild `x` and return the graph of the shifts, in one evaluation of each."""
-        return rebuild(y, self._shifts(y, context), sign=1)
+        return rebuild(y, self._shifts(y, Context(context, named)), sign=1)
 
-    def replay_inverse(self, x: Tensor, *context: Any) -> ShiftGraph:
+    def replay_inverse(self, x: Tensor, *context: Any, **named: Any) -> ShiftGraph:
         """Rebuild `y` and return the graph of the shifts, in one evaluation of each."""
-        return rebuild(x, self._shifts(x, context)[::-1], sign=-1)
+        return rebuild(x, self._shifts(x, Context(context, named))[::-1], sign=-1)
+
+    def _keywords(self) -> frozenset[str] | None:
+        return all_keywords(map(keywords_of, (self.f, self.g)))
 
     def extra_repr(self) -> str:
         """Show where the state is split."""
         return shows_partition(self)
 
     def _shifts(
-        self, state: Tensor, context: tuple[Any, ...]
+        self, state: Tensor, context: Context
     ) -> list[tuple[ShiftFunction, Partition]]:
         """Return the shifts of the forward direction, in order."""
 
@@ -118,11 +123,11 @@ class ReversibleBlock(VolumePreserving):
         return [(first, partition(self, state, other=True)), (second, parts)]
 
     def _shift_first(
-        self, parts: Partition, x2: Tensor, x1: Tensor, context: tuple[Any, ...]
+        self, parts: Partition, x2: Tensor, x1: Tensor, context: Context
     ) -> Tensor:
         return parts.only_kept(shift_of(self.f, x2, x1, context))
 
     def _shift_second(
-        self, parts: Partition, y1: Tensor, x2: Tensor, context: tuple[Any, ...]
+        self, parts: Partition, y1: Tensor, x2: Tensor, context: Context
     ) -> Tensor:
         return parts.only_moved(shift_of(self.g, y1, x2, context))

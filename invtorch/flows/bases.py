@@ -33,6 +33,14 @@ class Base(nn.Module):
 
     Raises:
         ValueError: If a shape is not made of numbers of at least 1.
+
+    Examples:
+        >>> from invtorch.flows import Base
+        >>> class Narrow(Base):
+        ...     def parts(self):
+        ...         return [(torch.zeros(()), torch.tensor(0.1).log())]
+        >>> Narrow([2]).sample(3).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, shape: Shape) -> None:

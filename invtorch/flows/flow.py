@@ -189,17 +189,21 @@ class Flow(nn.Module):
         """
         tensors = x if isinstance(x, tuple) else (x,)
         entries = sum(t[0].numel() for t in tensors)
-        nats = -self.log_prob(x, *context, **named)
-        return nats / (entries * math.log(2))
+        log_prob = self.log_prob(x, *context, **named)
+        bits: Tensor = -log_prob / (entries * math.log(2))
+        return bits
 
     def _log_prob_of_base(
         self, z: Any, context: tuple[Any, ...], named: dict[str, Any]
     ) -> Tensor:
+        log_prob: Tensor
         if isinstance(self.base, Base):
-            log_prob: Tensor = self.base.log_prob(z, *context, **named)
+            log_prob = self.base.log_prob(z, *context, **named)
         else:
             log_prob = self.base.log_prob(z)
-        return log_prob.flatten(1).sum(1) if log_prob.ndim > 1 else log_prob
+        if log_prob.ndim > 1:  # one number for each entry
+            log_prob = log_prob.flatten(1).sum(1)
+        return log_prob
 
     def _draw(
         self,

@@ -37,12 +37,12 @@ class ScaleAndShift(InvertibleModule):
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Scale and shift."""
-        log_s, t = self._placed(x, inverse=False)
+        log_s, t = self._placed(x)
         return x * self._exp(log_s) + t
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Subtract the shift and divide by the scale."""
-        log_s, t = self._placed(y, inverse=True)
+        log_s, t = self._placed(y)
         return (y - t) * self._exp(-log_s)
 
     def forward_and_log_det(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -60,9 +60,8 @@ class ScaleAndShift(InvertibleModule):
         shape = tuple(self.log_scale.shape)
         return f"{shape[0] if len(shape) == 1 else shape}, dim={self.dim}"
 
-    def _placed(self, state: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    def _placed(self, state: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return $s$ and $t$ with the axes and the dtype of a state."""
-        del inverse
         shape = tuple(self.log_scale.shape)
         start = self.dim % state.ndim if -state.ndim < self.dim < state.ndim else 0
         if start == 0 or state.shape[start : start + len(shape)] != shape:
@@ -122,7 +121,8 @@ class ActNorm(ScaleAndShift):
        t = -\operatorname{mean}(x) / \operatorname{std}(x) $$
 
     After the first batch, $s$ and $t$ are ordinary parameters. Whether they are set is
-    part of the state dict, so a network that was loaded is not initialized again. If
+    part of the state dict, so a network that was loaded is not initialized again.
+    Before, the layer is the identity, also in evaluation mode. If
     `torch.distributed` is initialized, the statistics are those of the batches of all
     processes. Channels that are constant, or have one value, are shifted only.
 
@@ -136,8 +136,8 @@ class ActNorm(ScaleAndShift):
     Raises:
         TypeError: If `channels` is not an integer.
         ValueError: If the state has other channels, or the first batch is empty.
-        RuntimeError: If the layer is not initialized, and is called in the inverse
-            direction or in evaluation mode.
+        RuntimeError: If the first call in training mode is one in the inverse
+            direction.
         NotImplementedError: If the log-determinant of a complex state is requested.
 
     Examples:
@@ -153,45 +153,23 @@ class ActNorm(ScaleAndShift):
 
     def __init__(self, channels: int, *, dim: int = 1) -> None:
         super().__init__(channels, dim=dim)
-        self.register_buffer("initialized", torch.tensor(False))
-        # the same as a Python object: reading a buffer synchronizes with the device
-        self._ready = False
-        self.register_load_state_dict_post_hook(_read_flag)
 
-    @torch.no_grad()
     def initialize(self, x: Tensor, *_: Any) -> None:
-        """Set scale and shift from a batch, unless they are set.
+        """Set scale and shift from a batch.
+
+        A container calls it with the first batch.
 
         Args:
-            x: The first batch.
+            x: The batch.
 
         Raises:
             ValueError: If the state has other channels, or is empty.
         """
-        if self._ready:
-            return
-        super()._placed(x, inverse=False)
+        self._placed(x)
         mean, deviation = _statistics(x.movedim(self.dim, 0).flatten(1))
         scale = torch.where(deviation > 0, 1 / deviation, 1)
         _assign(self.log_scale, scale.log())
         _assign(self.shift, -mean * scale)
-        self.get_buffer("initialized").fill_(True)
-        self._ready = True
-
-    def _placed(self, state: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        if not self._ready:
-            if inverse or not self.training:
-                raise RuntimeError(
-                    "ActNorm is not initialized: call the network forward once, in "
-                    "training mode, or call `initialize(x)`"
-                )
-            self.initialize(state)
-        return super()._placed(state, inverse=inverse)
-
-
-def _read_flag(layer: ActNorm, _: object) -> None:
-    flag = layer.get_buffer("initialized")
-    layer._ready = not flag.is_meta and bool(flag)
 
 
 def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -199,7 +199,7 @@ class GradientUpdate(VolumePreserving):
 
     def _gradient(self, state: Tensor, data: Context) -> Tensor:
         estimate, _, _ = self._parts(state)
-        grad: Tensor = data.call(self.gradient, estimate)
+        grad: Tensor = data.offer(self.gradient, estimate)
         if grad.shape != estimate.shape:
             raise ValueError(
                 f"the gradient has shape {tuple(grad.shape)}, but the estimate "

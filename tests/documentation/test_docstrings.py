@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import invtorch
+import invtorch.flows
 import invtorch.nets
 import mri_example
 
@@ -30,7 +31,9 @@ def test_examples_of_a_module(name) -> None:
     assert results.failed == 0
 
 
-PUBLIC = [(p, name) for p in (invtorch, invtorch.nets) for name in p.__all__]
+PUBLIC = [
+    (p, name) for p in (invtorch, invtorch.nets, invtorch.flows) for name in p.__all__
+]
 
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC)

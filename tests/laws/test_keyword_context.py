@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from invtorch import (
+    AdditiveCoupling,
+    AffineCoupling,
+    ConditionalAffine,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    OrthogonalCoupling,
+    ReversibleBlock,
     WithoutContext,
 )
 from invtorch.nets import IRIM
@@ -51,7 +56,54 @@ class Structured(InvertibleModule):
         return scale * by[0] * self.weight
 
 
+class MaskedConditioner(nn.Module):
+    """A network in a coupling that reads a keyword."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.mix = nn.Conv1d(inputs, outputs, 1)
+
+    def forward(self, x, *context, mask=None):
+        shift = sum(c.mean() for c in context)
+        return torch.tanh(self.mix(x)) * mask[:, :1] + shift
+
+
+class Film(nn.Module):
+    """Computes scale and shift from a keyword alone."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mix = nn.Conv1d(1, 2 * channels, 1)
+
+    def forward(self, *_, mask):
+        return torch.tanh(self.mix(mask[:, :1]))
+
+
+def reversible(channels: int) -> InvertibleModule:
+    """Of two networks only one reads the keyword."""
+    g = nn.Conv1d(1, channels - 1, 1)
+    return ReversibleBlock(MaskedConditioner(channels - 1, 1), WithoutKeywords(g))
+
+
+class WithoutKeywords(nn.Module):
+    """A network without keyword context."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x, *_):
+        return self.module(x)
+
+
 MEMBERS = {
+    "additive": lambda c: AdditiveCoupling(MaskedConditioner(c // 2, c - c // 2)),
+    "affine": lambda c: AffineCoupling(MaskedConditioner(c // 2, 2 * (c - c // 2))),
+    "orthogonal": lambda c: OrthogonalCoupling(
+        MaskedConditioner(c // 2, c - c // 2), channels=c
+    ),
+    "film": lambda c: ConditionalAffine(Film(c)),
+    "reversible": reversible,
     "mask": Masked,
     "options": Structured,
     "none": Householder1x1,
@@ -122,8 +174,15 @@ def test_round_trip(drawn) -> None:
 def test_keyword_that_no_layer_takes_is_refused(direction) -> None:
     net = InvertibleSequential(Masked(3), WithoutContext(Structured(3)))
     x, mask = torch.zeros(1, 3, 2), torch.ones(1, 1, 2)
-    with pytest.raises(TypeError, match=r"no layer .* takes the keyword 'options'"):
+    with pytest.raises(TypeError, match=r"no module .* takes the keyword 'options'"):
         getattr(net, direction)(x, mask=mask, options=None)
+
+
+@pytest.mark.parametrize("name", ["additive", "affine", "orthogonal", "film"])
+def test_keyword_that_the_network_of_a_coupling_does_not_take_is_refused(name) -> None:
+    layer, x = MEMBERS[name](3), torch.zeros(1, 3, 2)
+    with pytest.raises(TypeError, match="takes the keyword 'other'"):
+        layer(x, mask=torch.ones(1, 1, 2), other=1)
 
 
 def test_layer_that_misses_its_keyword_is_named() -> None:
