@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,6 +77,7 @@ class InvertibleModule(nn.Module):
     """
 
     _memory: str | None = None
+    initialize: Callable[..., None]  # of layers that set parameters from data
     _waits_for_data = False  # whether `initialize` is still to be called
     _names: frozenset[str] | None = frozenset()  # the keyword context of `forward`
 

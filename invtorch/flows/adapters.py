@@ -206,6 +206,16 @@ class FromNflows(_Foreign):
     Raises:
         TypeError: If it does not have the methods of one.
         RuntimeError: If it returns a log-determinant of another shape.
+
+    Examples:
+        >>> from invtorch.flows import FromNflows
+        >>> class Double(nn.Module):  # with the methods of a transform
+        ...     def forward(self, x, context=None):
+        ...         return 2 * x, torch.full((len(x),), x[0].numel() * 0.6931)
+        ...     def inverse(self, y, context=None):
+        ...         return y / 2, torch.full((len(y),), -y[0].numel() * 0.6931)
+        >>> FromNflows(Double())(torch.ones(1, 3))
+        tensor([[2., 2., 2.]])
     """
 
 
@@ -221,6 +231,16 @@ class FromNormflows(_Foreign):
     Raises:
         TypeError: If it does not have the methods of one.
         RuntimeError: If it returns a log-determinant of another shape.
+
+    Examples:
+        >>> from invtorch.flows import FromNormflows
+        >>> class Double(nn.Module):  # with the methods of a flow
+        ...     def forward(self, x, context=None):
+        ...         return 2 * x, torch.full((len(x),), x[0].numel() * 0.6931)
+        ...     def inverse(self, y, context=None):
+        ...         return y / 2, torch.full((len(y),), -y[0].numel() * 0.6931)
+        >>> FromNormflows(Double())(torch.ones(1, 3))
+        tensor([[0.5000, 0.5000, 0.5000]])
     """
 
     names = ("inverse", "forward")
