@@ -1,0 +1,466 @@
+"""Replace residual blocks by invertible ones with the same parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from invtorch import (
+    InvertibleModule,
+    InvertibleSequential,
+    MomentumStep,
+    ReversibleBlock,
+)
+from invtorch.convert.residual import Residual, rest_collected, state_of
+from invtorch.planning import measure_memory
+
+KINDS = ("momentum", "two_stream", "checkpoint")
+Split = Callable[[nn.Module], tuple[nn.Module, nn.Module]]
+
+
+class Report(NamedTuple):
+    """How a converted model compares with the original on one input.
+
+    Attributes:
+        moved: The relative distance of the outputs, in evaluation mode.
+        original: Bytes that the original keeps for the backward pass.
+        converted: Bytes that the converted blocks keep.
+        left: The blocks that were not converted, and why.
+    """
+
+    moved: float
+    original: int
+    converted: int
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"function moved by {self.moved:.1%} of the output",
+            f"kept for the backward pass: {self.original / 2**20:.2f} MiB by the "
+            f"original, {self.converted / 2**20:.2f} MiB converted",
+        ]
+        lines += [f"{name} was left as it is: {why}" for name, why in self.left.items()]
+        return "\n".join(lines)
+
+
+class ReversibleBlocks(nn.Module):
+    """Residual blocks that run as invertible layers; `reversible` makes one.
+
+    It holds the blocks under their own names, so that the keys of the `state_dict` are
+    those of the original. In a model that iterates over its blocks it stands for all
+    of them: it is a sequence of one module. Attributes of the first block are found.
+    Further arguments of a call are passed to all blocks.
+
+    Blocks that change the shape of their input cannot be inverted. They are found at
+    the first call, in which every block is evaluated once more without gradients and in
+    evaluation mode. They run as they are.
+
+    Examples:
+        >>> blocks = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        >>> net = invtorch.convert.reversible(blocks, residual=False)
+        >>> isinstance(net, invtorch.convert.ReversibleBlocks)
+        True
+        >>> [*net.state_dict()] == [*blocks.state_dict()]
+        True
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module] | nn.Module,
+        kind: str,
+        residual: bool,
+        gamma: float,
+        velocity: Callable[[Tensor], Tensor] | None,
+        split: Split | None,
+        output: int,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        named = (
+            [*blocks.named_children()]
+            if isinstance(blocks, nn.Module)
+            else [(str(i), block) for i, block in enumerate(blocks)]
+        )
+        for name, block in named:
+            self.add_module(name, block)
+        self.kind = kind
+        self.residual = residual
+        self.gamma = gamma
+        self.velocity = velocity
+        self.split = split
+        self.output = output
+        self.options = options
+        self.left: dict[str, str] = {}
+        # lists, so that these modules are not registered: the keys would change
+        self._original = [blocks]
+        self._place: list[tuple[nn.Module, str]] = []
+        self._segments: list[tuple[str, Any]] = []
+
+    # --- as a module ------------------------------------------------------------------
+
+    def forward(self, x: Tensor, *context: Any, **named: Any) -> Any:
+        """Apply all blocks.
+
+        Returns:
+            The state; if blocks return tuples, the tuple of the last block, with the
+            other outputs detached.
+        """
+        if not self._segments:
+            self._segments = self._divided(x, context, named)
+        with rest_collected() as rest:
+            for _, run in self._segments:
+                x = run(x, *context, **named)
+        if not rest:
+            return x
+        (others,) = rest
+        place = self.output % (len(others) + 1)
+        return (*others[:place], x, *others[place:])
+
+    def report(self, x: Tensor, *context: Any, **named: Any) -> Report:
+        """Compare with the original blocks on an input of the first block.
+
+        Args:
+            x: The input of the first block.
+            context: Further arguments of the blocks.
+            named: Keyword arguments of the blocks.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        with torch.no_grad():
+            converted = self._state(self(x, *context, **named))
+            original = self._plain(x, context, named)
+        for module, mode in modes.items():
+            module.training = mode
+        x = x.detach().requires_grad_()
+        return Report(
+            moved=float((converted - original).norm() / original.norm()),
+            original=measure_memory(lambda: self._plain(x, context, named)).live,
+            converted=measure_memory(lambda: self(x, *context, **named)).live,
+            left=dict(self.left),
+        )
+
+    def restore(self) -> Any:
+        """Put the original blocks back into the model, and return them.
+
+        Their parameters are the trained ones.
+        """
+        (original,) = self._original
+        for parent, name in self._place:
+            setattr(parent, name, original)
+        return original
+
+    def extra_repr(self) -> str:
+        """Show the kind of the conversion, and the blocks that were left."""
+        gamma = f", gamma={self.gamma}" if self.kind == "momentum" else ""
+        left = f", left={[*self.left]}" if self.left else ""
+        return f"kind={self.kind!r}{gamma}{left}"
+
+    # --- as a sequence of one module --------------------------------------------------
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter([self])
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int | slice) -> Any:
+        count = len(self._modules)
+        if isinstance(index, slice):
+            if [*range(count)][index] == [*range(count)]:
+                return self
+        elif index in (0, -1):
+            return self
+        raise IndexError(
+            f"the converted blocks are one module, but index {index} was requested: "
+            f"call `restore()` to use single blocks"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            blocks = [*self.__dict__.get("_modules", {}).values()]
+            if not blocks or name.startswith("__"):
+                raise
+            return getattr(blocks[0], name)
+
+    # --- how it runs ------------------------------------------------------------------
+
+    def _divided(
+        self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
+    ) -> list[tuple[str, Any]]:
+        """Return the runs of blocks that keep the shape, and the others."""
+        self.left = self._changing(x, context, named)
+        segments: list[tuple[str, Any]] = []
+        run: list[tuple[str, nn.Module]] = []
+        for name, block in self._modules.items():
+            assert block is not None
+            if name not in self.left:
+                run.append((name, block))
+                continue
+            segments += self._run_of(run)
+            run = []
+            segments.append((name, _Plain(name, block, self.output)))
+        segments += self._run_of(run)
+        if len(self.left) == len(self._modules):
+            name, why = next(iter(self.left.items()))
+            raise ValueError(
+                f"no block can be converted: block {name} {why}; give blocks that keep "
+                f"the shape and dtype of their input"
+            )
+        return segments
+
+    def _changing(
+        self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
+    ) -> dict[str, str]:
+        """Return the blocks that change shape or dtype, and how."""
+        if self.kind == "checkpoint":
+            return {}
+        changing = {}
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                for name, block in self._modules.items():
+                    y = state_of(name, block(x, *context, **named), self.output)  # type: ignore[misc]
+                    if y.shape != x.shape:
+                        shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
+                        changing[name] = f"changes the shape from {shapes}"
+                    x = y if self.residual or name in changing else x + y
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return changing
+
+    def _run_of(self, run: list[tuple[str, nn.Module]]) -> list[tuple[str, Any]]:
+        if not run:
+            return []
+        name = f"{run[0][0]} to {run[-1][0]}"
+        made = (self.residual, self.output)
+        if self.kind == "checkpoint":
+            layers = [_Checkpointed(key, block, *made) for key, block in run]
+            options = {**self.options, "memory": "checkpoint"}
+            return [(name, InvertibleSequential(*layers, **options))]
+        networks = [Residual(key, block, *made) for key, block in run]
+        if self.kind == "momentum":
+            steps = [MomentumStep(f, gamma=self.gamma) for f in networks]
+            net = InvertibleSequential(*steps, **self.options)
+            return [(name, _Momentum(net, self.velocity))]
+        return [(name, _TwoStreams(self._two_streams(run, networks)))]
+
+    def _two_streams(
+        self, run: list[tuple[str, nn.Module]], networks: list[Residual]
+    ) -> InvertibleSequential:
+        if self.split is not None:
+            pairs = [self.split(block) for _, block in run]
+        else:
+            lone = networks[2 * (len(networks) // 2) :]
+            pairs = [*zip(networks[::2], networks[1::2], strict=False)]
+            pairs += [(f, _Zero()) for f in lone]
+        blocks = [ReversibleBlock(f, g) for f, g in pairs]
+        return InvertibleSequential(*blocks, **self.options)
+
+    def _plain(
+        self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
+    ) -> Tensor:
+        """Apply the blocks as the original does."""
+        for name, block in self._modules.items():
+            y = state_of(name, block(x, *context, **named), self.output)  # type: ignore[misc]
+            x = y if self.residual or name in self.left else x + y
+        return x
+
+    def _state(self, returned: Any) -> Tensor:
+        state: Tensor = (
+            returned[self.output] if isinstance(returned, tuple) else returned
+        )
+        return state
+
+
+class _Plain:
+    """A block that runs as it is."""
+
+    def __init__(self, name: str, block: nn.Module, output: int) -> None:
+        self.name, self.block, self.output = name, block, output
+
+    def __call__(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
+        return state_of(self.name, self.block(x, *context, **named), self.output)
+
+
+class _Checkpointed(InvertibleModule):
+    """A block whose input is kept, so that it needs no inverse."""
+
+    def __init__(self, name: str, block: nn.Module, residual: bool, output: int):
+        super().__init__()
+        self.name, self.block = name, block
+        self.residual, self.output = residual, output
+
+    def forward(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
+        y = state_of(self.name, self.block(x, *context, **named), self.output)
+        return y if self.residual else x + y
+
+    def inverse(self, y: Tensor, *_: Any, **__: Any) -> Tensor:
+        raise NotImplementedError(f"block {self.name} has no inverse")
+
+
+class _Momentum:
+    """Blocks that move a state by a velocity."""
+
+    def __init__(
+        self, net: InvertibleSequential, velocity: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        self.net, self.velocity = net, velocity
+
+    def __call__(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
+        v = torch.zeros_like(x) if self.velocity is None else self.velocity(x)
+        x, _ = self.net((x, v), *context, **named)
+        return x
+
+
+class _TwoStreams:
+    """Blocks that shift two copies of the state in turns; the result is their mean."""
+
+    def __init__(self, net: InvertibleSequential) -> None:
+        self.net = net
+
+    def __call__(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
+        y = self.net(torch.cat([x, x], 1), *context, **named)
+        y1, y2 = y.chunk(2, 1)
+        mean: Tensor = (y1 + y2) / 2
+        return mean
+
+
+class _Zero(nn.Module):
+    """The partner of a block that has none."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def reversible(
+    model: nn.Module | Sequence[nn.Module],
+    path: str | None = None,
+    *,
+    kind: str = "momentum",
+    residual: bool = True,
+    gamma: float = 0.9,
+    velocity: Callable[[Tensor], Tensor] | None = None,
+    split: Split | None = None,
+    output: int = 0,
+    memory: str = "invert",
+    anchors: Any = 8,
+    guard: str | None = "raise",
+    state_dtype: torch.dtype | None = None,
+) -> ReversibleBlocks:
+    r"""Run the residual blocks of a model as invertible layers, with its parameters.
+
+    A residual block $x \mapsto x + f(x)$ has no inverse in general. Three kinds of
+    layers use the same $f$:
+
+    * `"momentum"`: $v' = \gamma v + (1 - \gamma) f(x)$, $x' = x + v'$. For
+      $\gamma \to 0$ this is the original model. The inverse divides by $\gamma$, so
+      small $\gamma$ needs anchors; the guard raises where they do not suffice.
+    * `"two_stream"`: two copies of the state shift each other,
+      $y_1 = x_1 + f(x_2)$ and $y_2 = x_2 + g(y_1)$, and the result is their mean.
+      $f$ and $g$ are consecutive blocks, or what `split` returns for each block.
+    * `"checkpoint"`: every block is evaluated again in the backward pass. The function
+      does not change, but one state is kept for each block.
+
+    The first two change the function that the model computes: `report` says by how
+    much. A model that was trained before needs some training afterwards.
+
+    Args:
+        model: The model; or its blocks, as a list, an `nn.ModuleList` or an
+            `nn.Sequential`.
+        path: Where the blocks are in the model, such as `"encoder.layers"`. They are
+            replaced there. Without a path the model itself must be the blocks.
+        kind: One of the kinds above.
+        residual: Whether the blocks return $x + f(x)$, and not $f(x)$ alone.
+        gamma: The factor of the velocity, between 0 and 1.
+        velocity: Computes the first velocity from the first state; zeros by default.
+        split: Returns $f$ and $g$ of a block, for `"two_stream"`.
+        output: Which of the outputs is the state, if the blocks return tuples. The
+            others are returned detached.
+        memory: As for `InvertibleSequential`.
+        anchors: As for `InvertibleSequential`.
+        guard: As for `InvertibleSequential`.
+        state_dtype: As for `InvertibleSequential`.
+
+    Returns:
+        What replaces the blocks. `restore()` undoes it.
+
+    Raises:
+        TypeError: If the model is neither a module nor a sequence of them.
+        ValueError: If an option is unknown, there are no blocks, or all of them change
+            the shape (at the first call).
+        AttributeError: If nothing is at the path.
+
+    Examples:
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> model = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+        >>> blocks = invtorch.convert.reversible(model, "layers")
+        >>> x = torch.randn(2, 5, 8)
+        >>> model(x).sum().backward()
+        >>> blocks.report(x).converted < blocks.report(x).original
+        True
+        >>> _ = blocks.restore()
+
+    References:
+        Sander et al., *Momentum residual neural networks*, 2021. arXiv:2102.07870
+
+        Mangalam et al., *Reversible vision transformers*, 2022. arXiv:2302.04869
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}, but must be one of {KINDS}")
+    if not 0 < gamma < 1:
+        raise ValueError(f"gamma is {gamma}, but must be between 0 and 1")
+    if split is not None and kind != "two_stream":
+        raise ValueError(f"split is given, but has no effect with kind={kind!r}")
+    blocks, place = _blocks_of(model, path)
+    options = {
+        "memory": memory,
+        "anchors": anchors,
+        "guard": guard,
+        "state_dtype": state_dtype,
+    }
+    InvertibleSequential(**options)  # checks the options now, not at the first call
+    made = ReversibleBlocks(
+        blocks, kind, residual, gamma, velocity, split, output, options
+    )
+    if place is not None:
+        setattr(*place, made)
+        made._place.append(place)
+    return made
+
+
+def _blocks_of(
+    model: Any, path: str | None
+) -> tuple[Any, tuple[nn.Module, str] | None]:
+    """Return the blocks, and where they are in the model."""
+    place = None
+    blocks = model
+    if path is not None:
+        *parents, name = path.split(".")
+        parent = model.get_submodule(".".join(parents))
+        blocks, place = parent.get_submodule(name), (parent, name)
+    listed = [*blocks.children()] if isinstance(blocks, nn.Module) else [*blocks]
+    where = f"at {path!r}" if path else "in the model"
+    if not listed:
+        raise ValueError(
+            f"there are no blocks {where}: give the path of a list of them"
+        )
+    others = [type(b).__name__ for b in listed if not isinstance(b, nn.Module)]
+    if others:
+        raise TypeError(
+            f"a block {where} is a {others[0]}, but all must be an nn.Module"
+        )
+    if isinstance(blocks, nn.Module) and not isinstance(
+        blocks, (nn.ModuleList, nn.Sequential)
+    ):
+        raise TypeError(
+            f"what is {where} is a {type(blocks).__name__}, but must be a ModuleList "
+            f"or a Sequential: give the path of the blocks, such as 'encoder.layers'"
+        )
+    return blocks, place
