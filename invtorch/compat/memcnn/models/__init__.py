@@ -1,0 +1,1 @@
+"""The modules of memcnn, under its own paths."""
