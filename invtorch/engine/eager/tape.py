@@ -100,7 +100,8 @@ class Tape:
             self.stored = True
         else:
             outputs = self._node(call, index, tensors, context)
-            kept = memory != "invert" or index in self.anchors
+            # the input is the caller's: to keep it costs nothing as long as it lives
+            kept = memory != "invert" or index == 0 or index in self.anchors
         self._append(call, tensors, outputs[: call.arity], kept, memory)
         return call.returned(outputs)
 
