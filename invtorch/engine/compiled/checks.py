@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from invtorch import _torch
 from invtorch.composite import Step, inner_steps
 from invtorch.engine.checks import has_hooks
-from invtorch.engine.guard.fingerprint import PROBES, fingerprint, size
+from invtorch.engine.guard.blocks import blocks_of
+from invtorch.engine.guard.fingerprint import PROBES
+from invtorch.engine.guard.fingerprint import mark as mark_of
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
 from invtorch.recording import Context
@@ -100,14 +102,14 @@ def _reason(part: nn.Module) -> str:
     "invtorch::marks", mutates_args=(), schema="(Tensor[] state) -> Tensor"
 )
 def mark(state: Sequence[Tensor]) -> Tensor:
-    """Return fingerprint and norm of each tensor of a state, as one operator."""
-    numbers = fingerprint(tuple(state)), size(tuple(state)).unsqueeze(1)
-    return torch.cat([n.to(_mark_dtype(state)) for n in numbers], dim=1)
+    """Return projections and norm of each block of a state, as one operator."""
+    return mark_of(tuple(state)).to(_mark_dtype(state))
 
 
 @mark.register_fake
 def _(state: Sequence[Tensor]) -> Tensor:
-    return state[0].new_empty(len(state), PROBES + 1, dtype=_mark_dtype(state))
+    rows = sum(blocks_of(t).count for t in state)
+    return state[0].new_empty(rows, PROBES + 1, dtype=_mark_dtype(state))
 
 
 def _mark_dtype(state: Sequence[Tensor]) -> torch.dtype:
@@ -181,7 +183,7 @@ def assert_rebuilt(
         label: The name of the layer in messages.
         rebuilt: The mark of its rebuilt input.
         before: The mark of its input in the forward pass.
-        scales: The size relative to which the error of each tensor is measured.
+        scales: The size relative to which the error of each block is measured.
         limits: The tolerance, and that for a state that grows by more than 1 / eps.
         steep: Whether the state does.
     """

@@ -29,7 +29,13 @@ from invtorch.engine.compiled.checks import (
     mark,
     state_tolerance,
 )
-from invtorch.engine.guard.tolerance import growth_of, scale_of
+from invtorch.engine.guard.blocks import blocks_of
+from invtorch.engine.guard.tolerance import (
+    floors_of,
+    growth_of,
+    owners,
+    whole_norms,
+)
 from invtorch.recording import Context, State
 from invtorch.replay import Tensors
 
@@ -70,7 +76,9 @@ def run(
         needed = tuple(table.tensors[i].requires_grad for i in places)
         names = tuple(part.named), tuple(tensors)
         calls.append(
-            TracedCall(label, step, *names, places, needed, single, i in anchors)
+            TracedCall(
+                label, step, *names, places, needed, single, i == 0 or i in anchors
+            )
         )
     outputs = CompiledPass.apply(calls, guarded, start, *table.tensors)
     return outputs[0] if single else outputs  # type: ignore[no-any-return]
@@ -95,6 +103,7 @@ class CompiledPass(torch.autograd.Function):
         state: Tensors = tuple(tensors[i] for i in start)
         anchors: Tensors = ()
         marks = [mark(list(state))] if guarded else []
+        ctx.counts = [_counts(state)]
         for i, call in enumerate(calls):
             if call.anchor:  # a clone: Dynamo cannot save a view of another tensor
                 anchors += state if i == 0 else tuple(t.clone() for t in state)
@@ -105,8 +114,10 @@ class CompiledPass(torch.autograd.Function):
             check_dtypes(call.label, given, state)
             check_no_gradient(call.label, state)
             marks += [mark(list(state))] if guarded else []
+            ctx.counts.append(_counts(state))
         marks = marks or [mark(list(state))]
-        ctx.save_for_backward(*state, *anchors, torch.stack(marks), *tensors)
+        ctx.rows = [len(rows) for rows in marks]
+        ctx.save_for_backward(*state, *anchors, torch.cat(marks), *tensors)
         return state
 
     @staticmethod
@@ -117,11 +128,12 @@ class CompiledPass(torch.autograd.Function):
         state = _after(grads, ctx.saved_tensors[:arity])
         anchors, tensors = ctx.saved_tensors[arity:kept], ctx.saved_tensors[kept:]
         (table,), tensors = _after(grads, tensors[:1]), tensors[1:]
-        assert_unchanged(mark(list(state)), table[-1])
-        marks = (table,) if ctx.guarded else ()
-        _assert_finite(ctx.calls, marks)
+        marks = table.split(ctx.rows)
+        assert_unchanged(mark(list(state)), marks[-1])
+        guard = Marks.of(marks, ctx.counts) if ctx.guarded else None
+        _assert_finite(ctx.calls, guard)
         sums: list[Any] = [None] * len(tensors)
-        eps, scales = 0.0, table[-1][:, -1]  # the coarsest eps since the last anchor
+        eps = 0.0  # the coarsest eps since the last anchor
         for i, call in reversed(list(enumerate(ctx.calls))):
             read, output = call.read(tensors), state
             if call.anchor:
@@ -139,11 +151,9 @@ class CompiledPass(torch.autograd.Function):
             eps = max(eps, computed_eps(call.step.module, output))
             needed = call.choose(read)
             again, pull = torch.func.vjp(forward, *state, *needed)  # type: ignore[misc]
-            for norms in (table[..., -1] for table in marks):
-                scales = scale_of(norms[i], norms[i + 1], scales)
-            _assert_replay(i, call, marks, state, output, again, eps, scales)
+            _assert_replay(i, call, guard, state, output, again, eps)
             if call.anchor:  # the states below are rebuilt from an exact one
-                eps, scales = 0.0, torch.zeros_like(scales)
+                eps = 0.0
             pulled = pull(grads)
             grads = pulled[:arity]
             _add(sums, call.choose(call.places), pulled[arity:])
@@ -157,22 +167,58 @@ def _add(sums: list[Any], places: Sequence[int], values: Sequence[Any]) -> None:
         sums[i] = value if sums[i] is None else sums[i] + value
 
 
-def _assert_finite(calls: Sequence[TracedCall], marks: Tensors) -> None:
+def _counts(state: Tensors) -> list[int]:
+    return [blocks_of(t).count for t in state]
+
+
+class Marks(NamedTuple):
+    """The marks of all states of a pass.
+
+    Attributes:
+        rows: The mark of each state.
+        counts: The number of blocks of each tensor of each state.
+        sizes: The norms of these tensors, shape `(states, tensors)`.
+        floors: The sizes by which blocks of zeros are judged, in the same shape.
+    """
+
+    rows: Tensors
+    counts: list[list[int]]
+    sizes: Tensor
+    floors: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensors, counts: list[list[int]]) -> Marks:
+        """Return the marks with the sizes that follow from them."""
+        pairs = zip(rows, counts, strict=True)
+        sizes = torch.stack([whole_norms(r[:, -1], count) for r, count in pairs])
+        return cls(rows, counts, sizes, floors_of(sizes))
+
+    def scales(self, index: int) -> Tensor:
+        """Return the size relative to which an error of each block is measured."""
+        norms = self.rows[index][:, -1].double()
+        places = owners(self.counts[index], norms.device)
+        return torch.where(norms > 0, norms, self.floors[index][places])
+
+    def least(self, index: int) -> Tensor:
+        """Return for each tensor of zeros the size that it is judged by, else zero."""
+        return torch.where(self.sizes[index] > 0, 0.0, self.floors[index])
+
+
+def _assert_finite(calls: Sequence[TracedCall], guard: Marks | None) -> None:
     """Assert in the graph that the states were finite, if they were marked."""
-    for table in marks:
-        for call, norms in zip(calls, table[1:, :, -1].unbind(), strict=True):
-            assert_finite(call.label, norms)
+    if guard is not None:
+        for call, sizes in zip(calls, guard.sizes[1:].unbind(), strict=True):
+            assert_finite(call.label, sizes)
 
 
 def _assert_replay(
     index: int,
     call: TracedCall,
-    marks: Tensors,
+    guard: Marks | None,
     state: Tensors,
     output: Tensors,
     again: Tensors,
     eps: float,
-    scales: Tensor,
 ) -> None:
     """Assert in the graph that a replay agrees with the forward pass.
 
@@ -180,18 +226,14 @@ def _assert_replay(
     must be within the tolerance of the layers through which it was rebuilt.
     """
     limit = state_tolerance(output, computed_eps(call.step.module, output))
-    least = torch.zeros_like(scales)
-    for table in marks:
-        least = torch.where(table[index + 1][:, -1] > 0, least, scales)
+    none = output[0].new_zeros(len(output), dtype=torch.float32)
+    least = none if guard is None else guard.least(index + 1)
     assert_repeated(call.label, again, output, least.unbind(), limit)
-    for table in marks:
-        if not call.anchor:
-            now, steep = mark(list(state)), growth_of(table[..., -1]) * eps > 1
-            limits = (
-                state_tolerance(output, eps),
-                state_tolerance(output, eps, math.inf),
-            )
-            assert_rebuilt(call.label, now, table[index], scales, limits, steep)
+    if guard is not None and not call.anchor:
+        now, steep = mark(list(state)), growth_of(guard.sizes) * eps > 1
+        limits = state_tolerance(output, eps), state_tolerance(output, eps, math.inf)
+        scales = guard.scales(index)
+        assert_rebuilt(call.label, now, guard.rows[index], scales, limits, steep)
 
 
 class TracedCall(NamedTuple):

@@ -104,6 +104,7 @@ class Tape:
             check_unbroken(call.label, above, self.states[index].is_of(tensors))
         inputs = (*tensors, *call.grad_inputs)
         after_stored, self.stored = self.stored, False
+        before: Tape | None = None
         if not any(t.requires_grad for t in inputs):
             outputs, kept = call.run(tensors, context), False
         elif memory == "store":
@@ -112,10 +113,12 @@ class Tape:
             self.stored = True
         else:
             outputs = self._node(call, index, tensors, context)
-            kept = memory != "invert" or index in self.anchors
+            before = None if index else _tape_of(tensors)
+            kept = self._keeps(index, memory, before)
         self._append(call, tensors, outputs[: call.output_arity], kept, memory)
-        if not index and memory == "invert":
-            self._continue(tensors)
+        if before is not None and not kept:
+            self.chain = before.chain
+            before.hand_over(self)
         return call.returned(outputs)
 
     @contextmanager
@@ -185,12 +188,20 @@ class Tape:
 
     # --- passes one after another -----------------------------------------------------
 
-    def _continue(self, state: Tensors) -> None:
-        """Take over the last state of the pass that computed the input, if any did."""
-        before = _tape_of(state)
-        if before is not None and before.chain is not None and 0 not in self.states:
-            self.chain = before.chain
-            self.chain.extend(before, self)
+    def _keeps(self, index: int, memory: str, before: Tape | None) -> bool:
+        """Return whether the input of a call is kept.
+
+        The first one is the caller's: to keep it costs nothing as long as it lives. One
+        that another pass computed is rebuilt for that pass, unless it is an anchor.
+        """
+        if memory != "invert" or index in self.anchors:
+            return True
+        return index == 0 and before is None
+
+    def hand_over(self, other: Tape) -> None:
+        """Let the next pass rebuild the last state, unless it becomes an anchor."""
+        if self.chain is not None:
+            self.chain.extend(self, other)
 
     def link(self, other: Tape) -> None:
         """Do not keep the last state any more: the next pass rebuilds it."""

@@ -11,22 +11,26 @@ import functools
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from invtorch._torch import backward_id
 from invtorch.engine.guard.anchors import Anchors
+from invtorch.engine.guard.blocks import Blocks, blocks_of, names_of
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
-from invtorch.engine.guard.fingerprint import mark, projections
+from invtorch.engine.guard.fingerprint import fingerprint, mark, uncounted
 from invtorch.engine.guard.measurement import Measured, appeared, runs, until_first
 from invtorch.engine.guard.tolerance import (
     distance,
+    floors_of,
     growth_of,
+    owners,
     relative_error,
-    scale_of,
     tolerance,
+    whole_norms,
 )
 from invtorch.precision import eps_of
 
@@ -94,14 +98,15 @@ class Guard:
         self.anchors = anchors
         self.labels: list[str] = []
         self.eps: list[float] = []
-        self.marks: list[tuple[Any, Any]] = []
-        self.compared: dict[int, list[tuple[int, int, Any]]] = {}
+        self.parts: list[tuple[Blocks, ...]] = []
+        self.marks: list[Tensor] = []
+        self.compared: dict[int, list[tuple[int, int, Tensor]]] = {}
         self.dtype = torch.float32
 
     def begin(self, state: Tensors) -> None:
         """Take the mark of the input of a pass."""
         self.dtype = max((t.dtype for t in state), key=eps_of)
-        self.marks.append(mark(state))
+        self._mark(state)
 
     def take(self, label: str, dtypes: Iterable[torch.dtype], output: Tensors) -> None:
         """Take the mark of the output of the next layer of the forward pass.
@@ -113,7 +118,7 @@ class Guard:
         """
         self.labels.append(label)
         self.eps.append(max(map(eps_of, (self.dtype, *dtypes))))
-        self.marks.append(mark(output))
+        self._mark(output)
 
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Take the mark of a state of the backward pass.
@@ -124,7 +129,7 @@ class Guard:
             state: The state.
         """
         task = backward_id()
-        one = layer, index, projections(state)
+        one = layer, index, _kept(fingerprint(state))
         if task in self.compared:
             self.compared[task].append(one)
         else:
@@ -133,13 +138,18 @@ class Guard:
 
     def evaluate(self, task: int) -> None:
         """Evaluate the marks of one backward pass, and raise or warn."""
-        compared = self.compared.pop(task)
-        sizes = _table([norms for _, norms in self.marks])
+        compared, table = self.compared.pop(task), _table(self.marks)
+        counts = [blocks.count for parts in self.parts for blocks in parts]
+        arities = [*map(len, self.parts)]
+        norms = whole_norms(table[:, -1], counts).split(arities)
+        sizes = pad_sequence(list(norms), batch_first=True)  # a missing tensor is 0
         finite = sizes.isfinite().all(1).tolist()
         if not all(finite):
             self._raise_or_warn(self._not_finite(finite.index(False)))
             return
-        measured = self._measure(compared, sizes)
+        rows = zip(floors_of(sizes, len({*arities}) > 1), arities, strict=True)
+        floors = torch.cat([row[:n] for row, n in rows])[owners(counts, sizes.device)]
+        measured = self._measure(compared, table, floors)
         self.anchors.learn(measured, eps_of(self.dtype))
         growth = float(growth_of(sizes))
         breaches = self._breaches(measured, growth)
@@ -148,25 +158,31 @@ class Guard:
         else:
             self._check_growth(torch.linalg.vector_norm(sizes, dim=1).tolist())
 
+    def _mark(self, state: Tensors) -> None:
+        self.parts.append(tuple(map(blocks_of, state)))
+        self.marks.append(_kept(mark(state)))
+
     def _measure(
-        self, compared: list[tuple[int, int, Any]], sizes: Tensor
+        self, compared: list[tuple[int, int, Tensor]], table: Tensor, floors: Tensor
     ) -> list[Measured]:
         layers, indices, rebuilt = zip(*compared, strict=True)
-        expected = _table([self.marks[index][0] for index in indices])
-        distances = distance(_table(rebuilt), expected)
-        first, none = torch.tensor(layers, device="cpu"), torch.zeros_like(sizes[0])
-        scales = scale_of(sizes[first], sizes[first + 1], none)
-        zeros = not bool((scales > 0).all())
+        blocks = [len(mark) for mark in self.marks]
+        scales = torch.where(table[:, -1] > 0, table[:, -1], floors).split(blocks)
+        expected = table[:, :-1].split(blocks)
+        errors = relative_error(
+            distance(_table(rebuilt), torch.cat([expected[i] for i in indices])),
+            torch.cat([scales[i] for i in indices]),
+        ).split([blocks[i] for i in indices])
+        largest, places = pad_sequence(list(errors), batch_first=True).max(1)
         measured: list[Measured] = []
-        for i, (layer, index) in enumerate(zip(layers, indices, strict=True)):
-            one = Measured(layer, index, 0.0, self.eps[layer])
+        for layer, index, error, place in zip(
+            layers, indices, largest.tolist(), places.tolist(), strict=True
+        ):
+            one = Measured(layer, index, error, self.eps[layer], place)
             if measured and one.follows(measured[-1]):
                 one = one._replace(eps=max(one.eps, measured[-1].eps))
-                if zeros:
-                    scales[i] = scale_of(scales[i], scales[i], scales[i - 1])
             measured.append(one)
-        errors = relative_error(distances, scales).amax(1).tolist()
-        return [one._replace(error=e) for one, e in zip(measured, errors, strict=True)]
+        return measured
 
     def _breaches(
         self, measured: list[Measured], growth: float
@@ -207,8 +223,7 @@ class Guard:
         if last.rebuilt:
             allowed = tolerance(eps, last.eps, growth)
         suspect = appeared(breaches[0], last.eps, usual)
-        worst = suspect or last
-        label = self.labels[worst.layer]
+        label = self.labels[(suspect or last).layer]
         if not last.rebuilt:
             what, why = f"the output of {label}, evaluated again,", NOT_REPEATED
         else:
@@ -218,19 +233,28 @@ class Guard:
         if self.policy == "adapt" and all(run[-1].rebuilt for run in breaches):
             added = self.anchors.add(len(self.labels), breaches, last.eps, usual)
             remedied, remedy = True, f" From now on {added} are kept as anchors too."
-        off = (
-            f"is off by {worst.error:.1e} of its size "
-            f"({worst.error / eps:.3g} eps of {self.dtype}), where {allowed:.1e} is "
-            f"allowed"
-        )
+        off = self._off(suspect or last, last)
         if allowed < usual:
-            off += f", since the state grows or shrinks by {growth:.1e}"
-        if not math.isfinite(worst.error):
-            off = "is not finite, or differs where there were zeros or integers"
+            why = f"Less is allowed since the state grows or shrinks by {growth:.1e}. {why}"
         return (
-            f"{what} {off}: do not step with the gradients of this backward pass. "
-            f"{why}{remedy}"
+            f"{what} {off}, where {allowed:.1e} is allowed: do not step with the "
+            f"gradients of this backward pass. {why}{remedy}"
         ), remedied
+
+    def _off(self, first: Measured, last: Measured) -> str:
+        """Return by how much a state was off, and where it broke the limit."""
+        where = names_of(self.parts[last.state], last.block)
+        size = f"the size of {where}" if where else "its size"
+        if not math.isfinite(last.error):
+            off = "is not finite, or differs where there were zeros or integers"
+            return off + (f" ({where})" if where else "")
+        off = f"{last.error:.1e} of {size} ({self._in_eps(last)})"
+        if first is last:
+            return f"is off by {off}"
+        return f"is off by {first.error:.1e}, and that of {self.labels[last.layer]} by {off}"
+
+    def _in_eps(self, one: Measured) -> str:
+        return f"{one.error / eps_of(self.dtype):.3g} eps of {self.dtype}"
 
     def _check_growth(self, sizes: list[float]) -> None:
         positive = [size for size in sizes if size > 0]
@@ -246,8 +270,11 @@ class Guard:
             )
 
 
-def _table(rows: Sequence[Any]) -> Tensor:
-    """Stack rows in one tensor on the CPU; waits once for rows on a device."""
-    if isinstance(rows[0], Tensor):
-        return torch.stack(list(rows)).cpu().double()
-    return torch.tensor(rows, dtype=torch.float64, device="cpu")
+def _kept(numbers: Tensor) -> Tensor:
+    """Return numbers of a state, on the CPU in memory that is not counted."""
+    return uncounted(numbers) if numbers.device.type == "cpu" else numbers
+
+
+def _table(rows: Sequence[Tensor]) -> Tensor:
+    """Join rows in one tensor on the CPU; waits once for rows on a device."""
+    return torch.cat(list(rows)).cpu().double()

@@ -20,15 +20,18 @@ class Measured(NamedTuple):
     Attributes:
         layer: The layer that was inverted, or evaluated again.
         state: Which state: its input if it was inverted, its output if evaluated again.
-        error: The distance, relative to the larger of the layer's input and output.
+        error: The distance, relative to the size of the state. It is that of the block
+            of samples and channels where it is the largest.
         eps: The eps of the coarsest dtype in which the state was computed, since the
             state kept exactly above it.
+        block: The index of that block.
     """
 
     layer: int
     state: int
     error: float
     eps: float
+    block: int = 0
 
     @property
     def rebuilt(self) -> bool:

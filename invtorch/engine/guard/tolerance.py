@@ -1,13 +1,14 @@
 """By how much a rebuilt state may differ: one set of rules for both engines.
 
 The eager guard and the graph of a compiled pass both keep the marks of all states: for
-each state and each of its tensors a few projections, and the norm in the last column.
-The functions here are written as tensor operations, which run in both engines.
+each block of a state a few projections, and the norm in the last column. The functions
+here are written as tensor operations, which run in both engines.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -67,20 +68,44 @@ def growth_of(sizes: Tensor) -> Tensor:
     return growth
 
 
-def scale_of(before: Tensor, after: Tensor, above: Tensor) -> Tensor:
-    """Return the size relative to which an error is measured, for each tensor.
-
-    It is the larger of the norms before and after the layer. If both are zero, it is
-    the size of the state above, whose rounding error the rebuilt state has.
+def whole_norms(norms: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the norms of tensors from those of their blocks, in double precision.
 
     Args:
-        before: The norms of the layer's input in the forward pass.
-        after: The norms of its output in the forward pass.
-        above: The sizes used for the state above, if this state was rebuilt from it,
-            otherwise zeros.
+        norms: The norms of the blocks, first those of the first tensor.
+        counts: The number of blocks of each tensor.
     """
-    own = torch.maximum(before, after)
-    return torch.where(own > 0, own, above)
+    squares = norms.double().square()
+    sums = squares.new_zeros(len(counts))
+    return sums.index_add(0, owners(counts, norms.device), squares).sqrt()
+
+
+def owners(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Return for each block the index of its tensor."""
+    places = torch.arange(len(counts), device=device)
+    return places.repeat_interleave(torch.tensor(counts, device=device))
+
+
+def floors_of(sizes: Tensor, ragged: bool = False) -> Tensor:
+    """Return for each tensor of each state the size that a block of zeros is judged by.
+
+    It is the size of the whole tensor. If that is zero too, it is the size in the next
+    state above that is not zero, whose rounding error the rebuilt state has.
+
+    Args:
+        sizes: The norms of the tensors of all states, shape `(states, tensors)`.
+        ragged: Whether the states have different numbers of tensors. Then a tensor may
+            be part of another one in the next state: where all above are zero, the
+            size of whole states counts.
+    """
+    if ragged:
+        whole = torch.linalg.vector_norm(sizes, dim=1, keepdim=True)
+        floors = floors_of(sizes)
+        return torch.where(floors > 0, floors, floors_of(whole))
+    last = len(sizes) - 1
+    places = torch.arange(last + 1, device=sizes.device).unsqueeze(1)
+    positive = torch.where(sizes > 0, places, last)
+    return sizes.gather(0, positive.flip(0).cummin(0).values.flip(0))
 
 
 def distance(projections: Tensor, others: Tensor) -> Tensor:
