@@ -1,68 +1,64 @@
 """Passes one after another, each with the output of the one before as its input.
 
-In `b(a(x))`, as in an `nn.Sequential` of containers, each pass would keep its output,
-and memory would grow with the number of containers. Since `b` rebuilds its input, the
-tape of `a` need not keep it. A limited number of these states is kept all the same, as
-anchors: the chain keeps every state at first, then every second, every fourth and so
-on, so that there are never more than the limit.
+In `b(a(x))`, as in an `nn.Sequential` of containers, each pass would keep its input,
+and memory would grow with the number of containers. Since `b` can rebuild its input, it
+need not keep it, and the tape of `a` asks that of `b` for its last state. A limited
+number of these states is kept all the same, as anchors: every one at first, then every
+second, every fourth and so on, so that there are never more than the limit.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
 
 class TapeLike(Protocol):
     """What a chain needs of a tape."""
 
-    def link(self, other: Any) -> None:
-        """Do not keep the last state any more: the other tape rebuilds it."""
+    def forget_input(self) -> None:
+        """Do not keep the input any more."""
 
 
-class Boundary(NamedTuple):
-    """The state between two passes: its number in the chain, and the two tapes."""
+class Kept(NamedTuple):
+    """A pass whose input is kept, and its number in the chain."""
 
     number: int
-    before: ReferenceType[TapeLike]
-    after: ReferenceType[TapeLike]
-
-    def link(self) -> None:
-        """Let the later tape rebuild the state, unless one of them was freed."""
-        before, after = self.before(), self.after()
-        if before is not None and after is not None:
-            before.link(after)
+    tape: ReferenceType[TapeLike]
 
 
 class Chain:
-    """The states between consecutive passes that are kept exactly.
+    """Passes one after another, and which of their inputs are kept.
 
     It holds weak references: a tape lives as long as its nodes.
 
     Args:
-        limit: How many are kept at most.
+        limit: How many are kept at most, besides the input of the first pass.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.count = 0
         self.stride = 1
-        self.kept: list[Boundary] = []
+        self.kept: list[Kept] = []
 
-    def extend(self, before: TapeLike, after: TapeLike) -> None:
-        """Add the state between two passes, and link those that are not kept."""
+    def extend(self, tape: TapeLike) -> bool:
+        """Add a pass, and return whether its input is kept."""
         self.count += 1
-        self.kept.append(Boundary(self.count, ref(before), ref(after)))
-        self._link_others()
-        while len(self.kept) > self.limit:
-            self.stride *= 2
-            self._link_others()
+        if not self.limit or self.count % self.stride:
+            return False
+        self.kept.append(Kept(self.count, ref(tape)))
+        if len(self.kept) > self.limit:
+            self._keep_fewer()
+        return bool(self.kept) and self.kept[-1].number == self.count
 
-    def _link_others(self) -> None:
-        """Keep the states whose number is a multiple of the stride, link the others."""
+    def _keep_fewer(self) -> None:
+        """Double the distance between the inputs that are kept."""
+        self.stride *= 2
         candidates, self.kept = self.kept, []
-        for boundary in candidates:
-            if self.limit and boundary.number % self.stride == 0:
-                self.kept.append(boundary)
-            else:
-                boundary.link()
+        for kept in candidates:
+            tape = kept.tape()
+            if kept.number % self.stride == 0:
+                self.kept.append(kept)
+            elif tape is not None:
+                tape.forget_input()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 import torch
 from torch import Tensor
@@ -76,6 +76,7 @@ class Tape:
         self.order: list[int] = []  # the keys of `states`, sorted
         self.rebuilt: int | None = None  # the one rebuilt state that is held
         self.chain: Chain | None = None  # the passes of which this is one
+        self.next: ReferenceType[Tape] | None = None  # the one after this
         self.linked = False  # whether the tape of the pass before needs state 0
         self.stored = False  # whether the last call was left to autograd
         self.ended = False  # whether the forward pass has ended
@@ -101,10 +102,11 @@ class Tape:
         call = _recorded_call(index, module, direction, state, context, memory)
         if index:
             above = self.calls[-1].label
-            check_unbroken(call.label, above, self.states[index].is_of(tensors))
+            output = self.states[index]
+            assert isinstance(output, Snapshot)
+            check_unbroken(call.label, above, output.is_of(tensors))
         inputs = (*tensors, *call.grad_inputs)
         after_stored, self.stored = self.stored, False
-        before: Tape | None = None
         if not any(t.requires_grad for t in inputs):
             outputs, kept = call.run(tensors, context), False
         elif memory == "store":
@@ -113,12 +115,10 @@ class Tape:
             self.stored = True
         else:
             outputs = self._node(call, index, tensors, context)
-            before = None if index else _tape_of(tensors)
-            kept = self._keeps(index, memory, before)
+            kept = memory != "invert" or index in self.anchors
+            if not index:
+                kept = self._begin(tensors) or kept
         self._append(call, tensors, outputs[: call.output_arity], kept, memory)
-        if before is not None and not kept:
-            self.chain = before.chain
-            before.hand_over(self)
         return call.returned(outputs)
 
     @contextmanager
@@ -188,27 +188,36 @@ class Tape:
 
     # --- passes one after another -----------------------------------------------------
 
-    def _keeps(self, index: int, memory: str, before: Tape | None) -> bool:
-        """Return whether the input of a call is kept.
+    def _begin(self, state: Tensors) -> bool:
+        """Continue the pass that computed the input, if any; return if it is kept.
 
-        The first one is the caller's: to keep it costs nothing as long as it lives. One
-        that another pass computed is rebuilt for that pass, unless it is an anchor.
+        An input of the caller is kept: that costs nothing as long as it lives.
         """
-        if memory != "invert" or index in self.anchors:
+        before = _tape_of(state)
+        if before is None or before.chain is None:
             return True
-        return index == 0 and before is None
-
-    def hand_over(self, other: Tape) -> None:
-        """Let the next pass rebuild the last state, unless it becomes an anchor."""
-        if self.chain is not None:
-            self.chain.extend(self, other)
+        self.chain = before.chain
+        before.link(self)
+        return self.chain.extend(self)
 
     def link(self, other: Tape) -> None:
-        """Do not keep the last state any more: the next pass rebuilds it."""
-        last = len(self.calls)
+        """Let the next pass rebuild the last state, in place of keeping it."""
         with self.lock:
+            self.next = self.next or ref(other)
+            last = len(self.calls)
             if isinstance(self.states.get(last), Snapshot):
                 self.states[last] = Linked(Link(other))
+
+    def forget_input(self) -> None:
+        """Do not keep the input any more: it can be rebuilt from the next pass."""
+        after = None if self.next is None else self.next()
+        last = len(self.calls)
+        with self.lock:
+            if last not in self.states and after is not None:
+                self.states[last] = Linked(Link(after))
+                insort(self.order, last)
+            if last in self.states and 0 in self.states:
+                self._drop(0)
 
     # --- the backward pass ------------------------------------------------------------
 
@@ -417,11 +426,6 @@ class Linked(NamedTuple):
         """Return `True`: the next tape checks what it rebuilds the state from."""
         return True
 
-    def is_of(self, state: Tensors) -> bool:
-        """Return `False`: no layer of this pass receives the state."""
-        del state
-        return False
-
 
 def _tape_of(state: Tensors) -> Tape | None:
     """Return the tape whose last state this is, unmodified, or `None`."""
@@ -430,9 +434,10 @@ def _tape_of(state: Tensors) -> Tape | None:
     handle = find() if isinstance(find, partial) else None
     if not isinstance(handle, Handle):
         return None
-    tape = handle.tape
-    last = tape.states.get(len(tape.calls))
-    is_last = tape.ended and last is not None and last.is_of(state)
+    tape, last = handle.tape, len(handle.tape.calls)
+    kept = tape.states.get(last)
+    modified = isinstance(kept, Snapshot) and not kept.is_of(state)
+    is_last = tape.ended and handle.index == last - 1 and not modified
     return tape if is_last else None
 
 
