@@ -77,7 +77,9 @@ def run(
         needed = tuple(table.tensors[i].requires_grad for i in places)
         names = tuple(named)
         calls.append(
-            TracedCall(label, step, names, places, needed, single, i == 0 or i in anchors)
+            TracedCall(
+                label, step, names, places, needed, single, i == 0 or i in anchors
+            )
         )
     outputs = CompiledPass.apply(calls, guarded, start, *table.tensors)
     return outputs[0] if single else outputs  # type: ignore[no-any-return]
@@ -168,7 +170,7 @@ def _add(sums: list[Any], places: Sequence[int], values: Sequence[Any]) -> None:
 
 
 def _counts(state: Tensors) -> list[int]:
-    return [blocks_of(t).count for t in state]
+    return [blocks_of(t).number for t in state]
 
 
 class Marks(NamedTuple):
