@@ -54,7 +54,7 @@ class Blocks(NamedTuple):
         lacking = -self.batch % self.samples, -self.channels % self.group
         if any(lacking):
             x = F.pad(x, (0, 0, 0, lacking[1], 0, lacking[0]))
-        return x.view(-1, self.samples, self.groups, self.group * x.shape[2])
+        return x.reshape(-1, self.samples, self.groups, self.group * x.shape[2])
 
     def name(self, index: int) -> str:
         """Return which samples and channels are in a block."""

@@ -28,6 +28,7 @@ def mark(state: tuple[Tensor, ...]) -> Tensor:
     Returns:
         Shape `(blocks, PROBES + 1)`, first the blocks of the first tensor.
     """
+    state = tuple(t.contiguous() for t in state)  # at most one copy for both
     return torch.cat([fingerprint(state), size(state).unsqueeze(1)], dim=1)
 
 
