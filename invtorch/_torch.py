@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch._C import _len_torch_function_stack
 from torch._C._autograd import DeviceType
+from torch._subclasses import FakeTensor
 from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import GradientEdge
 from torch.autograd.profiler import profile
@@ -33,7 +34,10 @@ from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.nn.utils.parametrizations import _WeightNorm as WeightNorm
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._python_dispatch import (
+    _get_current_dispatch_mode,
+    is_traceable_wrapper_subclass,
+)
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "normalized_weight",
     "parameters_of",
     "parametrization_cache",
+    "plain_tensors",
     "queue_callback",
     "recorded_allocations",
     "run_backward",
@@ -144,6 +149,42 @@ def backward_keeps_graph() -> bool:
     """
     keeps: bool = torch._C._autograd._get_current_graph_task_keep_graph()
     return keeps
+
+
+# --- subclasses of tensors ------------------------------------------------------------
+
+
+def plain_tensors(tensor: Tensor) -> Tensors | None:
+    """Return the plain tensors that hold the values of a tensor of a subclass.
+
+    A subclass may intercept functions (`__torch_function__`): then its memory is that
+    of a plain tensor. Or it wraps other tensors (`__torch_dispatch__`), and says which
+    (`__tensor_flatten__`). Without: the guard refuses all subclasses.
+
+    Returns:
+        The tensors, or `None` if there are no values: fake tensors and those on the
+        meta device.
+
+    Raises:
+        TypeError: If the tensors inside of a wrapper are not known.
+    """
+    if isinstance(tensor, FakeTensor) or tensor.device.type == "meta":
+        return None
+    kind = type(tensor)
+    if kind in (Tensor, nn.Parameter):
+        return (tensor,)
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        inner = [plain_tensors(getattr(tensor, name)) for name in names]
+        known = [tensors for tensors in inner if tensors is not None]
+        return sum(known, ()) if len(known) == len(inner) else None
+    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise TypeError(
+            f"a state is a {kind.__name__}, whose values cannot be compared: define "
+            f"its __tensor_flatten__, or set memory='store' or 'checkpoint'"
+        )
+    with torch._C.DisableTorchFunctionSubclass():
+        return (tensor.as_subclass(Tensor),)
 
 
 # --- modes of PyTorch -----------------------------------------------------------------

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from invtorch import _torch
 from invtorch.composite import Pass, PassWithLogDet
@@ -197,8 +197,7 @@ def _cast_back(output: Any, given: tuple[Tensor, ...]) -> Any:
 
 def _has_values(state: Any) -> bool:
     """Return whether a state has values to compare; fake and meta tensors have none."""
-    plain = (Tensor, nn.Parameter)
-    return all(type(t) in plain and t.device.type != "meta" for t in _tensors(state))
+    return all(_torch.plain_tensors(t) is not None for t in _tensors(state))
 
 
 def _tensors(state: Any) -> tuple[Any, ...]:

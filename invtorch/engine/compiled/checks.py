@@ -108,7 +108,7 @@ def mark(state: Sequence[Tensor]) -> Tensor:
 
 @mark.register_fake
 def _(state: Sequence[Tensor]) -> Tensor:
-    rows = sum(blocks_of(t).count for t in state)
+    rows = sum(blocks_of(t).number for t in state)
     return state[0].new_empty(rows, PROBES + 1, dtype=_mark_dtype(state))
 
 

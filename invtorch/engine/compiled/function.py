@@ -168,7 +168,7 @@ def _add(sums: list[Any], places: Sequence[int], values: Sequence[Any]) -> None:
 
 
 def _counts(state: Tensors) -> list[int]:
-    return [blocks_of(t).count for t in state]
+    return [blocks_of(t).number for t in state]
 
 
 class Marks(NamedTuple):

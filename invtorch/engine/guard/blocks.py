@@ -39,7 +39,7 @@ class Blocks(NamedTuple):
         return math.ceil(self.channels / self.group)
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """The number of blocks."""
         return math.ceil(self.batch / self.samples) * self.groups
 
@@ -54,7 +54,7 @@ class Blocks(NamedTuple):
         lacking = -self.batch % self.samples, -self.channels % self.group
         if any(lacking):
             x = F.pad(x, (0, 0, 0, lacking[1], 0, lacking[0]))
-        return x.view(-1, self.samples, self.groups, self.group * x.shape[2])
+        return x.reshape(-1, self.samples, self.groups, self.group * x.shape[2])
 
     def name(self, index: int) -> str:
         """Return which samples and channels are in a block."""
@@ -95,8 +95,8 @@ def _range(what: str, first: int, size: int, length: int) -> str:
 def names_of(parts: Sequence[Blocks], index: int) -> str:
     """Return the name of one of the blocks of all tensors of a state, or nothing."""
     for i, blocks in enumerate(parts):
-        if index < blocks.count:
+        if index < blocks.number:
             which = f"tensor {i}" if len(parts) > 1 else ""
             return ", ".join(filter(None, (which, blocks.name(index))))
-        index -= blocks.count
+        index -= blocks.number
     return ""

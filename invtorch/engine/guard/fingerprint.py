@@ -28,6 +28,7 @@ def mark(state: tuple[Tensor, ...]) -> Tensor:
     Returns:
         Shape `(blocks, PROBES + 1)`, first the blocks of the first tensor.
     """
+    state = tuple(t.contiguous() for t in state)  # at most one copy for both
     return torch.cat([fingerprint(state), size(state).unsqueeze(1)], dim=1)
 
 
@@ -84,7 +85,7 @@ def _project(tensor: Tensor, blocks: Blocks) -> Tensor:
 
 def _norms(tensor: Tensor, blocks: Blocks) -> Tensor:
     if not is_differentiable(tensor):
-        return tensor.new_zeros(blocks.count, dtype=torch.float64)
+        return tensor.new_zeros(blocks.number, dtype=torch.float64)
     real = _real(tensor)
     if not real.numel():
         return real.new_zeros(1, dtype=_exact(real))
@@ -148,18 +149,17 @@ def _weights(
 
     Returns:
         Weights of shape `(kinds, width, PROBES)`, and of shape `(rows * PROBES,
-        PROBES)`: an orthogonal matrix for each row.
+        PROBES)`: an orthogonal matrix for each row, if there are several.
     """
     generator = torch.Generator("cpu").manual_seed(width)
-    options: dict[str, Any] = {"device": "cpu", "dtype": torch.float64}
-    options["generator"] = generator
-    uniform = torch.rand(kinds, width, PROBES, **options) - 0.5
-    weights = (uniform.sign() * 0.75 + uniform) / math.sqrt(1 + 1 / 48)
+    options: dict[str, Any] = {"device": "cpu", "dtype": dtype, "generator": generator}
+    uniform = torch.rand(kinds, width, PROBES, **options).sub_(0.5)
+    weights = uniform.sign().mul_(0.75).add_(uniform).div_(math.sqrt(1 + 1 / 48))
+    if rows == 1:  # there is nothing to add up
+        return uncounted(weights).to(device), weights.new_empty(0)
     mixing = torch.linalg.qr(torch.randn(rows, PROBES, PROBES, **options)).Q
-    return tuple(
-        uncounted(drawn.to(dtype)).to(device)  # type: ignore[return-value]
-        for drawn in (weights, mixing.reshape(-1, PROBES))
-    )
+    mixing = mixing.reshape(-1, PROBES)
+    return uncounted(weights).to(device), uncounted(mixing).to(device)
 
 
 def uncounted(tensor: Tensor) -> Tensor:

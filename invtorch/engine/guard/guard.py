@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from invtorch._torch import backward_id
+from invtorch._torch import backward_id, plain_tensors
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.blocks import Blocks, blocks_of, names_of
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
@@ -36,6 +36,8 @@ from invtorch.precision import eps_of
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 GUARDS = ("raise", "warn", "adapt", None)
+CPU = torch.device("cpu")
+ROWS = 32  # rows of marks that are compared at once, unless one state has more
 NOT_REPEATED = (
     "The layer draws random numbers of its own, or reads something that changed since "
     "the forward pass: pass it as context, or register it as a buffer."
@@ -105,7 +107,7 @@ class Guard:
 
     def begin(self, state: Tensors) -> None:
         """Take the mark of the input of a pass."""
-        self.dtype = max((t.dtype for t in state), key=eps_of)
+        self.dtype = max((t.dtype for t in _plain(state)), key=eps_of)
         self._mark(state)
 
     def take(self, label: str, dtypes: Iterable[torch.dtype], output: Tensors) -> None:
@@ -129,7 +131,7 @@ class Guard:
             state: The state.
         """
         task = backward_id()
-        one = layer, index, _kept(fingerprint(state))
+        one = layer, index, _kept(fingerprint(_plain(state)))
         if task in self.compared:
             self.compared[task].append(one)
         else:
@@ -138,47 +140,87 @@ class Guard:
 
     def evaluate(self, task: int) -> None:
         """Evaluate the marks of one backward pass, and raise or warn."""
-        compared, table = self.compared.pop(task), _table(self.marks)
-        counts = [blocks.count for parts in self.parts for blocks in parts]
-        arities = [*map(len, self.parts)]
-        norms = whole_norms(table[:, -1], counts).split(arities)
-        sizes = pad_sequence(list(norms), batch_first=True)  # a missing tensor is 0
+        compared, marks = self.compared.pop(task), _on_cpu(self.marks)
+        sizes = self._sizes(marks)
         finite = sizes.isfinite().all(1).tolist()
         if not all(finite):
             self._raise_or_warn(self._not_finite(finite.index(False)))
             return
-        rows = zip(floors_of(sizes, len({*arities}) > 1), arities, strict=True)
-        floors = torch.cat([row[:n] for row, n in rows])[owners(counts, sizes.device)]
-        measured = self._measure(compared, table, floors)
+        measured = self._measure(compared, marks, self._floors(sizes))
         self.anchors.learn(measured, eps_of(self.dtype))
         growth = float(growth_of(sizes))
         breaches = self._breaches(measured, growth)
         if breaches:
             self._raise_or_warn(*self._message(breaches, growth))
         else:
-            self._check_growth(torch.linalg.vector_norm(sizes, dim=1).tolist())
+            self._check_growth(growth)
 
     def _mark(self, state: Tensors) -> None:
-        self.parts.append(tuple(map(blocks_of, state)))
-        self.marks.append(_kept(mark(state)))
+        plain = _plain(state)
+        self.parts.append(tuple(map(blocks_of, plain)))
+        self.marks.append(_kept(mark(plain)))
+
+    def _counts(self, indices: Iterable[int]) -> list[int]:
+        return [blocks.number for i in indices for blocks in self.parts[i]]
+
+    def _few(self, states: Sequence[int]) -> Iterator[range]:
+        """Divide the places of a list of states, so that no division has many rows.
+
+        The memory of a comparison must not grow with the depth.
+        """
+        first = rows = 0
+        for place, state in enumerate(states):
+            rows += len(self.marks[state])
+            if rows > ROWS and place > first:
+                yield range(first, place)
+                first, rows = place, len(self.marks[state])
+        yield range(first, len(states))
+
+    def _sizes(self, marks: Sequence[Tensor]) -> Tensor:
+        """Return the norms of the tensors of all states, shape `(states, tensors)`.
+
+        Where a state has fewer tensors than another one, the norms end with zeros.
+        """
+        sizes = [
+            whole_norms(torch.cat([marks[i][:, -1] for i in some]), self._counts(some))
+            for some in self._few(range(len(marks)))
+        ]
+        return pad_sequence(torch.cat(sizes).split(self._arities), batch_first=True)
+
+    @property
+    def _arities(self) -> list[int]:
+        return [*map(len, self.parts)]
+
+    def _floors(self, sizes: Tensor) -> list[Tensor]:
+        """Return for each state the sizes by which blocks of zeros are judged."""
+        arities = self._arities
+        floors = floors_of(sizes, ragged=len({*arities}) > 1)
+        return [row[:n] for row, n in zip(floors, arities, strict=True)]
 
     def _measure(
-        self, compared: list[tuple[int, int, Tensor]], table: Tensor, floors: Tensor
+        self,
+        compared: list[tuple[int, int, Tensor]],
+        marks: Sequence[Tensor],
+        floors: Sequence[Tensor],
     ) -> list[Measured]:
-        layers, indices, rebuilt = zip(*compared, strict=True)
-        blocks = [len(mark) for mark in self.marks]
-        scales = torch.where(table[:, -1] > 0, table[:, -1], floors).split(blocks)
-        expected = table[:, :-1].split(blocks)
-        errors = relative_error(
-            distance(_table(rebuilt), torch.cat([expected[i] for i in indices])),
-            torch.cat([scales[i] for i in indices]),
-        ).split([blocks[i] for i in indices])
-        largest, places = pad_sequence(list(errors), batch_first=True).max(1)
+        layers, indices, numbers = zip(*compared, strict=True)
+        rebuilt = _on_cpu(numbers)
+        worst: list[tuple[float, int]] = []
+        for some in self._few(indices):
+            chosen = [indices[i] for i in some]
+            before = torch.cat([marks[i] for i in chosen])
+            now = torch.cat([rebuilt[i] for i in some])
+            norms = before[:, -1].double()
+            floor = torch.cat([floors[i] for i in chosen])
+            floor = floor[owners(self._counts(chosen), CPU)]
+            scale = torch.where(norms > 0, norms, floor)
+            errors = relative_error(distance(now, before[:, :-1]).double(), scale)
+            blocks = pad_sequence(errors.split([len(marks[i]) for i in chosen]), True)
+            largest, places = blocks.max(1)
+            worst += zip(largest.tolist(), places.tolist(), strict=True)
         measured: list[Measured] = []
-        for layer, index, error, place in zip(
-            layers, indices, largest.tolist(), places.tolist(), strict=True
-        ):
-            one = Measured(layer, index, error, self.eps[layer], place)
+        for layer, index, (error, block) in zip(layers, indices, worst, strict=True):
+            one = Measured(layer, index, error, self.eps[layer], block)
             if measured and one.follows(measured[-1]):
                 one = one._replace(eps=max(one.eps, measured[-1].eps))
             measured.append(one)
@@ -233,32 +275,34 @@ class Guard:
         if self.policy == "adapt" and all(run[-1].rebuilt for run in breaches):
             added = self.anchors.add(len(self.labels), breaches, last.eps, usual)
             remedied, remedy = True, f" From now on {added} are kept as anchors too."
-        off = self._off(suspect or last, last)
+        limit = f"where {allowed:.1e} is allowed"
         if allowed < usual:
-            why = f"Less is allowed since the state grows or shrinks by {growth:.1e}. {why}"
+            limit += f", since the state grows or shrinks by {growth:.1e}"
+        off = self._off(suspect or last, last, limit)
         return (
-            f"{what} {off}, where {allowed:.1e} is allowed: do not step with the "
-            f"gradients of this backward pass. {why}{remedy}"
+            f"{what} {off}: do not step with the gradients of this backward pass. "
+            f"{why}{remedy}"
         ), remedied
 
-    def _off(self, first: Measured, last: Measured) -> str:
-        """Return by how much a state was off, and where it broke the limit."""
+    def _off(self, first: Measured, last: Measured, limit: str) -> str:
+        """Return by how much a state was off, and by how much where the limit broke."""
         where = names_of(self.parts[last.state], last.block)
-        size = f"the size of {where}" if where else "its size"
         if not math.isfinite(last.error):
-            off = "is not finite, or differs where there were zeros or integers"
-            return off + (f" ({where})" if where else "")
-        off = f"{last.error:.1e} of {size} ({self._in_eps(last)})"
+            place = f" in {where}" if where else ""
+            return (
+                f"is not finite, or differs where there were zeros or integers{place}"
+            )
+        size = f"the size of {where}" if where else "its size"
+        off = f"{last.error:.1e} of {size} ({self._in_eps(last)}), {limit}"
         if first is last:
             return f"is off by {off}"
-        return f"is off by {first.error:.1e}, and that of {self.labels[last.layer]} by {off}"
+        other = self.labels[last.layer]
+        return f"is off by {first.error:.1e}, and that of {other} by {off}"
 
     def _in_eps(self, one: Measured) -> str:
         return f"{one.error / eps_of(self.dtype):.3g} eps of {self.dtype}"
 
-    def _check_growth(self, sizes: list[float]) -> None:
-        positive = [size for size in sizes if size > 0]
-        growth = max(positive, default=1.0) / min(positive, default=1.0)
+    def _check_growth(self, growth: float) -> None:
         limit = max(self.eps) ** -0.5
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
             self.anchors.growth = growth  # warn again if it grows by 10 times more
@@ -270,11 +314,19 @@ class Guard:
             )
 
 
+def _plain(state: Tensors) -> Tensors:
+    """Return the plain tensors of a state, of which subclasses are made."""
+    return tuple(plain for t in state for plain in plain_tensors(t) or ())
+
+
 def _kept(numbers: Tensor) -> Tensor:
     """Return numbers of a state, on the CPU in memory that is not counted."""
     return uncounted(numbers) if numbers.device.type == "cpu" else numbers
 
 
-def _table(rows: Sequence[Tensor]) -> Tensor:
-    """Join rows in one tensor on the CPU; waits once for rows on a device."""
-    return torch.cat(list(rows)).cpu().double()
+def _on_cpu(marks: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return marks on the CPU; waits once for those on a device."""
+    if marks[0].device.type == "cpu":
+        return marks
+    table = torch.cat(list(marks)).cpu()
+    return list(torch.split(table, [len(mark) for mark in marks]))

@@ -82,8 +82,8 @@ def whole_norms(norms: Tensor, counts: Sequence[int]) -> Tensor:
 
 def owners(counts: Sequence[int], device: torch.device) -> Tensor:
     """Return for each block the index of its tensor."""
-    places = torch.arange(len(counts), device=device)
-    return places.repeat_interleave(torch.tensor(counts, device=device))
+    places = [i for i, count in enumerate(counts) for _ in range(count)]
+    return torch.tensor(places, device=device)
 
 
 def floors_of(sizes: Tensor, ragged: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from invtorch import AdditiveCoupling, AffineCoupling, InvertibleSequential
-from invtorch.engine.guard.fingerprint import fingerprint
+from invtorch.engine.guard.fingerprint import PROBES, fingerprint
 from tests.devices import DEVICE
 from tests.networks import CHANNELS, conditioner, images, orthogonal
 from tests.parts import Conditioner
@@ -219,7 +219,7 @@ def test_a_default_device_elsewhere(device) -> None:
     with torch.device(device):
         step(net, x)
         states = (torch.randn(3, 7, 5, device="cpu"),)
-        assert fingerprint(states).numel() == 4
+        assert fingerprint(states).shape == (3 * 7, PROBES)
 
 
 def test_a_second_backward_of_the_same_pass_is_guarded_again() -> None:

@@ -57,7 +57,7 @@ def test_a_pass_that_failed_leaves_no_report_for_the_next(shift) -> None:
     assert_all_equal(found, torch.autograd.grad(net(x.double()).square().sum(), inputs))
 
 
-@pytest.mark.parametrize("end", [0, 1, 2])
+@pytest.mark.parametrize("end", [1, 2])  # what layer 0 receives is not rebuilt
 def test_states_rebuilt_by_a_failed_pass_are_checked_again(end, shift) -> None:
     net, _, inner, loss = network(shift)
     broken_off(net, loss, inner[2], shift)
