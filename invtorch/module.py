@@ -56,6 +56,7 @@ class InvertibleModule(nn.Module):
     """
 
     _memory: str | None = None
+    breaks_graph = False  # set where `torch.compile` runs it outside of its graph
 
     def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -12,6 +12,7 @@ from invtorch import _torch
 from invtorch.composite import Pass, PassWithLogDet
 from invtorch.engine.checks import check_half_precision
 from invtorch.engine.compiled import function
+from invtorch.engine.compiled.checks import refused
 from invtorch.engine.eager.tape import Tape
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.guard import Guard
@@ -118,8 +119,6 @@ def run(strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]) -
         return _run_in(strategy.state_dtype, strategy, chain, state, context)
     if _is_plain():
         return chain(state, context)
-    if torch.compiler.is_compiling():
-        return _run_compiled(strategy, chain, state, context)
     return _run_recorded(strategy, chain, state, context)
 
 
@@ -146,32 +145,57 @@ def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
     return result
 
 
-# Dynamo must not trace the Python code of the tape. Conditioners that are compiled on
-# their own stay compiled.
-_run_recorded = torch.compiler.disable(_record)
-
-
-def _run_compiled(
+def _trace(
     strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]
 ) -> Any:
-    memory = strategy.memory
-    if memory == "store":
+    """Run a pass as a part of the graph that `torch.compile` makes."""
+    if strategy.memory == "store":
         return chain(state, context)
+    reason = _refused(strategy, chain, state, context)
+    if not reason:
+        kept = strategy.anchors.places(strategy.layers)
+        try:
+            guarded = strategy.guard is not None
+            return function.run(kept, guarded, chain.steps, state, context)
+        except Exception as error:
+            reason = str(error)
+    _torch.break_graph(reason)
+    return _run_recorded(strategy, chain, state, context)
+
+
+def _refused(
+    strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]
+) -> str:
+    """Return why a pass cannot be a part of a graph; empty if it can."""
+    memory, guard = strategy.memory, strategy.guard
     if memory != "invert" or isinstance(chain, PassWithLogDet):
         what = f"memory={memory!r}" if memory != "invert" else "a log-determinant"
-        raise RuntimeError(
+        return (
             f"{what} is not supported under torch.compile: call the container outside "
             f"the compiled function, or set memory='store'"
         )
-    kept, guard = strategy.anchors.places(strategy.layers), strategy.guard
-    if guard is None:
-        strategy.check_precision(state, kept)
-    elif guard != "raise":
-        raise RuntimeError(
+    if strategy.anchors.requested == "auto":
+        return (
+            "anchors='auto' is not supported under torch.compile: set a number of "
+            "anchors, or memory='store'"
+        )
+    if guard not in (None, "raise"):
+        return (
             f"guard={guard!r} is not supported under torch.compile: set guard='raise' "
             f"or None, or memory='store'"
         )
-    return function.run(kept, guard is not None, chain.steps, state, context)
+    if guard is None:
+        try:
+            strategy.check_precision(state, strategy.anchors.places(strategy.layers))
+        except RuntimeError as error:
+            return str(error)
+    return refused(chain.steps, _tensors(state), context)
+
+
+# Dynamo traces the second function where the first one is called. If it cannot make a
+# part of its graph of that, it calls the first one. Conditioners that are compiled on
+# their own stay compiled.
+_run_recorded = _torch.traced_as(_trace, _torch.untraced(_record))
 
 
 def _run_in(

@@ -2,83 +2,129 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch.composite import Step, inner_steps
+from invtorch.composite import Composite, Step, elementary, inner_steps
 from invtorch.engine.checks import has_hooks
 from invtorch.engine.guard.fingerprint import PROBES, fingerprint, size
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
+from invtorch.module import MEMORY, Inverse
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
 
+KEEPING = MEMORY[1:]  # the strategies that keep more than the one of a graph
 LONGEST = 254  # characters: CUDA does not accept longer messages of assertions
 
 
 # --- when the pass is traced ----------------------------------------------------------
 
 
-def check_repeatable(label: str, module: nn.Module) -> None:
-    """Refuse a layer that depends on more than its arguments.
+def refused(
+    steps: Sequence[Step], state: Sequence[Tensor], context: Sequence[object]
+) -> str:
+    """Return why steps cannot be a part of a graph; empty if they can."""
+    if _torch.has_global_hooks():
+        return (
+            "hooks of all modules cannot be called under torch.compile: remove them, "
+            "or set memory='store'"
+        )
+    reason = _arguments_refused(state, context) or _composites_refused(steps)
+    for label, step in labeled(steps):
+        reason = reason or _layer_refused(label, step.module)
+    return reason
+
+
+def labeled(steps: Sequence[Step]) -> list[tuple[str, Step]]:
+    """Return the layers of a pass, each with its name in messages."""
+    pairs = enumerate(elementary(steps))
+    return [(f"layer {i} ({type(s.module).__name__})", s) for i, s in pairs]
+
+
+def check_deterministic(label: str, operation: str) -> None:
+    """Refuse a layer that draws random numbers.
+
+    Args:
+        label: The name of the layer in messages.
+        operation: The operation that draws them; empty if there is none.
 
     Raises:
-        RuntimeError: If the module draws random numbers, updates running statistics,
-            has hooks, has no shape yet, or has a `memory` of its own.
+        RuntimeError: If there is one.
     """
-    reason = ""
-    if getattr(module, "memory", None) not in (None, "invert"):
-        reason = f"has memory={module.memory!r}"
-    for part in module.modules():
-        reason = reason or _reason(part)
-    if reason:
+    if operation:
         raise RuntimeError(
-            f"{label} {reason}, which cannot be repeated under torch.compile: compile "
-            f"the conditioners alone, or set memory='store'"
+            _not_repeatable(label, f"draws random numbers ({operation})")
         )
 
 
-def check_composites(steps: Sequence[Step]) -> None:
-    """Refuse hooks of modules whose parts are run in their place.
+def _arguments_refused(state: Sequence[Tensor], context: Sequence[object]) -> str:
+    """Refuse states and contexts that a graph cannot differentiate or hold."""
+    integers = [t.dtype for t in state if not is_differentiable(t)]
+    other = [type(c).__name__ for c in context if not isinstance(c, Tensor)]
+    if not integers and not other:
+        return ""
+    what = f"a state in {integers[0]}" if integers else ""
+    what = what or f"a context that is a {other[0]}"
+    return (
+        f"{what} is not supported under torch.compile: pass floating states and "
+        f"tensors as context, or set memory='store'"
+    )
 
-    Raises:
-        RuntimeError: If a composite or an inverse view has hooks.
-    """
+
+def _composites_refused(steps: Sequence[Step]) -> str:
+    """Refuse modules whose parts are run in their place, if they do more than that."""
     for step in steps:
         inner = inner_steps(step)
         if inner is None:
-            continue  # `check_repeatable` sees the others
-        if has_hooks(step.module):
-            raise RuntimeError(
-                f"{type(step.module).__name__} has hooks, which cannot be called under "
-                f"torch.compile, where its layers are run one by one: put them on the "
-                f"outermost container, or set memory='store'"
+            continue  # `_layer_refused` checks the others
+        reason = _composite_refused(step.module)
+        if reason:
+            return (
+                f"{type(step.module).__name__} {reason}, which has no effect under "
+                f"torch.compile, where its layers are run one by one: change that, or "
+                f"set memory='store'"
             )
-        check_composites(inner)
+        reason = _composites_refused(inner)
+        if reason:
+            return reason
+    return ""
 
 
-def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:
-    """Refuse states and contexts that a graph cannot differentiate or hold.
-
-    Raises:
-        RuntimeError: If a state has integers, or a context is not a tensor.
-    """
-    integers = [t.dtype for t in state if not is_differentiable(t)]
-    other = [type(c).__name__ for c in context if not isinstance(c, Tensor)]
-    if integers or other:
-        what = f"a state in {integers[0]}" if integers else ""
-        what = what or f"a context that is a {other[0]}"
-        raise RuntimeError(
-            f"{what} is not supported under torch.compile: pass floating states and "
-            f"tensors as context, or set memory='store'"
-        )
+def _composite_refused(module: nn.Module) -> str:
+    if has_hooks(module):
+        return "has hooks"
+    if getattr(module, "memory", None) in KEEPING:
+        return f"has memory={module.memory!r}"
+    base = Composite if isinstance(module, Composite) else Inverse
+    for name in ("forward", "inverse"):
+        redefined = getattr(type(module), name) is not getattr(base, name)
+        if redefined or name in vars(module):
+            return f"redefines {name}"
+    return ""
 
 
-def _reason(part: nn.Module) -> str:
+def _layer_refused(label: str, module: nn.Module) -> str:
+    """Refuse a layer that depends on more than its arguments."""
+    reason = ""
+    if getattr(module, "memory", None) in KEEPING:
+        reason = f"has memory={module.memory!r}"
+    for part in module.modules():
+        reason = reason or _part_refused(part)
+    return _not_repeatable(label, reason) if reason else ""
+
+
+def _not_repeatable(label: str, reason: str) -> str:
+    return (
+        f"{label} {reason}, which cannot be repeated under torch.compile: compile "
+        f"the conditioners alone, or set memory='store'"
+    )
+
+
+def _part_refused(part: nn.Module) -> str:
     name = type(part).__name__
-    if isinstance(part, _torch.Dropout) and part.training and part.p > 0:
-        return f"draws random numbers ({name})"
     statistics = isinstance(part, _torch.RunningStatistics) and part.track_running_stats
     if statistics and part.training:
         return f"updates running statistics ({name})"
@@ -126,10 +172,16 @@ def computed_eps(module: nn.Module, state: Sequence[Tensor]) -> float:
 
 
 def state_tolerance(
-    state: Sequence[Tensor], computed: float, growth: float = 1.0
+    state: Sequence[Tensor], computed: float, steep: bool = False
 ) -> float:
-    """Return the tolerance of the guard for a state."""
-    return tolerance(_eps(state), computed, growth)
+    """Return the tolerance of the guard for a state, or for one that grows steeply."""
+    return _tolerance(_eps(state), computed, steep)
+
+
+@_torch.constant_in_graphs
+def _tolerance(state: float, computed: float, steep: bool) -> float:
+    # for dynamic shapes Dynamo makes inputs of global numbers, which it cannot print
+    return tolerance(state, computed, math.inf if steep else 1.0)
 
 
 def _eps(state: Sequence[Tensor]) -> float:
