@@ -490,22 +490,20 @@ def _draws(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 def _run_again(nodes: Sequence[Node], graphs: dict[str, Any]) -> None:
     """Run nodes of a graph again, and in place of a graph its nodes."""
     for node in nodes:
-        if node.op == "get_attr":
-            inner = graphs.get(str(node.target))
-            if isinstance(inner, GraphModule):
-                _run_again([*inner.graph.nodes], graphs)
-        elif "example_value" in node.meta and not _calls_a_graph(node):
+        if isinstance(graphs.get(str(node.target)), GraphModule):
+            _run_again([*graphs[str(node.target)].graph.nodes], graphs)
+        elif node.op.startswith("call_") and not _calls_a_graph(node):
             args, kwargs = map_arg(
                 (node.args, node.kwargs), lambda n: n.meta["example_value"]
             )
-            if node.op == "call_method":
-                getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            elif callable(node.target):
-                node.target(*args, **kwargs)
+            method = node.op == "call_method"
+            function = getattr(args[0], str(node.target)) if method else node.target
+            function(*args[method:], **kwargs)
 
 
 def _calls_a_graph(node: Node) -> bool:
-    return any("example_value" not in n.meta for n in node.all_input_nodes)
+    """Return whether a node calls a graph, or switches a mode as grad mode."""
+    return any("example_value" not in n.meta for n in (node, *node.all_input_nodes))
 
 
 def _translator() -> Any:
