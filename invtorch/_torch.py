@@ -429,43 +429,43 @@ def _note_break() -> bool:
     """Set `breaks_graph` of the module whose method Dynamo compiles, if it has it."""
     module = _translator().output.root_tx.f_locals.get("self")
     if isinstance(module, nn.Module) and hasattr(module, "breaks_graph"):
-        module.breaks_graph = True
+        vars(module)["breaks_graph"] = True
     return True
 
 
 @constant_in_graphs
-def traced_operations() -> int:
-    """Return how many operations the graph that Dynamo traces has so far.
+def traced_operations() -> tuple[int, int]:
+    """Return how many operations Dynamo has traced, and draws of the module `random`.
 
     Without: none, as for `random_operation`.
     """
-    return len(_traced_graph().nodes)
+    return len(_traced_graph().nodes), len(_translator().output.random_calls)
 
 
 @constant_in_graphs
-def random_operation(start: int) -> str:
-    """Return the name of an operation, traced after the first `start`, that is random.
+def random_operation(start: tuple[int, int]) -> str:
+    """Return the name of a random operation traced since `traced_operations`.
 
     Each operation is run again on the fake tensors with which Dynamo traced it, below
     the functions of which PyTorch composes it. Operators that draw random numbers have
     a tag there. Empty if there is none.
     Without: a list of the random functions of PyTorch, and none for their arguments.
     """
-    output = _translator().output
-    if output.random_calls:  # of the module `random`, whose numbers are no constants
-        return str(output.random_calls[0][0].__name__)
+    output, draws = _translator().output, _Draws()
+    for draw, _, _ in output.random_calls[start[1] :]:
+        return str(draw.__name__)
     fake, fresh = output.fake_mode, nullcontext()
     if output.shape_env is not None:
         fresh = output.shape_env.ignore_fresh_unbacked_symbols()
-    with torch.no_grad(), fake, fresh, _Draws() as draws:
-        _run_again([*_traced_graph().nodes][start:], output.nn_modules)
+    with torch.no_grad(), fake, fresh, draws:
+        _run_again([*_traced_graph().nodes][start[0] :], output.nn_modules)
     return draws.name
 
 
 class _Draws(TorchDispatchMode):
     """Notes the name of an operator that draws random numbers."""
 
-    name = ""
+    name: str = ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -496,9 +496,10 @@ def _run_again(nodes: Sequence[Node], graphs: dict[str, Any]) -> None:
             args, kwargs = map_arg(
                 (node.args, node.kwargs), lambda n: n.meta["example_value"]
             )
-            method = node.op == "call_method"
-            function = getattr(args[0], str(node.target)) if method else node.target
-            function(*args[method:], **kwargs)
+            function: Any = node.target
+            if node.op == "call_method":
+                function = getattr(type(args[0]), str(node.target))
+            function(*args, **kwargs)
 
 
 def _calls_a_graph(node: Node) -> bool:

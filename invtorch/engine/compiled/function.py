@@ -94,10 +94,10 @@ class CompiledPass(torch.autograd.Function):
                 anchors += state if i == 0 else tuple(t.clone() for t in state)
             read = [_detached(c) for c in call.read(tensors)]
             given = tuple(map(_detached, state))
-            start = _torch.traced_operations()
+            before = _torch.traced_operations()
             with torch.enable_grad():
                 state = call.evaluate(given, read)
-            check_deterministic(call.label, _torch.random_operation(start))
+            check_deterministic(call.label, _torch.random_operation(before))
             check_arity(call.label, len(given), len(state))
             check_dtypes(call.label, given, state)
             check_no_gradient(call.label, state)
