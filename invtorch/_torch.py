@@ -420,7 +420,8 @@ def break_graph(reason: str) -> None:
     again the functions through which it was raised.
     Without: none.
     """
-    _note_break()
+    if torch.compiler.is_compiling():
+        _note_break()
     torch._dynamo.graph_break(reason)
 
 
@@ -478,8 +479,9 @@ class _Draws(TorchDispatchMode):
 
 def _draws(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Return whether a call of an operator draws random numbers."""
-    names = [argument.name for argument in operator._schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    arguments = operator._schema.arguments
+    given = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    given |= dict(zip([a.name for a in arguments], args, strict=False)) | kwargs
     rates = [given[name] for name in ("p", "dropout_p", "dropout") if name in given]
     training = [given[name] for name in ("train", "training") if name in given]
     tagged = torch.Tag.nondeterministic_seeded in operator.tags

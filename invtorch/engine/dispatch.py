@@ -160,7 +160,7 @@ def _trace(
         except Exception as error:
             reason = str(error)
     _torch.break_graph(reason)
-    return _run_recorded(strategy, chain, state, context)
+    return _run_outside(strategy, chain, state, context)
 
 
 def _refused(
@@ -192,10 +192,11 @@ def _refused(
     return refused(chain.steps, _tensors(state), context)
 
 
-# Dynamo traces the second function where the first one is called. If it cannot make a
-# part of its graph of that, it calls the first one. Conditioners that are compiled on
-# their own stay compiled.
-_run_recorded = _torch.traced_as(_trace, _torch.untraced(_record))
+# Dynamo traces `_trace` where `_run_recorded` is called. If it cannot make a part of its
+# graph of that, it breaks the graph there and calls `_run_outside`, into which it must
+# not look. Conditioners that are compiled on their own stay compiled.
+_run_outside = _torch.untraced(_record)
+_run_recorded = _torch.traced_as(_trace, _run_outside)
 
 
 def _run_in(

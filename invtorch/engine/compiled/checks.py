@@ -83,7 +83,7 @@ def _composites_refused(steps: Sequence[Step]) -> str:
         reason = _composite_refused(step.module)
         if reason:
             return (
-                f"{type(step.module).__name__} {reason}, which has no effect under "
+                f"{type(step.module).__name__} {reason}, which cannot take effect under "
                 f"torch.compile, where its layers are run one by one: change that, or "
                 f"set memory='store'"
             )
