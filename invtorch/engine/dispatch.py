@@ -12,7 +12,6 @@ from invtorch import _torch
 from invtorch.composite import Pass, PassWithLogDet
 from invtorch.engine.checks import check_half_precision
 from invtorch.engine.compiled import function
-from invtorch.engine.compiled.checks import refused
 from invtorch.engine.eager.tape import Tape
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.guard import Guard
@@ -151,50 +150,47 @@ def _trace(
     """Run a pass as a part of the graph that `torch.compile` makes."""
     if strategy.memory == "store":
         return chain(state, context)
-    reason = _refused(strategy, chain, state, context)
-    if not reason:
+    try:
+        _check_compilable(strategy, chain, state)
         kept = strategy.anchors.places(strategy.layers)
-        try:
-            guarded = strategy.guard is not None
-            return function.run(kept, guarded, chain.steps, state, context)
-        except Exception as error:
-            reason = str(error)
+        guarded = strategy.guard is not None
+        return function.run(kept, guarded, chain.steps, state, context)
+    except Exception as error:  # of a check, or of a layer
+        reason = str(error)
     _torch.break_graph(reason)
     return _run_outside(strategy, chain, state, context)
 
 
-def _refused(
-    strategy: Strategy, chain: Pass, state: Any, context: tuple[Any, ...]
-) -> str:
-    """Return why a pass cannot be a part of a graph; empty if it can."""
+def _check_compilable(strategy: Strategy, chain: Pass, state: Any) -> None:
+    """Refuse options that a graph does not support.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
     memory, guard = strategy.memory, strategy.guard
     if memory != "invert" or isinstance(chain, PassWithLogDet):
         what = f"memory={memory!r}" if memory != "invert" else "a log-determinant"
-        return (
+        raise RuntimeError(
             f"{what} is not supported under torch.compile: call the container outside "
             f"the compiled function, or set memory='store'"
         )
     if strategy.anchors.requested == "auto":
-        return (
+        raise RuntimeError(
             "anchors='auto' is not supported under torch.compile: set a number of "
             "anchors, or memory='store'"
         )
-    if guard not in (None, "raise"):
-        return (
+    if guard is None:
+        strategy.check_precision(state, strategy.anchors.places(strategy.layers))
+    elif guard != "raise":
+        raise RuntimeError(
             f"guard={guard!r} is not supported under torch.compile: set guard='raise' "
             f"or None, or memory='store'"
         )
-    if guard is None:
-        try:
-            strategy.check_precision(state, strategy.anchors.places(strategy.layers))
-        except RuntimeError as error:
-            return str(error)
-    return refused(chain.steps, _tensors(state), context)
 
 
-# Dynamo traces `_trace` where `_run_recorded` is called. If it cannot make a part of its
-# graph of that, it breaks the graph there and calls `_run_outside`, into which it must
-# not look. Conditioners that are compiled on their own stay compiled.
+# Dynamo traces `_trace` where `_run_recorded` is called. If it cannot make a part of
+# its graph of that, it breaks the graph there and calls `_run_outside`, into which it
+# must not look. Conditioners that are compiled on their own stay compiled.
 _run_outside = _torch.untraced(_record)
 _run_recorded = _torch.traced_as(_trace, _run_outside)
 

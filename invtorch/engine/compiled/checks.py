@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch.composite import Composite, Step, elementary, inner_steps
+from invtorch.composite import Composite, Step, inner_steps
 from invtorch.engine.checks import has_hooks
 from invtorch.engine.guard.fingerprint import PROBES, fingerprint, size
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
@@ -21,27 +21,6 @@ LONGEST = 254  # characters: CUDA does not accept longer messages of assertions
 
 
 # --- when the pass is traced ----------------------------------------------------------
-
-
-def refused(
-    steps: Sequence[Step], state: Sequence[Tensor], context: Sequence[object]
-) -> str:
-    """Return why steps cannot be a part of a graph; empty if they can."""
-    if _torch.has_global_hooks():
-        return (
-            "hooks of all modules cannot be called under torch.compile: remove them, "
-            "or set memory='store'"
-        )
-    reason = _arguments_refused(state, context) or _composites_refused(steps)
-    for label, step in labeled(steps):
-        reason = reason or _layer_refused(label, step.module)
-    return reason
-
-
-def labeled(steps: Sequence[Step]) -> list[tuple[str, Step]]:
-    """Return the layers of a pass, each with its name in messages."""
-    pairs = enumerate(elementary(steps))
-    return [(f"layer {i} ({type(s.module).__name__})", s) for i, s in pairs]
 
 
 def check_deterministic(label: str, operation: str) -> None:
@@ -60,40 +39,58 @@ def check_deterministic(label: str, operation: str) -> None:
         )
 
 
-def _arguments_refused(state: Sequence[Tensor], context: Sequence[object]) -> str:
-    """Refuse states and contexts that a graph cannot differentiate or hold."""
+def check_arguments(state: Sequence[Tensor], context: Sequence[object]) -> None:
+    """Refuse states and contexts that a graph cannot differentiate or hold.
+
+    Raises:
+        RuntimeError: If a state has integers, or a context is not a tensor.
+    """
     integers = [t.dtype for t in state if not is_differentiable(t)]
     other = [type(c).__name__ for c in context if not isinstance(c, Tensor)]
-    if not integers and not other:
-        return ""
-    what = f"a state in {integers[0]}" if integers else ""
-    what = what or f"a context that is a {other[0]}"
-    return (
-        f"{what} is not supported under torch.compile: pass floating states and "
-        f"tensors as context, or set memory='store'"
-    )
+    if integers or other:
+        what = f"a state in {integers[0]}" if integers else ""
+        what = what or f"a context that is a {other[0]}"
+        raise RuntimeError(
+            f"{what} is not supported under torch.compile: pass floating states and "
+            f"tensors as context, or set memory='store'"
+        )
 
 
-def _composites_refused(steps: Sequence[Step]) -> str:
-    """Refuse modules whose parts are run in their place, if they do more than that."""
+def check_global_hooks() -> None:
+    """Refuse hooks of all modules.
+
+    Raises:
+        RuntimeError: If there are any.
+    """
+    if _torch.has_global_hooks():
+        raise RuntimeError(
+            "hooks of all modules cannot be called under torch.compile: remove them, "
+            "or set memory='store'"
+        )
+
+
+def check_composites(steps: Sequence[Step]) -> None:
+    """Refuse modules whose parts are run in their place, if they do more than that.
+
+    Raises:
+        RuntimeError: If a composite or an inverse view has hooks, keeps more than its
+            container, or redefines a direction.
+    """
     for step in steps:
         inner = inner_steps(step)
         if inner is None:
-            continue  # `_layer_refused` checks the others
-        reason = _composite_refused(step.module)
+            continue  # `check_repeatable` sees the others
+        reason = _more_than_its_parts(step.module)
         if reason:
-            return (
-                f"{type(step.module).__name__} {reason}, which cannot take effect under "
-                f"torch.compile, where its layers are run one by one: change that, or "
-                f"set memory='store'"
+            raise RuntimeError(
+                f"{type(step.module).__name__} {reason}, which cannot take effect "
+                f"under torch.compile, where its layers are run one by one: change "
+                f"that, or set memory='store'"
             )
-        reason = _composites_refused(inner)
-        if reason:
-            return reason
-    return ""
+        check_composites(inner)
 
 
-def _composite_refused(module: nn.Module) -> str:
+def _more_than_its_parts(module: nn.Module) -> str:
     if has_hooks(module):
         return "has hooks"
     if getattr(module, "memory", None) in KEEPING:
@@ -106,14 +103,20 @@ def _composite_refused(module: nn.Module) -> str:
     return ""
 
 
-def _layer_refused(label: str, module: nn.Module) -> str:
-    """Refuse a layer that depends on more than its arguments."""
+def check_repeatable(label: str, module: nn.Module) -> None:
+    """Refuse a layer that depends on more than its arguments.
+
+    Raises:
+        RuntimeError: If the module updates running statistics, has hooks, has no shape
+            yet, or has a `memory` of its own.
+    """
     reason = ""
     if getattr(module, "memory", None) in KEEPING:
         reason = f"has memory={module.memory!r}"
     for part in module.modules():
-        reason = reason or _part_refused(part)
-    return _not_repeatable(label, reason) if reason else ""
+        reason = reason or _reason(part)
+    if reason:
+        raise RuntimeError(_not_repeatable(label, reason))
 
 
 def _not_repeatable(label: str, reason: str) -> str:
@@ -123,7 +126,7 @@ def _not_repeatable(label: str, reason: str) -> str:
     )
 
 
-def _part_refused(part: nn.Module) -> str:
+def _reason(part: nn.Module) -> str:
     name = type(part).__name__
     statistics = isinstance(part, _torch.RunningStatistics) and part.track_running_stats
     if statistics and part.training:

@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch.composite import Step
+from invtorch.composite import Step, elementary
 from invtorch.engine.checks import check_arity, check_dtypes, check_no_gradient
 from invtorch.engine.compiled.checks import (
     assert_finite,
     assert_rebuilt,
     assert_repeated,
     assert_unchanged,
+    check_arguments,
+    check_composites,
     check_deterministic,
+    check_global_hooks,
+    check_repeatable,
     computed_eps,
-    labeled,
     mark,
     state_tolerance,
 )
@@ -52,12 +55,18 @@ def run(
         The final state.
 
     Raises:
-        RuntimeError: If a layer draws random numbers, or returns another kind of state.
+        RuntimeError: If a step, a state or a context is not supported under
+            `torch.compile`.
     """
+    check_global_hooks()
+    check_arguments(_as_tuple(state), context)
+    check_composites(steps)
     table, calls, single = TensorTable(), [], isinstance(state, Tensor)
     start = tuple(table.place(t) for t in _as_tuple(state))
     offered = tuple(table.place(c) for c in context)
-    for i, (label, step) in enumerate(labeled(steps)):
+    for i, step in enumerate(elementary(steps)):
+        label = f"layer {i} ({type(step.module).__name__})"
+        check_repeatable(label, step.module)
         named = _tensors_of(step.module)
         places = tuple(table.place(t) for t in named.values())
         places = (offered if step.context else ()) + places
