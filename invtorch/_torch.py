@@ -11,10 +11,12 @@ if nothing could).
 
 from __future__ import annotations
 
+import functools
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +26,10 @@ from torch._subclasses import FakeTensor
 from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import GradientEdge
 from torch.autograd.profiler import profile
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase as RunningStatistics
 from torch.nn.modules.conv import _ConvNd as Convolution
-from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
@@ -35,6 +38,7 @@ from torch.nn.utils.parametrizations import _WeightNorm as WeightNorm
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import (
+    TorchDispatchMode,
     _get_current_dispatch_mode,
     is_traceable_wrapper_subclass,
 )
@@ -44,7 +48,6 @@ __all__ = [
     "CONVOLVE",
     "HOOKS",
     "Convolution",
-    "Dropout",
     "LazyModule",
     "RunningStatistics",
     "SpectralNorm",
@@ -52,7 +55,9 @@ __all__ = [
     "assert_async",
     "backward_id",
     "backward_keeps_graph",
+    "break_graph",
     "buffers_of",
+    "constant_in_graphs",
     "exchange_tensors",
     "has_global_hooks",
     "has_hooks",
@@ -73,25 +78,30 @@ __all__ = [
     "parametrization_cache",
     "plain_tensors",
     "queue_callback",
+    "random_operation",
     "recorded_allocations",
     "run_backward",
     "set_parametrization_cache",
     "submodules_of",
+    "traced_as",
+    "traced_operations",
     "tree_leaves",
     "tree_map",
+    "untraced",
     "versions",
     "weight_norm_backward",
     "weight_norm_with_norms",
 ]
 
 Tensors: TypeAlias = tuple[Tensor, ...]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # tree_map, tree_leaves: contexts may be lists, dictionaries and tuples of tensors.
 # Without: a recursive function over these three kinds of collections.
 
-# RunningStatistics, Convolution and Dropout: the base classes of PyTorch's batch and
-# instance normalizations, of its convolutions and of its dropouts. SpectralNorm and
-# WeightNorm: the modules that the parametrizations of these names register.
+# RunningStatistics and Convolution: the base classes of PyTorch's batch and instance
+# normalizations, and of its convolutions. SpectralNorm and WeightNorm: the modules that
+# the parametrizations of these names register.
 # Without: a list of the public subclasses; for a parametrization, its parameters.
 
 
@@ -407,6 +417,164 @@ def weight_norm_backward(
     pair: tuple[Tensor, Tensor]
     pair = torch.ops.aten._weight_norm_interface_backward(grad, v, g, norms, 0)
     return pair
+
+
+# --- torch.compile --------------------------------------------------------------------
+
+# The public names import Dynamo, which takes seconds, where a function is decorated.
+
+
+def untraced(function: Function) -> Function:
+    """Return a function that Dynamo does not trace, nor what it calls.
+
+    Without: `torch.compiler.disable(function)`, which imports Dynamo at once.
+    """
+    disabled: Callable[..., Any] | None = None
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        nonlocal disabled
+        if disabled is None:
+            if "torch._dynamo" not in sys.modules:
+                return function(*arguments)  # nothing is traced yet
+            disabled = torch.compiler.disable(function)
+        return disabled(*arguments)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    call._torchdynamo_disable_msg = None  # type: ignore[attr-defined]
+    return cast(Function, call)
+
+
+def traced_as(traced: Callable[..., Any], function: Function) -> Function:
+    """Return `function`, in whose place Dynamo traces another function.
+
+    If Dynamo cannot trace that one, it breaks the graph and calls `function`, and the
+    functions around it can still be compiled. Functions that `torch.compile` returns
+    have the same attribute.
+    Without: `torch.compiler.substitute_in_graph`, which imports Dynamo.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    call._torchdynamo_inline = traced  # type: ignore[attr-defined]
+    return cast(Function, call)
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """Mark a function that Dynamo calls while it traces; the result is a constant.
+
+    Without: `torch.compiler.assume_constant_result`, which imports Dynamo.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def break_graph(reason: str) -> None:
+    """End the graph that Dynamo traces here; with `fullgraph=True` raise `reason`.
+
+    An exception in traced code has the same effect, but Dynamo then never compiles
+    again the functions through which it was raised.
+    Without: none.
+    """
+    if torch.compiler.is_compiling():
+        _note_break()
+    torch._dynamo.graph_break(reason)
+
+
+@constant_in_graphs
+def _note_break() -> bool:
+    """Set `breaks_graph` of the module whose method Dynamo compiles, if it has it."""
+    module = _translator().output.root_tx.f_locals.get("self")
+    if isinstance(module, nn.Module) and hasattr(module, "breaks_graph"):
+        vars(module)["breaks_graph"] = True
+    return True
+
+
+@constant_in_graphs
+def traced_operations() -> tuple[int, int]:
+    """Return how many operations Dynamo has traced, and draws of the module `random`.
+
+    Without: none, as for `random_operation`.
+    """
+    return len(_traced_graph().nodes), len(_translator().output.random_calls)
+
+
+@constant_in_graphs
+def random_operation(start: tuple[int, int]) -> str:
+    """Return the name of a random operation traced since `traced_operations`.
+
+    Each operation is run again on the fake tensors with which Dynamo traced it, below
+    the functions of which PyTorch composes it. Operators that draw random numbers have
+    a tag there. Empty if there is none.
+    Without: a list of the random functions of PyTorch, and none for their arguments.
+    """
+    output, draws = _translator().output, _Draws()
+    for draw, _, _ in output.random_calls[start[1] :]:
+        return str(draw.__name__)
+    fake, fresh = output.fake_mode, nullcontext()
+    if output.shape_env is not None:
+        fresh = output.shape_env.ignore_fresh_unbacked_symbols()
+    with torch.no_grad(), fake, fresh, draws:
+        _run_again([*_traced_graph().nodes][start[0] :], output.nn_modules)
+    return draws.name
+
+
+class _Draws(TorchDispatchMode):
+    """Notes the name of an operator that draws random numbers."""
+
+    name: str = ""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        if not self.name and _draws(func, args, kwargs or {}):
+            self.name = func.overloadpacket.__name__
+        return func(*args, **(kwargs or {}))
+
+
+def _draws(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Return whether a call of an operator draws random numbers."""
+    arguments = operator._schema.arguments
+    given = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    given |= dict(zip([a.name for a in arguments], args, strict=False)) | kwargs
+    rates = [given[name] for name in ("p", "dropout_p", "dropout") if name in given]
+    training = [given[name] for name in ("train", "training") if name in given]
+    tagged = torch.Tag.nondeterministic_seeded in operator.tags
+    drops = any(name in given for name in ("dropout_p", "dropout"))
+    return (tagged or drops) and 0 not in rates and False not in training
+
+
+def _run_again(nodes: Sequence[Node], graphs: dict[str, Any]) -> None:
+    """Run nodes of a graph again, and in place of a graph its nodes."""
+    for node in nodes:
+        if isinstance(graphs.get(str(node.target)), GraphModule):
+            _run_again([*graphs[str(node.target)].graph.nodes], graphs)
+        elif node.op.startswith("call_") and not _calls_a_graph(node):
+            args, kwargs = map_arg(
+                (node.args, node.kwargs), lambda n: n.meta["example_value"]
+            )
+            function: Any = node.target
+            if node.op == "call_method":
+                function = getattr(type(args[0]), str(node.target))
+            function(*args, **kwargs)
+
+
+def _calls_a_graph(node: Node) -> bool:
+    """Return whether a node calls a graph, or switches a mode as grad mode."""
+    return any("example_value" not in n.meta for n in (node, *node.all_input_nodes))
+
+
+def _translator() -> Any:
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    return InstructionTranslator.current_tx()
+
+
+def _traced_graph() -> Any:
+    return _translator().output.current_tracer.graph
 
 
 def assert_async(condition: Tensor, message: str) -> None:

@@ -77,6 +77,7 @@ class InvertibleModule(nn.Module):
     """
 
     _memory: str | None = None
+    breaks_graph = False  # set where `torch.compile` runs it outside of its graph
     initialize: Callable[..., None]  # of layers that set parameters from data
     _waits_for_data = False  # whether `initialize` is still to be called
     _names: frozenset[str] | None = frozenset()  # the keyword context of `forward`

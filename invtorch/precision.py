@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from invtorch._torch import constant_in_graphs
 
 
 def is_differentiable(tensor: Tensor) -> bool:
@@ -66,8 +68,7 @@ def _tf32_allowed() -> tuple[bool, bool]:
 
 # Dynamo cannot trace that a backend's setting is read. It treats the result as a
 # constant, and does not recompile if the setting changes.
-_tf32: Callable[[], tuple[bool, bool]]
-_tf32 = torch.compiler.assume_constant_result(_tf32_allowed)
+_tf32 = constant_in_graphs(_tf32_allowed)
 
 
 def as_kind(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
+from invtorch._torch import untraced
 from invtorch.keywords import check_keywords, keywords_of, taken
 
 State = Tensor | tuple[Tensor, ...]
@@ -147,6 +148,7 @@ def recorded(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of an elementary module, to pass its calls to the recorder."""
 
     def call(self: Any, state: State, *context: Any, **named: Any) -> Any:
+        _own_graph(self)
         if named:
             check_keywords(type(self).__name__, named, self._keywords())
         if self._waits_for_data:
@@ -158,7 +160,17 @@ def recorded(direction: Direction) -> Callable[..., Any]:
     return call
 
 
-def _untraced(
+def _own_graph(module: Any) -> None:
+    """Let Dynamo compile a module apart from those of which it could compile nothing.
+
+    The directions of all modules have one code. Where Dynamo breaks the graph in one of
+    them, it would use the result for other modules, whose passes it could compile.
+    """
+    if torch.compiler.is_compiling():
+        bool(module.breaks_graph), bool(module.training)  # it compares what is read
+
+
+def _record_call(
     module: nn.Module, direction: Direction, state: State, context: Context
 ) -> Any:
     recorder = _running.recorder
@@ -167,13 +179,14 @@ def _untraced(
 
 
 # Dynamo must not trace into the recorder from a layer that is compiled on its own.
-_record = torch.compiler.disable(_untraced)
+_record = untraced(_record_call)
 
 
 def nested(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of a module made of others, so that its `memory` has an effect."""
 
     def call(self: Any, state: State, *context: Any, **named: Any) -> Any:
+        _own_graph(self)
         if not _running.recording or self.memory in (None, "auto"):
             return direction.function(self, state, *context, **named)
         recorder = _running.recorder

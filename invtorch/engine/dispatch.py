@@ -117,8 +117,6 @@ def run(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any:
         return _run_in(strategy.state_dtype, strategy, chain, state, context)
     if _is_plain():
         return chain(state, context)
-    if torch.compiler.is_compiling():
-        return _run_compiled(strategy, chain, state, context)
     return _run_recorded(strategy, chain, state, context)
 
 
@@ -145,30 +143,53 @@ def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
     return result
 
 
-# Dynamo must not trace the Python code of the tape. Conditioners that are compiled on
-# their own stay compiled.
-_run_recorded = torch.compiler.disable(_record)
-
-
-def _run_compiled(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any:
-    memory = strategy.memory
-    if memory == "store":
+def _trace(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any:
+    """Run a pass as a part of the graph that `torch.compile` makes."""
+    if strategy.memory == "store":
         return chain(state, context)
+    try:
+        _check_compilable(strategy, chain, state)
+        kept = strategy.anchors.places(strategy.layers)
+        guarded = strategy.guard is not None
+        return function.run(kept, guarded, chain.steps, state, context)
+    except Exception as error:  # of a check, or of a layer
+        reason = str(error)
+    _torch.break_graph(reason)
+    return _run_outside(strategy, chain, state, context)
+
+
+def _check_compilable(strategy: Strategy, chain: Pass, state: Any) -> None:
+    """Refuse options that a graph does not support.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
+    memory, guard = strategy.memory, strategy.guard
     if memory != "invert" or isinstance(chain, PassWithLogDet):
         what = f"memory={memory!r}" if memory != "invert" else "a log-determinant"
         raise RuntimeError(
             f"{what} is not supported under torch.compile: call the container outside "
             f"the compiled function, or set memory='store'"
         )
-    kept, guard = strategy.anchors.places(strategy.layers), strategy.guard
+    if strategy.anchors.requested == "auto":
+        raise RuntimeError(
+            "anchors='auto' is not supported under torch.compile: set a number of "
+            "anchors, or memory='store'"
+        )
     if guard is None:
-        strategy.check_precision(state, kept)
+        strategy.check_precision(state, strategy.anchors.places(strategy.layers))
     elif guard != "raise":
         raise RuntimeError(
             f"guard={guard!r} is not supported under torch.compile: set guard='raise' "
             f"or None, or memory='store'"
         )
-    return function.run(kept, guard is not None, chain.steps, state, context)
+
+
+# Dynamo traces `_trace` where `_run_recorded` is called. If it cannot make a part of
+# its graph of that, it breaks the graph there and calls `_run_outside`, into which it
+# must not look. Conditioners that are compiled on their own stay compiled.
+_run_outside = _torch.untraced(_record)
+_run_recorded = _torch.traced_as(_trace, _run_outside)
 
 
 def _run_in(

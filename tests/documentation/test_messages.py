@@ -8,7 +8,7 @@ import invtorch
 
 LIMIT = 160  # characters, values left out
 # functions that build a message, or raise one that they are given
-BUILDERS = {"_not_an_input", "_not_finite", "_message"}
+BUILDERS = {"_not_an_input", "_not_finite", "_message", "_not_repeatable"}
 RAISERS = {"_assert", "warn", "add_note"}
 # what may be longer, with the reason
 LONGER = {

@@ -186,7 +186,6 @@ class TestModules:
     def test_classes(self) -> None:
         assert issubclass(nn.Conv3d, _torch.Convolution)
         assert issubclass(nn.ConvTranspose1d, _torch.Convolution)
-        assert issubclass(nn.Dropout2d, _torch.Dropout)
         assert issubclass(nn.BatchNorm1d, _torch.RunningStatistics)
         assert issubclass(nn.InstanceNorm2d, _torch.RunningStatistics)
         assert issubclass(nn.LazyLinear, _torch.LazyModule)
@@ -244,6 +243,79 @@ class TestTensors:
         _torch.assert_async(torch.tensor(True), "fine")
         with pytest.raises(RuntimeError, match="not fine"):
             _torch.assert_async(torch.tensor(False), "not fine")
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+class TestCompilation:
+    """Names of `torch.compile`."""
+
+    def test_another_function_is_traced_in_place_of_one(self) -> None:
+        double = _torch.traced_as(lambda x: 3 * x, lambda x: 2 * x)
+        compiled = torch.compile(lambda x: double(x), backend="eager", fullgraph=True)
+        assert compiled(torch.ones(1)).item() == 3
+        assert double(torch.ones(1)).item() == 2
+
+    def test_a_graph_is_broken_with_a_reason(self) -> None:
+        def stopping(x):
+            _torch.break_graph("this is why")
+            return 3 * x
+
+        double = _torch.traced_as(stopping, lambda x: 2 * x)
+
+        def function(x):
+            return double(x)
+
+        with pytest.raises(RuntimeError, match="this is why"):
+            torch.compile(function, backend="eager", fullgraph=True)(torch.ones(1))
+        assert torch.compile(function, backend="eager")(torch.ones(1)).item() == 2
+
+    def test_what_is_not_traced(self) -> None:
+        seen = []
+
+        @_torch.untraced
+        def function(x):
+            seen.append(torch.compiler.is_compiling())
+            return 2 * x
+
+        compiled = torch.compile(lambda x: function(x) + 1, backend="eager")
+        assert function(torch.ones(1)).item() == 2
+        assert compiled(torch.ones(1)).item() == 3
+        assert seen == [False, False]
+
+    def test_a_constant(self) -> None:
+        values = [1, 2]
+        next_value = _torch.constant_in_graphs(lambda: values.pop(0))
+        compiled = torch.compile(
+            lambda x: x * next_value(), backend="eager", fullgraph=True
+        )
+        assert [compiled(torch.ones(1)).item() for _ in range(2)] == [1, 1]
+
+    @pytest.mark.parametrize(
+        ("function", "name"),
+        [
+            (torch.sin, ""),
+            (torch.rand_like, "rand_like"),
+            (lambda x: torch.dropout(x, 0.5, train=True), "bernoulli_"),
+            (lambda x: torch.dropout(x, 0.5, train=False), ""),
+            (lambda x: torch.dropout(x, 0.0, train=True), ""),
+        ],
+    )
+    def test_random_operations(self, function, name) -> None:
+        found = []
+
+        @_torch.constant_in_graphs
+        def look(before):
+            found.append((before, _torch.random_operation(before)))
+            return 0
+
+        def traced(x):
+            y = torch.rand_like(x)  # before
+            before = _torch.traced_operations()
+            y = function(x) + y
+            return y + look(before)
+
+        torch.compile(traced, backend="eager", fullgraph=True)(torch.ones(2))
+        assert found[-1][1] == name
 
 
 @ON_THE_CPU

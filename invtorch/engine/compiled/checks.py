@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch.composite import Step, inner_steps
+from invtorch.composite import Composite, Step, inner_steps
 from invtorch.engine.checks import has_hooks
 from invtorch.engine.guard.blocks import blocks_of
 from invtorch.engine.guard.fingerprint import PROBES
 from invtorch.engine.guard.fingerprint import mark as mark_of
 from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
+from invtorch.module import MEMORY, Inverse
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
 from invtorch.recording import Context
 
+KEEPING = MEMORY[1:]  # the strategies that keep more than the one of a graph
 LONGEST = 254  # characters: CUDA does not accept longer messages of assertions
 
 
 # --- when the pass is traced ----------------------------------------------------------
 
 
-def check_repeatable(label: str, module: nn.Module) -> None:
-    """Refuse a layer that depends on more than its arguments.
+def check_deterministic(label: str, operation: str) -> None:
+    """Refuse a layer that draws random numbers.
+
+    Args:
+        label: The name of the layer in messages.
+        operation: The operation that draws them; empty if there is none.
 
     Raises:
-        RuntimeError: If the module draws random numbers, updates running statistics,
-            has hooks, has no shape yet, or has a `memory` of its own.
+        RuntimeError: If there is one.
     """
-    reason = ""
-    if getattr(module, "memory", None) not in (None, "invert"):
-        reason = f"has memory={module.memory!r}"
-    for part in module.modules():
-        reason = reason or _reason(part)
-    if reason:
+    if operation:
         raise RuntimeError(
-            f"{label} {reason}, which cannot be repeated under torch.compile: compile "
-            f"the conditioners alone, or set memory='store'"
+            _not_repeatable(label, f"draws random numbers ({operation})")
         )
-
-
-def check_composites(steps: Sequence[Step]) -> None:
-    """Refuse hooks of modules whose parts are run in their place.
-
-    Raises:
-        RuntimeError: If a composite or an inverse view has hooks.
-    """
-    for step in steps:
-        inner = inner_steps(step)
-        if inner is None:
-            continue  # `check_repeatable` sees the others
-        if has_hooks(step.module):
-            raise RuntimeError(
-                f"{type(step.module).__name__} has hooks, which cannot be called under "
-                f"torch.compile, where its layers are run one by one: put them on the "
-                f"outermost container, or set memory='store'"
-            )
-        check_composites(inner)
 
 
 def check_arguments(state: Sequence[Tensor], context: Context) -> None:
@@ -79,10 +60,78 @@ def check_arguments(state: Sequence[Tensor], context: Context) -> None:
         )
 
 
+def check_global_hooks() -> None:
+    """Refuse hooks of all modules.
+
+    Raises:
+        RuntimeError: If there are any.
+    """
+    if _torch.has_global_hooks():
+        raise RuntimeError(
+            "hooks of all modules cannot be called under torch.compile: remove them, "
+            "or set memory='store'"
+        )
+
+
+def check_composites(steps: Sequence[Step]) -> None:
+    """Refuse modules whose parts are run in their place, if they do more than that.
+
+    Raises:
+        RuntimeError: If a composite or an inverse view has hooks, keeps more than its
+            container, or redefines a direction.
+    """
+    for step in steps:
+        inner = inner_steps(step)
+        if inner is None:
+            continue  # `check_repeatable` sees the others
+        reason = _more_than_its_parts(step.module)
+        if reason:
+            raise RuntimeError(
+                f"{type(step.module).__name__} {reason}, which cannot take effect "
+                f"under torch.compile, where its layers are run one by one: change "
+                f"that, or set memory='store'"
+            )
+        check_composites(inner)
+
+
+def _more_than_its_parts(module: nn.Module) -> str:
+    if has_hooks(module):
+        return "has hooks"
+    if getattr(module, "memory", None) in KEEPING:
+        return f"has memory={module.memory!r}"
+    base = Composite if isinstance(module, Composite) else Inverse
+    for name in ("forward", "inverse"):
+        redefined = getattr(type(module), name) is not getattr(base, name)
+        if redefined or name in vars(module):
+            return f"redefines {name}"
+    return ""
+
+
+def check_repeatable(label: str, module: nn.Module) -> None:
+    """Refuse a layer that depends on more than its arguments.
+
+    Raises:
+        RuntimeError: If the module updates running statistics, has hooks, has no shape
+            yet, or has a `memory` of its own.
+    """
+    reason = ""
+    if getattr(module, "memory", None) in KEEPING:
+        reason = f"has memory={module.memory!r}"
+    for part in module.modules():
+        reason = reason or _reason(part)
+    if reason:
+        raise RuntimeError(_not_repeatable(label, reason))
+
+
+def _not_repeatable(label: str, reason: str) -> str:
+    return (
+        f"{label} {reason}, which cannot be repeated under torch.compile: compile "
+        f"the conditioners alone, or set memory='store'"
+    )
+
+
 def _reason(part: nn.Module) -> str:
     name = type(part).__name__
-    if isinstance(part, _torch.Dropout) and part.training and part.p > 0:
-        return f"draws random numbers ({name})"
     statistics = isinstance(part, _torch.RunningStatistics) and part.track_running_stats
     if statistics and part.training:
         return f"updates running statistics ({name})"
@@ -130,10 +179,16 @@ def computed_eps(module: nn.Module, state: Sequence[Tensor]) -> float:
 
 
 def state_tolerance(
-    state: Sequence[Tensor], computed: float, growth: float = 1.0
+    state: Sequence[Tensor], computed: float, steep: bool = False
 ) -> float:
-    """Return the tolerance of the guard for a state."""
-    return tolerance(_eps(state), computed, growth)
+    """Return the tolerance of the guard for a state, or for one that grows steeply."""
+    return _tolerance(_eps(state), computed, steep)
+
+
+@_torch.constant_in_graphs
+def _tolerance(state: float, computed: float, steep: bool) -> float:
+    # for dynamic shapes Dynamo makes inputs of global numbers, which it cannot print
+    return tolerance(state, computed, math.inf if steep else 1.0)
 
 
 def _eps(state: Sequence[Tensor]) -> float:

@@ -7,7 +7,6 @@ state. Its backward pass inverts and differentiates step by step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +23,8 @@ from invtorch.engine.compiled.checks import (
     assert_unchanged,
     check_arguments,
     check_composites,
+    check_deterministic,
+    check_global_hooks,
     check_repeatable,
     computed_eps,
     mark,
@@ -63,10 +64,11 @@ def run(
         RuntimeError: If a step, a state or a context is not supported under
             `torch.compile`.
     """
+    check_global_hooks()
     check_arguments(_as_tuple(state), context)
+    check_composites(steps)
     table, calls, single = TensorTable(), [], isinstance(state, Tensor)
     start = tuple(table.place(t) for t in _as_tuple(state))
-    check_composites(steps)
     for i, step in enumerate(elementary(steps)):
         label = f"layer {i} ({type(step.module).__name__})"
         check_repeatable(label, step.module)
@@ -109,8 +111,10 @@ class CompiledPass(torch.autograd.Function):
                 anchors += state if i == 0 else tuple(t.clone() for t in state)
             read = [_detached(c) for c in call.read(tensors)]
             given = tuple(map(_detached, state))
+            before = _torch.traced_operations()
             with torch.enable_grad():
                 state = call.evaluate(given, read)
+            check_deterministic(call.label, _torch.random_operation(before))
             check_dtypes(call.label, given, state)
             check_no_gradient(call.label, state)
             marks += [mark(list(state))] if guarded else []
@@ -231,7 +235,10 @@ def _assert_replay(
     assert_repeated(call.label, again, output, least.unbind(), limit)
     if guard is not None and not call.anchor:
         now, steep = mark(list(state)), growth_of(guard.sizes) * eps > 1
-        limits = state_tolerance(output, eps), state_tolerance(output, eps, math.inf)
+        limits = (
+            state_tolerance(output, eps),
+            state_tolerance(output, eps, steep=True),
+        )
         scales = guard.scales(index)
         assert_rebuilt(call.label, now, guard.rows[index], scales, limits, steep)
 

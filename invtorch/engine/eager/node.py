@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from invtorch._torch import untraced
 from invtorch.engine.checks import check_transforms
 from invtorch.engine.eager.call import RecordedCall, add_label
 from invtorch.engine.guard.end_of_backward import ReportsDeferred
@@ -61,25 +62,31 @@ class CallNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Rebuild the input, evaluate the call again, and differentiate it."""
-        if torch.is_inference_mode_enabled():  # a replay must record a graph
-            with torch.inference_mode(mode=False), torch.no_grad():
-                return CallNode.backward(ctx, *grads)
-        handle: HandleLike | None = ctx.handle()
-        if handle is None:
-            # the graph was freed: reading saved tensors raises PyTorch's own error
-            return ctx.saved_tensors  # type: ignore[no-any-return]
-        label, create_graph = handle.call.label, torch.is_grad_enabled()
-        check_transforms(label)
-        if create_graph:
-            replay = handle.call.reconnect(ctx.saved_tensors)
-        else:
-            replay = handle.replay()
-        try:
-            with ReportsDeferred():
-                needed = ctx.needs_input_grad[2:]
-                return None, None, *replay.pull_back(grads, needed)
-        except Exception as error:
-            add_label(error, label)
-            if not create_graph:
-                handle.replay_again(replay)
-            raise
+        return _differentiate(ctx, *grads)
+
+
+@untraced
+def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Compute the gradients of a node; compiled autograd must not trace it."""
+    if torch.is_inference_mode_enabled():  # a replay must record a graph
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return _differentiate(ctx, *grads)
+    handle: HandleLike | None = ctx.handle()
+    if handle is None:
+        # the graph was freed: reading saved tensors raises PyTorch's own error
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    label, create_graph = handle.call.label, torch.is_grad_enabled()
+    check_transforms(label)
+    if create_graph:
+        replay = handle.call.reconnect(ctx.saved_tensors)
+    else:
+        replay = handle.replay()
+    try:
+        with ReportsDeferred():
+            needed = ctx.needs_input_grad[2:]
+            return None, None, *replay.pull_back(grads, needed)
+    except Exception as error:
+        add_label(error, label)
+        if not create_graph:
+            handle.replay_again(replay)
+        raise

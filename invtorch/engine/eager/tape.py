@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from invtorch._torch import backward_keeps_graph, versions
+from invtorch._torch import backward_keeps_graph, untraced, versions
 from invtorch.engine.checks import as_tensors, check_state_unmodified, check_unbroken
 from invtorch.engine.eager.call import Call, RecordedCall
 from invtorch.engine.eager.chain import Chain
@@ -391,6 +391,7 @@ class Handle:
         self.tape.release(self.index)
 
 
+@untraced
 def _unpack(saved: tuple[Handle, int]) -> Tensor:
     handle, position = saved
     return handle.tape.rebuild(handle.index)[position]

@@ -1,0 +1,458 @@
+"""One table of situations, which both engines must do right or refuse by name.
+
+Each situation is a container. Its results are those of plain autograd, of the eager
+engine, and of `torch.compile`, in one graph and with graph breaks. In one graph what
+cannot be right is refused with a sentence that names what is wrong. With graph breaks
+the container then runs outside of the graph, and does what the eager engine does.
+"""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException, Unsupported
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from invtorch import (
+    AdditiveCoupling,
+    InvertibleSequential,
+    OrthogonalCoupling,
+    WithoutContext,
+)
+from tests.compilation import COMPILING, compiled
+from tests.integration.hooks.test_module_hooks import CASES, Nested
+from tests.parts import Conditioner, Reverse, Scale
+from tests.stacks import parameters
+from tests.strategies import costly, weighed
+from tests.tolerances import assert_all_equal
+
+pytestmark = [
+    *COMPILING,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning"),
+]
+
+
+# --- what is compared -----------------------------------------------------------------
+
+
+def outcome(net, function, x):
+    """Return output and gradients, or the sentence with which they are refused."""
+    torch.manual_seed(0)
+    net.zero_grad()
+    try:
+        y = function(x)
+        grads = torch.autograd.grad(weighed(y), [x, *parameters(net)])
+    except RuntimeError as error:
+        return str(error)
+    return [y.detach(), *grads]
+
+
+def assert_same(found, expected) -> None:
+    """Compare tensors by value, and sentences word for word."""
+    if isinstance(expected, str) or isinstance(found, str):
+        assert found == expected
+    else:
+        assert_all_equal(found, expected)
+
+
+def assert_right_or_refused(net, refusal: str = "", **options) -> None:
+    """Run a container in all ways, on copies, so that each starts from the same state.
+
+    Args:
+        net: The container.
+        refusal: What its refusal in one graph says; empty if it is not refused.
+        options: Those of `torch.compile`.
+    """
+    torch._dynamo.reset()
+    x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+    eager, broken, whole = (copy.deepcopy(net) for _ in range(3))
+    expected = outcome(eager, eager, x)
+    if not isinstance(expected, str):
+        plain = copy.deepcopy(net)
+        plain.memory = "store"
+        assert_same(expected, outcome(plain, plain, x))
+    if refusal:
+        with pytest.raises(Unsupported, match=refusal):
+            compiled(whole, "eager", **options)(x)
+        function = compiled(broken, "eager", fullgraph=False, **options)
+        assert_same(outcome(broken, function, x), expected)
+    else:
+        found = outcome(whole, compiled(whole, "aot_eager", **options), x)
+        assert_same(found, expected)
+
+
+def chain(*layers, **options):
+    """Return a container whose last layers see what the first ones made."""
+    members = [m for layer in layers for m in (layer, Reverse())]
+    options = {"anchors": 0, **options}
+    return InvertibleSequential(*members, Scale(4), **options).double()
+
+
+def additive() -> AdditiveCoupling:
+    return AdditiveCoupling(Conditioner(2, 2))
+
+
+# --- randomness -----------------------------------------------------------------------
+
+
+class Added(nn.Module):
+    """A conditioner with a small random part, which no comparison of states shows."""
+
+    def __init__(self, part) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        if isinstance(part, nn.Module):
+            self.part = part
+        self.function = part
+
+    def forward(self, x):
+        h = torch.tanh(self.conv(x))
+        return h + 1e-12 * self.function(h)
+
+
+class Attention(nn.Module):
+    """Attention between positions, with dropout of its weights."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.own = own
+        self.attention = nn.MultiheadAttention(2, 1, dropout=0.5, batch_first=True)
+
+    def forward(self, h):
+        s = h.flatten(2).transpose(1, 2)
+        if self.own:
+            s = self.attention(s, s, s, need_weights=False)[0]
+        else:
+            s = F.scaled_dot_product_attention(s, s, s, dropout_p=0.5)
+        return s.transpose(1, 2).reshape(h.shape)
+
+
+class Recurrent(nn.Module):
+    """A recurrent network along positions, with dropout between its layers."""
+
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.net = kind(2, 2, num_layers=2, dropout=0.5, batch_first=True)
+
+    def forward(self, h):
+        s = self.net(h.flatten(2).transpose(1, 2))[0]
+        return s.transpose(1, 2).reshape(h.shape)
+
+
+def checkpointed(h):
+    return checkpoint(lambda t: F.dropout(t.sin()), h, use_reentrant=False)
+
+
+RANDOM = {
+    "Dropout": lambda: nn.Dropout(0.5),
+    "Dropout2d": lambda: nn.Dropout2d(0.5),
+    "AlphaDropout": lambda: nn.AlphaDropout(0.5),
+    "FeatureAlphaDropout": lambda: nn.FeatureAlphaDropout(0.5),
+    "RReLU": nn.RReLU,
+    "MultiheadAttention": lambda: Attention(own=True),
+    "scaled_dot_product_attention": lambda: Attention(own=False),
+    "dropout": lambda: lambda h: F.dropout(h, 0.1),
+    "dropout in place": lambda: lambda h: F.dropout(h * 1, 0.1, inplace=True),
+    "rrelu": lambda: lambda h: F.rrelu(h, training=True),
+    "gumbel_softmax": lambda: lambda h: F.gumbel_softmax(h, dim=1),
+    "rand_like": lambda: torch.rand_like,
+    "randn": lambda: lambda h: torch.randn(h.shape, dtype=h.dtype),
+    "randint": lambda: lambda h: torch.randint(9, h.shape),
+    "randperm": lambda: lambda h: h[:, torch.randperm(2)],
+    "bernoulli": lambda: lambda h: torch.bernoulli(h.sigmoid().detach()),
+    "multinomial": lambda: (
+        lambda h: (
+            torch.multinomial(h.detach().abs().mean((2, 3)), 1)
+            .double()
+            .view(-1, 1, 1, 1)
+        )
+    ),
+    "poisson": lambda: lambda h: torch.poisson(h.detach().abs()),
+    "normal": lambda: lambda h: torch.normal(h.detach(), 1.0),
+    "normal_": lambda: lambda h: torch.empty_like(h).normal_(),
+    "exponential_": lambda: lambda h: torch.empty_like(h).exponential_(),
+    "checkpoint": lambda: checkpointed,
+}
+DRAWS = r"layer 2 \(AdditiveCoupling\) draws random numbers \(\w+\)"
+# Dynamo cannot trace these at all
+UNTRACED = {"LSTM": nn.LSTM, "GRU": nn.GRU}
+
+
+@pytest.mark.parametrize("name", sorted(RANDOM))
+def test_what_draws_random_numbers_is_refused(name) -> None:
+    net = chain(additive(), AdditiveCoupling(Added(RANDOM[name]())))
+    assert_right_or_refused(net, DRAWS)
+
+
+@pytest.mark.parametrize("name", sorted(UNTRACED))
+def test_recurrent_networks_with_dropout_are_not_compiled_wrongly(name) -> None:
+    net = chain(additive(), AdditiveCoupling(Added(Recurrent(UNTRACED[name]))))
+    assert_right_or_refused(net, "RNN|LSTM|GRU|draws random numbers")
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin")
+@pytest.mark.parametrize(
+    "part", [lambda h: h * random.random(), lambda h: h * np.random.rand()]
+)
+def test_random_numbers_of_python_and_numpy_are_refused(part) -> None:
+    """By PyTorch, where it cannot trace them, or as those of PyTorch."""
+    net = chain(AdditiveCoupling(Added(part)))
+    with pytest.raises(TorchDynamoException, match="random"):
+        compiled(net, "eager")(torch.randn(2, 4, 4, 3, dtype=torch.float64))
+
+
+QUIET = {
+    "Dropout": lambda: nn.Dropout(0.5),
+    "RReLU": nn.RReLU,
+    "MultiheadAttention": lambda: Attention(own=True),
+}
+
+
+@pytest.mark.parametrize("name", sorted(QUIET))
+def test_what_draws_none_in_this_mode_is_compiled(name) -> None:
+    net = chain(additive(), AdditiveCoupling(Added(QUIET[name]())))
+    assert_right_or_refused(net.eval())
+
+
+# --- structures -----------------------------------------------------------------------
+
+
+class Doubled(InvertibleSequential):
+    """A container that does more than its members in one direction."""
+
+    def forward(self, x, *context):
+        return super().forward(x, *context) * 2
+
+    def inverse(self, y, *context):
+        return super().inverse(y / 2, *context)
+
+
+class Counted(InvertibleSequential):
+    """A container whose redefined direction changes nothing."""
+
+    def forward(self, x, *context):
+        return super().forward(x + 0, *context) if False else super().forward(x)
+
+
+class Twice(WithoutContext):
+    """A composite of this package with a direction of its own."""
+
+    def inverse(self, y, *context):
+        return super().inverse(y, *context)
+
+
+def replaced():
+    inner = chain(additive())
+    forward = inner.forward
+    inner.forward = lambda x, *context: forward(x, *context)
+    return inner
+
+
+def with_memory(module, memory):
+    module.memory = memory
+    return module
+
+
+def with_hook(module):
+    module.register_forward_hook(lambda _, __, y: 2 * y)
+    return module
+
+
+NESTINGS = {
+    "a container": (lambda: chain(additive()), ""),
+    "WithoutContext": (lambda: WithoutContext(additive()), ""),
+    "an inverse": (lambda: chain(additive()).inv, ""),
+    "an inverse of a layer": (lambda: additive().inv, ""),
+    "a redefined direction": (lambda: Counted(additive(), anchors=0), "Counted rede"),
+    "a redefined scale": (lambda: Doubled(additive(), anchors=0), "Doubled redefines"),
+    "a redefined inverse": (lambda: Twice(additive()), "Twice redefines inverse"),
+    "a replaced method": (replaced, "InvertibleSequential redefines forward"),
+    **{
+        f"memory={memory!r} of {name}": (
+            lambda make=make, memory=memory: with_memory(make(), memory),
+            rf"{kind}\)? has memory='{memory}'",
+        )
+        for memory in ("store", "checkpoint", "offload")
+        for name, kind, make in (
+            ("a container", "InvertibleSequential", lambda: chain(additive())),
+            ("WithoutContext", "WithoutContext", lambda: WithoutContext(additive())),
+            ("an inverse", "Inverse", lambda: additive().inv),
+            ("a layer", "AdditiveCoupling", additive),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(NESTINGS))
+def test_nested_modules(name) -> None:
+    make, refusal = NESTINGS[name]
+    assert_right_or_refused(chain(additive(), make()), refusal)
+
+
+OWNERS = {
+    "the layer": lambda net: net[0],
+    "an inverse": lambda net: net[2],
+    "WithoutContext": lambda net: net[4],
+    "a nested container": lambda net: net[6],
+}
+
+
+@pytest.mark.parametrize("owner", sorted(OWNERS))
+@given(case=st.sampled_from(CASES), data=st.data())
+@costly(8)
+def test_hooks_on_anything_are_refused(owner, case, data) -> None:
+    register, values = case.values
+    if values.get("with_kwargs"):
+        values = {**values, "with_kwargs": False}  # those hooks look for one argument
+    nested = chain(AdditiveCoupling(Nested()))
+    net = chain(additive(), additive().inv, WithoutContext(additive()), nested)
+    module = OWNERS[owner](net)
+    register(module, **values)
+    wrapped = data.draw(st.booleans())
+    net = chain(net) if wrapped else net
+    assert_right_or_refused(net, rf"{type(module).__name__}\)? has hooks")
+
+
+def test_hooks_of_all_modules_are_refused() -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert_right_or_refused(chain(additive()), "hooks of all modules")
+    finally:
+        handle.remove()
+
+
+def test_hooks_of_the_outermost_container_are_called() -> None:
+    assert_right_or_refused(with_hook(chain(additive(), additive())))
+
+
+# --- options --------------------------------------------------------------------------
+
+OPTIONS = {
+    "guard='raise'": ({}, ""),
+    "guard=None": ({"guard": None}, ""),
+    "guard='warn'": ({"guard": "warn"}, "guard='warn' is not supported"),
+    "guard='adapt'": ({"guard": "adapt"}, "guard='adapt' is not supported"),
+    "anchors=1": ({"anchors": 1}, ""),
+    "anchors=[2]": ({"anchors": [2]}, ""),
+    "anchors='auto'": ({"anchors": "auto"}, "anchors='auto' is not supported"),
+    "memory='store'": ({"memory": "store"}, ""),
+    "memory='checkpoint'": ({"memory": "checkpoint"}, "memory='checkpoint' is not"),
+    "memory='offload'": ({"memory": "offload"}, "memory='offload' is not supported"),
+    "memory='auto'": ({"memory": "auto"}, "memory='auto' is not supported"),
+    "state_dtype": ({"state_dtype": torch.float64}, ""),
+}
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_options(name, dynamic) -> None:
+    options, refusal = OPTIONS[name]
+    layers = additive(), OrthogonalCoupling(Conditioner(2, 2), channels=4)
+    assert_right_or_refused(chain(*layers, **options), refusal, dynamic=dynamic)
+
+
+@pytest.mark.parametrize("guard", ["raise", None])
+def test_dynamic_shapes_share_a_graph(guard) -> None:
+    net = chain(additive(), additive(), guard=guard)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    function = torch.compile(net, backend=backend, fullgraph=True, dynamic=True)
+    plain = copy.deepcopy(net)
+    plain.memory = "store"
+    for size in (4, 5, 7):
+        x = torch.randn(2, 4, size, size + 1, dtype=torch.float64, requires_grad=True)
+        assert_same(outcome(net, function, x), outcome(plain, plain, x))
+    assert len(graphs) == 1
+
+
+# --- graph breaks ---------------------------------------------------------------------
+
+
+class Breaks(Conditioner):
+    """A conditioner that Dynamo cannot trace as one graph."""
+
+    def forward(self, x):
+        h = super().forward(x)
+        torch._dynamo.graph_break()
+        return h.sin()
+
+
+class Depends(Conditioner):
+    """A conditioner that reads a value of a tensor."""
+
+    def forward(self, x):
+        h = super().forward(x)
+        return h.sin() if h.sum() > 0 else h.cos()
+
+
+class Inner(nn.Module):
+    """A conditioner that is a container of its own, inside of another network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = chain(additive())
+        self.first, self.last = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.net(self.first(x).tanh()))
+
+
+@pytest.mark.parametrize("conditioner", [lambda: Breaks(2, 2), lambda: Depends(2, 2)])
+def test_graph_breaks_inside_of_a_layer(conditioner) -> None:
+    net = chain(AdditiveCoupling(conditioner()), additive())
+    assert_right_or_refused(net, "graph_break|[Dd]ata-dependent")
+
+
+def test_a_container_inside_of_a_conditioner() -> None:
+    net = chain(AdditiveCoupling(Inner()), additive())
+    x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+    expected = outcome(net, net, x)
+    assert_same(outcome(net, compiled(net, "eager", fullgraph=False), x), expected)
+
+
+# --- one after another ----------------------------------------------------------------
+
+
+def is_in_a_graph(function, x) -> bool:
+    """Return whether a pass was compiled: a tape has nodes of its own."""
+    nodes, seen = [function(x).grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [parent for parent, _ in node.next_functions]
+    return not any("CallNode" in type(node).__name__ for node in seen)
+
+
+REASONS = {
+    "dropout": lambda: AdditiveCoupling(Conditioner(2, 2, dropout=0.5)),
+    "a hook": lambda: with_hook(WithoutContext(additive())),
+    "another strategy": lambda: with_memory(additive(), "store"),
+    "a graph break": lambda: AdditiveCoupling(Breaks(2, 2)),
+    "a wrong shape": lambda: AdditiveCoupling(Conditioner(3, 3)),
+}
+
+
+@pytest.mark.parametrize("second", ["container", "layer", "direction"])
+@pytest.mark.parametrize("reason", sorted(REASONS))
+def test_a_fallback_leaves_other_containers_compiled(reason, second) -> None:
+    x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+    first, other = chain(additive(), REASONS[reason]()), chain(additive(), additive())
+    if reason == "a wrong shape":
+        with pytest.raises(RuntimeError):
+            compiled(first, "eager", fullgraph=False)(x)
+    else:
+        assert not is_in_a_graph(compiled(first, "eager", fullgraph=False), x)
+    functions = {"container": other, "layer": other[0], "direction": other.inverse}
+    assert is_in_a_graph(compiled(functions[second], "eager"), x)
