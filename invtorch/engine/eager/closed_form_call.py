@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +17,21 @@ from invtorch.engine.checks import check_unmodified, has_hooks
 from invtorch.engine.eager.call import labeled
 from invtorch.engine.restore.context import exchange_context
 from invtorch.engine.restore.locks import Locks
+from invtorch.engine.restore.random_numbers import RandomStatesKept
 from invtorch.module import InvertibleModule
-from invtorch.precision import autocast_enabled, no_autocast, tf32_dtypes
-from invtorch.recording import Direction, State
+from invtorch.precision import autocast_enabled, eps_of, no_autocast, tf32_dtypes
+from invtorch.recording import Direction, Recording, State
 from invtorch.replay import FullGraph, Replay, Tensors
 
 SIGNS = {"forward": 1, "inverse": -1}
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda")
 PLAIN = (Tensor, nn.Parameter)
-# names that a module gets from its class or from its registered parameters: if one is
-# set as an attribute of the instance, the module may compute something else
-MEMBERS = {"forward", _torch.CONVOLVE, "weight", "bias"}
+LIMIT = 256.0  # eps by which a closed form may differ from the layer: both round
+
+# For each layer: of which modules and for which dtype its closed form was compared with
+# the layer itself, and whether they agreed.
+_compared: dict[ref[nn.Module], tuple[tuple[object, ...], bool]] = {}
 
 
 class ClosedFormCall:
@@ -172,7 +177,55 @@ def closed_form_call(
     tensors = tensors_of(function)
     if not all(_matches(state, t) for t in tensors):
         return None
-    return ClosedFormCall(index, module, sign, function, tensors)
+    call = ClosedFormCall(index, module, sign, function, tensors)
+    return call if _agrees(call, direction, state, parts) else None
+
+
+def _agrees(
+    call: ClosedFormCall, direction: Direction, state: Tensor, parts: list[nn.Module]
+) -> bool:
+    """Return whether a closed form returns what the layer returns.
+
+    They are compared the first time that a layer has a closed form, and again if a
+    module inside it was replaced. So whatever makes a module compute something else,
+    its closed form is not used.
+    """
+    layer, known = ref(call.module), (state.dtype, state.device, *map(id, parts))
+    before = _compared.get(layer)
+    if before is not None and before[0] == known:
+        return before[1]
+    try:
+        found, own = _both(call, direction, state.detach().clone())
+    except Exception:  # autograd raises it again, in the layer
+        return False
+    eps = max(map(eps_of, {state.dtype} | call.dtypes()))
+    agree = found.shape == own.shape and _close(found, own, state.detach(), eps)
+    if found.isfinite().all() and own.isfinite().all():
+        _compared[ref(call.module, _forget)] = known, agree
+    return agree
+
+
+def _both(
+    call: ClosedFormCall, direction: Direction, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the output of a closed form, and that of the layer."""
+    with torch.no_grad(), RandomStatesKept(x.device), Recording(None):
+        return call.run((x,), ())[0], direction(call.module, x)
+
+
+def _close(found: Tensor, own: Tensor, state: Tensor, eps: float) -> bool:
+    """Return whether two outputs agree up to what rounding explains.
+
+    The error of what a layer adds to its input is measured relative to what it adds.
+    """
+    largest = [float(t.abs().max()) for t in (found - own, own - state, state)]
+    error, added, kept = largest
+    # sqrt(eps): half of the digits, where a precision has few of them
+    return error <= min(LIMIT * eps, math.sqrt(eps)) * added + 4 * eps * kept
+
+
+def _forget(layer: ref[nn.Module], compared: dict[Any, Any] = _compared) -> None:
+    compared.pop(layer, None)
 
 
 def tensors_of(function: Any) -> list[Tensor]:
@@ -218,12 +271,8 @@ def _matches(state: Tensor, tensor: Tensor) -> bool:
 
 
 def _is_changed(part: nn.Module) -> bool:
-    """Return whether hooks, instance attributes or compilation may change a module."""
-    return (
-        has_hooks(part)
-        or not vars(part).keys().isdisjoint(MEMBERS)
-        or _torch.is_compiled(part)
-    )
+    """Return whether hooks or compilation may change what a module computes."""
+    return has_hooks(part) or _torch.is_compiled(part)
 
 
 def _name(module: nn.Module, ids: set[int]) -> str:

@@ -25,10 +25,6 @@ def test_a_layer_in_closed_form_saves_nothing(recorded_calls) -> None:
     y.sum().backward()
 
 
-def unused(net):
-    net[3].conditioner.idle = nn.Linear(2, 2).double()
-
-
 def tied(net):
     net[2].conditioner.gather.bias = net[2].conditioner.look.bias
     net[4].vectors = net[6].vectors
@@ -44,7 +40,7 @@ def all_frozen(net):
     net.requires_grad_(False)
 
 
-@pytest.mark.parametrize("change", [unused, tied, frozen, all_frozen])
+@pytest.mark.parametrize("change", [tied, frozen, all_frozen])
 @pytest.mark.parametrize("memory", ["invert", "checkpoint"])
 def test_parameters_of_all_kinds(anchors, recorded_calls, change, memory) -> None:
     net, x = closed_form_network(anchors), sample(requires_grad=True)
