@@ -30,6 +30,8 @@ def in_its_precision(
     check_batched(conditioner, x)
     parameter = _parameter(conditioner)
     if parameter is None:
+        parameter = _attribute(conditioner)
+    if parameter is None:
         return conditioner(x, *context)
     if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
         x = x.to(parameter.dtype)
@@ -44,6 +46,15 @@ def _parameter(module: nn.Module) -> Tensor | None:
     parts = _torch.submodules_of(module).values()
     inner = (_parameter(part) for part in parts if part is not None)
     return next((p for p in inner if p is not None), None)
+
+
+def _attribute(module: nn.Module) -> Tensor | None:
+    """Return the first such tensor that a replica has in the place of a parameter."""
+    for part in _torch.modules_inside(module):
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and is_differentiable(value):
+                return value
+    return None
 
 
 def split_state(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:

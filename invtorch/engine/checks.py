@@ -7,7 +7,7 @@ of states can show is left to the guard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -315,17 +315,41 @@ def _not_an_input(label: str, shape: str) -> str:
 def foreign_leaf(ends: Iterable[Node], known: Sequence[Tensor]) -> Tensor | None:
     """Return a leaf on which nodes depend other than through `known`, if any."""
     leaves = {id(t) for t in known if t.grad_fn is None}
-    seen: set[Node | None] = {t.grad_fn for t in known}
-    pending = [node for node in ends if node not in seen]
+    for node in _nodes(ends, {t.grad_fn for t in known}):
+        leaf = _leaf_of(node)
+        if leaf is not None and id(leaf) not in leaves:
+            return leaf
+    return None
+
+
+def reached(
+    tensors: Sequence[Tensor], known: Sequence[Tensor], ends: Iterable[Node]
+) -> tuple[Tensor, ...]:
+    """Return the tensors on which nodes depend other than through `known`."""
+    nodes = {t.grad_fn for t in tensors} | {t.grad_fn for t in known}
+    found: set[object] = set()
+    for node in _nodes(ends, nodes - {None}, found):
+        found.add(id(_leaf_of(node)))
+    return tuple(t for t in tensors if (t.grad_fn or id(t)) in found)
+
+
+def _nodes(
+    ends: Iterable[Node], stops: set[Node | None], met: set[object] | None = None
+) -> Iterator[Node]:
+    """Yield the nodes of a graph down to `stops`, which are added to `met` instead."""
+    seen: set[Node] = set()
+    pending = [*ends]
     while pending:
         node = pending.pop()
-        parents = node.next_functions
-        if not parents:  # only the gradient accumulator of a leaf has none
-            leaf: Tensor | None = getattr(node, "variable", None)
-            if leaf is not None and id(leaf) not in leaves:
-                return leaf
-        for parent, _ in parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                pending.append(parent)
-    return None
+        if node in stops:
+            if met is not None:
+                met.add(node)
+        elif node not in seen:
+            seen.add(node)
+            yield node
+            pending += [parent for parent, _ in node.next_functions if parent]
+
+
+def _leaf_of(node: Node) -> Tensor | None:
+    """Return the leaf of a node that accumulates its gradient, which has no parents."""
+    return None if node.next_functions else getattr(node, "variable", None)

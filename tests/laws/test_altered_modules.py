@@ -199,7 +199,7 @@ def networks(draw: st.DrawFn) -> InvertibleSequential:
     """Draw a network of couplings."""
     torch.manual_seed(draw(st.integers(0, 2**31)))
     block = draw(st.sampled_from([chained, gated, opaque]))
-    net = closed_form_network(draw(st.sampled_from([0, 3])), block)
+    net = closed_form_network(draw(st.sampled_from([0, 2])), block)[:5]
     if draw(st.booleans()):
         integers_first(net)
     return net
@@ -220,8 +220,9 @@ def alter(net: nn.Module, drawn: list[Change]) -> None:
             for name in ("weight", "bias", "vectors")
             if isinstance(vars(part)["_parameters"].get(name), nn.Parameter)
         ]
-        torch.manual_seed(place)
-        ALTERATIONS[kind](*places[place % len(places)])
+        if places:
+            torch.manual_seed(place)
+            ALTERATIONS[kind](*places[place % len(places)])
 
 
 def held(net: nn.Module) -> list[torch.Tensor]:
@@ -254,10 +255,21 @@ def run(net, drawn, memory: str) -> list[torch.Tensor | None]:
     return results
 
 
+REFUSED = (
+    "was replaced between forward and backward",  # the class, by a parametrization
+    "a hook or an in-place operation changed it",  # the state, behind a layer
+)
+
+
 @given(networks(), st.tuples(some, some, some, some))
-def test_three_steps_equal_plain_autograd(net, drawn) -> None:
-    expected, found = (run(net, drawn, memory) for memory in ("store", "invert"))
-    assert_all_equal(found, expected)
+def test_three_steps_equal_plain_autograd_or_raise(net, drawn) -> None:
+    expected = run(net, drawn, "store")
+    try:
+        found = run(net, drawn, "invert")
+    except RuntimeError as error:
+        assert any(words in str(error) for words in REFUSED), error
+    else:
+        assert_all_equal(found, expected)
 
 
 def test_a_bias_that_is_a_buffer_is_added(recorded_calls) -> None:

@@ -24,6 +24,7 @@ from invtorch.engine.checks import (
     check_parts,
     check_shapes,
     check_unmodified,
+    reached,
 )
 from invtorch.engine.restore.context import (
     copy_context,
@@ -58,7 +59,8 @@ class RecordedCall(Protocol):
     Attributes:
         label: The name of the layer in error messages: its index and class.
         arity: The number of tensors of the state.
-        grad_inputs: The tensors of context and parameters that need a gradient.
+        grad_inputs: The tensors of context and modules that need a gradient. Attributes
+            and buffers among them are known once the call was run.
     """
 
     label: str
@@ -175,6 +177,7 @@ class Call:
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
         self.environment.after(before)
         self._check(state, outputs)
+        self.grad_inputs += self._computed(state, outputs)
         check_own_tensors(
             self.label,
             self.environment.changed_parameter(),
@@ -222,7 +225,8 @@ class Call:
 
     def dtypes(self) -> set[torch.dtype]:
         """Return the floating dtypes of its parameters, of autocast, and of TF32."""
-        parameters = self.environment.parameters
+        computed = (slot.tensor for slot in self.environment.computed)
+        parameters = [*self.environment.parameters, *computed]
         used = [p.dtype for p in parameters]
         if self.environment.autocast is not None:
             used.append(self.environment.autocast)
@@ -279,6 +283,13 @@ class Call:
         check_closed(self.label, (*graph.leaves, *others, *fixed), graph.ends)
         pull_back = functools.partial(graph.pull_back, others)
         return Replay(graph.state, graph.outputs, pull_back)
+
+    def _computed(self, state: Tensors, outputs: Tensors) -> Tensors:
+        """Return the attributes and buffers on whose graph the outputs depend."""
+        computed = {id(slot.tensor): slot.tensor for slot in self.environment.computed}
+        ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
+        known = (*state, *self.grad_inputs)
+        return reached([*computed.values()], known, ends) if computed else ()
 
     def _as(self, state: Tensors) -> State:
         return state[0] if self.single else self.form(state[: self.arity])

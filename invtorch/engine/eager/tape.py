@@ -90,17 +90,16 @@ class Tape:
         if index:
             above = self.calls[-1].label
             check_unbroken(call.label, above, self.states[index].is_of(tensors))
-        inputs = (*tensors, *call.grad_inputs)
         after_stored, self.stored = self.stored, False
-        if not any(t.requires_grad for t in inputs):
-            outputs, kept = call.run(tensors, context), False
-        elif memory == "store":
+        if memory == "store" and _is_differentiable(tensors, call):
             assert isinstance(call, Call)
             outputs, kept = call.store(state, context), not after_stored
             self.stored = True
         else:
-            outputs = self._node(call, index, tensors, context)
-            kept = memory != "invert" or index in self.anchors
+            outputs, kept = call.run(tensors, context), False
+            if _is_differentiable(tensors, call):
+                outputs = self._node(call, index, tensors, outputs)
+                kept = memory != "invert" or index in self.anchors
         self._append(call, tensors, outputs[: call.arity], kept, memory)
         return call.returned(outputs)
 
@@ -126,15 +125,16 @@ class Tape:
         return max(asked, key=MEMORY.index)
 
     def _node(
-        self, call: RecordedCall, index: int, state: Tensors, context: tuple[Any, ...]
+        self, call: RecordedCall, index: int, state: Tensors, outputs: Tensors
     ) -> Tensors:
-        """Evaluate a call without a graph, and attach its outputs to one node."""
-        outputs = [t.detach() for t in call.run(state, context)]
+        """Detach the outputs of a call from its graph, and attach them to one node."""
         inputs = (*state, *call.grad_inputs)
         # both must live until the node exists: then its saved tensors hold the handle
         handle, held = self._handle(index, call), gradient_accumulators(inputs)
         with handle.saved_instead():
-            attached: Tensors = CallNode.apply(handle.finder(), outputs, *inputs)
+            attached: Tensors = CallNode.apply(
+                handle.finder(), [t.detach() for t in outputs], *inputs
+            )
         del handle, held
         return attached
 
@@ -270,6 +270,11 @@ class Tape:
     def _drop(self, index: int) -> None:
         del self.states[index]
         self.order.remove(index)
+
+
+def _is_differentiable(state: Tensors, call: RecordedCall) -> bool:
+    """Return whether anything that a call reads needs a gradient."""
+    return any(t.requires_grad for t in (*state, *call.grad_inputs))
 
 
 def _recorded_call(

@@ -89,9 +89,13 @@ class Environment:
         """Return a context in which the environment is restored.
 
         Args:
-            stand_ins: What replaces a parameter, found by its `id`.
+            stand_ins: What replaces a tensor of a module, found by its `id`.
         """
         contexts = [*self._changed(stand_ins), AttributesRestored(self.attributes)]
+        places = [(s, stand_ins.get(id(s.tensor))) for s in self.computed]
+        changes = [(s.holder, s.name, t) for s, t in places if t is not None]
+        if changes:  # after the attributes were restored
+            contexts.append(exchanged(changes))
         return contexts[0] if len(contexts) == 1 else _all(contexts)
 
     def _changed(
@@ -117,6 +121,16 @@ class Environment:
     def parameters(self) -> list[Tensor]:
         """The parameters of its modules."""
         return [slot.tensor for slot in self.module_tensors.parameters]
+
+    @property
+    def computed(self) -> list[Slot]:
+        """The other tensors of its modules that need a gradient.
+
+        They are attributes or buffers: weights that a hook of the layer or a replica
+        computes from parameters, for instance.
+        """
+        others = (*self.tensors, *self.module_tensors.buffers)
+        return [slot for slot in others if slot.tensor.requires_grad]
 
     @property
     def buffers(self) -> list[Tensor]:
