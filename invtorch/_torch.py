@@ -12,7 +12,7 @@ if nothing could).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -42,6 +42,8 @@ __all__ = [
     "Dropout",
     "LazyModule",
     "RunningStatistics",
+    "SavedTensorsHooks",
+    "SavedTensorsHooksOff",
     "SpectralNorm",
     "WeightNorm",
     "assert_async",
@@ -49,6 +51,8 @@ __all__ = [
     "backward_keeps_graph",
     "buffers_of",
     "exchange_tensors",
+    "function_modes",
+    "function_modes_set",
     "has_global_hooks",
     "has_hooks",
     "has_tensor_hooks",
@@ -68,6 +72,7 @@ __all__ = [
     "queue_callback",
     "recorded_allocations",
     "run_backward",
+    "saved_tensors_hooks_now",
     "set_parametrization_cache",
     "submodules_of",
     "tree_leaves",
@@ -78,6 +83,7 @@ __all__ = [
 ]
 
 Tensors: TypeAlias = tuple[Tensor, ...]
+SavedTensorsHooks: TypeAlias = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
 # tree_map, tree_leaves: contexts may be lists, dictionaries and tuples of tensors.
 # Without: a recursive function over these three kinds of collections.
@@ -189,10 +195,66 @@ def modes_are_active() -> bool:
     context is not counted: it only sets the device of new tensors.
     Without: `True`; no layer is differentiated by its closed form.
     """
-    stack = map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
     return _get_current_dispatch_mode() is not None or any(
-        type(mode) is not DeviceContext for mode in stack
+        type(mode) is not DeviceContext for mode in function_modes()
     )
+
+
+def function_modes() -> tuple[Any, ...]:
+    """Return the function modes that are active, the one of the default device too.
+
+    A replay activates those of the forward pass: PyTorch leaves them in a backward pass.
+    Without: none.
+    """
+    return tuple(
+        map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
+    )
+
+
+@contextmanager
+def function_modes_set(modes: Sequence[Any]) -> Iterator[None]:
+    """Activate exactly these function modes. Without: none, as for `function_modes`."""
+    present = function_modes()
+    _exchange_modes(modes)
+    try:
+        yield
+    finally:
+        _exchange_modes(present)
+
+
+def _exchange_modes(modes: Sequence[Any]) -> None:
+    for _ in range(_len_torch_function_stack()):
+        torch._C._pop_torch_function_stack()
+    for mode in modes:
+        torch._C._push_on_torch_function_stack(mode)
+
+
+def saved_tensors_hooks_now() -> SavedTensorsHooks | None:
+    """Return the innermost hooks that pack saved tensors and unpack them, if any.
+
+    Without: none; states would not be packed.
+    """
+    hooks: SavedTensorsHooks | None
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
+    return hooks
+
+
+class SavedTensorsHooksOff:
+    """Context manager in which no hooks of saved tensors are called.
+
+    What a call saves is dropped, or used at once. Without: none; hooks would pack it.
+    """
+
+    def __enter__(self) -> None:
+        self.hooks: list[SavedTensorsHooks] = []
+        while (hooks := saved_tensors_hooks_now()) is not None:
+            torch._C._autograd._pop_saved_tensors_default_hooks()  # type: ignore[attr-defined]
+            self.hooks.append(hooks)
+
+    def __exit__(self, *_: object) -> None:
+        while self.hooks:
+            pack, unpack = self.hooks.pop()
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)  # type: ignore[attr-defined]
 
 
 # --- modules --------------------------------------------------------------------------

@@ -173,6 +173,15 @@ class ShiftGraph(NamedTuple):
         return grad_state
 
 
+def start_of(leaf: Tensor) -> Tensor:
+    """Return what a layer is given in the place of a leaf.
+
+    Hooks for all modules, as those of `FlopCounterMode`, may not be on a leaf while its
+    gradient is computed.
+    """
+    return leaf.view_as(leaf) if _torch.has_global_hooks() else leaf
+
+
 def gradients(
     outputs: Sequence[Tensor | GradientEdge | None],
     grads: Sequence[Tensor | None],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import NamedTuple, Self
 
 from torch import nn
@@ -42,13 +42,13 @@ class Members(NamedTuple):
         A buffer or an attribute of an instance may be read in the place of a parameter
         or of a method.
         """
-        parameters = _torch.parameters_of(module).keys()
         parts = _torch.submodules_of(module)
-        submodules = parts.keys()
+        parameters: Set[str] = _torch.parameters_of(module).keys()
+        submodules: Set[str] = parts.keys()
         lists = parts.get("parametrizations")
         if lists is not None:
-            parameters |= _torch.submodules_of(lists).keys()
-            submodules -= {"parametrizations"}
+            parameters = parameters | _torch.submodules_of(lists).keys()
+            submodules = submodules - {"parametrizations"}
         return (
             parameters == self.parameters
             and (self.submodules is None or submodules == self.submodules)

@@ -11,7 +11,7 @@ from invtorch._checks import check_conditioner, check_count, check_returned
 from invtorch.couplings.conditioning import in_its_precision, split_state
 from invtorch.grid import check_exact, check_spacing, snap
 from invtorch.module import VolumePreserving
-from invtorch.replay import ShiftGraph
+from invtorch.replay import ShiftGraph, start_of
 
 
 class AdditiveCoupling(VolumePreserving):
@@ -101,7 +101,7 @@ class AdditiveCoupling(VolumePreserving):
         _, moved = split_state(state, self.split, self.dim)
         # `data` has its own version counter: a change of `moved` is not one of `kept`
         kept, _ = split_state(state.data, self.split, self.dim)
-        shift = self._shift(kept.requires_grad_(), moved, context)
+        shift = self._shift(start_of(kept.requires_grad_()), moved, context)
         moved.sub_(shift.detach(), alpha=sign)
         return ShiftGraph.of(shift, state, kept, self.dim, sign)
 

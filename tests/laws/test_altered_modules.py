@@ -10,7 +10,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -28,7 +28,6 @@ from tests.stacks import (
 )
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
-
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.nn.utils.weight_norm` is deprecated"
@@ -249,6 +248,7 @@ def run(net, drawn, memory: str) -> list[torch.Tensor | None]:
         tensors, y = [x, *held(net)], net(x)
         if step == 1:
             alter(net, now)
+            tensors = [t for t in tensors if t.requires_grad]
         results += [y, *torch.autograd.grad(weighed(y), tensors, allow_unused=True)]
         if step != 1:
             alter(net, now)
@@ -261,13 +261,21 @@ REFUSED = (
 )
 
 
+def is_refused(error: RuntimeError) -> bool:
+    return any(words in str(error) for words in REFUSED)
+
+
 @given(networks(), st.tuples(some, some, some, some))
 def test_three_steps_equal_plain_autograd_or_raise(net, drawn) -> None:
-    expected = run(net, drawn, "store")
+    try:
+        expected = run(net, drawn, "store")
+    except (RuntimeError, TypeError):  # alterations that plain PyTorch refuses together
+        reject()
     try:
         found = run(net, drawn, "invert")
     except RuntimeError as error:
-        assert any(words in str(error) for words in REFUSED), error
+        if not is_refused(error):
+            raise
     else:
         assert_all_equal(found, expected)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -37,7 +38,7 @@ from invtorch.engine.restore.random_numbers import RandomStatesKept
 from invtorch.module import REPLAYS, InvertibleModule
 from invtorch.precision import is_differentiable, tf32_dtypes
 from invtorch.recording import Direction, Recording, State
-from invtorch.replay import FullGraph, Graph, Replay, ShiftGraph, Tensors
+from invtorch.replay import FullGraph, Graph, Replay, ShiftGraph, Tensors, start_of
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -173,7 +174,7 @@ class Call:
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
         counts, before = versions(state), self.environment.before()
-        with WeightCachesOff(), Recording(None):
+        with WeightCachesOff(), Recording(None), _torch.SavedTensorsHooksOff():
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
         self.environment.after(before)
         self._check(state, outputs)
@@ -242,7 +243,8 @@ class Call:
         """Record the graph of the direction, from the state to the outputs."""
 
         def evaluate(*context: Any) -> Graph:
-            outputs = self.direction(self.module, self._as(state), *context)
+            start = tuple(map(start_of, state))
+            outputs = self.direction(self.module, self._as(start), *context)
             return FullGraph(state, self._flat(outputs))
 
         return self._graph(evaluate, stand_in)
@@ -274,8 +276,12 @@ class Call:
         self._check_unmodified()
         with torch.enable_grad():
             stand_ins = {id(t): stand_in(t) for t in self.grad_inputs}
-            context = exchange_context(self.context, stand_ins)
-            with self.environment.restored(stand_ins), Recording(None):
+            starts = {i: start_of(stand_in) for i, stand_in in stand_ins.items()}
+            context = exchange_context(self.context, starts)
+            # a graph that is attached to the one around it is kept, and so are hooks
+            kept = stand_in is _alias
+            hooks = nullcontext() if kept else _torch.SavedTensorsHooksOff()
+            with self.environment.restored(stand_ins), Recording(None), hooks:
                 graph = evaluate(*context)
         others = tuple(stand_ins.values())
         own = (*self.context_tensors, *self.environment.parameters)

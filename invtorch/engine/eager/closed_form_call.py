@@ -190,7 +190,8 @@ def _agrees(
     module inside it was replaced. So whatever makes a module compute something else,
     its closed form is not used.
     """
-    layer, known = ref(call.module), (state.dtype, state.device, *map(id, parts))
+    layer: ref[nn.Module] = ref(call.module)
+    known = (state.dtype, state.device, *map(id, parts))
     before = _compared.get(layer)
     if before is not None and before[0] == known:
         return before[1]

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from invtorch import _torch
 from invtorch._torch import backward_keeps_graph, versions
 from invtorch.engine.checks import as_tensors, check_state_unmodified, check_unbroken
 from invtorch.engine.eager.call import Call, RecordedCall
@@ -62,7 +63,7 @@ class Tape:
         self.calls: list[RecordedCall] = []
         self.pending: list[bool] = []  # whether a node still needs this state
         self.top = -1  # the index of the last pending state
-        self.states: dict[int, Snapshot] = {}
+        self.states: dict[int, Snapshot | Packed] = {}
         self.order: list[int] = []  # the keys of `states`, sorted
         self.rebuilt: int | None = None  # the one rebuilt state that is held
         self.stored = False  # whether the last call was left to autograd
@@ -89,7 +90,7 @@ class Tape:
         call = _recorded_call(index, module, direction, state, context, memory)
         if index:
             above = self.calls[-1].label
-            check_unbroken(call.label, above, self.states[index].is_of(tensors))
+            check_unbroken(call.label, above, self._snapshot(index).is_of(tensors))
         after_stored, self.stored = self.stored, False
         if memory == "store" and _is_differentiable(tensors, call):
             assert isinstance(call, Call)
@@ -118,6 +119,8 @@ class Tape:
         self.ended = True
         with self.lock:
             self._drop_unreachable()
+            if self.pending:  # a node needs the last state
+                self._pack(self.order[-1])
 
     def _memory_of(self, module: InvertibleModule, index: int) -> str:
         planned = self.strategies[index : index + 1]
@@ -155,10 +158,13 @@ class Tape:
         if kept and index not in self.states:
             self._put(index, state)
         if kept and memory == "offload":
-            self.states[index] = self.states[index].on_host()
+            self.states[index] = self._snapshot(index).on_host()
+        elif kept:
+            self._pack(index)
         self._put(index + 1, output)
         if self.guard:
-            self.guard.take(call.label, call.dtypes(), self.states[index + 1].kept)
+            kept_state = self._snapshot(index + 1).kept
+            self.guard.take(call.label, call.dtypes(), kept_state)
 
     def _handle(self, index: int, call: RecordedCall) -> Handle:
         """Return a handle of state `index`; the state is pending while it exists."""
@@ -238,10 +244,10 @@ class Tape:
             self.guard.compare(layer, index, tuple(t.detach() for t in state))
 
     def _read(self, index: int) -> Tensors:
-        snapshot = self.states[index]
+        state = self.states[index]
         label = f"output of {self.calls[index - 1].label}" if index else "input"
-        check_state_unmodified(label, snapshot.unchanged())
-        return snapshot.tensors
+        check_state_unmodified(label, state.unchanged())
+        return self._snapshot(index).tensors
 
     # --- the states that are kept -----------------------------------------------------
 
@@ -266,6 +272,18 @@ class Tape:
     def _put(self, index: int, state: Tensors) -> None:
         self.states[index] = Snapshot.of(state)
         insort(self.order, index)
+
+    def _snapshot(self, index: int) -> Snapshot:
+        state = self.states[index]
+        if isinstance(state, Packed):  # unpacked once: what packed it may allow no more
+            state = self.states[index] = Snapshot.of(state.unpacked())
+        return state
+
+    def _pack(self, index: int) -> None:
+        """Pack a state that is kept, if hooks of saved tensors are active."""
+        hooks, state = _torch.saved_tensors_hooks_now(), self.states[index]
+        if hooks is not None and isinstance(state, Snapshot):
+            self.states[index] = Packed.of(state.kept, hooks)
 
     def _drop(self, index: int) -> None:
         del self.states[index]
@@ -382,6 +400,40 @@ class Snapshot(NamedTuple):
     def is_of(self, state: Tensors) -> bool:
         """Return whether `state` is the same memory, unchanged."""
         return self.unchanged() and [*map(_memory, self.kept)] == [*map(_memory, state)]
+
+
+class Packed(NamedTuple):
+    """A state that hooks of saved tensors have packed.
+
+    Attributes:
+        packed: What they made of each tensor.
+        unpack: Returns the tensor again.
+        versions: The version counters of the tensors inside `packed`.
+    """
+
+    packed: tuple[Any, ...]
+    unpack: Callable[[Any], Tensor]
+    versions: list[int]
+
+    @classmethod
+    def of(cls, tensors: Tensors, hooks: _torch.SavedTensorsHooks) -> Packed:
+        """Pack the tensors of a state."""
+        pack, unpack = hooks
+        packed = tuple(map(pack, tensors))
+        return cls(packed, unpack, versions(_tensors_in(packed)))
+
+    def unpacked(self) -> Tensors:
+        """Return the tensors of the state."""
+        return tuple(map(self.unpack, self.packed))
+
+    def unchanged(self) -> bool:
+        """Return whether no tensor was changed in place since."""
+        return versions(_tensors_in(self.packed)) == self.versions
+
+
+def _tensors_in(packed: tuple[Any, ...]) -> list[Tensor]:
+    leaves = _torch.tree_leaves(packed)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _on_host(tensor: Tensor) -> Tensor:

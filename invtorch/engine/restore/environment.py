@@ -60,6 +60,8 @@ class Environment:
         self.kinds = [*map(type, parts)]
         self.device = device
         self.autocast = autocast_dtype(device.type)
+        self.dtype = torch.get_default_dtype()
+        self.modes = _torch.function_modes()
         self.module_tensors = ParametersAndBuffers(parts)
         self.tensors: list[Slot] = []
         self.drawn_from: RandomStates = {}
@@ -101,13 +103,17 @@ class Environment:
     def _changed(
         self, stand_ins: dict[int, Tensor]
     ) -> Iterator[AbstractContextManager[Any]]:
-        """Yield contexts for random states, autocast, parameters and buffers."""
+        """Yield contexts for what differs from the forward pass, but attributes."""
         if self.drawn_from:
             yield random_states_set(self.drawn_from)
         kind = self.device.type
         if autocast_dtype(kind) != self.autocast:
             enabled = self.autocast is not None
             yield torch.autocast(kind, self.autocast, enabled)
+        if torch.get_default_dtype() != self.dtype:
+            yield _default_dtype_set(self.dtype)
+        if _torch.function_modes() != self.modes:
+            yield _torch.function_modes_set(self.modes)
         changes = self.module_tensors.changes(stand_ins)
         if changes:
             yield exchanged(changes)
@@ -165,6 +171,16 @@ def _all(contexts: list[AbstractContextManager[Any]]) -> Iterator[None]:
         for context in contexts:
             stack.enter_context(context)
         yield
+
+
+@contextmanager
+def _default_dtype_set(dtype: torch.dtype) -> Iterator[None]:
+    present = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(present)
 
 
 class WeightCachesOff:
