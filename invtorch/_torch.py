@@ -203,7 +203,8 @@ def modes_are_active() -> bool:
 def function_modes() -> tuple[Any, ...]:
     """Return the function modes that are active, the one of the default device too.
 
-    A replay activates those of the forward pass: PyTorch leaves them in a backward pass.
+    A replay activates those of the forward pass, because PyTorch leaves them in a
+    backward pass.
     Without: none.
     """
     return tuple(
@@ -235,7 +236,7 @@ def saved_tensors_hooks_now() -> SavedTensorsHooks | None:
     Without: none; states would not be packed.
     """
     hooks: SavedTensorsHooks | None
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks
 
 
@@ -248,13 +249,13 @@ class SavedTensorsHooksOff:
     def __enter__(self) -> None:
         self.hooks: list[SavedTensorsHooks] = []
         while (hooks := saved_tensors_hooks_now()) is not None:
-            torch._C._autograd._pop_saved_tensors_default_hooks()  # type: ignore[attr-defined]
+            torch._C._autograd._pop_saved_tensors_default_hooks()
             self.hooks.append(hooks)
 
     def __exit__(self, *_: object) -> None:
         while self.hooks:
             pack, unpack = self.hooks.pop()
-            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)  # type: ignore[attr-defined]
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 # --- modules --------------------------------------------------------------------------

@@ -138,6 +138,8 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
         if x.ndim == 2:
             return x @ matrix.T
         mixed = torch.bmm(matrix.expand(len(x), *matrix.shape), _flat(x))
+    if x.ndim == 3:  # not a view of a tensor
+        return mixed
     return mixed.reshape(len(x), len(matrix), *x.shape[2:])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -71,12 +71,27 @@ class Recording:
 def recorded(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of an elementary module, to pass its calls to the recorder."""
 
-    def call(self: nn.Module, state: State, *context: Any) -> Any:
+    def call(self: nn.Module, state: State, *context: Any, **named: Any) -> Any:
+        if named:
+            _refuse(self, named)
         if not _running.recording:
             return direction(self, state, *context)
         return _record(self, direction, state, context)
 
     return call
+
+
+def _refuse(module: nn.Module, named: Iterable[str]) -> None:
+    """Refuse context that is given by name.
+
+    Raises:
+        TypeError: Always.
+    """
+    name = next(iter(named))
+    raise TypeError(
+        f"{type(module).__name__} was given {name}= by name, but takes its context by "
+        f"position: write `net(x, {name})`"
+    )
 
 
 def _untraced(
@@ -94,7 +109,9 @@ _record = torch.compiler.disable(_untraced)
 def nested(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of a module made of others, so that its `memory` has an effect."""
 
-    def call(self: Any, state: State, *context: Any) -> Any:
+    def call(self: Any, state: State, *context: Any, **named: Any) -> Any:
+        if named:
+            _refuse(self, named)
         if not _running.recording or self.memory in (None, "auto"):
             return direction(self, state, *context)
         recorder = _running.recorder

@@ -179,7 +179,16 @@ def start_of(leaf: Tensor) -> Tensor:
     Hooks for all modules, as those of `FlopCounterMode`, may not be on a leaf while its
     gradient is computed.
     """
-    return leaf.view_as(leaf) if _torch.has_global_hooks() else leaf
+    return alias_of(leaf) if _torch.has_global_hooks() else leaf
+
+
+def alias_of(tensor: Tensor) -> Tensor:
+    """Return the same tensor as the result of an operation.
+
+    A sparse tensor cannot be viewed, and is copied.
+    """
+    strided = tensor.layout is torch.strided
+    return tensor.view_as(tensor) if strided else tensor.clone()
 
 
 def gradients(

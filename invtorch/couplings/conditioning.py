@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch._checks import check_batched
+from invtorch._checks import check_batched, check_takes
 from invtorch.precision import is_differentiable
 
 
@@ -26,16 +26,21 @@ def in_its_precision(
 
     Raises:
         ValueError: If a convolution would interpret the batch axis as channels.
+        TypeError: If the conditioner does not take the context.
     """
     check_batched(conditioner, x)
     parameter = _parameter(conditioner)
     if parameter is None:
         parameter = _attribute(conditioner)
-    if parameter is None:
+    if parameter is not None:
+        own = parameter.dtype
+        if own != x.dtype and parameter.is_complex() == x.is_complex():
+            x = x.to(own)
+    try:
         return conditioner(x, *context)
-    if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
-        x = x.to(parameter.dtype)
-    return conditioner(x, *context)
+    except TypeError as error:
+        check_takes(conditioner, context, error)
+        raise
 
 
 def _parameter(module: nn.Module) -> Tensor | None:

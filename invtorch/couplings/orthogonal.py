@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class OrthogonalCoupling(VolumePreserving):
         conditioner: The network $G$, from $\lfloor C/2 \rfloor$ to $C - \lfloor C/2
             \rfloor$ channels. It takes $U_1 x$ and the context.
         channels: Number of channels $C$, at least 2.
-        reflections: Number of Householder reflections in $U$; the paper has 3.
+        reflections: Number of Householder reflections in $U$; by default 3, as in the
+            paper, or `channels` if they are fewer.
 
     Shape:
         `(batch, channels, *space)`, any number of spatial axes; the output has the same
@@ -69,10 +71,16 @@ class OrthogonalCoupling(VolumePreserving):
     """
 
     def __init__(
-        self, conditioner: nn.Module, *, channels: int, reflections: int = 3
+        self,
+        conditioner: nn.Module,
+        *,
+        channels: int,
+        reflections: int | None = None,
     ) -> None:
         super().__init__()
         check_count("channels", channels, least=2)
+        if reflections is None:
+            reflections = min(3, channels)
         check_conditioner(conditioner, channels // 2, channels - channels // 2)
         self.conditioner = conditioner
         self.vectors = householder_vectors(channels, reflections)
@@ -106,6 +114,7 @@ class OrthogonalCoupling(VolumePreserving):
         U1, U2 = self._rows(output)
         x = output.data.requires_grad_()
         projected = _Projected.apply(output, x, U1)
+        projected = projected.reshape(len(x), len(U1), *x.shape[2:])
         shift = mix_channels(U2.mH, self._shift(projected, context))
         # the graph does not need the values of the shift: x is written over them
         state = torch.sub(output.detach(), shift.data, alpha=sign, out=shift.data)
@@ -138,7 +147,11 @@ class _Projected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, state: Tensor, U1: Tensor) -> Tensor:
         ctx.state, ctx.U1 = state, U1
-        return mix_channels(U1, output)
+        # one axis of space: then the result is no view, and the conditioner may write
+        # on what is made of it
+        space = math.prod(output.shape[2:])
+        flat = output.reshape(*output.shape[:2], space) if output.ndim > 3 else output
+        return mix_channels(U1, flat)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -146,7 +159,7 @@ class _Projected(torch.autograd.Function):
         _, x_needed, matrix_needed = ctx.needs_input_grad
         return (
             None,
-            mix_channels(U1.mH, grad) if x_needed else None,
+            mix_channels(U1.mH, grad).reshape(state.shape) if x_needed else None,
             _matrix_gradient(U1, grad, state) if matrix_needed else None,
         )
 

@@ -38,7 +38,15 @@ from invtorch.engine.restore.random_numbers import RandomStatesKept
 from invtorch.module import REPLAYS, InvertibleModule
 from invtorch.precision import is_differentiable, tf32_dtypes
 from invtorch.recording import Direction, Recording, State
-from invtorch.replay import FullGraph, Graph, Replay, ShiftGraph, Tensors, start_of
+from invtorch.replay import (
+    FullGraph,
+    Graph,
+    Replay,
+    ShiftGraph,
+    Tensors,
+    alias_of,
+    start_of,
+)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -222,7 +230,7 @@ class Call:
 
     def reconnect(self, state: Tensors) -> Replay:
         """Evaluate the call again from its input, attached to the graph around it."""
-        return self._record(tuple(map(_alias, state)), _alias)
+        return self._record(tuple(map(alias_of, state)), alias_of)
 
     def dtypes(self) -> set[torch.dtype]:
         """Return the floating dtypes of its parameters, of autocast, and of TF32."""
@@ -279,7 +287,7 @@ class Call:
             starts = {i: start_of(stand_in) for i, stand_in in stand_ins.items()}
             context = exchange_context(self.context, starts)
             # a graph that is attached to the one around it is kept, and so are hooks
-            kept = stand_in is _alias
+            kept = stand_in is alias_of
             hooks = nullcontext() if kept else _torch.SavedTensorsHooksOff()
             with self.environment.restored(stand_ins), Recording(None), hooks:
                 graph = evaluate(*context)
@@ -327,7 +335,3 @@ def _leaf(tensor: Tensor) -> Tensor:
     if tensor.is_leaf and tensor.requires_grad and not _torch.has_tensor_hooks(tensor):
         return tensor
     return tensor.detach().requires_grad_()
-
-
-def _alias(tensor: Tensor) -> Tensor:
-    return tensor.view_as(tensor)

@@ -153,14 +153,10 @@ class Tape:
         self.calls.append(call)
         if self.guard and not index:
             self.guard.begin(tuple(t.detach() for t in state))
-        if index in self.states and not kept:
+        if kept:
+            self._keep(index, state, memory)
+        elif index in self.states:
             self._drop(index)
-        if kept and index not in self.states:
-            self._put(index, state)
-        if kept and memory == "offload":
-            self.states[index] = self._snapshot(index).on_host()
-        elif kept:
-            self._pack(index)
         self._put(index + 1, output)
         if self.guard:
             kept_state = self._snapshot(index + 1).kept
@@ -272,6 +268,14 @@ class Tape:
     def _put(self, index: int, state: Tensors) -> None:
         self.states[index] = Snapshot.of(state)
         insort(self.order, index)
+
+    def _keep(self, index: int, state: Tensors, memory: str) -> None:
+        if index not in self.states:
+            self._put(index, state)
+        if memory == "offload":
+            self.states[index] = self._snapshot(index).on_host()
+        else:
+            self._pack(index)
 
     def _snapshot(self, index: int) -> Snapshot:
         state = self.states[index]

@@ -220,8 +220,7 @@ class Guard:
             remedied, remedy = True, f" From now on {added} are kept as anchors too."
         off = (
             f"is off by {worst.error:.1e} of its size "
-            f"({worst.error / eps:.3g} eps of {self.dtype}), where {allowed:.1e} is "
-            f"allowed"
+            f"({_in_eps(worst.error, self.dtype)}), where {allowed:.1e} is allowed"
         )
         if allowed < usual:
             off += f", since the state grows or shrinks by {growth:.1e}"
@@ -235,7 +234,8 @@ class Guard:
     def _check_growth(self, sizes: list[float]) -> None:
         positive = [size for size in sizes if size > 0]
         growth = max(positive, default=1.0) / min(positive, default=1.0)
-        limit = max(self.eps) ** -0.5
+        eps = max(self.eps)  # 0 where all states are integers
+        limit = eps**-0.5 if eps else math.inf
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
             self.anchors.growth = growth  # warn again if it grows by 10 times more
             warnings.warn(
@@ -244,6 +244,11 @@ class Guard:
                 f"the conditioners",
                 stacklevel=2,
             )
+
+
+def _in_eps(error: float, dtype: torch.dtype) -> str:
+    eps = eps_of(dtype)
+    return f"{error / eps:.3g} eps of {dtype}" if eps else f"of {dtype}"
 
 
 def _table(rows: Sequence[Any]) -> Tensor:

@@ -74,6 +74,8 @@ def test_the_default_device(anchors) -> None:
 
 
 class DefaultDtype:
+    """Makes double precision the default."""
+
     def __enter__(self) -> None:
         torch.set_default_dtype(torch.float64)
 
