@@ -12,7 +12,7 @@ if nothing could).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import torch
@@ -32,7 +32,10 @@ from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.nn.utils.parametrizations import _WeightNorm as WeightNorm
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode,
+)
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
@@ -52,7 +55,6 @@ __all__ = [
     "buffers_of",
     "exchange_tensors",
     "function_modes",
-    "function_modes_set",
     "has_global_hooks",
     "has_hooks",
     "has_tensor_hooks",
@@ -72,7 +74,9 @@ __all__ = [
     "queue_callback",
     "recorded_allocations",
     "run_backward",
+    "same_values",
     "saved_tensors_hooks_now",
+    "set_function_modes",
     "set_parametrization_cache",
     "submodules_of",
     "tree_leaves",
@@ -212,22 +216,23 @@ def function_modes() -> tuple[Any, ...]:
     )
 
 
-@contextmanager
-def function_modes_set(modes: Sequence[Any]) -> Iterator[None]:
+def set_function_modes(modes: Sequence[Any]) -> None:
     """Activate exactly these function modes. Without: none, as for `function_modes`."""
-    present = function_modes()
-    _exchange_modes(modes)
-    try:
-        yield
-    finally:
-        _exchange_modes(present)
-
-
-def _exchange_modes(modes: Sequence[Any]) -> None:
     for _ in range(_len_torch_function_stack()):
         torch._C._pop_torch_function_stack()
     for mode in modes:
         torch._C._push_on_torch_function_stack(mode)
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal, also where a dispatch mode is active.
+
+    `FakeTensorMode` takes no real tensors such as random states. Without: none.
+    """
+    if _get_current_dispatch_mode() is None:
+        return torch.equal(a, b)
+    with _disable_current_modes():
+        return torch.equal(a, b)
 
 
 def saved_tensors_hooks_now() -> SavedTensorsHooks | None:

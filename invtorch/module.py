@@ -98,11 +98,11 @@ class InvertibleModule(nn.Module):
 
     def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
         r"""Return `y` and $\log\lvert\det \partial y/\partial x\rvert$, `(batch,)`."""
-        raise _no_log_det(self, "forward_and_log_det")
+        raise NotImplementedError(_no_log_det(self, "forward_and_log_det"))
 
     def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
         r"""Return `x` and $\log\lvert\det \partial x/\partial y\rvert$, `(batch,)`."""
-        raise _no_log_det(self, "inverse_and_log_det")
+        raise NotImplementedError(_no_log_det(self, "inverse_and_log_det"))
 
     @property
     def inv(self) -> InvertibleModule:
@@ -190,8 +190,8 @@ class Inverse(InvertibleModule, elementary=False):
         return self.module._layers
 
 
-def _no_log_det(module: InvertibleModule, method: str) -> NotImplementedError:
-    return NotImplementedError(
+def _no_log_det(module: InvertibleModule, method: str) -> str:
+    return (
         f"{type(module).__name__} has no log-determinant: define `{method}`, which "
         f"returns it beside the state, or derive from VolumePreserving if it is 0"
     )

@@ -278,20 +278,40 @@ def check_transforms(label: str) -> None:
         )
 
 
-def check_closed(label: str, known: Sequence[Tensor], ends: Iterable[Node]) -> None:
+def check_closed(
+    label: str,
+    known: Sequence[Tensor],
+    ends: Iterable[Node],
+    context: tuple[Any, ...] = (),
+) -> None:
     """Refuse a layer whose output depends on a tensor that would get no gradient.
 
     Args:
         label: The name of the layer in messages.
         known: The tensors that get a gradient.
         ends: The last nodes of the graph of the outputs.
+        context: The context of the call, in which objects may hold such a tensor.
 
     Raises:
         RuntimeError: If the graph has a leaf that is not in `known`.
     """
     foreign = foreign_leaf(ends, known)
-    if foreign is not None:
-        raise RuntimeError(_not_an_input(label, f" of shape {tuple(foreign.shape)}"))
+    if foreign is None:
+        return
+    shape = f" of shape {tuple(foreign.shape)}"
+    for part in _torch.tree_leaves(context):
+        if not isinstance(part, Tensor) and _holds_a_gradient(part):
+            raise RuntimeError(
+                f"{label} reads a tensor{shape} that needs a gradient from a context "
+                f"of type {type(part).__name__}: pass a tensor, list, dictionary or "
+                f"dataclass"
+            )
+    raise RuntimeError(_not_an_input(label, shape))
+
+
+def _holds_a_gradient(part: object) -> bool:
+    held = getattr(part, "__dict__", {}).values()
+    return any(isinstance(t, Tensor) and t.requires_grad for t in held)
 
 
 def check_no_gradient(label: str, outputs: Sequence[Tensor]) -> None:

@@ -34,6 +34,7 @@ from invtorch.engine.restore.context import (
 )
 from invtorch.engine.restore.environment import Environment, WeightCachesOff
 from invtorch.engine.restore.locks import Locks
+from invtorch.engine.restore.module_state import ChangedBufferError
 from invtorch.engine.restore.random_numbers import RandomStatesKept
 from invtorch.module import REPLAYS, InvertibleModule
 from invtorch.precision import is_differentiable, tf32_dtypes
@@ -113,6 +114,9 @@ def labeled(method: Method) -> Method:
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return method(self, *arguments, **options)
+        except ChangedBufferError as error:
+            check_unmodified(self.label, error.name)
+            raise
         except Exception as error:
             add_label(error, self.label)
             raise
@@ -294,7 +298,8 @@ class Call:
         others = tuple(stand_ins.values())
         own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]
-        check_closed(self.label, (*graph.leaves, *others, *fixed), graph.ends)
+        known = (*graph.leaves, *others, *fixed)
+        check_closed(self.label, known, graph.ends, self.context)
         pull_back = functools.partial(graph.pull_back, others)
         return Replay(graph.state, graph.outputs, pull_back)
 

@@ -451,4 +451,6 @@ def _on_host(tensor: Tensor) -> Tensor:
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
     """Return a key that is equal for two tensors with the same memory and layout."""
     view = tensor.dtype, tensor.is_conj(), tensor.is_neg()
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), *view
+    plain = type(tensor) is Tensor or not hasattr(tensor, "fake_mode")
+    address = tensor.data_ptr() if plain else 0  # fake tensors have no memory
+    return address, tensor.shape, tensor.stride(), *view

@@ -34,12 +34,14 @@ Tensors: TypeAlias = tuple[Tensor, ...]
 GUARDS = ("raise", "warn", "adapt", None)
 NOT_REPEATED = (
     "The layer draws random numbers of its own, or reads something that changed since "
-    "the forward pass: pass it as context, or register it as a buffer."
+    "the forward pass (a fused optimizer that stepped, for instance): pass it as "
+    "context, register it as a buffer, or step after backward."
 )
 WRONG_INVERSE = (
-    "The error appears there at once: the inverse is wrong or loses digits, or the "
-    "layer draws random numbers of its own or reads something that changed since the "
-    'forward pass. Set `layer.memory = "checkpoint"` to keep its input.'
+    "The error appears there at once: the inverse is wrong or loses digits, the layer "
+    "jumps at such a state (as `F.normalize` at zero), draws random numbers of its own "
+    "or reads something that changed since the forward pass (a fused optimizer that "
+    'stepped, for instance). Set `layer.memory = "checkpoint"` to keep its input.'
 )
 AMPLIFIED = (
     'Rounding was amplified layer by layer: set `anchors="auto"` (which also learns '

@@ -113,7 +113,7 @@ class Environment:
         if torch.get_default_dtype() != self.dtype:
             yield _default_dtype_set(self.dtype)
         if _torch.function_modes() != self.modes:
-            yield _torch.function_modes_set(self.modes)
+            yield _function_modes_set(self.modes)
         changes = self.module_tensors.changes(stand_ins)
         if changes:
             yield exchanged(changes)
@@ -152,12 +152,11 @@ class Environment:
         return changed_in_place(self.tensors)
 
     def changed_tensor(self) -> str | None:
-        """Return the name of any tensor of the modules changed in place, if any."""
-        return (
-            self.changed_parameter()
-            or changed_in_place(self.module_tensors.buffers)
-            or self.changed_attribute()
-        )
+        """Return the name of a tensor changed in place since the call, if any.
+
+        A replay raises an error if it reads a buffer that was changed.
+        """
+        return self.changed_parameter() or self.changed_attribute()
 
 
 def _comes_back(slot: Slot) -> bool:
@@ -181,6 +180,16 @@ def _default_dtype_set(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(present)
+
+
+@contextmanager
+def _function_modes_set(modes: tuple[Any, ...]) -> Iterator[None]:
+    present = _torch.function_modes()
+    _torch.set_function_modes(modes)
+    try:
+        yield
+    finally:
+        _torch.set_function_modes(present)
 
 
 class WeightCachesOff:
