@@ -132,6 +132,39 @@ def check_parts(label: str, parts: Iterable[nn.Module]) -> None:
             )
 
 
+def unshard(label: str, module: Any, parameters: Sequence[Tensor]) -> bool:
+    """Gather the parameters of a layer again, if FSDP2 freed them after forward.
+
+    FSDP2 gathers them before the gradient of an output arrives. A layer above a loss
+    on an inner output gets no gradient, but is inverted.
+
+    Args:
+        label: The name of the layer in messages.
+        module: The layer.
+        parameters: The parameters that it read in the forward pass.
+
+    Returns:
+        Whether they were gathered, and are to be freed with `module.reshard()`.
+
+    Raises:
+        RuntimeError: If only a module around the layer can gather them.
+    """
+    if not any(map(_is_freed, parameters[:1])):  # they are freed together
+        return False
+    if not _torch.is_fully_sharded(module):
+        raise RuntimeError(
+            f"the parameters of {label} are sharded, because no loss depends on the "
+            f"output of its container: add one, or apply `fully_shard` to each layer"
+        )
+    module.unshard()
+    return True
+
+
+def _is_freed(tensor: Tensor) -> bool:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return plain and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+
+
 def check_kinds(label: str, same: bool) -> None:
     """Refuse a replay of modules whose class or `__dict__` was replaced.
 

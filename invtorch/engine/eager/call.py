@@ -26,6 +26,7 @@ from invtorch.engine.checks import (
     check_shapes,
     check_unmodified,
     reached,
+    unshard,
 )
 from invtorch.engine.restore.context import (
     copy_context,
@@ -210,12 +211,15 @@ class Call:
     @exclusive
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
+        gathered = unshard(self.label, self.module, self.environment.parameters)
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
         context, counts = copy_context(self.context), versions(output)
         unmoved = RandomStatesKept(self.environment.device)  # an inverse may draw too
         with torch.no_grad(), unmoved, self.environment.restored({}), Recording(None):
             state = as_tensors(inverse(self._as(output), *context))
+        if gathered:
+            self.module.reshard()  # type: ignore[operator]
         check_output_unmodified(self.label, versions(output) == counts)
         return state
 
@@ -285,6 +289,7 @@ class Call:
         then ends at the stand-ins, and the graphs and hooks of the originals run once,
         on the gradients that the node returns.
         """
+        unshard(self.label, self.module, self.environment.parameters)
         self._check_unmodified()
         with torch.enable_grad():
             stand_ins = {id(t): stand_in(t) for t in self.grad_inputs}

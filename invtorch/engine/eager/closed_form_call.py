@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from invtorch import _torch
 from invtorch._torch import versions
 from invtorch.closed_form import Gradients, Shift, ShiftPullBack, closed_form
-from invtorch.engine.checks import check_unmodified, has_hooks
+from invtorch.engine.checks import check_unmodified, has_hooks, unshard
 from invtorch.engine.eager.call import labeled
 from invtorch.engine.restore.context import exchange_context
 from invtorch.engine.restore.locks import Locks
@@ -78,10 +78,14 @@ class ClosedFormCall:
     @labeled
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state."""
+        gathered = unshard(self.label, self.module, self.tensors)
         self._check_unmodified()
         (y,) = output
         with torch.no_grad(), no_autocast(y):
-            return (self.function.shifted(y, -self.sign),)
+            x = self.function.shifted(y, -self.sign)
+        if gathered:
+            self.module.reshard()  # type: ignore[operator]
+        return (x,)
 
     @labeled
     def replay(
@@ -127,6 +131,7 @@ class ClosedFormCall:
         return outputs[0]
 
     def _with_pull_back(self, end: Tensor, sign: int) -> tuple[Tensor, ShiftPullBack]:
+        unshard(self.label, self.module, self.tensors)
         self._check_unmodified()
         with torch.no_grad(), no_autocast(end):
             return self.function.with_pull_back(end, sign)
