@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -28,6 +28,7 @@ from invtorch.engine.checks import (
     reached,
     unshard,
 )
+from invtorch.engine.eager.held import Held, can_be_held, cut, skipping, watched
 from invtorch.engine.restore.context import (
     copy_context,
     exchange_context,
@@ -43,6 +44,7 @@ from invtorch.recording import Direction, Recording, State
 from invtorch.replay import (
     FullGraph,
     Graph,
+    PullBack,
     Replay,
     ShiftGraph,
     Tensors,
@@ -80,6 +82,9 @@ class RecordedCall(Protocol):
 
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time; log-determinants come last."""
+
+    def held_inside(self) -> Tensors:
+        """Return the tensors of the freed graph of `run` that somebody holds."""
 
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
@@ -182,12 +187,19 @@ class Call:
         own = (*self.context_tensors, *parameters)
         needed = {id(t): t for t in own if t.requires_grad}
         self.grad_inputs: Tensors = tuple(needed.values())
+        self.returned_inside: list[Held] = []
+        self.held: list[Held] = []
 
     @exclusive
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
         counts, before = versions(state), self.environment.before()
-        with WeightCachesOff(), Recording(None), _torch.SavedTensorsHooksOff():
+        parts = self.environment.parts
+        watch: AbstractContextManager[list[Held]] = nullcontext([])
+        if can_be_held(parts):
+            watch = watched(parts)
+        off = _torch.SavedTensorsHooksOff()
+        with WeightCachesOff(), Recording(None), off, watch as self.returned_inside:
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
         self.environment.after(before)
         self._check(state, outputs)
@@ -199,6 +211,16 @@ class Call:
         )
         check_input_unmodified(self.label, versions(state) == counts)
         return outputs
+
+    def held_inside(self) -> Tensors:
+        """Return the tensors of the graph inside that somebody holds, if it was freed.
+
+        The call itself must not hold them: their graph may lead back to it.
+        """
+        now = [(one, one.now()) for one in self.returned_inside]
+        self.returned_inside = []
+        self.held = [one for one, tensor in now if tensor is not None]
+        return tuple(tensor for _, tensor in now if tensor is not None)
 
     @exclusive
     def store(self, state: State, context: tuple[Any, ...]) -> Tensors:
@@ -298,14 +320,21 @@ class Call:
             # a graph that is attached to the one around it is kept, and so are hooks
             kept = stand_in is alias_of
             hooks = nullcontext() if kept else _torch.SavedTensorsHooksOff()
-            with self.environment.restored(stand_ins), Recording(None), hooks:
+            stop: AbstractContextManager[list[Tensor | None]] = nullcontext([])
+            if self.held:
+                stop = cut(self.held, kept)
+            restored = self.environment.restored(stand_ins)
+            with restored, Recording(None), hooks, stop as found:
                 graph = evaluate(*context)
-        others = tuple(stand_ins.values())
+        inside = [t for t in found if t is not None]
+        others = (*stand_ins.values(), *inside)
         own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]
         known = (*graph.leaves, *others, *fixed)
         check_closed(self.label, known, graph.ends, self.context)
-        pull_back = functools.partial(graph.pull_back, others)
+        pull_back: PullBack = functools.partial(graph.pull_back, others)
+        if len(inside) < len(found):
+            pull_back = skipping(pull_back, found)
         return Replay(graph.state, graph.outputs, pull_back)
 
     def _computed(self, state: Tensors, outputs: Tensors) -> Tensors:

@@ -75,6 +75,10 @@ class ClosedFormCall:
         with torch.no_grad():
             return (self.function.shifted(x, self.sign),)
 
+    def held_inside(self) -> Tensors:
+        """Return nothing: there was no graph."""
+        return ()
+
     @labeled
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state."""

@@ -99,6 +99,7 @@ class Tape:
         else:
             outputs, kept = call.run(tensors, context), False
             if _is_differentiable(tensors, call):
+                outputs = tuple([t.detach() for t in outputs])  # frees the graph inside
                 outputs = self._node(call, index, tensors, outputs)
                 kept = memory != "invert" or index in self.anchors
         self._append(call, tensors, outputs[: call.arity], kept, memory)
@@ -130,14 +131,12 @@ class Tape:
     def _node(
         self, call: RecordedCall, index: int, state: Tensors, outputs: Tensors
     ) -> Tensors:
-        """Detach the outputs of a call from its graph, and attach them to one node."""
-        inputs = (*state, *call.grad_inputs)
+        """Attach the outputs of a call to one node."""
+        inputs = (*state, *call.grad_inputs, *call.held_inside())
         # both must live until the node exists: then its saved tensors hold the handle
         handle, held = self._handle(index, call), gradient_accumulators(inputs)
         with handle.saved_instead():
-            attached: Tensors = CallNode.apply(
-                handle.finder(), [t.detach() for t in outputs], *inputs
-            )
+            attached: Tensors = CallNode.apply(handle.finder(), outputs, *inputs)
         del handle, held
         return attached
 

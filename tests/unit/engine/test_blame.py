@@ -45,6 +45,74 @@ def test_an_activation_in_place_behind_a_projection(kind, dims, anchors) -> None
     assert_all_equal(*both(net, gradients_of(net, x)))
 
 
+def hooked(conditioner, anchors: int, features: list, keep=lambda t: t):
+    """Return a network in whose conditioners hooks keep what modules return."""
+    net = mixed(conditioner, anchors)
+    for layer in net[::2]:
+        for part in layer.conditioner.children():
+            part.register_forward_hook(lambda *call: features.append(keep(call[-1])))
+    return net
+
+
+def conditioner() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 2, 3, padding=1)
+    )
+
+
+def convolved_in_place() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)
+    )
+
+
+@pytest.mark.parametrize("make", [conditioner, convolved_in_place])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_the_gradient_of_a_feature_inside(anchors, make, create_graph) -> None:
+    """Grad-CAM asks for it."""
+    features: list[torch.Tensor] = []
+    net, x = hooked(make, anchors, features), sample(requires_grad=True)
+
+    def gradients():
+        features.clear()
+        y, options = weighed(net(x)), {"create_graph": create_graph}
+        kept = [*features]
+        if make is convolved_in_place:  # what is written over is no feature any more
+            kept = kept[1::3] + kept[2::3]
+        first = torch.autograd.grad(y, kept[:1], retain_graph=True, **options)
+        tensors = [*kept, x, *net.parameters()]
+        return [*first, *torch.autograd.grad(y, tensors, **options)]
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_losses_on_a_feature_inside(anchors) -> None:
+    features: list[torch.Tensor] = []
+    net, x = hooked(conditioner, anchors, features), sample(requires_grad=True)
+
+    def gradients():
+        features.clear()
+        x.grad, y = None, net(x)
+        kept = [*features]
+        kept[4].retain_grad()
+        (weighed(y) + sum(map(weighed, kept[::2]))).backward()
+        return [x.grad, kept[4].grad, *(p.grad for p in net.parameters())]
+
+    assert_all_equal(*both(net, gradients))
+
+
+def test_features_that_are_dropped_before_backward(anchors) -> None:
+    features: list[torch.Tensor] = []
+    net, x = hooked(conditioner, anchors, features), sample(requires_grad=True)
+
+    def gradients():
+        y = weighed(net(x))
+        del features[1:]
+        return torch.autograd.grad(y, [x, *net.parameters()])
+
+    assert_all_equal(*both(net, gradients))
+
+
 class Counted(Conditioner):
     """Counts its batches in a buffer, which it does not read."""
 
