@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from operator import index
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,10 +59,26 @@ def check_module(name: str, value: object) -> None:
     Raises:
         TypeError: If it is no `nn.Module`.
     """
-    if not isinstance(value, nn.Module):
+    if isinstance(value, nn.Module):
+        check_initialized(value)
+    else:
         raise TypeError(
             f"{name} is of type {type(value).__name__}, but must be an nn.Module: wrap "
             f"it in one, so that its parameters are found"
+        )
+
+
+def check_initialized(module: nn.Module) -> None:
+    """Refuse a module whose constructor did not call that of `nn.Module`.
+
+    Raises:
+        RuntimeError: If it did not.
+    """
+    if "_modules" not in vars(module):
+        name = type(module).__name__
+        raise RuntimeError(
+            f"{name} is not initialized: call `super().__init__()` first in the "
+            f"`__init__` of {name}"
         )
 
 
@@ -122,6 +140,26 @@ def check_batched(conditioner: nn.Module, x: Tensor) -> None:
             f"{type(first).__name__}, but is given shape {tuple(x.shape)}: give it "
             f"(batch, channels, ...) with {len(first.kernel_size)} axes of space"
         )
+
+
+def check_takes(
+    conditioner: nn.Module, context: tuple[Any, ...], error: TypeError
+) -> None:
+    """Say of an error if it is that a conditioner does not take the context.
+
+    Raises:
+        TypeError: If it is.
+    """
+    if not context:
+        return
+    try:
+        signature(conditioner.forward).bind(None, *context)
+    except TypeError:
+        raise TypeError(
+            f"the conditioner {type(conditioner).__name__} does not take the context, "
+            f"{len(context)} argument(s) besides x: accept it in its `forward`, or use "
+            f"WithoutContext(layer)"
+        ) from error
 
 
 def check_returned(

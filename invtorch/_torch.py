@@ -39,6 +39,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
+    _disable_current_modes,
     _get_current_dispatch_mode,
     is_traceable_wrapper_subclass,
 )
@@ -50,6 +51,8 @@ __all__ = [
     "Convolution",
     "LazyModule",
     "RunningStatistics",
+    "SavedTensorsHooks",
+    "SavedTensorsHooksOff",
     "SpectralNorm",
     "WeightNorm",
     "assert_async",
@@ -59,6 +62,7 @@ __all__ = [
     "buffers_of",
     "constant_in_graphs",
     "exchange_tensors",
+    "function_modes",
     "has_global_hooks",
     "has_hooks",
     "has_tensor_hooks",
@@ -81,6 +85,9 @@ __all__ = [
     "random_operation",
     "recorded_allocations",
     "run_backward",
+    "same_values",
+    "saved_tensors_hooks_now",
+    "set_function_modes",
     "set_parametrization_cache",
     "submodules_of",
     "traced_as",
@@ -95,6 +102,7 @@ __all__ = [
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 Function = TypeVar("Function", bound=Callable[..., Any])
+SavedTensorsHooks: TypeAlias = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
 # tree_map, tree_leaves: contexts may be lists, dictionaries and tuples of tensors.
 # Without: a recursive function over these three kinds of collections.
@@ -242,10 +250,68 @@ def modes_are_active() -> bool:
     context is not counted: it only sets the device of new tensors.
     Without: `True`; no layer is differentiated by its closed form.
     """
-    stack = map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
     return _get_current_dispatch_mode() is not None or any(
-        type(mode) is not DeviceContext for mode in stack
+        type(mode) is not DeviceContext for mode in function_modes()
     )
+
+
+def function_modes() -> tuple[Any, ...]:
+    """Return the function modes that are active, the one of the default device too.
+
+    A replay activates those of the forward pass, because PyTorch leaves them in a
+    backward pass.
+    Without: none.
+    """
+    return tuple(
+        map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
+    )
+
+
+def set_function_modes(modes: Sequence[Any]) -> None:
+    """Activate exactly these function modes. Without: none, as for `function_modes`."""
+    for _ in range(_len_torch_function_stack()):
+        torch._C._pop_torch_function_stack()
+    for mode in modes:
+        torch._C._push_on_torch_function_stack(mode)
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal, also where a dispatch mode is active.
+
+    `FakeTensorMode` takes no real tensors such as random states. Without: none.
+    """
+    if _get_current_dispatch_mode() is None:
+        return torch.equal(a, b)
+    with _disable_current_modes():
+        return torch.equal(a, b)
+
+
+def saved_tensors_hooks_now() -> SavedTensorsHooks | None:
+    """Return the innermost hooks that pack saved tensors and unpack them, if any.
+
+    Without: none; states would not be packed.
+    """
+    hooks: SavedTensorsHooks | None
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks
+
+
+class SavedTensorsHooksOff:
+    """Context manager in which no hooks of saved tensors are called.
+
+    What a call saves is dropped, or used at once. Without: none; hooks would pack it.
+    """
+
+    def __enter__(self) -> None:
+        self.hooks: list[SavedTensorsHooks] = []
+        while (hooks := saved_tensors_hooks_now()) is not None:
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+            self.hooks.append(hooks)
+
+    def __exit__(self, *_: object) -> None:
+        while self.hooks:
+            pack, unpack = self.hooks.pop()
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 # --- modules --------------------------------------------------------------------------

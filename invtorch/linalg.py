@@ -223,6 +223,8 @@ def mix_channels(matrix: Tensor, x: Tensor, dim: int = 1) -> Tensor:
         if dim not in (1, 1 - x.ndim):
             return (x.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
         mixed = torch.bmm(matrix.expand(len(x), *matrix.shape), _flat(x))
+    if x.ndim == 3:  # not a view of a tensor
+        return mixed
     return mixed.reshape(len(x), len(matrix), *x.shape[2:])
 
 

@@ -131,11 +131,11 @@ class InvertibleModule(nn.Module):
 
     def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
         r"""Return `y` and $\log\lvert\det \partial y/\partial x\rvert$, `(batch,)`."""
-        raise NotImplementedError(f"{type(self).__name__} has no log-determinant")
+        raise NotImplementedError(_no_log_det(self, "forward_and_log_det"))
 
     def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
         r"""Return `x` and $\log\lvert\det \partial x/\partial y\rvert$, `(batch,)`."""
-        raise NotImplementedError(f"{type(self).__name__} has no log-determinant")
+        raise NotImplementedError(_no_log_det(self, "inverse_and_log_det"))
 
     def _keywords(self) -> frozenset[str] | None:
         """Return the names of the keyword context that it takes; `None` for any."""
@@ -242,6 +242,13 @@ def _loaded(module: InvertibleModule, _: object) -> None:
     """Read after `load_state_dict` whether a module was initialized."""
     flag = module.initialized
     module._waits_for_data = flag.is_meta or not bool(flag)
+
+
+def _no_log_det(module: InvertibleModule, method: str) -> str:
+    return (
+        f"{type(module).__name__} has no log-determinant: define `{method}`, which "
+        f"returns it beside the state, or derive from VolumePreserving if it is 0"
+    )
 
 
 def no_log_det(state: State) -> Tensor:

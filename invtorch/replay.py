@@ -215,6 +215,24 @@ def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
+def start_of(leaf: Tensor) -> Tensor:
+    """Return what a layer is given in the place of a leaf.
+
+    Hooks for all modules, as those of `FlopCounterMode`, may not be on a leaf while its
+    gradient is computed.
+    """
+    return alias_of(leaf) if _torch.has_global_hooks() else leaf
+
+
+def alias_of(tensor: Tensor) -> Tensor:
+    """Return the same tensor as the result of an operation.
+
+    A sparse tensor cannot be viewed, and is copied.
+    """
+    strided = tensor.layout is torch.strided
+    return tensor.view_as(tensor) if strided else tensor.clone()
+
+
 def gradients(
     outputs: Sequence[Tensor | GradientEdge | None],
     grads: Sequence[Tensor | None],

@@ -6,6 +6,7 @@ are optional: without them, autograd differentiates the same layers, with the sa
 results.
 
 * `protocol`: the methods of a closed form, and the sums of parameter gradients.
+* `members`: what a module is made of; a closed form is only for one that is unaltered.
 * `registry`: finds the closed form of a module, or `None` if autograd is to be used.
 * `torch_modules`, `weights`: convolutions, linear maps, activations and
   `nn.Sequential`.

@@ -143,7 +143,7 @@ class ReflectedShift(NamedTuple):
 Orthogonal: TypeAlias = OrthogonalShift | ReflectedShift
 
 
-@register(OrthogonalCoupling)
+@register(OrthogonalCoupling, parameters=["vectors"], submodules=["conditioner"])
 def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
     """Return the closed form of a layer, if its conditioner has one."""
     conditioner = _conditioner(layer, state)
@@ -158,7 +158,7 @@ def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
     )
 
 
-@register(AdditiveCoupling)
+@register(AdditiveCoupling, submodules=["conditioner"])
 def additive(layer: AdditiveCoupling, state: Tensor) -> AdditiveShift | None:
     """Return the closed form of a layer, if its conditioner has one."""
     conditioner = _conditioner(layer, state)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from invtorch import _torch
+from invtorch.closed_form.members import Members
 from invtorch.closed_form.protocol import Function, Gradients, PullBack
 from invtorch.closed_form.registry import closed_form, register
 from invtorch.closed_form.weights import Weight, weight_of
@@ -29,6 +30,9 @@ from invtorch.conditioners.patches import (
 from invtorch.linalg import correlate_channels, mix_channels
 
 aten = torch.ops.aten
+
+GATHER = Members.of(GatherPatches, ("weight", "bias"))
+SPREAD = Members.of(SpreadPatches, ("weight", "bias"))
 
 
 class GatedBlock(NamedTuple):
@@ -95,12 +99,14 @@ class GatedBlock(NamedTuple):
         return cropped(from_patches(F.glu(out, dim=1), self.stride), space)
 
 
-@register(GatedResidualBlock)
+@register(GatedResidualBlock, submodules=("gather", "look", "spread"))
 def gated_block(block: GatedResidualBlock, state: Tensor) -> GatedBlock | None:
     """Return the closed form of a block, if its submodules have not been replaced."""
     parts = block.gather, block.look, block.spread
     kinds = GatherPatches, CONVOLUTIONS.get(block.dims), SpreadPatches
     if is_parametrized(block) or (*map(type_before_parametrizations, parts),) != kinds:
+        return None
+    if not GATHER.fit(block.gather) or not SPREAD.fit(block.spread):
         return None
     look = closed_form(block.look, state)
     bias = _torch.parameters_of(block.gather).get("bias")

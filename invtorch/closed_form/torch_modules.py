@@ -63,20 +63,19 @@ class Convolution(NamedTuple):
         return self.stride, self.padding, self.dilation, False, zeros, self.groups
 
 
-@register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+@register(nn.Conv1d, nn.Conv2d, nn.Conv3d, parameters=("weight", "bias"))
 def convolution(module: Any, state: Tensor) -> Convolution | None:
     """Return the closed form of a convolution."""
-    weight, own = weight_of(module), _torch.parameters_of(module)
+    weight, bias = weight_of(module), _torch.parameters_of(module).get("bias")
     options = module.stride, module.padding, module.dilation
     if (
         weight is None
-        or "bias" not in own  # it is elsewhere: a buffer, for instance
         or module.padding_mode != "zeros"
         or any(type(option) is not tuple for option in options)
         or state.ndim != len(module.stride) + 2
     ):
         return None
-    return Convolution(weight, own["bias"], *options, module.groups)
+    return Convolution(weight, bias, *options, module.groups)
 
 
 class Linear(NamedTuple):
@@ -104,15 +103,14 @@ class Linear(NamedTuple):
         return F.linear(x, weight, self.bias), pull
 
 
-@register(nn.Linear)
+@register(nn.Linear, parameters=("weight", "bias"))
 def linear(module: nn.Linear, state: Tensor) -> Linear | None:
     """Return the closed form of a linear layer."""
     del state
-    weight, own = weight_of(module), _torch.parameters_of(module)
-    if weight is None or "bias" not in own:  # as above
+    weight, bias = weight_of(module), _torch.parameters_of(module).get("bias")
+    if weight is None or (bias is not None and bias.ndim != 1):
         return None
-    bias = own["bias"]
-    return Linear(weight, bias) if bias is None or bias.ndim == 1 else None
+    return Linear(weight, bias)
 
 
 class Pointwise(NamedTuple):
@@ -189,7 +187,7 @@ class Chain(NamedTuple):
         return x, pull
 
 
-@register(nn.Sequential)
+@register(nn.Sequential, submodules=None)
 def chain(module: nn.Sequential, state: Tensor) -> Chain | None:
     """Return the closed form of `nn.Sequential`, if all its modules have one."""
     parts = tuple([closed_form(part, state) for part in module])

@@ -9,9 +9,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from invtorch import _torch
+from invtorch.closed_form.members import Members
 from invtorch.closed_form.protocol import Gradients
 
 Pull = Callable[[Tensor, Gradients], None]
+
+# what `weight_norm` registers
+ORIGINALS = Members.of(ParametrizationList, ("original0", "original1"), ("0",))
+NORM = Members.of(_torch.WeightNorm)
 
 
 class PlainWeight(NamedTuple):
@@ -68,8 +73,10 @@ def weight_of(module: nn.Module) -> Weight | None:
     parametrization = lists.get("weight")
     if type(parametrization) is not ParametrizationList or [*lists] != ["weight"]:
         return None
-    first, *others = parametrization
-    g, v = map(_torch.parameters_of(parametrization).get, ("original0", "original1"))
-    if others or type(first) is not _torch.WeightNorm or first.dim != 0:
+    if not ORIGINALS.fit(parametrization):
         return None
+    (first,) = parametrization
+    if type(first) is not _torch.WeightNorm or first.dim != 0 or not NORM.fit(first):
+        return None
+    g, v = map(_torch.parameters_of(parametrization).get, ("original0", "original1"))
     return None if g is None or v is None else NormalizedWeight(g, v)

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from invtorch._checks import check_initialized
 from invtorch._repr import parameter_count
 from invtorch.composite import Composite, Pass, Step
 from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
@@ -245,6 +246,7 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
     Raises:
         TypeError: If it is not an `InvertibleModule`.
         ValueError: If it does not define its inverse.
+        RuntimeError: If its constructor did not call that of its base class.
     """
     name = type(module).__name__
     if isinstance(module, (list, tuple, Iterator)):
@@ -257,6 +259,7 @@ def invertible(module: nn.Module | None) -> InvertibleModule:
             f"{name} is not an InvertibleModule: use it as the conditioner of a "
             f"coupling, or write its inverse in a subclass of InvertibleModule"
         )
+    check_initialized(module)
     for direction in OPPOSITE:
         if getattr(type(module), direction) is getattr(InvertibleModule, direction):
             raise ValueError(

@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch._checks import check_batched, check_returned
+from invtorch._checks import check_batched, check_returned, check_takes
 from invtorch.couplings.partition import Partition
 from invtorch.precision import is_differentiable
 from invtorch.recording import Context
-from invtorch.replay import Shift, ShiftGraph
+from invtorch.replay import Shift, ShiftGraph, start_of
 
 
 def in_its_precision(conditioner: nn.Module, x: Tensor, context: Context) -> Any:
@@ -28,14 +28,21 @@ def in_its_precision(conditioner: nn.Module, x: Tensor, context: Context) -> Any
 
     Raises:
         ValueError: If a convolution would interpret the batch axis as channels.
+        TypeError: If the conditioner does not take the context.
     """
     check_batched(conditioner, x)
     parameter = _parameter(conditioner)
     if parameter is None:
+        parameter = _attribute(conditioner)
+    if parameter is not None:
+        own = parameter.dtype
+        if own != x.dtype and parameter.is_complex() == x.is_complex():
+            x = x.to(own)
+    try:
         return context.offer(conditioner, x)
-    if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
-        x = x.to(parameter.dtype)
-    return context.offer(conditioner, x)
+    except TypeError as error:
+        check_takes(conditioner, context.args, error)
+        raise
 
 
 def shift_of(
@@ -81,7 +88,7 @@ def rebuild(
         kept = parts.kept(state.data)
         if n > 0:  # the next shift to be undone changes this part of `state`
             kept = kept.clone()
-        shift = function(kept.requires_grad_(), parts.moved(state))
+        shift = function(start_of(kept.requires_grad_()), parts.moved(state))
         _subtract(parts, state, shift.detach(), sign)
         graphs.append(Shift.of(shift, kept, parts, sign))
     return ShiftGraph((state,), tuple(graphs[::-1]))
@@ -99,6 +106,15 @@ def _parameter(module: nn.Module) -> Tensor | None:
     parts = _torch.submodules_of(module).values()
     inner = (_parameter(part) for part in parts if part is not None)
     return next((p for p in inner if p is not None), None)
+
+
+def _attribute(module: nn.Module) -> Tensor | None:
+    """Return the first such tensor that a replica has in the place of a parameter."""
+    for part in _torch.modules_inside(module):
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and is_differentiable(value):
+                return value
+    return None
 
 
 def split_state(state: Tensor, split: int | None, dim: int) -> tuple[Tensor, Tensor]:

@@ -50,8 +50,8 @@ class OrthogonalCoupling(VolumePreserving):
         conditioner: The network $G$, from $\lfloor C/2 \rfloor$ to $C - \lfloor C/2
             \rfloor$ channels. It takes $U_1 x$ and the context.
         channels: Number of channels $C$, at least 2.
-        reflections: Number of Householder reflections in $U$, by default 3, as in the
-            paper.
+        reflections: Number of Householder reflections in $U$; by default 3, as in the
+            paper, or `channels` if they are fewer.
         map: How $U$ is parametrized: `"householder"` for reflections, or `"cayley"` or
             `"matrix_exp"` as in `Orthogonal1x1`.
         dim: The axis of the channels; -1 for sequences and vectors.
@@ -96,7 +96,7 @@ class OrthogonalCoupling(VolumePreserving):
         check_conditioner(conditioner, *(sizes if dim == 1 else (None, None)))
         self.conditioner = conditioner
         if map == HOUSEHOLDER:
-            count = 3 if reflections is None else reflections
+            count = min(3, channels) if reflections is None else reflections
             self.vectors = householder_vectors(channels, count)
         else:
             check_no_reflections(map, reflections)
@@ -141,6 +141,9 @@ class OrthogonalCoupling(VolumePreserving):
         U1, U2 = self._rows(output)
         x = output.data.requires_grad_()
         projected = _Projected.apply(output, x, U1, self.dim)
+        shape = [*x.shape]
+        shape[self.dim] = len(U1)
+        projected = projected.reshape(shape)
         shift = mix_channels(U2.mH, self._shift(projected, context), self.dim)
         # the graph does not need the values of the shift: x is written over them
         state = torch.sub(output.detach(), shift.data, alpha=sign, out=shift.data)
@@ -190,6 +193,10 @@ class _Projected(torch.autograd.Function):
         ctx: Any, output: Tensor, state: Tensor, U1: Tensor, dim: int
     ) -> Tensor:
         ctx.state, ctx.U1, ctx.dim = state, U1, dim
+        # one axis of space: then the result is no view, and the conditioner may write
+        # on what is made of it
+        if dim == 1 and output.ndim > 3:
+            output = output.flatten(2)
         return mix_channels(U1, output, dim)
 
     @staticmethod
@@ -198,7 +205,7 @@ class _Projected(torch.autograd.Function):
         _, x_needed, matrix_needed, _ = ctx.needs_input_grad
         return (
             None,
-            mix_channels(U1.mH, grad, dim) if x_needed else None,
+            mix_channels(U1.mH, grad, dim).reshape(state.shape) if x_needed else None,
             _matrix_gradient(U1, grad, state, dim) if matrix_needed else None,
             None,
         )

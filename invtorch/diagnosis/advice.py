@@ -41,6 +41,12 @@ def recommend(
             f"({broken[0].round_trip:.1e} off): its inverse is wrong, it is not "
             f"deterministic, or its scale loses what it should bring back."
         )
+    # 1.5: equally good gradients have different rounding errors
+    if not measured.refusals and measured.gradient <= 1.5 * measured.plain:
+        return (
+            "The gradients are as good as those of plain autograd: nothing needs to "
+            "change."
+        )
     words = []
     steepest = max(measured.layers, key=lambda layer: layer.gain)
     if steepest.gain > STEEP:
@@ -54,14 +60,7 @@ def recommend(
             f"The state grows {measured.growth:.1e} times, where plain autograd loses "
             f"digits, too: bound the scale of the conditioners."
         )
-    # 1.5: equally good gradients have different rounding errors
-    if not measured.refusals and measured.gradient <= 1.5 * measured.plain:
-        words.append(
-            "The gradients are as good as those of plain autograd: nothing needs to "
-            "change."
-        )
-    else:
-        words += _try_remedies(measured, model, x, context, truth)
+    words += _try_remedies(measured, model, x, context, truth)
     return " ".join(words)
 
 

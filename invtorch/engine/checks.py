@@ -7,7 +7,7 @@ of states can show is left to the guard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -134,6 +134,39 @@ def check_parts(label: str, parts: Iterable[nn.Module]) -> None:
                 f"{label} contains a module that `torch.jit` compiled, which cannot be "
                 f"replayed: use `torch.compile`, or set memory='store'"
             )
+
+
+def unshard(label: str, module: Any, parameters: Sequence[Tensor]) -> bool:
+    """Gather the parameters of a layer again, if FSDP2 freed them after forward.
+
+    FSDP2 gathers them before the gradient of an output arrives. A layer above a loss
+    on an inner output gets no gradient, but is inverted.
+
+    Args:
+        label: The name of the layer in messages.
+        module: The layer.
+        parameters: The parameters that it read in the forward pass.
+
+    Returns:
+        Whether they were gathered, and are to be freed with `module.reshard()`.
+
+    Raises:
+        RuntimeError: If only a module around the layer can gather them.
+    """
+    if not any(map(_is_freed, parameters[:1])):  # they are freed together
+        return False
+    if not _torch.is_fully_sharded(module):
+        raise RuntimeError(
+            f"the parameters of {label} are sharded, because no loss depends on the "
+            f"output of its container: add one, or apply `fully_shard` to each layer"
+        )
+    module.unshard()
+    return True
+
+
+def _is_freed(tensor: Tensor) -> bool:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return plain and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
 
 
 def check_kinds(label: str, same: bool) -> None:
@@ -282,20 +315,40 @@ def check_transforms(label: str) -> None:
         )
 
 
-def check_closed(label: str, known: Sequence[Tensor], ends: Iterable[Node]) -> None:
+def check_closed(
+    label: str,
+    known: Sequence[Tensor],
+    ends: Iterable[Node],
+    context: tuple[Any, ...] = (),
+) -> None:
     """Refuse a layer whose output depends on a tensor that would get no gradient.
 
     Args:
         label: The name of the layer in messages.
         known: The tensors that get a gradient.
         ends: The last nodes of the graph of the outputs.
+        context: The context of the call, in which objects may hold such a tensor.
 
     Raises:
         RuntimeError: If the graph has a leaf that is not in `known`.
     """
     foreign = foreign_leaf(ends, known)
-    if foreign is not None:
-        raise RuntimeError(_not_an_input(label, f" of shape {tuple(foreign.shape)}"))
+    if foreign is None:
+        return
+    shape = f" of shape {tuple(foreign.shape)}"
+    for part in _torch.tree_leaves(context):
+        if not isinstance(part, Tensor) and _holds_a_gradient(part):
+            raise RuntimeError(
+                f"{label} reads a tensor{shape} that needs a gradient from a context "
+                f"of type {type(part).__name__}: pass a tensor, list, dictionary or "
+                f"dataclass"
+            )
+    raise RuntimeError(_not_an_input(label, shape))
+
+
+def _holds_a_gradient(part: object) -> bool:
+    held = getattr(part, "__dict__", {}).values()
+    return any(isinstance(t, Tensor) and t.requires_grad for t in held)
 
 
 def check_no_gradient(label: str, outputs: Sequence[Tensor]) -> None:
@@ -319,17 +372,41 @@ def _not_an_input(label: str, shape: str) -> str:
 def foreign_leaf(ends: Iterable[Node], known: Sequence[Tensor]) -> Tensor | None:
     """Return a leaf on which nodes depend other than through `known`, if any."""
     leaves = {id(t) for t in known if t.grad_fn is None}
-    seen: set[Node | None] = {t.grad_fn for t in known}
-    pending = [node for node in ends if node not in seen]
+    for node in _nodes(ends, {t.grad_fn for t in known}):
+        leaf = _leaf_of(node)
+        if leaf is not None and id(leaf) not in leaves:
+            return leaf
+    return None
+
+
+def reached(
+    tensors: Sequence[Tensor], known: Sequence[Tensor], ends: Iterable[Node]
+) -> tuple[Tensor, ...]:
+    """Return the tensors on which nodes depend other than through `known`."""
+    nodes = {t.grad_fn for t in tensors} | {t.grad_fn for t in known}
+    found: set[object] = set()
+    for node in _nodes(ends, nodes - {None}, found):
+        found.add(id(_leaf_of(node)))
+    return tuple(t for t in tensors if (t.grad_fn or id(t)) in found)
+
+
+def _nodes(
+    ends: Iterable[Node], stops: set[Node | None], met: set[object] | None = None
+) -> Iterator[Node]:
+    """Yield the nodes of a graph down to `stops`, which are added to `met` instead."""
+    seen: set[Node] = set()
+    pending = [*ends]
     while pending:
         node = pending.pop()
-        parents = node.next_functions
-        if not parents:  # only the gradient accumulator of a leaf has none
-            leaf: Tensor | None = getattr(node, "variable", None)
-            if leaf is not None and id(leaf) not in leaves:
-                return leaf
-        for parent, _ in parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                pending.append(parent)
-    return None
+        if node in stops:
+            if met is not None:
+                met.add(node)
+        elif node not in seen:
+            seen.add(node)
+            yield node
+            pending += [parent for parent, _ in node.next_functions if parent]
+
+
+def _leaf_of(node: Node) -> Tensor | None:
+    """Return the leaf of a node that accumulates its gradient, which has no parents."""
+    return None if node.next_functions else getattr(node, "variable", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,10 @@ def memory_report(
         call: The forward and backward pass, without the optimizer's step. It is called
             twice; the gradients are restored afterwards.
         model: The model whose parameters and buffers are counted.
-        optimizer: The optimizer, after its first step.
+        optimizer: The optimizer. If it has no state yet, a copy of it steps once.
+
+    Raises:
+        ValueError: If such a copy cannot step without a closure.
 
     Examples:
         >>> layer = nn.Linear(8, 8, bias=False)
@@ -85,5 +89,23 @@ def memory_report(
 
 
 def _state_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    if optimizer and not optimizer.state:
+        optimizer = _stepped(optimizer)
     states = optimizer.state.values() if optimizer else ()
     return [v for state in states for v in state.values() if isinstance(v, Tensor)]
+
+
+def _stepped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return a copy of an optimizer that has stepped, on copies of its parameters."""
+    copied = deepcopy(optimizer)
+    for group in copied.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+    try:
+        copied.step()
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer is a {type(optimizer).__name__} without a state, which needs a "
+            f"closure to step: call memory_report after its first step"
+        ) from error
+    return copied

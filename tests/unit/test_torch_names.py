@@ -134,6 +134,45 @@ class TestModes:
             with mode():
                 assert _torch.modes_are_active()
 
+    def test_function_modes(self) -> None:
+        from torch.overrides import BaseTorchFunctionMode
+
+        outside = _torch.function_modes()
+        with torch.device("meta"), BaseTorchFunctionMode() as mode:
+            inside = _torch.function_modes()
+        assert inside[-1] is mode
+        _torch.set_function_modes(inside)
+        on_meta = torch.empty(1).is_meta
+        _torch.set_function_modes(outside)
+        assert on_meta
+        assert _torch.function_modes() == outside
+
+    def test_values_of_real_tensors_in_a_fake_mode(self) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        a, b = torch.zeros(2), torch.ones(2)
+        for mode in (torch.enable_grad, FakeTensorMode):
+            with mode():
+                assert _torch.same_values(a, a)
+                assert not _torch.same_values(a, b)
+
+    def test_hooks_of_saved_tensors(self) -> None:
+        def double(tensor):
+            return 2 * tensor
+
+        x = torch.ones(1, requires_grad=True)
+        hooks: _torch.SavedTensorsHooks = (double, double)
+        assert _torch.saved_tensors_hooks_now() is None
+        with (
+            torch.autograd.graph.saved_tensors_hooks(abs, abs),
+            torch.autograd.graph.saved_tensors_hooks(*hooks),
+        ):
+            with _torch.SavedTensorsHooksOff():
+                y = x.square()
+                assert _torch.saved_tensors_hooks_now() is None
+            assert _torch.saved_tensors_hooks_now() == hooks
+        assert torch.autograd.grad(y, x)[0] == 2
+
 
 class TestModules:
     """Names of modules."""

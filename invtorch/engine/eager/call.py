@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
@@ -25,7 +26,10 @@ from invtorch.engine.checks import (
     check_parts,
     check_shapes,
     check_unmodified,
+    reached,
+    unshard,
 )
+from invtorch.engine.eager.held import Held, can_be_held, cut, skipping, watched
 from invtorch.engine.restore.context import (
     copy_context,
     exchange_context,
@@ -33,11 +37,21 @@ from invtorch.engine.restore.context import (
 )
 from invtorch.engine.restore.environment import Environment, WeightCachesOff
 from invtorch.engine.restore.locks import Locks
+from invtorch.engine.restore.module_state import ChangedBufferError
 from invtorch.engine.restore.random_numbers import RandomStatesKept
 from invtorch.module import REPLAYS, InvertibleModule
 from invtorch.precision import is_differentiable, tf32_dtypes
 from invtorch.recording import Context, Direction, Recording, State
-from invtorch.replay import FullGraph, Graph, Replay, ShiftGraph, Tensors
+from invtorch.replay import (
+    FullGraph,
+    Graph,
+    PullBack,
+    Replay,
+    ShiftGraph,
+    Tensors,
+    alias_of,
+    start_of,
+)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -60,7 +74,8 @@ class RecordedCall(Protocol):
         label: The name of the layer in error messages: its index and class.
         arity: The number of tensors of the input state.
         output_arity: The number of tensors of the output state.
-        grad_inputs: The tensors of context and parameters that need a gradient.
+        grad_inputs: The tensors of context and modules that need a gradient. Attributes
+            and buffers among them are known once the call was run.
     """
 
     label: str
@@ -76,6 +91,9 @@ class RecordedCall(Protocol):
 
     def run(self, state: Tensors, context: Context) -> Tensors:
         """Evaluate the call for the first time; log-determinants come last."""
+
+    def held_inside(self) -> Tensors:
+        """Return the tensors of the freed graph of `run` that somebody holds."""
 
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
@@ -111,6 +129,9 @@ def labeled(method: Method) -> Method:
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return method(self, *arguments, **options)
+        except ChangedBufferError as error:
+            check_unmodified(self.label, error.name)
+            raise
         except Exception as error:
             add_label(error, self.label)
             raise
@@ -173,16 +194,24 @@ class Call:
         own = (*self.context_tensors, *parameters)
         needed = {id(t): t for t in own if t.requires_grad}
         self.grad_inputs: Tensors = tuple(needed.values())
+        self.returned_inside: list[Held] = []
+        self.held: list[Held] = []
 
     @exclusive
     def run(self, state: Tensors, context: Context) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
         counts, before = versions(state), self.environment.before()
-        with WeightCachesOff(), Recording(None):
+        parts = self.environment.parts
+        watch: AbstractContextManager[list[Held]] = nullcontext([])
+        if can_be_held(parts):
+            watch = watched(parts)
+        off = _torch.SavedTensorsHooksOff()
+        with WeightCachesOff(), Recording(None), off, watch as self.returned_inside:
             given = self.input_form.of_tensors(state)
             outputs = self._first(self.direction(self.module, given, context))
         self.environment.after(before)
         self._check(state, outputs)
+        self.grad_inputs += self._computed(state, outputs)
         check_own_tensors(
             self.label,
             self.environment.changed_parameter(),
@@ -190,6 +219,16 @@ class Call:
         )
         check_input_unmodified(self.label, versions(state) == counts)
         return outputs
+
+    def held_inside(self) -> Tensors:
+        """Return the tensors of the graph inside that somebody holds, if it was freed.
+
+        The call itself must not hold them: their graph may lead back to it.
+        """
+        now = [(one, one.now()) for one in self.returned_inside]
+        self.returned_inside = []
+        self.held = [one for one, tensor in now if tensor is not None]
+        return tuple(tensor for _, tensor in now if tensor is not None)
 
     @exclusive
     def store(self, state: State, context: Context) -> Tensors:
@@ -202,6 +241,7 @@ class Call:
     @exclusive
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state, without a graph."""
+        gathered = unshard(self.label, self.module, self.environment.parameters)
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
         context, counts = copy_context(self.context), versions(output)
@@ -210,6 +250,8 @@ class Call:
             state = as_tensors(
                 context.call(inverse, self.output_form.of_tensors(output))
             )
+        if gathered:
+            self.module.reshard()  # type: ignore[operator]
         check_inverse_arity(self.label, self.arity, len(state))
         check_output_unmodified(self.label, versions(output) == counts)
         return state
@@ -229,11 +271,12 @@ class Call:
 
     def reconnect(self, state: Tensors) -> Replay:
         """Evaluate the call again from its input, attached to the graph around it."""
-        return self._record(tuple(map(_alias, state)), _alias)
+        return self._record(tuple(map(alias_of, state)), alias_of)
 
     def dtypes(self) -> set[torch.dtype]:
         """Return the floating dtypes of its parameters, of autocast, and of TF32."""
-        parameters = self.environment.parameters
+        computed = (slot.tensor for slot in self.environment.computed)
+        parameters = [*self.environment.parameters, *computed]
         used = [p.dtype for p in parameters]
         if self.environment.autocast is not None:
             used.append(self.environment.autocast)
@@ -249,8 +292,8 @@ class Call:
         """Record the graph of the direction, from the state to the outputs."""
 
         def evaluate(context: Context) -> Graph:
-            given = self.input_form.of_tensors(state)
-            outputs = self.direction(self.module, given, context)
+            start = self.input_form.of_tensors(tuple(map(start_of, state)))
+            outputs = self.direction(self.module, start, context)
             return FullGraph(state, self._flat(outputs))
 
         return self._graph(evaluate, stand_in)
@@ -279,17 +322,30 @@ class Call:
         then ends at the stand-ins, and the graphs and hooks of the originals run once,
         on the gradients that the node returns.
         """
+        unshard(self.label, self.module, self.environment.parameters)
         self._check_unmodified()
         with torch.enable_grad():
             stand_ins = {id(t): stand_in(t) for t in self.grad_inputs}
-            context = exchange_context(self.context, stand_ins)
-            with self.environment.restored(stand_ins), Recording(None):
+            starts = {i: start_of(stand_in) for i, stand_in in stand_ins.items()}
+            context = exchange_context(self.context, starts)
+            # a graph that is attached to the one around it is kept, and so are hooks
+            kept = stand_in is alias_of
+            hooks = nullcontext() if kept else _torch.SavedTensorsHooksOff()
+            stop: AbstractContextManager[list[Tensor | None]] = nullcontext([])
+            if self.held:
+                stop = cut(self.held, kept)
+            restored = self.environment.restored(stand_ins)
+            with restored, Recording(None), hooks, stop as found:
                 graph = evaluate(context)
-        others = tuple(stand_ins.values())
+        inside = [t for t in found if t is not None]
+        others = (*stand_ins.values(), *inside)
         own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]
-        check_closed(self.label, (*graph.leaves, *others, *fixed), graph.ends)
-        pull_back = functools.partial(graph.pull_back, others)
+        known = (*graph.leaves, *others, *fixed)
+        check_closed(self.label, known, graph.ends, self.context)
+        pull_back: PullBack = functools.partial(graph.pull_back, others)
+        if len(inside) < len(found):
+            pull_back = skipping(pull_back, found)
         return Replay(graph.state, graph.outputs, pull_back)
 
     @property
@@ -310,6 +366,13 @@ class Call:
         """Return the outputs of the first evaluation, and keep their form."""
         self.output_form = Form.of(output[0] if self._with_log_det else output)
         return self._flat(output)
+
+    def _computed(self, state: Tensors, outputs: Tensors) -> Tensors:
+        """Return the attributes and buffers on whose graph the outputs depend."""
+        computed = {id(slot.tensor): slot.tensor for slot in self.environment.computed}
+        ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
+        known = (*state, *self.grad_inputs)
+        return reached([*computed.values()], known, ends) if computed else ()
 
     def _flat(self, output: Any) -> Tensors:
         if not self._with_log_det:
@@ -358,7 +421,3 @@ def _leaf(tensor: Tensor) -> Tensor:
     if tensor.is_leaf and tensor.requires_grad and not _torch.has_tensor_hooks(tensor):
         return tensor
     return tensor.detach().requires_grad_()
-
-
-def _alias(tensor: Tensor) -> Tensor:
-    return tensor.view_as(tensor)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +13,25 @@ from torch import Tensor, nn
 from invtorch import _torch
 from invtorch._torch import versions
 from invtorch.closed_form import Gradients, Shift, ShiftPullBack, closed_form
-from invtorch.engine.checks import check_unmodified, has_hooks
+from invtorch.engine.checks import check_unmodified, has_hooks, unshard
 from invtorch.engine.eager.call import labeled
 from invtorch.engine.restore.context import map_tensors
 from invtorch.engine.restore.locks import Locks
+from invtorch.engine.restore.random_numbers import RandomStatesKept
 from invtorch.module import InvertibleModule
-from invtorch.precision import autocast_enabled, no_autocast, tf32_dtypes
-from invtorch.recording import Context, Direction, State
+from invtorch.precision import autocast_enabled, eps_of, no_autocast, tf32_dtypes
+from invtorch.recording import Context, Direction, Recording, State
 from invtorch.replay import FullGraph, Replay, Tensors
 
 SIGNS = {"forward": 1, "inverse": -1}
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda")
 PLAIN = (Tensor, nn.Parameter)
-# names that a module gets from its class or from its registered parameters: if one is
-# set as an attribute of the instance, the module may compute something else
-MEMBERS = {"forward", _torch.CONVOLVE, "weight", "bias"}
+LIMIT = 256.0  # eps by which a closed form may differ from the layer: both round
+
+# For each layer: of which modules and for which dtype its closed form was compared with
+# the layer itself, and whether they agreed.
+_compared: dict[ref[nn.Module], tuple[tuple[object, ...], bool]] = {}
 
 
 class ClosedFormCall:
@@ -70,13 +75,21 @@ class ClosedFormCall:
         with torch.no_grad():
             return (self.function.shifted(x, self.sign),)
 
+    def held_inside(self) -> Tensors:
+        """Return nothing: there was no graph."""
+        return ()
+
     @labeled
     def invert(self, output: Tensors) -> Tensors:
         """Rebuild the input state from the output state."""
+        gathered = unshard(self.label, self.module, self.tensors)
         self._check_unmodified()
         (y,) = output
         with torch.no_grad(), no_autocast(y):
-            return (self.function.shifted(y, -self.sign),)
+            x = self.function.shifted(y, -self.sign)
+        if gathered:
+            self.module.reshard()  # type: ignore[operator]
+        return (x,)
 
     @labeled
     def replay(
@@ -122,6 +135,7 @@ class ClosedFormCall:
         return outputs[0]
 
     def _with_pull_back(self, end: Tensor, sign: int) -> tuple[Tensor, ShiftPullBack]:
+        unshard(self.label, self.module, self.tensors)
         self._check_unmodified()
         with torch.no_grad(), no_autocast(end):
             return self.function.with_pull_back(end, sign)
@@ -172,7 +186,57 @@ def closed_form_call(
     tensors = tensors_of(function)
     if not all(_matches(state, t) for t in tensors):
         return None
-    return ClosedFormCall(index, module, sign, function, tensors)
+    call = ClosedFormCall(index, module, sign, function, tensors)
+    return call if _agrees(call, direction, state, parts) else None
+
+
+def _agrees(
+    call: ClosedFormCall, direction: Direction, state: Tensor, parts: list[nn.Module]
+) -> bool:
+    """Return whether a closed form returns what the layer returns.
+
+    They are compared the first time that a layer has a closed form, and again if a
+    module inside it was replaced. So whatever makes a module compute something else,
+    its closed form is not used.
+    """
+    layer: ref[nn.Module] = ref(call.module)
+    known = (state.dtype, state.device, *map(id, parts))
+    before = _compared.get(layer)
+    if before is not None and before[0] == known:
+        return before[1]
+    try:
+        found, own = _both(call, direction, state.detach().clone())
+    except Exception:  # autograd raises it again, in the layer
+        return False
+    eps = max(map(eps_of, {state.dtype} | call.dtypes()))
+    agree = found.shape == own.shape and _close(found, own, state.detach(), eps)
+    if found.isfinite().all() and own.isfinite().all():
+        _compared[ref(call.module, _forget)] = known, agree
+    return agree
+
+
+def _both(
+    call: ClosedFormCall, direction: Direction, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the output of a closed form, and that of the layer."""
+    with torch.no_grad(), RandomStatesKept(x.device), Recording(None):
+        none = Context()
+        return call.run((x,), none)[0], direction(call.module, x, none)
+
+
+def _close(found: Tensor, own: Tensor, state: Tensor, eps: float) -> bool:
+    """Return whether two outputs agree up to what rounding explains.
+
+    The error of what a layer adds to its input is measured relative to what it adds.
+    """
+    largest = [float(t.abs().max()) for t in (found - own, own - state, state)]
+    error, added, kept = largest
+    # sqrt(eps): half of the digits, where a precision has few of them
+    return error <= min(LIMIT * eps, math.sqrt(eps)) * added + 4 * eps * kept
+
+
+def _forget(layer: ref[nn.Module], compared: dict[Any, Any] = _compared) -> None:
+    compared.pop(layer, None)
 
 
 def tensors_of(function: Any) -> list[Tensor]:
@@ -218,12 +282,8 @@ def _matches(state: Tensor, tensor: Tensor) -> bool:
 
 
 def _is_changed(part: nn.Module) -> bool:
-    """Return whether hooks, instance attributes or compilation may change a module."""
-    return (
-        has_hooks(part)
-        or not vars(part).keys().isdisjoint(MEMBERS)
-        or _torch.is_compiled(part)
-    )
+    """Return whether hooks or compilation may change what a module computes."""
+    return has_hooks(part) or _torch.is_compiled(part)
 
 
 def _name(module: nn.Module, ids: set[int]) -> str:

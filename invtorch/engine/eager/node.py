@@ -44,7 +44,7 @@ class CallNode(torch.autograd.Function):
     def forward(
         ctx: Any,
         handle: Callable[[], HandleLike | None],
-        outputs: list[Tensor],
+        outputs: Tensors,
         *tensors: Tensor,
     ) -> Tensors:
         """Return the outputs. Save the handle instead of the state.
@@ -57,7 +57,7 @@ class CallNode(torch.autograd.Function):
         ctx.handle = handle
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors[: on_tape.call.arity])
-        return tuple(outputs)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

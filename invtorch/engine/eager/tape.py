@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from invtorch import _torch
 from invtorch._torch import backward_keeps_graph, untraced, versions
 from invtorch.engine.checks import as_tensors, check_state_unmodified, check_unbroken
 from invtorch.engine.eager.call import Call, RecordedCall
@@ -72,7 +73,7 @@ class Tape:
         self.calls: list[RecordedCall] = []
         self.pending: list[bool] = []  # whether a node still needs this state
         self.top = -1  # the index of the last pending state
-        self.states: dict[int, Snapshot | Linked] = {}
+        self.states: dict[int, Snapshot | Packed | Linked] = {}
         self.order: list[int] = []  # the keys of `states`, sorted
         self.rebuilt: int | None = None  # the one rebuilt state that is held
         self.chain: Chain | None = None  # the passes of which this is one
@@ -102,22 +103,20 @@ class Tape:
         call = _recorded_call(index, module, direction, state, context, memory)
         if index:
             above = self.calls[-1].label
-            output = self.states[index]
-            assert isinstance(output, Snapshot)
-            check_unbroken(call.label, above, output.is_of(tensors))
-        inputs = (*tensors, *call.grad_inputs)
+            check_unbroken(call.label, above, self._snapshot(index).is_of(tensors))
         after_stored, self.stored = self.stored, False
-        if not any(t.requires_grad for t in inputs):
-            outputs, kept = call.run(tensors, context), False
-        elif memory == "store":
+        if memory == "store" and _is_differentiable(tensors, call):
             assert isinstance(call, Call)
             outputs, kept = call.store(state, context), not after_stored
             self.stored = True
         else:
-            outputs = self._node(call, index, tensors, context)
-            kept = memory != "invert" or index in self.anchors
-            if not index:
-                kept = self._begin(tensors) or kept
+            outputs, kept = call.run(tensors, context), False
+            if _is_differentiable(tensors, call):
+                outputs = tuple([t.detach() for t in outputs])  # frees the graph inside
+                outputs = self._node(call, index, tensors, outputs)
+                kept = memory != "invert" or index in self.anchors
+                if not index:
+                    kept = self._begin(tensors) or kept
         self._append(call, tensors, outputs[: call.output_arity], kept, memory)
         return call.returned(outputs)
 
@@ -138,6 +137,8 @@ class Tape:
             self.chain = Chain(self.limit)
         with self.lock:
             self._drop_unreachable()
+            if self.pending:  # a node needs the last state
+                self._pack(self.order[-1])
 
     def _memory_of(self, module: InvertibleModule, index: int) -> str:
         planned = self.strategies[index : index + 1]
@@ -145,11 +146,10 @@ class Tape:
         return max(asked, key=MEMORY.index)
 
     def _node(
-        self, call: RecordedCall, index: int, state: Tensors, context: Context
+        self, call: RecordedCall, index: int, state: Tensors, outputs: Tensors
     ) -> Tensors:
-        """Evaluate a call without a graph, and attach its outputs to one node."""
-        outputs = [t.detach() for t in call.run(state, context)]
-        inputs = (*state, *call.grad_inputs)
+        """Attach the outputs of a call to one node."""
+        inputs = (*state, *call.grad_inputs, *call.held_inside())
         # both must live until the node exists: then its saved tensors hold the handle
         handle, held = self._handle(index, call), gradient_accumulators(inputs)
         with handle.saved_instead():
@@ -169,16 +169,14 @@ class Tape:
         self.calls.append(call)
         if self.guard and not index:
             self.guard.begin(tuple(t.detach() for t in state))
-        if index in self.states and not kept:
+        if kept:
+            self._keep(index, state, memory)
+        elif index in self.states:
             self._drop(index)
-        if kept and index not in self.states:
-            self._put(index, state)
-        if kept and memory == "offload":
-            self.states[index] = Snapshot.of(state).on_host()
         self._put(index + 1, output)
         if self.guard:
-            kept_output = tuple(t.detach() for t in output)
-            self.guard.take(call.label, call.dtypes(), kept_output)
+            kept_state = self._snapshot(index + 1).kept
+            self.guard.take(call.label, call.dtypes(), kept_state)
 
     def _handle(self, index: int, call: RecordedCall) -> Handle:
         """Return a handle of state `index`; the state is pending while it exists."""
@@ -205,7 +203,7 @@ class Tape:
         with self.lock:
             self.next = self.next or ref(other)
             last = len(self.calls)
-            if isinstance(self.states.get(last), Snapshot):
+            if isinstance(self.states.get(last), Snapshot | Packed):
                 self.states[last] = Linked(Link(other))
 
     def forget_input(self) -> None:
@@ -291,10 +289,12 @@ class Tape:
             self.guard.compare(layer, index, tuple(t.detach() for t in state))
 
     def _read(self, index: int) -> Tensors:
-        snapshot = self.states[index]
+        state = self.states[index]
         label = f"output of {self.calls[index - 1].label}" if index else "input"
-        check_state_unmodified(label, snapshot.unchanged())
-        return snapshot.tensors
+        check_state_unmodified(label, state.unchanged())
+        if isinstance(state, Linked):
+            return state.tensors
+        return self._snapshot(index).tensors
 
     # --- the states that are kept -----------------------------------------------------
 
@@ -325,9 +325,35 @@ class Tape:
         self.states[index] = Snapshot.of(state)
         insort(self.order, index)
 
+    def _keep(self, index: int, state: Tensors, memory: str) -> None:
+        if index not in self.states:
+            self._put(index, state)
+        if memory == "offload":
+            self.states[index] = self._snapshot(index).on_host()
+        else:
+            self._pack(index)
+
+    def _snapshot(self, index: int) -> Snapshot:
+        state = self.states[index]
+        if isinstance(state, Packed):  # unpacked once: what packed it may allow no more
+            state = self.states[index] = Snapshot.of(state.unpacked())
+        assert isinstance(state, Snapshot)
+        return state
+
+    def _pack(self, index: int) -> None:
+        """Pack a state that is kept, if hooks of saved tensors are active."""
+        hooks, state = _torch.saved_tensors_hooks_now(), self.states[index]
+        if hooks is not None and isinstance(state, Snapshot):
+            self.states[index] = Packed.of(state.kept, hooks)
+
     def _drop(self, index: int) -> None:
         del self.states[index]
         self.order.remove(index)
+
+
+def _is_differentiable(state: Tensors, call: RecordedCall) -> bool:
+    """Return whether anything that a call reads needs a gradient."""
+    return any(t.requires_grad for t in (*state, *call.grad_inputs))
 
 
 def _recorded_call(
@@ -483,6 +509,40 @@ class Snapshot(NamedTuple):
         return self.unchanged() and [*map(_memory, self.kept)] == [*map(_memory, state)]
 
 
+class Packed(NamedTuple):
+    """A state that hooks of saved tensors have packed.
+
+    Attributes:
+        packed: What they made of each tensor.
+        unpack: Returns the tensor again.
+        versions: The version counters of the tensors inside `packed`.
+    """
+
+    packed: tuple[Any, ...]
+    unpack: Callable[[Any], Tensor]
+    versions: list[int]
+
+    @classmethod
+    def of(cls, tensors: Tensors, hooks: _torch.SavedTensorsHooks) -> Packed:
+        """Pack the tensors of a state."""
+        pack, unpack = hooks
+        packed = tuple(map(pack, tensors))
+        return cls(packed, unpack, versions(_tensors_in(packed)))
+
+    def unpacked(self) -> Tensors:
+        """Return the tensors of the state."""
+        return tuple(map(self.unpack, self.packed))
+
+    def unchanged(self) -> bool:
+        """Return whether no tensor was changed in place since."""
+        return versions(_tensors_in(self.packed)) == self.versions
+
+
+def _tensors_in(packed: tuple[Any, ...]) -> list[Tensor]:
+    leaves = _torch.tree_leaves(packed)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
 def _on_host(tensor: Tensor) -> Tensor:
     """Copy to pinned memory, asynchronously on the current stream."""
     if tensor.device.type == "cpu":
@@ -494,4 +554,6 @@ def _on_host(tensor: Tensor) -> Tensor:
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
     """Return a key that is equal for two tensors with the same memory and layout."""
     view = tensor.dtype, tensor.is_conj(), tensor.is_neg()
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), *view
+    plain = type(tensor) is Tensor or not hasattr(tensor, "fake_mode")
+    address = tensor.data_ptr() if plain else 0  # fake tensors have no memory
+    return address, tensor.shape, tensor.stride(), *view

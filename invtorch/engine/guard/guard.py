@@ -40,12 +40,14 @@ CPU = torch.device("cpu")
 ROWS = 32  # rows of marks that are compared at once, unless one state has more
 NOT_REPEATED = (
     "The layer draws random numbers of its own, or reads something that changed since "
-    "the forward pass: pass it as context, or register it as a buffer."
+    "the forward pass (a fused optimizer that stepped, for instance): pass it as "
+    "context, register it as a buffer, or step after backward."
 )
 WRONG_INVERSE = (
-    "The error appears there at once: the inverse is wrong or loses digits, or the "
-    "layer draws random numbers of its own or reads something that changed since the "
-    'forward pass. Set `layer.memory = "checkpoint"` to keep its input.'
+    "The error appears there at once: the inverse is wrong or loses digits, the layer "
+    "jumps at such a state (as `F.normalize` at zero), draws random numbers of its own "
+    "or reads something that changed since the forward pass (a fused optimizer that "
+    'stepped, for instance). Set `layer.memory = "checkpoint"` to keep its input.'
 )
 AMPLIFIED = (
     'Rounding was amplified layer by layer: set `anchors="auto"` (which also learns '
@@ -300,10 +302,12 @@ class Guard:
         return f"is off by {first.error:.1e}, and that of {other} by {off}"
 
     def _in_eps(self, one: Measured) -> str:
-        return f"{one.error / eps_of(self.dtype):.3g} eps of {self.dtype}"
+        eps = eps_of(self.dtype)
+        return f"{one.error / eps:.3g} eps of {self.dtype}" if eps else str(self.dtype)
 
     def _check_growth(self, growth: float) -> None:
-        limit = max(self.eps) ** -0.5
+        eps = max(self.eps)  # 0 where all states are integers
+        limit = eps**-0.5 if eps else math.inf
         if growth > max(limit, 10 * self.anchors.growth) and self.policy is not None:
             self.anchors.growth = growth  # warn again if it grows by 10 times more
             warnings.warn(

@@ -76,6 +76,8 @@ def appeared(run: list[Measured], eps: float, allowed: float) -> Measured | None
             rounding, so that a factor of 100 would never occur. Then the limit is half
             of their ratio, at least 4.
     """
+    if not eps:  # integers, whose errors are no rounding
+        return next((one for one in run if one.error > 0), None)
     least, most = SUDDEN
     sudden = min(max(allowed / 2 / eps, least), most)
     before = [eps, *(max(one.error, eps) for one in run)]

@@ -58,6 +58,8 @@ def _mapped(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
         return leaf
     copied = copy.copy(leaf)
     for field in dataclasses.fields(leaf):
+        if not hasattr(leaf, field.name):  # it is not set
+            continue
         value = tree_map(partial(_mapped, function), getattr(leaf, field.name))
         object.__setattr__(copied, field.name, value)  # it may be frozen
     return copied

@@ -60,6 +60,8 @@ class Environment:
         self.kinds = [*map(type, parts)]
         self.device = device
         self.autocast = autocast_dtype(device.type)
+        self.dtype = torch.get_default_dtype()
+        self.modes = _torch.function_modes()
         self.module_tensors = ParametersAndBuffers(parts)
         self.tensors: list[Slot] = []
         self.drawn_from: RandomStates = {}
@@ -89,21 +91,29 @@ class Environment:
         """Return a context in which the environment is restored.
 
         Args:
-            stand_ins: What replaces a parameter, found by its `id`.
+            stand_ins: What replaces a tensor of a module, found by its `id`.
         """
         contexts = [*self._changed(stand_ins), AttributesRestored(self.attributes)]
+        places = [(s, stand_ins.get(id(s.tensor))) for s in self.computed]
+        changes = [(s.holder, s.name, t) for s, t in places if t is not None]
+        if changes:  # after the attributes were restored
+            contexts.append(exchanged(changes))
         return contexts[0] if len(contexts) == 1 else _all(contexts)
 
     def _changed(
         self, stand_ins: dict[int, Tensor]
     ) -> Iterator[AbstractContextManager[Any]]:
-        """Yield contexts for random states, autocast, parameters and buffers."""
+        """Yield contexts for what differs from the forward pass, but attributes."""
         if self.drawn_from:
             yield random_states_set(self.drawn_from)
         kind = self.device.type
         if autocast_dtype(kind) != self.autocast:
             enabled = self.autocast is not None
             yield torch.autocast(kind, self.autocast, enabled)
+        if torch.get_default_dtype() != self.dtype:
+            yield _default_dtype_set(self.dtype)
+        if _torch.function_modes() != self.modes:
+            yield _function_modes_set(self.modes)
         changes = self.module_tensors.changes(stand_ins)
         if changes:
             yield exchanged(changes)
@@ -119,6 +129,16 @@ class Environment:
         return [slot.tensor for slot in self.module_tensors.parameters]
 
     @property
+    def computed(self) -> list[Slot]:
+        """The other tensors of its modules that need a gradient.
+
+        They are attributes or buffers: weights that a hook of the layer or a replica
+        computes from parameters, for instance.
+        """
+        others = (*self.tensors, *self.module_tensors.buffers)
+        return [slot for slot in others if slot.tensor.requires_grad]
+
+    @property
     def buffers(self) -> list[Tensor]:
         """The buffers of its modules, as they were before the call."""
         return [slot.tensor for slot in self.module_tensors.buffers]
@@ -132,12 +152,11 @@ class Environment:
         return changed_in_place(self.tensors)
 
     def changed_tensor(self) -> str | None:
-        """Return the name of any tensor of the modules changed in place, if any."""
-        return (
-            self.changed_parameter()
-            or changed_in_place(self.module_tensors.buffers)
-            or self.changed_attribute()
-        )
+        """Return the name of a tensor changed in place since the call, if any.
+
+        A replay raises an error if it reads a buffer that was changed.
+        """
+        return self.changed_parameter() or self.changed_attribute()
 
 
 def _comes_back(slot: Slot) -> bool:
@@ -151,6 +170,26 @@ def _all(contexts: list[AbstractContextManager[Any]]) -> Iterator[None]:
         for context in contexts:
             stack.enter_context(context)
         yield
+
+
+@contextmanager
+def _default_dtype_set(dtype: torch.dtype) -> Iterator[None]:
+    present = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(present)
+
+
+@contextmanager
+def _function_modes_set(modes: tuple[Any, ...]) -> Iterator[None]:
+    present = _torch.function_modes()
+    _torch.set_function_modes(modes)
+    try:
+        yield
+    finally:
+        _torch.set_function_modes(present)
 
 
 class WeightCachesOff:

@@ -14,6 +14,8 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from invtorch.replay import alias_of
+
 _locks: dict[ref[nn.Module], threading.RLock] = {}
 
 
@@ -62,4 +64,4 @@ def gradient_accumulators(tensors: Iterable[Tensor]) -> list[Tensor]:
     if threading.active_count() == 1:
         return []
     with torch.enable_grad():
-        return [t.view_as(t) for t in tensors if t.requires_grad and t.is_leaf]
+        return [alias_of(t) for t in tensors if t.requires_grad and t.is_leaf]

@@ -81,9 +81,15 @@ class ParametersAndBuffers:
         return [
             *self._exchanged(stand_ins),
             *[(s.holder, s.name, s.tensor.clone()) for s in self.buffers if _lost(s)],
+            *[(s.holder, s.name, Unreadable(s.name)) for s in self._changed_buffers()],
             *[(h, n, None) for h, n in self.empty if h.get(n, MISSING) is not None],
             *self._appeared(),
         ]
+
+    def _changed_buffers(self) -> list[Slot]:
+        now = versions([slot.tensor for slot in self.buffers])
+        pairs = zip(self.buffers, now, strict=True)
+        return [slot for slot, count in pairs if count != slot.version]
 
     def _exchanged(self, stand_ins: dict[int, Tensor]) -> Iterator[Change]:
         for slot in self.parameters:
@@ -98,6 +104,45 @@ class ParametersAndBuffers:
         for holder, size in zip(self.holders, self.sizes, strict=True):
             known = {*islice(names, size)}
             yield from ((holder, name, MISSING) for name in holder if name not in known)
+
+
+class Unreadable(Tensor):
+    """Stands for a buffer that was changed in place since the forward pass.
+
+    The layer may not read it: a counter that something else updates is no part of the
+    layer. Any use of this tensor raises an error.
+
+    Args:
+        name: The name of the buffer.
+    """
+
+    @staticmethod
+    def __new__(cls, name: str) -> Unreadable:
+        """Make an empty tensor that knows the name."""
+        made: Unreadable = torch.empty(0).as_subclass(cls)
+        made.__dict__["buffer"] = name
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        """Refuse every operation."""
+        leaves = _torch.tree_leaves((arguments, options))
+        used = next(one for one in leaves if isinstance(one, cls))
+        raise ChangedBufferError(used.__dict__["buffer"])
+
+
+class ChangedBufferError(Exception):
+    """A replay reads a buffer that was changed in place since the forward pass.
+
+    Args:
+        name: The name of the buffer.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 def slots(places: Sequence[Place]) -> list[Slot]:

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from invtorch._torch import same_values
+
 CPU = torch.device("cpu")
 RandomStates: TypeAlias = dict[torch.device, Tensor]
 
@@ -34,7 +36,7 @@ def advanced(before: RandomStates) -> RandomStates:
     return {
         device: state
         for device, state in before.items()
-        if not torch.equal(state, _get(device))
+        if not same_values(state, _get(device))
     }
 
 

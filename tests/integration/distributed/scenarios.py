@@ -186,6 +186,31 @@ def shard_inside_a_larger_model(rank: int, anchors: int) -> Outcome:
     return _whole(sharded), oracle
 
 
+def shard_each_layer_with_an_inner_loss(rank: int, anchors: int) -> Outcome:
+    """Invert the layers above the loss, which get no gradient."""
+
+    def gradients_of(net: InvertibleSequential, x: Tensor, scale: float) -> None:
+        inner: list[Tensor] = []
+        handle = net[4].register_forward_hook(lambda *call: inner.append(call[-1]))
+        with handle:
+            net(x)
+        (weighed(inner[0]) * scale).backward()
+
+    net = network(anchors)
+    net.memory = "store"
+    for r in range(2):
+        gradients_of(net, data(r), 0.5)
+    oracle = [
+        torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()
+    ]
+    net = _sharded(anchors, shared=False)
+    gradients_of(net, data(rank), 1.0)
+    found = [p.grad for p in net.parameters()]
+    whole = [g.full_tensor() if g is not None else None for g in found]
+    pairs = zip(whole, oracle, strict=True)
+    return [torch.zeros_like(o) if g is None else g for g, o in pairs], oracle
+
+
 def mixed_precision_policy(rank: int, anchors: int) -> Outcome:
     """Compare with `memory="store"` under the same policy."""
     policy = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float64)
@@ -207,6 +232,21 @@ def shard_a_conditioner(rank: int, anchors: int) -> str:
     fully_shard(net, mesh=_mesh())
     try:
         weighed(net(data(rank))).backward()
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def shard_the_container_with_an_inner_loss(rank: int, anchors: int) -> str:
+    """Return the error where the parameters of the layers above are not gathered."""
+    net, inner = network(anchors), []
+    net[4].register_forward_hook(lambda *call: inner.append(call[-1]))
+    whole = nn.Sequential(net, nn.Identity())
+    fully_shard(net, mesh=_mesh(), reshard_after_forward=True)
+    fully_shard(whole, mesh=_mesh())
+    whole(data(rank))
+    try:
+        weighed(inner[0]).backward()
     except RuntimeError as error:
         return str(error)
     return ""
@@ -252,10 +292,12 @@ GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
         shard_each_layer_with_a_shared_block,
         shard_the_container,
         shard_inside_a_larger_model,
+        shard_each_layer_with_an_inner_loss,
         mixed_precision_policy,
     )
 }
 OTHERS: dict[str, Callable[[int, int], Any]] = {
     "buckets": buckets,
     "shard_a_conditioner": shard_a_conditioner,
+    "shard_the_container_with_an_inner_loss": shard_the_container_with_an_inner_loss,
 }

@@ -66,6 +66,12 @@ def test_buckets_are_exchanged_while_layers_are_still_replayed(
 
 
 @pytest.mark.parametrize("anchors", ANCHORS)
+def test_an_inner_loss_of_a_container_that_is_sharded_whole(outcomes, anchors) -> None:
+    for message in outcome(outcomes, "shard_the_container_with_an_inner_loss", anchors):
+        assert "no loss depends on the output of its container" in message
+
+
+@pytest.mark.parametrize("anchors", ANCHORS)
 def test_a_conditioner_cannot_be_sharded_alone(outcomes, anchors) -> None:
     for message in outcome(outcomes, "shard_a_conditioner", anchors):
         assert "layer 3 (OrthogonalCoupling)" in message

@@ -62,6 +62,11 @@ def test_a_parameter_changed_in_place(net, x) -> None:
 
 @ON_THE_CPU  # elsewhere a copy is kept, and the replay is right
 def test_a_buffer_changed_in_place(net, x) -> None:
+    class Stronger(Conditioner):
+        def forward(self, x):
+            return self.strength * super().forward(x)
+
+    net[1].conditioner = Stronger(2, 2)
     net[1].conditioner.register_buffer("strength", torch.ones(1))
     loss = net(x).sum()
     net[1].conditioner.strength.zero_()

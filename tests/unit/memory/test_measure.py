@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from invtorch.memory.plan import amount
 from invtorch.planning import Memory, measure_memory, memory_report
@@ -41,6 +42,7 @@ import os
 {user}
 before = dict(os.environ)
 import torch
+from torch import nn
 loaded = dict(os.environ)
 from invtorch.planning import measure_memory
 assert os.environ == loaded, "the import changed the environment"
@@ -79,6 +81,33 @@ def test_a_report_tells_apart_what_a_step_takes() -> None:
     assert found.cache == 0
     assert all(p.grad is g for p, g in zip(net.parameters(), before, strict=True))
     assert str(found).splitlines()[-1].startswith("in all")
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop]
+)
+def test_an_optimizer_that_has_not_stepped(kind) -> None:
+    net, x = paper(anchors=0), image()
+    optimizer = kind(net.parameters(), lr=1.0)
+    call, values = (
+        lambda: net(x).sum().backward(),
+        [p.clone() for p in net.parameters()],
+    )
+    before = memory_report(call, net, optimizer).optimizer
+    assert not optimizer.state
+    assert all(map(torch.equal, net.parameters(), values))
+    call()
+    optimizer.step()
+    assert before == memory_report(call, net, optimizer).optimizer
+
+
+def test_an_optimizer_that_needs_a_closure_to_step() -> None:
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.LBFGS(net.parameters())
+    with pytest.raises(
+        ValueError, match=r"LBFGS without a state.*after its first step"
+    ):
+        memory_report(lambda: net(torch.ones(2)).sum().backward(), net, optimizer)
 
 
 def test_amounts_are_written_to_three_digits() -> None:
