@@ -2,7 +2,14 @@
 
 from invtorch.composite import Composite, Step
 from invtorch.conditioners import GatedResidualBlock
-from invtorch.containers import Conjugation, InvertibleSequential, WithoutContext
+from invtorch.containers import (
+    Conjugation,
+    InvertibleSequential,
+    OnPart,
+    Parallel,
+    Repeat,
+    WithoutContext,
+)
 from invtorch.couplings import (
     AdditiveCoupling,
     AffineCoupling,
@@ -13,6 +20,7 @@ from invtorch.couplings import (
     ReversibleBlock,
 )
 from invtorch.diagnosis import diagnose
+from invtorch.elementwise import LeakyReLU, LeakyTanh, Logit
 from invtorch.engine import DriftError, DriftWarning
 from invtorch.mixing import (
     ActNorm,
@@ -24,6 +32,12 @@ from invtorch.mixing import (
     Permute,
 )
 from invtorch.module import InvertibleModule, VolumePreserving
+from invtorch.resampling import (
+    Flatten,
+    HaarDownsample,
+    OrthogonalDownsample,
+    PixelUnshuffle,
+)
 
 __all__ = [
     "ActNorm",
@@ -35,17 +49,27 @@ __all__ = [
     "DriftError",
     "DriftWarning",
     "ElementwiseAffine",
+    "Flatten",
     "GatedResidualBlock",
     "Glow1x1",
+    "HaarDownsample",
     "Householder1x1",
     "InvertibleModule",
     "InvertibleSequential",
     "LU1x1",
+    "LeakyReLU",
+    "LeakyTanh",
     "LeapfrogStep",
+    "Logit",
     "MomentumStep",
+    "OnPart",
     "Orthogonal1x1",
     "OrthogonalCoupling",
+    "OrthogonalDownsample",
+    "Parallel",
     "Permute",
+    "PixelUnshuffle",
+    "Repeat",
     "ReversibleBlock",
     "Step",
     "VolumePreserving",

@@ -189,3 +189,14 @@ def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
             f"{type(layer).__name__} has no log-determinant of a complex state: give "
             f"it the real and imaginary parts as channels (`torch.view_as_real`)"
         )
+
+
+def check_bound(bound: float) -> float:
+    """Return a bound of scales or slopes.
+
+    Raises:
+        ValueError: If it is not larger than 1.
+    """
+    if not bound > 1:
+        raise ValueError(f"bound is {bound}, but must be larger than 1")
+    return bound

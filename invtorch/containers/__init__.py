@@ -1,7 +1,16 @@
 """Containers of invertible modules."""
 
 from invtorch.containers.conjugation import Conjugation
+from invtorch.containers.on_part import OnPart, Parallel
+from invtorch.containers.repeat import Repeat
 from invtorch.containers.sequential import InvertibleSequential
 from invtorch.containers.without_context import WithoutContext
 
-__all__ = ["Conjugation", "InvertibleSequential", "WithoutContext"]
+__all__ = [
+    "Conjugation",
+    "InvertibleSequential",
+    "OnPart",
+    "Parallel",
+    "Repeat",
+    "WithoutContext",
+]

@@ -7,7 +7,7 @@ import torch
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
 from tests.parts import Conditioner, Scale
-from tests.registry import MAKERS
+from tests.registry import MAKERS, fitted
 
 WITH_CONDITIONER = [
     name
@@ -30,7 +30,7 @@ def test_a_step_evaluates_every_conditioner_twice(
 ) -> None:
     net = InvertibleSequential(*[MAKERS[name](4, 2) for _ in range(6)], anchors=anchors)
     conditioners = sum(isinstance(m, Conditioner) for m in net.modules())
-    output = getattr(net, direction + suffix)(torch.randn(1, 4, 5, 5))
+    output = getattr(net, direction + suffix)(torch.randn(1, 4, *fitted(name, 5, 5)))
     assert evaluations(net) == conditioners
     (output[0] if suffix else output).sum().backward()
     assert evaluations(net) == 2 * conditioners
