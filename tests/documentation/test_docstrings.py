@@ -12,6 +12,7 @@ from torch import nn
 
 import invtorch
 import invtorch.nets
+import invtorch.testing
 import mri_example
 
 MODULES = [
@@ -30,7 +31,8 @@ def test_examples_of_a_module(name) -> None:
     assert results.failed == 0
 
 
-PUBLIC = [(p, name) for p in (invtorch, invtorch.nets) for name in p.__all__]
+PACKAGES = (invtorch, invtorch.nets, invtorch.testing)
+PUBLIC = [(p, name) for p in PACKAGES for name in p.__all__]
 
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC)

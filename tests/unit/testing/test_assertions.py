@@ -26,17 +26,23 @@ class Off(Scale):
 
 
 class Infinite(Scale):
+    """A layer that divides by zero."""
+
     def forward(self, x, *_):
         return x / 0
 
 
 class WrongLogDet(Scale):
+    """A log-determinant that is off by one part in ten thousand."""
+
     def forward_and_log_det(self, x, *_):
         y, log_det = super().forward_and_log_det(x)
         return y, log_det * 1.0001
 
 
 class OneLogDet(Scale):
+    """A log-determinant of all samples together."""
+
     def forward_and_log_det(self, x, *_):
         y, log_det = super().forward_and_log_det(x)
         return y, log_det.sum()
