@@ -18,6 +18,7 @@ from invtorch.couplings import (
     MomentumStep,
     OrthogonalCoupling,
     ReversibleBlock,
+    SplineCoupling,
 )
 from invtorch.diagnosis import diagnose
 from invtorch.elementwise import LeakyReLU, LeakyTanh, Logit
@@ -71,6 +72,7 @@ __all__ = [
     "PixelUnshuffle",
     "Repeat",
     "ReversibleBlock",
+    "SplineCoupling",
     "Step",
     "VolumePreserving",
     "WithoutContext",

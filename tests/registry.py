@@ -37,6 +37,7 @@ from invtorch import (
     PixelUnshuffle,
     Repeat,
     ReversibleBlock,
+    SplineCoupling,
     WithoutContext,
 )
 from invtorch.nets import IRIM
@@ -95,6 +96,23 @@ def half_arctangent(a: Tensor) -> Tensor:
 def volume_preserving(channels: int, dims: int) -> InvertibleModule:
     conditioner = Conditioner(-(-channels // 2), 2 * (channels // 2), dims)
     return AffineCoupling(conditioner, swap=True, volume_preserving=True)
+
+
+def splines(channels: int, dims: int) -> InvertibleModule:
+    size = 3 * 4 - 1
+    conditioner = Conditioner(channels // 2, size * -(-channels // 2), dims)
+    return SplineCoupling(conditioner, bins=4, tail_bound=3.0, bound=2.0)
+
+
+def circular_splines(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(-(-channels // 2), 9 * (channels // 2), dims)
+    options = {"tails": "circular", "tail_bound": 1.0, "bound": 1.5}
+    return SplineCoupling(conditioner, bins=3, swap=True, **options)
+
+
+def spline_checkerboard(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels, 8 * channels, dims)
+    return SplineCoupling(conditioner, bins=3, split="checkerboard", bound=1.5)
 
 
 def two_sided(channels: int, dims: int) -> InvertibleModule:
@@ -280,6 +298,9 @@ MAKERS: dict[str, Maker] = {
     "AffineCoupling(split=mask)": masked,
     "AffineCoupling(split=checkerboard)": affine_checkerboard,
     "AffineCoupling(volume_preserving)": volume_preserving,
+    "SplineCoupling": splines,
+    "SplineCoupling(tails=circular)": circular_splines,
+    "SplineCoupling(split=checkerboard)": spline_checkerboard,
     "ReversibleBlock": two_sided,
     "ReversibleBlock(split=checkerboard)": two_sided_checkerboard,
     "ConditionalAffine": conditional,
@@ -340,6 +361,9 @@ REAL_ONLY = {
     "LeakyReLU",
     "LeakyTanh",
     "Logit",
+    "SplineCoupling",
+    "SplineCoupling(tails=circular)",
+    "SplineCoupling(split=checkerboard)",
 }
 
 
@@ -349,6 +373,7 @@ def fitted(name: str, *space: int) -> tuple[int, ...]:
 
 
 SHIPPED = {
+    SplineCoupling: "SplineCoupling",
     Flatten: "Flatten",
     Parallel: "Parallel",
     OnPart: "OnPart",
