@@ -39,6 +39,7 @@ from invtorch.resampling import (
     OrthogonalDownsample,
     PixelUnshuffle,
 )
+from invtorch.residual_flow import ResidualFlow
 
 __all__ = [
     "ActNorm",
@@ -71,6 +72,7 @@ __all__ = [
     "Permute",
     "PixelUnshuffle",
     "Repeat",
+    "ResidualFlow",
     "ReversibleBlock",
     "SplineCoupling",
     "Step",

@@ -36,6 +36,7 @@ from invtorch import (
     Permute,
     PixelUnshuffle,
     Repeat,
+    ResidualFlow,
     ReversibleBlock,
     SplineCoupling,
     WithoutContext,
@@ -113,6 +114,12 @@ def circular_splines(channels: int, dims: int) -> InvertibleModule:
 def spline_checkerboard(channels: int, dims: int) -> InvertibleModule:
     conditioner = Conditioner(channels, 8 * channels, dims)
     return SplineCoupling(conditioner, bins=3, split="checkerboard", bound=1.5)
+
+
+def residual(channels: int, dims: int) -> InvertibleModule:
+    return WithoutContext(
+        ResidualFlow(known(channels, channels, dims), coefficient=0.5)
+    )
 
 
 def two_sided(channels: int, dims: int) -> InvertibleModule:
@@ -301,6 +308,7 @@ MAKERS: dict[str, Maker] = {
     "SplineCoupling": splines,
     "SplineCoupling(tails=circular)": circular_splines,
     "SplineCoupling(split=checkerboard)": spline_checkerboard,
+    "ResidualFlow": residual,
     "ReversibleBlock": two_sided,
     "ReversibleBlock(split=checkerboard)": two_sided_checkerboard,
     "ConditionalAffine": conditional,
@@ -355,12 +363,15 @@ FIXED: dict[str, tuple[Callable[[], InvertibleModule], tuple[int, ...]]] = {
 }
 # the sizes of space must be even
 EVEN = {"PixelUnshuffle", "HaarDownsample", "OrthogonalDownsample"}
+# their own `memory` keeps a state for each layer
+KEEPING = {"ResidualFlow"}
 # formulas for real numbers, or modules without complex numbers
 REAL_ONLY = {
     "OrthogonalCoupling(GatedResidualBlock)",  # a ReLU knows no complex numbers
     "LeakyReLU",
     "LeakyTanh",
     "Logit",
+    "ResidualFlow",
     "SplineCoupling",
     "SplineCoupling(tails=circular)",
     "SplineCoupling(split=checkerboard)",
@@ -373,6 +384,7 @@ def fitted(name: str, *space: int) -> tuple[int, ...]:
 
 
 SHIPPED = {
+    ResidualFlow: "ResidualFlow",
     SplineCoupling: "SplineCoupling",
     Flatten: "Flatten",
     Parallel: "Parallel",
