@@ -14,7 +14,7 @@ from invtorch.module import MEMORY
 from tests.registry import EVEN, MAKERS, PAIR_MAKERS
 from tests.tolerances import SINGLE, Gradients, assert_same_gradients
 
-names = st.sampled_from(sorted(MAKERS))
+names = st.sampled_from(sorted(MAKERS | PAIR_MAKERS))
 directions = st.sampled_from(["forward", "inverse"])
 anchors = st.sampled_from([0, 3, 8])
 CI_EXAMPLES = 25  # of the profile "ci"
@@ -121,8 +121,9 @@ def modules(draw: st.DrawFn) -> Example:
     """Draw one shipped module and a state for it."""
     name = draw(names)
     x, context, dims = draw(states(even=name in EVEN))
-    module = MAKERS[name](x.shape[1], dims).double()
-    return Example(module, x, (context,))
+    module = (MAKERS | PAIR_MAKERS)[name](x.shape[1], dims).double()
+    state = (x, torch.randn_like(x)) if name in PAIR_MAKERS else x
+    return Example(module, state, (context,))
 
 
 @st.composite
