@@ -207,7 +207,8 @@ class ShiftGraph(NamedTuple):
         needed: Sequence[bool],
     ) -> Gradients:
         """Differentiate the shifts, the last one first, and add up the gradients."""
-        states, count = list(grads), len(self.state)
+        count = len(self.state)
+        states = list(grads[:count])  # a log-determinant of 0 may follow
         sums: Gradients = [None] * len(others)
         for n, shift in reversed(list(enumerate(self.shifts))):
             grad = states[shift.part]

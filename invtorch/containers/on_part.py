@@ -10,7 +10,7 @@ from torch import Tensor
 from invtorch._checks import check_count
 from invtorch.composite import Composite, Step, elementary
 from invtorch.containers.sequential import invertible
-from invtorch.module import InvertibleModule
+from invtorch.module import InvertibleModule, VolumePreserving, no_log_det
 from invtorch.precision import is_differentiable
 from invtorch.replay import ShiftGraph
 
@@ -179,21 +179,25 @@ class PartLayer(InvertibleModule):
         return self._replay("replay_inverse_and_log_det")
 
     def _replay(self, name: str) -> Any:
-        inner = getattr(self.module, name, None)
-        if inner is None:
+        inner: Any = getattr(self.module, name, None)
+        plain: Any = getattr(self.module, name.removesuffix("_and_log_det"), None)
+        constant = inner is None and _preserves_volume(self.module)
+        if inner is None and not (constant and plain):
             return None
+        evaluate: Any = plain if constant else inner
 
         def replay(output: Tensors, *context: Any) -> Any:
-            result = inner(self._part(output), *context)
+            result = evaluate(self._part(output), *context)
             others = tuple(_leaf(t) for t in output)
             if isinstance(result, ShiftGraph):
                 return result.on_part(self.index, tuple(t.detach() for t in output))
             part, after = result
             before = self._with(others, part)
             passed = tuple(t.view_as(t) for t in others)
-            if isinstance(after, tuple):
-                return before, (self._with(passed, after[0]), after[1])
-            return before, self._with(passed, after)
+            if not name.endswith("_and_log_det"):
+                return before, self._with(passed, after)
+            end, log_det = (after, no_log_det(after)) if constant else after
+            return before, (self._with(passed, end), log_det)
 
         return replay
 
@@ -207,6 +211,15 @@ class PartLayer(InvertibleModule):
 
     def _with(self, state: Tensors, part: Tensor) -> Tensors:
         return (*state[: self.index], part, *state[self.index + 1 :])
+
+
+def _preserves_volume(module: InvertibleModule) -> bool:
+    """Return whether the log-determinants of a module are those of its base class."""
+    base, kind = VolumePreserving, type(module)
+    return (
+        kind.forward_and_log_det is base.forward_and_log_det
+        and kind.inverse_and_log_det is base.inverse_and_log_det
+    )
 
 
 def checked_tuple(layer: object, state: object) -> Tensors:
