@@ -38,7 +38,7 @@ def assert_invertible(
 
     Examples:
         >>> from invtorch.testing import assert_invertible
-        >>> assert_invertible(invtorch.Householder1x1(4), torch.randn(2, 4))
+        >>> assert_invertible(Householder1x1(4), torch.randn(2, 4))
     """
     name = type(module).__name__
     state: Any = x
@@ -86,7 +86,7 @@ def assert_gradients_match(
 
     Examples:
         >>> from invtorch.testing import assert_gradients_match
-        >>> assert_gradients_match(invtorch.Householder1x1(4), torch.randn(2, 4))
+        >>> assert_gradients_match(Householder1x1(4), torch.randn(2, 4))
     """
     net = InvertibleSequential(module, anchors=0, guard=None)
     with torch.no_grad():
@@ -179,7 +179,7 @@ def assert_log_det(
 
     Examples:
         >>> from invtorch.testing import assert_log_det
-        >>> assert_log_det(invtorch.LU1x1(4), torch.randn(2, 4))
+        >>> assert_log_det(LU1x1(4), torch.randn(2, 4))
     """
     name = type(module).__name__
     with torch.no_grad():
@@ -255,7 +255,7 @@ def assert_memory_flat(
 
     Examples:
         >>> from invtorch.testing import assert_memory_flat
-        >>> assert_memory_flat(invtorch.Householder1x1(4), torch.randn(64, 4))
+        >>> assert_memory_flat(Householder1x1(4), torch.randn(64, 4))
     """
     kept, peaks = zip(*(_measured(module, x, context, n) for n in depths), strict=True)
     name = type(module).__name__

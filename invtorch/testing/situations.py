@@ -193,7 +193,7 @@ def assert_right_or_raises(
 
     Examples:
         >>> from invtorch.testing import assert_right_or_raises
-        >>> assert_right_or_raises(invtorch.Householder1x1(4), torch.randn(2, 4))
+        >>> assert_right_or_raises(Householder1x1(4), torch.randn(2, 4))
     """
     name = type(module).__name__
     copy.deepcopy(module)(x, *context)  # an error in ordinary use is no refusal
