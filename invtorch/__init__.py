@@ -6,6 +6,9 @@ from invtorch.containers import (
     Conjugation,
     InvertibleSequential,
     Join,
+    OnPart,
+    Parallel,
+    Repeat,
     Split,
     WithoutContext,
 )
@@ -17,8 +20,10 @@ from invtorch.couplings import (
     MomentumStep,
     OrthogonalCoupling,
     ReversibleBlock,
+    SplineCoupling,
 )
 from invtorch.diagnosis import diagnose
+from invtorch.elementwise import LeakyReLU, LeakyTanh, Logit
 from invtorch.engine import DriftError, DriftWarning
 from invtorch.mixing import (
     ActNorm,
@@ -30,6 +35,13 @@ from invtorch.mixing import (
     Permute,
 )
 from invtorch.module import InvertibleModule, VolumePreserving
+from invtorch.resampling import (
+    Flatten,
+    HaarDownsample,
+    OrthogonalDownsample,
+    PixelUnshuffle,
+)
+from invtorch.residual_flow import ResidualFlow
 
 __all__ = [
     "ActNorm",
@@ -41,19 +53,31 @@ __all__ = [
     "DriftError",
     "DriftWarning",
     "ElementwiseAffine",
+    "Flatten",
     "GatedResidualBlock",
     "Glow1x1",
+    "HaarDownsample",
     "Householder1x1",
     "InvertibleModule",
     "InvertibleSequential",
     "Join",
     "LU1x1",
+    "LeakyReLU",
+    "LeakyTanh",
     "LeapfrogStep",
+    "Logit",
     "MomentumStep",
+    "OnPart",
     "Orthogonal1x1",
     "OrthogonalCoupling",
+    "OrthogonalDownsample",
+    "Parallel",
     "Permute",
+    "PixelUnshuffle",
+    "Repeat",
+    "ResidualFlow",
     "ReversibleBlock",
+    "SplineCoupling",
     "Split",
     "Step",
     "VolumePreserving",

@@ -163,15 +163,20 @@ def check_takes(
 
 
 def check_returned(
-    name: str, returned: Tensor, shape: tuple[int, ...], state: Tensor
+    kind: str,
+    returned: Tensor,
+    shape: tuple[int, ...],
+    state: Tensor,
+    name: str = "conditioner",
 ) -> None:
     """Check shape and dtype of what a conditioner returned.
 
     Args:
-        name: The class of the network.
+        kind: The class of the network.
         returned: What it returned.
         shape: The shape that it should have.
         state: A part of the state, whose dtype it will be given.
+        name: What the argument is called.
 
     Raises:
         ValueError: If the shape is another one.
@@ -179,12 +184,12 @@ def check_returned(
     """
     if returned.shape != shape:
         raise ValueError(
-            f"the conditioner {name} returned shape {tuple(returned.shape)}, but the "
+            f"the {name} {kind} returned shape {tuple(returned.shape)}, but the "
             f"other part of the state needs {shape}"
         )
     if returned.dtype != state.dtype and _order(returned) > _order(state):
         raise TypeError(
-            f"the conditioner {name} returned {returned.dtype}, which a state in "
+            f"the {name} {kind} returned {returned.dtype}, which a state in "
             f"{state.dtype} cannot hold: use a floating (`x.float()`) or complex state"
         )
 
@@ -227,3 +232,14 @@ def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
             f"{type(layer).__name__} has no log-determinant of a complex state: give "
             f"it the real and imaginary parts as channels (`torch.view_as_real`)"
         )
+
+
+def check_bound(bound: float) -> float:
+    """Return a bound of scales or slopes.
+
+    Raises:
+        ValueError: If it is not larger than 1.
+    """
+    if not bound > 1:
+        raise ValueError(f"bound is {bound}, but must be larger than 1")
+    return bound

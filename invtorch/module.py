@@ -137,6 +137,10 @@ class InvertibleModule(nn.Module):
         r"""Return `x` and $\log\lvert\det \partial x/\partial y\rvert$, `(batch,)`."""
         raise NotImplementedError(_no_log_det(self, "inverse_and_log_det"))
 
+    def _to_initialize(self, state: Any) -> tuple[InvertibleModule, Any]:
+        """Return the module whose `initialize` is called, and its state."""
+        return self, state
+
     def _keywords(self) -> frozenset[str] | None:
         """Return the names of the keyword context that it takes; `None` for any."""
         return self._names

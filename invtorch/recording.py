@@ -100,7 +100,7 @@ class Recording:
         _running.recording = self.previous is not None
 
 
-def initialize(module: Any, direction: str, state: State, context: Context) -> None:
+def initialize(module: Any, direction: str, state: Any, context: Context) -> None:
     """Initialize a layer from the first state of training, if it has to be.
 
     It is called before the layer: the call must record the parameters that result, and
@@ -128,7 +128,8 @@ def initialize(module: Any, direction: str, state: State, context: Context) -> N
             f"`fully_shard` gathered: apply it to the layer too, or call the model "
             f"once before"
         )
-    context.call(module.initialize, state)
+    inner, part = module._to_initialize(state)
+    context.call(inner.initialize, part)
 
 
 def initializing(method: Callable[..., None]) -> Callable[..., None]:

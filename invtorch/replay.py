@@ -174,6 +174,17 @@ class ShiftGraph(NamedTuple):
         """Return the graph of a layer with one shift and a state of one tensor."""
         return cls((x,), (Shift.of(shift, kept, parts, sign),))
 
+    def on_part(self, index: int, states: Tensors) -> Self:
+        """Return the graph of the same layer that acts on one tensor of a tuple.
+
+        Args:
+            index: Which tensor of the tuple.
+            states: The tensors of the tuple; the others do not change.
+        """
+        before, after = states[:index], states[index + 1 :]
+        shifts = tuple(shift._replace(part=index) for shift in self.shifts)
+        return self._replace(state=(*before, *self.state, *after), shifts=shifts)
+
     @property
     def outputs(self) -> Tensors:
         """Empty: the output is known, since the input was rebuilt from it."""
@@ -196,7 +207,8 @@ class ShiftGraph(NamedTuple):
         needed: Sequence[bool],
     ) -> Gradients:
         """Differentiate the shifts, the last one first, and add up the gradients."""
-        states, count = list(grads), len(self.state)
+        count = len(self.state)
+        states = list(grads[:count])  # a log-determinant of 0 may follow
         sums: Gradients = [None] * len(others)
         for n, shift in reversed(list(enumerate(self.shifts))):
             grad = states[shift.part]

@@ -16,18 +16,30 @@ from invtorch import (
     ConditionalAffine,
     Conjugation,
     ElementwiseAffine,
+    Flatten,
     GatedResidualBlock,
+    HaarDownsample,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
     Join,
+    LeakyReLU,
+    LeakyTanh,
     LeapfrogStep,
+    Logit,
     LU1x1,
     MomentumStep,
+    OnPart,
     Orthogonal1x1,
     OrthogonalCoupling,
+    OrthogonalDownsample,
+    Parallel,
     Permute,
+    PixelUnshuffle,
+    Repeat,
+    ResidualFlow,
     ReversibleBlock,
+    SplineCoupling,
     Split,
     WithoutContext,
 )
@@ -87,6 +99,29 @@ def half_arctangent(a: Tensor) -> Tensor:
 def volume_preserving(channels: int, dims: int) -> InvertibleModule:
     conditioner = Conditioner(-(-channels // 2), 2 * (channels // 2), dims)
     return AffineCoupling(conditioner, swap=True, volume_preserving=True)
+
+
+def splines(channels: int, dims: int) -> InvertibleModule:
+    size = 3 * 4 - 1
+    conditioner = Conditioner(channels // 2, size * -(-channels // 2), dims)
+    return SplineCoupling(conditioner, bins=4, tail_bound=3.0, bound=2.0)
+
+
+def circular_splines(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(-(-channels // 2), 9 * (channels // 2), dims)
+    options = {"tails": "circular", "tail_bound": 1.0, "bound": 1.5}
+    return SplineCoupling(conditioner, bins=3, swap=True, **options)
+
+
+def spline_checkerboard(channels: int, dims: int) -> InvertibleModule:
+    conditioner = Conditioner(channels, 8 * channels, dims)
+    return SplineCoupling(conditioner, bins=3, split="checkerboard", bound=1.5)
+
+
+def residual(channels: int, dims: int) -> InvertibleModule:
+    return WithoutContext(
+        ResidualFlow(known(channels, channels, dims), coefficient=0.5)
+    )
 
 
 def two_sided(channels: int, dims: int) -> InvertibleModule:
@@ -175,6 +210,56 @@ def perturbed(layer: InvertibleModule) -> InvertibleModule:
     return layer
 
 
+def resampled(make: Callable[..., InvertibleModule]) -> Maker:
+    """Return couplings between a downsampling layer and its inverse."""
+
+    def maker(channels: int, dims: int) -> InvertibleModule:
+        stride = [1] * (dims - 1) + [2]
+        down = make(channels, stride)
+        inner = AdditiveCoupling(Conditioner(channels, channels, dims))
+        # the context of the laws has the sizes of the state outside
+        return InvertibleSequential(down, WithoutContext(inner), down.inv)
+
+    return maker
+
+
+def learned_down(channels: int, stride: list[int]) -> InvertibleModule:
+    return perturbed(OrthogonalDownsample(channels, stride, init="random"))
+
+
+def between_zero_and_one(channels: int, dims: int) -> InvertibleModule:
+    return Conjugation(Logit(0.05).inv, Permute(channels))
+
+
+def slopes(channels: int, dims: int) -> InvertibleModule:
+    return LeakyReLU(0.6)
+
+
+def bent(channels: int, dims: int) -> InvertibleModule:
+    return InvertibleSequential(LeakyTanh(1.5), householder(channels, dims))
+
+
+def repeated(channels: int, dims: int) -> InvertibleModule:
+    return Repeat(orthogonal(channels, dims), 2)
+
+
+def on_part(channels: int, dims: int) -> InvertibleModule:
+    inner = InvertibleSequential(
+        affine("tanh")(channels, dims),
+        orthogonal(channels, dims).inv,
+        WithoutContext(householder(channels, dims)),
+        two_sided(channels, dims),
+    )
+    return InvertibleSequential(OnPart(inner, 1), momentum(channels, dims))
+
+
+def parallel(channels: int, dims: int) -> InvertibleModule:
+    first, second = affine("tanh")(channels, dims), two_sided(channels, dims)
+    return InvertibleSequential(
+        Parallel(first, second), hyperbolic(channels, dims), Parallel(None, second.inv)
+    )
+
+
 def conjugation(channels: int, dims: int) -> InvertibleModule:
     return Conjugation(householder(channels, dims), additive(channels, dims))
 
@@ -228,6 +313,10 @@ MAKERS: dict[str, Maker] = {
     "AffineCoupling(split=mask)": masked,
     "AffineCoupling(split=checkerboard)": affine_checkerboard,
     "AffineCoupling(volume_preserving)": volume_preserving,
+    "SplineCoupling": splines,
+    "SplineCoupling(tails=circular)": circular_splines,
+    "SplineCoupling(split=checkerboard)": spline_checkerboard,
+    "ResidualFlow": residual,
     "ReversibleBlock": two_sided,
     "ReversibleBlock(split=checkerboard)": two_sided_checkerboard,
     "ConditionalAffine": conditional,
@@ -242,6 +331,13 @@ MAKERS: dict[str, Maker] = {
     "Permute": permutation,
     "ElementwiseAffine": per_channel,
     "ActNorm": normalizing,
+    "PixelUnshuffle": resampled(lambda _, stride: PixelUnshuffle(stride)),
+    "HaarDownsample": resampled(lambda _, stride: HaarDownsample(stride)),
+    "OrthogonalDownsample": resampled(learned_down),
+    "LeakyReLU": slopes,
+    "LeakyTanh": bent,
+    "Logit": between_zero_and_one,
+    "Repeat": repeated,
     "Conjugation": conjugation,
     "InvertibleSequential": sequential,
     "Split and Join": in_parts,
@@ -252,10 +348,63 @@ MAKERS: dict[str, Maker] = {
 PAIR_MAKERS: dict[str, Maker] = {  # their state is a tuple of two tensors
     "MomentumStep": momentum,
     "LeapfrogStep": hyperbolic,
+    "OnPart": on_part,
+    "Parallel": parallel,
     "a module with a tuple state": leapfrog,
     "Conjugation of tuple states": conjugated_pair,
 }
+# layers that take states of one shape, with values between 0 and 1
+FIXED: dict[str, tuple[Callable[[], InvertibleModule], tuple[int, ...]]] = {
+    "Flatten": (lambda: Flatten((2, 3, 4)), (2, 2, 3, 4)),
+    "Logit alone": (lambda: Logit(0.1), (2, 3, 4)),
+    "PixelUnshuffle in 1-D": (lambda: PixelUnshuffle(3, dims=1), (2, 2, 6)),
+    "PixelUnshuffle in 3-D": (lambda: PixelUnshuffle((1, 2, 3)), (2, 2, 1, 2, 3)),
+    "HaarDownsample in 2-D": (HaarDownsample, (2, 2, 4, 2)),
+    "HaarDownsample in 3-D": (lambda: HaarDownsample(dims=3), (1, 2, 2, 2, 4)),
+    "OrthogonalDownsample in 2-D": (
+        lambda: perturbed(OrthogonalDownsample(2, (3, 2), init="pixel_shuffle")),
+        (2, 2, 3, 4),
+    ),
+    "ElementwiseAffine of entries": (
+        lambda: perturbed(ElementwiseAffine((3, 4))),
+        (2, 3, 4),
+    ),
+}
+# the sizes of space must be even
+EVEN = {"PixelUnshuffle", "HaarDownsample", "OrthogonalDownsample"}
+# their own `memory` keeps a state for each layer
+KEEPING = {"ResidualFlow"}
+# formulas for real numbers, or modules without complex numbers
+REAL_ONLY = {
+    "OrthogonalCoupling(GatedResidualBlock)",  # a ReLU knows no complex numbers
+    "LeakyReLU",
+    "LeakyTanh",
+    "Logit",
+    "ResidualFlow",
+    "SplineCoupling",
+    "SplineCoupling(tails=circular)",
+    "SplineCoupling(split=checkerboard)",
+}
+
+
+def fitted(name: str, *space: int) -> tuple[int, ...]:
+    """Return spatial sizes that a layer takes: made even where it needs that."""
+    return tuple(n + n % 2 for n in space) if name in EVEN else space
+
+
 SHIPPED = {
+    ResidualFlow: "ResidualFlow",
+    SplineCoupling: "SplineCoupling",
+    Flatten: "Flatten",
+    Parallel: "Parallel",
+    OnPart: "OnPart",
+    Repeat: "Repeat",
+    Logit: "Logit",
+    LeakyTanh: "LeakyTanh",
+    LeakyReLU: "LeakyReLU",
+    OrthogonalDownsample: "OrthogonalDownsample",
+    HaarDownsample: "HaarDownsample",
+    PixelUnshuffle: "PixelUnshuffle",
     Permute: "Permute",
     Orthogonal1x1: "Orthogonal1x1",
     LU1x1: "LU1x1",

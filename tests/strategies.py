@@ -11,10 +11,10 @@ from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential
 from invtorch.module import MEMORY
-from tests.registry import MAKERS, PAIR_MAKERS, Maker
+from tests.registry import EVEN, MAKERS, PAIR_MAKERS
 from tests.tolerances import SINGLE, Gradients, assert_same_gradients
 
-names = st.sampled_from(sorted(MAKERS))
+names = st.sampled_from(sorted(MAKERS | PAIR_MAKERS))
 directions = st.sampled_from(["forward", "inverse"])
 anchors = st.sampled_from([0, 3, 8])
 CI_EXAMPLES = 25  # of the profile "ci"
@@ -98,11 +98,14 @@ def weighed(y: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 @st.composite
-def states(draw: st.DrawFn, channels: int | None = None) -> tuple[Tensor, Tensor, int]:
+def states(
+    draw: st.DrawFn, channels: int | None = None, even: bool = False
+) -> tuple[Tensor, Tensor, int]:
     """Draw a state, a context for it, and the number of spatial axes."""
     dims = draw(st.integers(1, 3))
     channels = channels or draw(st.integers(2, 5))
-    space = draw(st.lists(st.integers(3, 5), min_size=dims, max_size=dims))
+    sizes = st.sampled_from([2, 4]) if even else st.integers(3, 5)
+    space = draw(st.lists(sizes, min_size=dims, max_size=dims))
     batch = draw(st.integers(1, 2))
     generator = torch.Generator(torch.get_default_device())
     generator.manual_seed(draw(st.integers(0, 2**31)))
@@ -116,28 +119,31 @@ def states(draw: st.DrawFn, channels: int | None = None) -> tuple[Tensor, Tensor
 @st.composite
 def modules(draw: st.DrawFn) -> Example:
     """Draw one shipped module and a state for it."""
-    x, context, dims = draw(states())
-    module = MAKERS[draw(names)](x.shape[1], dims).double()
-    return Example(module, x, (context,))
+    name = draw(names)
+    x, context, dims = draw(states(even=name in EVEN))
+    module = (MAKERS | PAIR_MAKERS)[name](x.shape[1], dims).double()
+    state = (x, torch.randn_like(x)) if name in PAIR_MAKERS else x
+    return Example(module, state, (context,))
 
 
 @st.composite
-def kinds(draw: st.DrawFn, pairs: bool, max_layers: int) -> list[Maker]:
+def kinds(draw: st.DrawFn, pairs: bool, max_layers: int) -> list[str]:
     """Draw what the members of a stack are, some of them deeper than the anchors."""
     makers = PAIR_MAKERS if pairs else MAKERS
     name = st.sampled_from(sorted(makers))
     drawn = draw(st.lists(name, min_size=1, max_size=max_layers))
     times = draw(st.sampled_from([1, 1, DEEP // len(drawn)]))
-    return [makers[name] for name in drawn * times]
+    return drawn * times
 
 
 @st.composite
 def stacks(draw: st.DrawFn, max_layers: int = 6, tuples: bool = True) -> Example:
     """Draw a mixed, nested stack with shared, frozen and differently kept blocks."""
-    x, context, dims = draw(states())
     pairs = tuples and draw(st.integers(0, 3)) == 3
-    makers = draw(kinds(pairs, max_layers))
-    members = [make(x.shape[1], dims).double() for make in makers]
+    drawn = draw(kinds(pairs, max_layers))
+    x, context, dims = draw(states(even=not EVEN.isdisjoint(drawn)))
+    makers = PAIR_MAKERS if pairs else MAKERS
+    members = [makers[name](x.shape[1], dims).double() for name in drawn]
     for module in members:
         module.requires_grad_(draw(st.integers(0, 3)) > 0)
         module.memory = draw(st.sampled_from([None, None, *MEMORY]))

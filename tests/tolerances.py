@@ -16,25 +16,25 @@ of it, and is caught. However badly conditioned a network is, no gradient may be
 more than `4e-7`: in single precision all digits are then lost.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from invtorch.testing.compare import (
+    Gradients,
+    largest_error,
+    least_norm,
+    relative_error,
+)
+
+__all__ = ["Gradients", "largest_error", "least_norm", "relative_error"]
 
 EQUAL = {torch.float64: 1e-10, torch.float32: 1e-4, torch.complex128: 1e-10}
 SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 FINER = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 MARGIN = 100.0  # the ratio of both errors was at most 10.5 for 33 of 600 networks
 ALL_DIGITS = 2.0  # a larger relative error says no more than that all digits are lost
-
-Gradients = Sequence[Tensor | None]
-
-
-def relative_error(value: Tensor, reference: Tensor, least: float = 0.0) -> float:
-    """Return the norm of the difference over that of the reference, or over `least`."""
-    scale = max(reference.norm().item(), least) or 1.0
-    return (value - reference).norm().item() / scale
 
 
 def assert_equal(
@@ -47,18 +47,6 @@ def assert_equal(
     assert error <= EQUAL[reference.dtype], f"{what}: relative error {error:.1e}"
 
 
-def least_norm(references: Gradients) -> float:
-    """Return the least norm that an error of one of many gradients is measured by.
-
-    A gradient that vanishes but for rounding is measured against the others, and where
-    all vanish, as behind a layer and its own inverse, against terms of size one.
-    """
-    present = [r for r in references if r is not None]
-    total = sum(r.norm().item() for r in present)
-    rounding = 1e3 * max((torch.finfo(r.dtype).eps for r in present), default=0.0)
-    return 1e-3 * total if total > rounding else 1e-2
-
-
 def assert_all_equal(values: Gradients, references: Gradients) -> None:
     """Assert that two sequences of optional tensors agree one by one."""
     least = least_norm(references)
@@ -66,17 +54,6 @@ def assert_all_equal(values: Gradients, references: Gradients) -> None:
         assert (value is None) == (reference is None), f"tensor {i}"
         if value is not None:
             assert_equal(value, reference, f"tensor {i}", least=least)
-
-
-def largest_error(values: Gradients, references: Gradients) -> float:
-    """Return the largest relative error of all gradients, and infinity for NaN."""
-    least, errors = least_norm(references), [0.0]
-    for i, (value, reference) in enumerate(zip(values, references, strict=True)):
-        assert (value is None) == (reference is None), f"tensor {i}"
-        if value is not None:
-            assert (value.dtype, value.shape) == (reference.dtype, reference.shape)
-            errors.append(relative_error(value, reference, least))
-    return math.inf if any(map(math.isnan, errors)) else max(errors)
 
 
 def assert_same_gradients(

@@ -6,6 +6,7 @@ from invtorch.couplings.conditional_affine import ConditionalAffine
 from invtorch.couplings.dynamics import LeapfrogStep, MomentumStep
 from invtorch.couplings.orthogonal import OrthogonalCoupling
 from invtorch.couplings.reversible_block import ReversibleBlock
+from invtorch.couplings.spline import SplineCoupling
 
 __all__ = [
     "AdditiveCoupling",
@@ -15,4 +16,5 @@ __all__ = [
     "MomentumStep",
     "OrthogonalCoupling",
     "ReversibleBlock",
+    "SplineCoupling",
 ]

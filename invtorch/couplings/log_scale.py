@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_real_log_det
+from invtorch._checks import check_bound, check_real_log_det
 
 # what the argument `scale` of an affine layer can be
 Scale: TypeAlias = str | Callable[[Tensor], Tensor]
@@ -53,17 +53,6 @@ def checked_scale(scale: Scale, bound: float | None) -> tuple[Scale, float | Non
             f"the callable bound what it returns"
         )
     return scale, bound
-
-
-def check_bound(bound: float) -> float:
-    """Return a bound of scales or slopes.
-
-    Raises:
-        ValueError: If it is not larger than 1.
-    """
-    if not bound > 1:
-        raise ValueError(f"bound is {bound}, but must be larger than 1")
-    return bound
 
 
 def log_scale(layer: Any, a: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 import invtorch
 import invtorch.flows
 import invtorch.nets
+import invtorch.testing
 import mri_example
 
 MODULES = [
@@ -31,9 +32,8 @@ def test_examples_of_a_module(name) -> None:
     assert results.failed == 0
 
 
-PUBLIC = [
-    (p, name) for p in (invtorch, invtorch.nets, invtorch.flows) for name in p.__all__
-]
+PACKAGES = invtorch, invtorch.nets, invtorch.flows, invtorch.testing
+PUBLIC = [(package, name) for package in PACKAGES for name in package.__all__]
 
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC)

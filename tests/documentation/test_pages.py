@@ -8,6 +8,7 @@ import pytest
 
 import invtorch
 import invtorch.nets
+import invtorch.testing
 from mri_example.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,11 @@ def test_there_are_commands_and_links_lead_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize("package", [invtorch, invtorch.nets], ids=lambda p: p.__name__)
+@pytest.mark.parametrize(
+    "package",
+    [invtorch, invtorch.nets, invtorch.testing],
+    ids=lambda p: p.__name__,
+)
 def test_the_reference_has_every_public_name(package) -> None:
     entries = (ROOT / "docs/reference.md").read_text().split()
     assert {f"{package.__name__}.{name}" for name in package.__all__} <= {*entries}

@@ -9,7 +9,7 @@ from torch.autograd import grad
 
 from invtorch import AffineCoupling, Householder1x1, InvertibleSequential
 from invtorch.linalg import householder_product
-from tests.registry import MAKERS
+from tests.registry import MAKERS, REAL_ONLY, fitted
 from tests.stacks import alternating
 from tests.strategies import (
     Example,
@@ -22,9 +22,6 @@ from tests.strategies import (
 from tests.tolerances import assert_all_equal, assert_equal
 
 pytestmark = pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
-REAL_ONLY = {
-    "OrthogonalCoupling(GatedResidualBlock)"
-}  # a ReLU knows no complex numbers
 names = st.sampled_from(sorted(set(MAKERS) - REAL_ONLY))
 seeds = st.integers(0, 2**31)
 
@@ -54,8 +51,8 @@ def test_the_inverse_undoes_the_module(name, real_basis, direction, seed) -> Non
     torch.manual_seed(seed)
     net, x, context = (
         complex_stack(name, 2, real_basis),
-        values(2, 3, 5),
-        values(2, 1, 5),
+        values(2, 3, *fitted(name, 5)),
+        values(2, 1, *fitted(name, 5)),
     )
     there, back = (net, net.inverse) if direction == "forward" else (net.inverse, net)
     assert_equal(back(there(x, context), context), x)
@@ -66,8 +63,8 @@ def test_gradients(name, real_basis, anchors, memory, direction, seed) -> None:
     torch.manual_seed(seed)
     net, x, context = (
         complex_stack(name, 6, real_basis),
-        values(2, 3, 5),
-        values(2, 1, 5),
+        values(2, 3, *fitted(name, 5)),
+        values(2, 1, *fitted(name, 5)),
     )
     net.anchors = anchors
 
@@ -84,8 +81,8 @@ def test_second_order(name, real_basis, anchors, memory, direction, seed) -> Non
     torch.manual_seed(seed)
     net, x, context = (
         complex_stack(name, 3, real_basis),
-        values(1, 3, 4),
-        values(1, 1, 4),
+        values(1, 3, *fitted(name, 4)),
+        values(1, 1, *fitted(name, 4)),
     )
     net.anchors = anchors
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import grad, gradcheck, gradgradcheck
 
-from tests.registry import MAKERS
+from tests.registry import MAKERS, fitted
 from tests.stacks import alternating
 from tests.strategies import (
     Example,
@@ -34,8 +34,9 @@ def test_gradients_equal_plain_autograd(example: Example, memory, direction) -> 
 def test_deep_stacks_of_one_kind(name, anchors, direction, memory, seed) -> None:
     torch.manual_seed(seed)
     net = alternating([MAKERS[name](3, 1) for _ in range(10)], anchors=anchors)
-    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
-    context = torch.randn(2, 1, 5, dtype=torch.float64, requires_grad=True)
+    (size,) = fitted(name, 5)
+    x = torch.randn(2, 3, size, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(2, 1, size, dtype=torch.float64, requires_grad=True)
     example = Example(net.double(), x, (context,))
 
     def gradients(example, strategy):

@@ -9,9 +9,15 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
+from invtorch import (
+    ActNorm,
+    AdditiveCoupling,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
 from tests.parts import Conditioner, known
 from tests.strategies import weighed
 
@@ -280,6 +286,20 @@ def a_guard_that_raises(rank: int, anchors: int) -> Outcome:
     return gradients(net), oracle
 
 
+def statistics_of_all_ranks(rank: int, anchors: int) -> Outcome:
+    """Initialize layers from data, whole and sharded, as one process with all data."""
+    layers = [ActNorm(4).double() for _ in range(2)]
+    fully_shard(layers[1], mesh=_mesh())
+    found = []
+    for layer in layers:
+        layer.initialize(data(rank))
+        values = layer.log_scale.detach(), layer.shift.detach()
+        found += [v.full_tensor() if isinstance(v, DTensor) else v for v in values]
+    whole = torch.cat([data(r) for r in range(2)]).movedim(1, 0).flatten(1)
+    expected = [-whole.std(1).log(), -whole.mean(1) / whole.std(1)]
+    return found, 2 * expected
+
+
 GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -288,6 +308,7 @@ GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
         static_graph,
         no_sync,
         a_guard_that_raises,
+        statistics_of_all_ranks,
         shard_each_layer,
         shard_each_layer_with_a_shared_block,
         shard_the_container,

@@ -16,7 +16,7 @@ from invtorch import (
     OrthogonalCoupling,
     ReversibleBlock,
 )
-from tests.parts import Conditioner
+from tests.parts import Conditioner, known
 from tests.stacks import both, gradients_of
 from tests.strategies import weighed
 from tests.tolerances import assert_all_equal, assert_equal
@@ -251,3 +251,35 @@ def test_what_networks_return_is_checked() -> None:
             layer(x)
         with pytest.raises(ValueError, match="two tensors of the same shape"):
             layer((x, x[:1]))
+
+
+OPTIONS = {
+    "sizes": {"split": (2, 2)},
+    "swap": {"swap": True},
+    "mask": {"split": torch.tensor([True, False, True, False])},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_closed_form_is_for_first_entries_only(options, recorded_calls) -> None:
+    layers = [AdditiveCoupling(known(2, 2, 0), **options) for _ in range(3)]
+    net, x = InvertibleSequential(*layers, anchors=0).double(), torch.randn(3, 4)
+    x = x.double().requires_grad_()
+    assert_all_equal(*both(net, gradients_of(net, x)))
+    assert {*recorded_calls} == {None}
+
+
+@pytest.mark.parametrize("options", [{"map": "cayley"}, {"dim": -1}], ids=str)
+def test_a_closed_form_is_for_reflections_of_the_first_axis(
+    options, recorded_calls
+) -> None:
+    """The state has as many channels as entries along the last axis."""
+    dims = 0 if "dim" in options else 1
+    layers = [
+        OrthogonalCoupling(known(2, 2, dims), channels=4, **options) for _ in range(3)
+    ]
+    net = InvertibleSequential(*layers, anchors=0).double()
+    x = torch.randn(2, 4, 4).double().requires_grad_()
+    assert_equal(net.inverse(net(x)), x)
+    assert_all_equal(*both(net, gradients_of(net, x)))
+    assert {*recorded_calls} == {None}

@@ -1,0 +1,259 @@
+"""Modules that act on single tensors of a tuple state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from invtorch._checks import check_count
+from invtorch.composite import Composite, Step, elementary
+from invtorch.containers.sequential import invertible
+from invtorch.module import InvertibleModule, VolumePreserving, no_log_det
+from invtorch.precision import is_differentiable
+from invtorch.recording import Context
+from invtorch.replay import ShiftGraph
+
+Tensors = tuple[Tensor, ...]
+
+
+class OnPart(Composite):
+    r"""Apply a module to one tensor of a tuple state.
+
+    $$ (x_1, \ldots, x_i, \ldots, x_n) \mapsto (x_1, \ldots, f(x_i; c), \ldots, x_n) $$
+
+    The layers inside of `module` are layers of the container around: each is inverted
+    and differentiated on its own, so memory does not depend on how many there are.
+
+    Args:
+        module: The module $f$.
+        index: Which tensor, counted from 0.
+
+    Shape:
+        A tuple with more than `index` tensors; so is the output.
+
+    Raises:
+        TypeError: If `module` is not an `InvertibleModule`, or the state no tuple.
+        ValueError: If `module` does not define its inverse, `index` is negative, or the
+            state has too few tensors.
+
+    Examples:
+        >>> layer = OnPart(Permute(3, "reverse"), 1)
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> layer((x, x))
+        (tensor([[1., 2., 3.]]), tensor([[3., 2., 1.]]))
+    """
+
+    def __init__(self, module: InvertibleModule, index: int) -> None:
+        super().__init__()
+        check_count("index", index, least=0)
+        self.module = invertible(module)
+        self.index = index
+        # wrappers of the layers inside, which are registered in `module` only
+        self._wrapped: dict[InvertibleModule, PartLayer] = {}
+        self.chain()
+
+    def chain(self) -> Sequence[Step]:
+        """Apply each layer inside of the module to the tensor."""
+        return [
+            step._replace(module=self._on_part(step.module))
+            for step in elementary([Step(self.module)])
+        ]
+
+    def extra_repr(self) -> str:
+        """Show which tensor."""
+        return f"index={self.index}"
+
+    def _on_part(self, module: InvertibleModule) -> PartLayer:
+        wrapped = self._wrapped.get(module)
+        if wrapped is None or wrapped.index != self.index:
+            self._wrapped[module] = wrapped = PartLayer(module, self.index)
+        return wrapped
+
+
+class Parallel(Composite):
+    r"""Apply one module to each tensor of a tuple state.
+
+    $$ (x_1, \ldots, x_n) \mapsto (f_1(x_1; c), \ldots, f_n(x_n; c)) $$
+
+    The log-determinant is the sum over the branches. The layers inside of the modules
+    are layers of the container around, as with `OnPart`.
+
+    Args:
+        modules: The modules $f_1, \ldots, f_n$; `None` leaves a tensor as it is.
+
+    Shape:
+        A tuple of as many tensors as there are modules; so is the output.
+
+    Raises:
+        TypeError: If a module is not an `InvertibleModule`, or the state no tuple.
+        ValueError: If there is no module, one does not define its inverse, or the state
+            has another number of tensors.
+
+    Examples:
+        >>> layer = Parallel(None, Permute(3, "reverse"))
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> layer((x, x))
+        (tensor([[1., 2., 3.]]), tensor([[3., 2., 1.]]))
+    """
+
+    def __init__(self, *modules: InvertibleModule | None) -> None:
+        super().__init__()
+        if all(module is None for module in modules):
+            raise ValueError(
+                "Parallel got no module: give it one for each tensor of the state, "
+                "`None` for a tensor that stays as it is"
+            )
+        for i, module in enumerate(modules):
+            if module is not None:
+                self.add_module(str(i), OnPart(module, i))
+        self.branches = len(modules)
+
+    def chain(self) -> Sequence[Step]:
+        """Apply the modules from the first to the last."""
+        return [Step(branch) for branch in self.children()]  # type: ignore[arg-type]
+
+    def _run(self, chain: Any, state: Any, context: Context) -> Any:
+        count = len(checked_tuple(self, state))
+        if count != self.branches:
+            raise ValueError(
+                f"Parallel has {self.branches} branches, but the state has {count} "
+                f"tensors: give it one module or `None` for each"
+            )
+        return super()._run(chain, state, context)
+
+
+class PartLayer(InvertibleModule):
+    """One layer that acts on one tensor of the state; see `OnPart`."""
+
+    def __init__(self, module: InvertibleModule, index: int) -> None:
+        super().__init__()
+        self.module = module
+        self.index = index
+
+    @property
+    def memory(self) -> str | None:
+        """The memory strategy of the layer."""
+        return self.module.memory
+
+    @memory.setter
+    def memory(self, memory: str | None) -> None:
+        self.module.memory = memory
+
+    @property
+    def _waits_for_data(self) -> bool:  # type: ignore[override]
+        return self.module._waits_for_data
+
+    def _to_initialize(self, state: Tensors) -> tuple[InvertibleModule, Any]:
+        return self.module, self._part(state)
+
+    def _keywords(self) -> frozenset[str] | None:
+        return self.module._keywords()
+
+    def forward(self, x: Tensors, *context: Any, **named: Any) -> Tensors:
+        """Apply the layer to its tensor."""
+        return self._with(x, self.module(self._part(x), *context, **named))
+
+    def inverse(self, y: Tensors, *context: Any, **named: Any) -> Tensors:
+        """Apply the inverse of the layer to its tensor."""
+        return self._with(y, self.module.inverse(self._part(y), *context, **named))
+
+    def forward_and_log_det(
+        self, x: Tensors, *context: Any, **named: Any
+    ) -> tuple[Tensors, Tensor]:
+        """Apply the layer to its tensor, with its log-determinant."""
+        part, log_det = self.module.forward_and_log_det(
+            self._part(x), *context, **named
+        )
+        return self._with(x, part), log_det
+
+    def inverse_and_log_det(
+        self, y: Tensors, *context: Any, **named: Any
+    ) -> tuple[Tensors, Tensor]:
+        """Apply the inverse of the layer to its tensor, with its log-determinant."""
+        part, log_det = self.module.inverse_and_log_det(
+            self._part(y), *context, **named
+        )
+        return self._with(y, part), log_det
+
+    @property
+    def replay(self) -> Any:
+        """The replay of the layer, with the other tensors beside it, if it has one."""
+        return self._replay("replay")
+
+    @property
+    def replay_inverse(self) -> Any:
+        """The same for the inverse."""
+        return self._replay("replay_inverse")
+
+    @property
+    def replay_and_log_det(self) -> Any:
+        """The same with the log-determinant."""
+        return self._replay("replay_and_log_det")
+
+    @property
+    def replay_inverse_and_log_det(self) -> Any:
+        """The same for the inverse, with the log-determinant."""
+        return self._replay("replay_inverse_and_log_det")
+
+    def _replay(self, name: str) -> Any:
+        inner: Any = getattr(self.module, name, None)
+        plain: Any = getattr(self.module, name.removesuffix("_and_log_det"), None)
+        constant = inner is None and _preserves_volume(self.module)
+        if inner is None and not (constant and plain):
+            return None
+        evaluate: Any = plain if constant else inner
+
+        def replay(output: Tensors, *context: Any, **named: Any) -> Any:
+            result = evaluate(self._part(output), *context, **named)
+            others = tuple(_leaf(t) for t in output)
+            if isinstance(result, ShiftGraph):
+                return result.on_part(self.index, tuple(t.detach() for t in output))
+            part, after = result
+            before = self._with(others, part)
+            passed = tuple(t.view_as(t) for t in others)
+            if not name.endswith("_and_log_det"):
+                return before, self._with(passed, after)
+            end, log_det = (after, no_log_det(after)) if constant else after
+            return before, (self._with(passed, end), log_det)
+
+        return replay
+
+    def _part(self, state: Tensors) -> Tensor:
+        if self.index >= len(checked_tuple(self, state)):
+            raise ValueError(
+                f"index is {self.index}, but the state has {len(state)} tensors: "
+                f"indices count from 0"
+            )
+        return state[self.index]
+
+    def _with(self, state: Tensors, part: Tensor) -> Tensors:
+        return (*state[: self.index], part, *state[self.index + 1 :])
+
+
+def _preserves_volume(module: InvertibleModule) -> bool:
+    """Return whether the log-determinants of a module are those of its base class."""
+    base, kind = VolumePreserving, type(module)
+    return (
+        kind.forward_and_log_det is base.forward_and_log_det
+        and kind.inverse_and_log_det is base.inverse_and_log_det
+    )
+
+
+def checked_tuple(layer: object, state: object) -> Tensors:
+    """Return a state that is a tuple.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(state, tuple):
+        raise TypeError(
+            f"the state of {type(layer).__name__} is a tuple of tensors, but got "
+            f"{type(state).__name__}: write `layer((x1, x2))`"
+        )
+    return state
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(is_differentiable(tensor))

@@ -1,0 +1,292 @@
+"""Assertions about one module: inverse, gradients, log-determinant and memory."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtorch.containers import InvertibleSequential
+from invtorch.memory.measure import measure_memory
+from invtorch.module import OPPOSITE, InvertibleModule
+from invtorch.precision import is_differentiable
+from invtorch.testing.compare import Tensors, as_tuple, assert_close, weighed
+
+LARGEST_JACOBIAN = 1024  # entries of a sample
+
+
+def assert_invertible(
+    module: InvertibleModule,
+    x: Tensor | Tensors,
+    *context: Any,
+    rtol: float | None = None,
+) -> None:
+    """Assert that `inverse` undoes `forward`, and `forward` undoes `inverse`.
+
+    Args:
+        module: The module.
+        x: An input.
+        context: Further arguments.
+        rtol: The relative error allowed: by default what rounding explains in the dtype
+            of the state, 4e-11 in double precision. Prefer double precision.
+
+    Raises:
+        AssertionError: If a round trip is off, or a direction changes its argument in
+            place, or returns NaN or Inf.
+
+    Examples:
+        >>> from invtorch.testing import assert_invertible
+        >>> assert_invertible(Householder1x1(4), torch.randn(2, 4))
+    """
+    name = type(module).__name__
+    state: Any = x
+    with torch.no_grad():
+        for direction in OPPOSITE:
+            before = [t.clone() for t in as_tuple(state)]
+            result = getattr(module, direction)(state, *context)
+            for argument, kept in zip(as_tuple(state), before, strict=True):
+                if not torch.equal(argument, kept):
+                    raise AssertionError(
+                        f"{name}.{direction} changed its argument in place: return a "
+                        f"new tensor"
+                    )
+            if not all(torch.isfinite(t).all() for t in as_tuple(result)):
+                raise AssertionError(f"{name}.{direction} returned NaN or Inf")
+            back = getattr(module, OPPOSITE[direction])(result, *context)
+            trip = f"{name}.{OPPOSITE[direction]} after {direction}"
+            assert_close(trip, as_tuple(back), as_tuple(state), rtol)
+            state = result
+
+
+def assert_gradients_match(
+    module: InvertibleModule,
+    x: Tensor | Tensors,
+    *context: Any,
+    second_order: bool = True,
+    rtol: float | None = None,
+) -> None:
+    """Assert that gradients through rebuilt states are those of plain autograd.
+
+    The module is the only member of a container that keeps no state, so its input is
+    rebuilt. Compared are the gradients of the state, of tensors of the context that
+    require one and of the parameters, in both directions, with the log-determinant
+    where there is one.
+
+    Args:
+        module: The module.
+        x: An input.
+        context: Further arguments.
+        second_order: Whether to compare gradients of gradients too.
+        rtol: The relative error allowed, by default what rounding explains.
+
+    Raises:
+        AssertionError: If gradients differ.
+
+    Examples:
+        >>> from invtorch.testing import assert_gradients_match
+        >>> assert_gradients_match(Householder1x1(4), torch.randn(2, 4))
+    """
+    net = InvertibleSequential(module, anchors=0, guard=None)
+    with torch.no_grad():
+        y = net(x, *context)
+    for direction, start in (("forward", x), ("inverse", y)):
+        for suffix in ("", "_and_log_det"):
+            name = f"{type(module).__name__}.{direction}{suffix}"
+            try:
+                pairs = _gradients(
+                    net, direction + suffix, start, context, second_order
+                )
+            except NotImplementedError:
+                if suffix:
+                    continue
+                raise
+            (found, found_second), (expected, expected_second) = pairs
+            assert_close(f"gradients of {name}", found, expected, rtol)
+            what = f"second-order gradients of {name}"
+            assert_close(what, found_second, expected_second, rtol)
+
+
+def _gradients(
+    net: InvertibleSequential,
+    method: str,
+    start: Tensor | Tensors,
+    context: tuple[Any, ...],
+    second_order: bool,
+) -> list[tuple[Tensors, Tensors]]:
+    """Return gradients, first and second order, rebuilt and of plain autograd."""
+    pairs = []
+    for memory in ("invert", "store"):
+        net.memory = memory
+        state, inputs = leaves(start)
+        tensors = [c for c in context if isinstance(c, Tensor) and c.requires_grad]
+        inputs += [*tensors, *(p for p in net.parameters() if p.requires_grad)]
+        loss = scalar(getattr(net, method)(state, *context), method)
+        first = torch.autograd.grad(loss, inputs, allow_unused=True)
+        second: Tensors = ()
+        if second_order:
+            loss = scalar(getattr(net, method)(state, *context), method)
+            graph = torch.autograd.grad(
+                loss, inputs, create_graph=True, materialize_grads=True
+            )
+            penalty = sum((g * g.conj()).real.sum() for g in graph) + 0 * loss
+            second = torch.autograd.grad(penalty, inputs, materialize_grads=True)
+        pairs.append((first, second))
+    return pairs
+
+
+def leaves(state: Tensor | Tensors) -> tuple[Any, list[Tensor]]:
+    """Return a copy of a state as leaves, and those that require a gradient."""
+    copies = tuple(
+        t.detach().clone().requires_grad_(is_differentiable(t)) for t in as_tuple(state)
+    )
+    inputs = [t for t in copies if t.requires_grad]
+    return copies if isinstance(state, tuple) else copies[0], inputs
+
+
+def scalar(result: Any, method: str) -> Tensor:
+    """Return a scalar function of all that a method returned."""
+    if not method.endswith("_and_log_det"):
+        return weighed(result)
+    state, log_det = result
+    loss: Tensor = weighed(state) + (log_det * log_det).sum()
+    return loss
+
+
+def assert_log_det(
+    module: InvertibleModule,
+    x: Tensor | Tensors,
+    *context: Any,
+    rtol: float | None = None,
+) -> None:
+    r"""Assert that log-determinants are those of the Jacobian, in both directions.
+
+    The Jacobian $J$ of each sample is computed by autograd. If the output has more
+    entries than the input, the determinant is that of $(J^\top J)^{1/2}$.
+
+    Args:
+        module: The module.
+        x: An input; each sample has at most 1,024 entries.
+        context: Further arguments; tensors have the batch as their first axis.
+        rtol: The error allowed, relative to the log-determinant or the number of
+            entries, whichever is larger.
+
+    Raises:
+        AssertionError: If a log-determinant is off, or has another shape than
+            `(batch,)`.
+        ValueError: If a sample is too large.
+
+    Examples:
+        >>> from invtorch.testing import assert_log_det
+        >>> assert_log_det(LU1x1(4), torch.randn(2, 4))
+    """
+    name = type(module).__name__
+    with torch.no_grad():
+        y = module(x, *context)
+    for direction, start in (("forward", x), ("inverse", y)):
+        state, log_det = getattr(module, f"{direction}_and_log_det")(start, *context)
+        function = getattr(module, direction)
+        what = f"{name}.{direction}_and_log_det"
+        plain = as_tuple(function(start, *context))
+        assert_close(f"{what}, the state", as_tuple(state), plain, rtol)
+        batch = len(as_tuple(start)[0])
+        if log_det.shape != (batch,):
+            raise AssertionError(
+                f"{what} returned a log-determinant of shape {tuple(log_det.shape)}, "
+                f"but should return one number for each sample, ({batch},)"
+            )
+        expected = torch.stack(
+            [_log_det_of_sample(function, start, context, i) for i in range(batch)]
+        ).to(log_det.dtype)
+        # relative to the number of entries: a sum of as many logarithms near 0
+        entries = sum(t[:1].numel() for t in as_tuple(start))
+        assert_close(what, (log_det.detach() + entries,), (expected + entries,), rtol)
+
+
+def _log_det_of_sample(
+    function: Any, start: Tensor | Tensors, context: tuple[Any, ...], i: int
+) -> Tensor:
+    sample = [t[i : i + 1].detach() for t in as_tuple(start)]
+    own = [c[i : i + 1] if isinstance(c, Tensor) else c for c in context]
+    shapes, sizes = [t.shape for t in sample], [t.numel() for t in sample]
+    if sum(sizes) > LARGEST_JACOBIAN:
+        raise ValueError(
+            f"a sample has {sum(sizes)} entries, but at most {LARGEST_JACOBIAN} make a "
+            f"Jacobian: give a smaller input"
+        )
+
+    def flat(entries: Tensor) -> Tensor:
+        parts = entries.split(sizes)
+        state = tuple(p.view(s) for p, s in zip(parts, shapes, strict=True))
+        result = function(state if isinstance(start, tuple) else state[0], *own)
+        return torch.cat([t.flatten() for t in as_tuple(result)])
+
+    entries = torch.cat([t.flatten() for t in sample])
+    J = torch.autograd.functional.jacobian(flat, entries)
+    if J.shape[0] > J.shape[1]:
+        J = torch.linalg.cholesky(J.mT @ J)
+    elif J.shape[0] < J.shape[1]:  # the inverse of such a map, on its image
+        J = torch.linalg.cholesky(J @ J.mT)
+    log_det: Tensor = torch.linalg.slogdet(J).logabsdet
+    return log_det
+
+
+def assert_memory_flat(
+    module: InvertibleModule,
+    x: Tensor | Tensors,
+    *context: Any,
+    depths: tuple[int, int] = (8, 32),
+) -> None:
+    """Assert that a deep network of this module takes the memory of one layer.
+
+    The network has copies of the module and of its inverse in turn, so that any shape
+    fits. Measured are the bytes that are kept after a forward pass, which must be equal
+    at both depths, and the peak of a training step, which may differ by 5 %.
+
+    Args:
+        module: The module.
+        x: An input.
+        context: Further arguments.
+        depths: Two numbers of layers, both even.
+
+    Raises:
+        AssertionError: If memory grows with depth.
+
+    Examples:
+        >>> from invtorch.testing import assert_memory_flat
+        >>> assert_memory_flat(Householder1x1(4), torch.randn(64, 4))
+    """
+    kept, peaks = zip(*(_measured(module, x, context, n) for n in depths), strict=True)
+    name = type(module).__name__
+    if kept[0] != kept[1]:
+        raise AssertionError(
+            f"{depths[0]} layers of {name} keep {kept[0]:,} bytes after a forward pass "
+            f"but {depths[1]} keep {kept[1]:,}: a layer keeps activations"
+        )
+    if peaks[1] > 1.05 * peaks[0]:
+        raise AssertionError(
+            f"a training step of {depths[0]} layers of {name} peaks at {peaks[0]:,} "
+            f"bytes, but of {depths[1]} at {peaks[1]:,}"
+        )
+
+
+def _measured(
+    module: InvertibleModule, x: Tensor | Tensors, context: tuple[Any, ...], depth: int
+) -> tuple[int, int]:
+    """Return the bytes kept after a forward pass, and the peak of a step."""
+    copies = [copy.deepcopy(module) for _ in range(depth)]
+    members = [m if i % 2 == 0 else m.inv for i, m in enumerate(copies)]
+    net = InvertibleSequential(*members, anchors=0, guard=None)
+    state, inputs = leaves(x)
+    for tensor in (*inputs, *(p for p in net.parameters() if p.requires_grad)):
+        tensor.grad = torch.zeros_like(tensor)
+
+    def forward() -> Any:
+        return net(state, *context)
+
+    def step() -> None:
+        weighed(forward()).backward()
+
+    step()  # what is allocated once is not counted
+    return measure_memory(forward).live, measure_memory(step).peak

@@ -1,0 +1,69 @@
+"""Elementwise layers: formula, bounds of the slopes, and errors."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invtorch import LeakyReLU, LeakyTanh, Logit
+from invtorch.testing import assert_log_det
+from tests.tolerances import assert_equal
+
+numbers = torch.linspace(-9, 9, 101, dtype=torch.float64)[None]
+
+
+@given(st.floats(0.01, 3))
+def test_leaky_relu(slope) -> None:
+    expected = torch.nn.functional.leaky_relu(numbers, slope)
+    assert_equal(LeakyReLU(slope)(numbers), expected)
+    assert_log_det(LeakyReLU(slope), numbers + 0.01)
+
+
+@given(st.floats(1.01, 100))
+def test_leaky_tanh_is_smooth_and_its_slope_bounded(bound) -> None:
+    layer = LeakyTanh(bound)
+    end = math.acosh(math.sqrt(bound))
+    inside = numbers[numbers.abs() < end][None]
+    assert_equal(layer(inside), inside.tanh())
+    x = numbers.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(layer(x).sum(), x)
+    assert (slope <= 1 + 1e-12).all()
+    assert (slope >= 1 / bound - 1e-12).all()
+    near = torch.tensor([[end - 1e-9, end + 1e-9]], dtype=torch.float64)
+    near.requires_grad_()
+    (slopes,) = torch.autograd.grad(layer(near).sum(), near)
+    assert abs(slopes[0, 0] - slopes[0, 1]) < 1e-6
+    assert_equal(layer.inverse(layer(numbers)), numbers)
+    assert_log_det(layer, numbers)
+
+
+@given(st.floats(0, 0.4))
+def test_logit(alpha) -> None:
+    x = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)[None]
+    assert_equal(Logit(alpha)(x), torch.logit(alpha + (1 - 2 * alpha) * x), least=1.0)
+    assert_log_det(Logit(alpha), x)
+
+
+def test_logit_of_what_has_no_image() -> None:
+    for alpha, value in ((0.0, 0.0), (0.0, 1.0), (0.05, 255.0), (0.05, float("nan"))):
+        with pytest.raises(RuntimeError, match="got entries that are not between"):
+            Logit(alpha)(torch.tensor([[value]]))
+    assert torch.isfinite(Logit(0.05)(torch.tensor([[0.0, 1.0]]))).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LeakyReLU(0.0), "negative_slope is 0.0, but must be larger"),
+        (lambda: LeakyReLU(-1.0), "negative_slope is -1.0, but must be larger"),
+        (lambda: LeakyTanh(1.0), "bound is 1.0, but must be larger than 1"),
+        (lambda: LeakyTanh(float("inf")), "bound is inf, but must be finite"),
+        (lambda: Logit(0.5), "alpha is 0.5, but must be at least 0 and less"),
+        (lambda: Logit(-0.1), "alpha is -0.1, but must be at least 0 and less"),
+    ],
+)
+def test_arguments_that_cannot_be(make, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

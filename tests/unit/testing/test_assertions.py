@@ -1,0 +1,169 @@
+"""Each assertion finds the fault that it is for, and says by how much."""
+
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from invtorch import AdditiveCoupling, Householder1x1, InvertibleModule
+from invtorch.testing import (
+    assert_gradients_match,
+    assert_invertible,
+    assert_log_det,
+    assert_memory_flat,
+    assert_right_or_raises,
+    strategies,
+)
+from invtorch.testing.compare import tolerance
+from tests.parts import Conditioner, Scale
+
+
+class Off(Scale):
+    """An inverse that is off by one part in a million."""
+
+    def inverse(self, y, *_):
+        return super().inverse(y) * (1 + 1e-6)
+
+
+class Infinite(Scale):
+    """A layer that divides by zero."""
+
+    def forward(self, x, *_):
+        return x / 0
+
+
+class WrongLogDet(Scale):
+    """A log-determinant that is off by one part in ten thousand."""
+
+    def forward_and_log_det(self, x, *_):
+        y, log_det = super().forward_and_log_det(x)
+        return y, log_det * 1.0001
+
+
+class OneLogDet(Scale):
+    """A log-determinant of all samples together."""
+
+    def forward_and_log_det(self, x, *_):
+        y, log_det = super().forward_and_log_det(x)
+        return y, log_det.sum()
+
+
+class WrongReplay(Scale):
+    """A replay that differentiates another function."""
+
+    def forward(self, x, *_):
+        return super().forward(x)
+
+    def inverse(self, y, *_):
+        return super().inverse(y)
+
+    def replay(self, y, *_):
+        x = self.inverse(y).detach().requires_grad_()
+        return x, self.forward(x) + 1e-5 * (x - x.detach())
+
+
+class Hoarding(Scale):
+    """A layer that keeps a copy of every state."""
+
+    kept: list[torch.Tensor]
+
+    def __init__(self, channels, dims=2):
+        super().__init__(channels, dims)
+        self.kept = []
+
+    def forward(self, x, *_):
+        self.kept.append(x.detach().clone())
+        return super().forward(x)
+
+    def inverse(self, y, *_):
+        return super().inverse(y)
+
+
+class Mixing(InvertibleModule):
+    """A layer whose samples depend on each other."""
+
+    def forward(self, x, *_):
+        return x + len(x)
+
+    def inverse(self, y, *_):
+        return y - len(y)
+
+
+def state(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("check", "kind", "message"),
+    [
+        (assert_invertible, Off, r"Off.inverse after forward: .* error of 1\.0e-06"),
+        (assert_invertible, Infinite, "Infinite.forward returned NaN or Inf"),
+        (
+            assert_log_det,
+            WrongLogDet,
+            "WrongLogDet.forward_and_log_det: tensor 0 has a",
+        ),
+        (assert_log_det, OneLogDet, r"of shape \(\), but should return one number"),
+        (assert_gradients_match, WrongReplay, "gradients of WrongReplay.forward: tens"),
+        (
+            assert_right_or_raises,
+            WrongReplay,
+            "WrongReplay: half of the parameters are",
+        ),
+        (assert_right_or_raises, Mixing, "Mixing: a sample alone, compared with it in"),
+    ],
+)
+def test_faults_are_found(check, kind, message) -> None:
+    module = kind().double() if kind is Mixing else kind(3, 1).double()
+    with pytest.raises(AssertionError, match=message):
+        check(module, state(2, 3, 4))
+
+
+def test_a_change_in_place_is_found() -> None:
+    class Doubling(Scale):
+        def forward(self, x, *_):
+            return x.mul_(2)
+
+    with pytest.raises(AssertionError, match="changed its argument in place"):
+        assert_invertible(Doubling(3, 1).double(), state(2, 3, 4))
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_kept_activations_are_found() -> None:
+    with pytest.raises(AssertionError, match=r"8 layers of Hoarding keep .* but 32"):
+        assert_memory_flat(Hoarding(3, 1), torch.randn(8, 3, 16))
+
+
+def test_an_error_in_ordinary_use_is_no_refusal() -> None:
+    with pytest.raises(ValueError, match="does not have the 4 channels"):
+        assert_right_or_raises(Householder1x1(4), torch.randn(2, 3))
+
+
+def test_a_sample_that_is_too_large_for_a_jacobian() -> None:
+    with pytest.raises(ValueError, match="a sample has 2048 entries, but at most 1024"):
+        assert_log_det(Scale(2, 1), torch.randn(1, 2, 1024))
+
+
+@given(strategies.states(strategies.shapes(dims=1, channels=4, multiple_of=2)))
+def test_states_that_are_drawn_fit(x) -> None:
+    assert x.shape[1] == 4
+    assert x.shape[2] % 2 == 0
+    assert_invertible(AdditiveCoupling(Conditioner(2, 2, 1)).double(), x)
+
+
+@given(strategies.states(tensors=2).flatmap(strategies.contexts))
+def test_contexts_that_are_drawn_fit(context) -> None:
+    assert all(c.dtype == torch.float64 for c in context)
+
+
+def test_tolerances_follow_the_precision() -> None:
+    assert 3e-11 < tolerance(torch.float64) < 4e-11
+    assert 2e-5 < tolerance(torch.float32) < 3e-5
+    assert 0.03 < tolerance(torch.bfloat16) < 0.05
+    assert tolerance(torch.int64) == 0
+
+
+def test_single_precision_passes() -> None:
+    module, x = AdditiveCoupling(nn.Linear(2, 2)), torch.randn(5, 4)
+    for check in (assert_invertible, assert_gradients_match, assert_log_det):
+        check(module, x)
