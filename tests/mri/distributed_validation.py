@@ -12,7 +12,7 @@ import lightning
 import torch
 
 from mri_example.masks import MaskFunction
-from mri_example.model import IRIM3D, UNet
+from mri_example.models import IRIM3D, UNet
 from mri_example.training import TrainingConfig, fit
 from mri_example.training.data import SliceData
 from mri_example.training.module import ReconstructionTask

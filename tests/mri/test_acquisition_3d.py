@@ -14,7 +14,7 @@ from mri_example.masks import (
     undersample,
     volume_seed,
 )
-from mri_example.model import IRIM3D, UNet
+from mri_example.models import IRIM3D, UNet
 from mri_example.physics import LikelihoodGradient
 from mri_example.reconstruct import reconstruct
 from mri_example.training import MaskConfig, TrainingConfig, fit, load

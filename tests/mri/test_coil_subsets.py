@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mri_example.data import SliceDataset
 from mri_example.errors import InputError
-from mri_example.model import (
+from mri_example.models import (
     IRIM2D,
     IRIM3D,
     RIM,
@@ -15,7 +15,7 @@ from mri_example.model import (
     SubsampledNMSE,
     UNet,
 )
-from mri_example.model.base import standard_deviation
+from mri_example.models.base import standard_deviation
 from mri_example.training import TrainingConfig, fit
 from mri_example.training.losses import training_loss
 from tests.mri.test_multicoil import COILS, FAN, MASKS, root

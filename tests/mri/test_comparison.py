@@ -12,7 +12,7 @@ from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
 from mri_example.errors import InputError
 from mri_example.evaluate import evaluate
-from mri_example.model import IRIM2D, UNet
+from mri_example.models import IRIM2D, UNet
 from mri_example.training import MaskConfig, TrainingConfig, fit_once
 
 CHOSEN = '["zero-filled", "U-Net", "i-RIM 2D"]'

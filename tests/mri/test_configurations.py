@@ -7,7 +7,7 @@ import torch
 
 import mri_example
 from mri_example import cli
-from mri_example.model import MODELS
+from mri_example.models import MODELS
 
 FOLDER = Path(mri_example.__file__).parent / "configs"
 PUBLISHED = {  # or counted by running the authors' code

@@ -13,7 +13,7 @@ from mri_example.data import Simulation, simulate_volumes
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
 from mri_example.figures import compare
-from mri_example.model import IRIM2D
+from mri_example.models import IRIM2D
 from mri_example.training import MaskConfig, TrainingConfig, step_memory
 from mri_example.training.module import ReconstructionTask
 

@@ -10,7 +10,7 @@ import torch
 
 from mri_example.data import Simulation, read_reconstruction
 from mri_example.errors import InputError
-from mri_example.model import IRIM2D, load_authors_weights
+from mri_example.models import IRIM2D, load_authors_weights
 from mri_example.reconstruct import reconstruct
 from mri_example.training import (
     MaskConfig,

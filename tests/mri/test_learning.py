@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Timer
 
 from mri_example.data import Simulation, simulate_volumes
 from mri_example.data.simulate import embedded_anatomy
-from mri_example.model import IRIM2D
+from mri_example.models import IRIM2D
 from mri_example.training import MaskConfig, TrainingConfig, fit
 from mri_example.training.data import SliceData
 from mri_example.training.module import ReconstructionTask

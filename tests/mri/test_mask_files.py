@@ -9,7 +9,7 @@ from jsonargparse import auto_cli
 
 from mri_example.errors import InputError
 from mri_example.masks import MaskFile, MaskFunction
-from mri_example.model import IRIM2D
+from mri_example.models import IRIM2D
 from mri_example.training import MaskConfig
 from mri_example.training.configuration import plain
 

@@ -10,8 +10,8 @@ from mri_example.data import KSpaceFile, SliceDataset, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction
-from mri_example.model import IRIM2D, IRIM3D, ChallengeIRIM, IRIMReconstructor
-from mri_example.model.configuration import KNEE_SCANS
+from mri_example.models import IRIM2D, IRIM3D, ChallengeIRIM, IRIM2D
+from mri_example.models.configuration import KNEE_SCANS
 from mri_example.reconstruct import reconstruct
 from mri_example.training import TrainingConfig, export, fit, load
 
@@ -121,13 +121,13 @@ def test_models_are_told_in_training_validation_and_reconstruction(
     tmp_path, monkeypatch
 ):
     """Also after an export, and of files with and without a known scanner."""
-    told, start = set(), IRIMReconstructor._start
+    told, start = set(), IRIM2D._start
 
     def watched(model, measured, metadata):
         told.update((model.training, *map(int, row)) for row in metadata)
         return start(model, measured, metadata)
 
-    monkeypatch.setattr(IRIMReconstructor, "_start", watched)
+    monkeypatch.setattr(IRIM2D, "_start", watched)
     for split in ("train", "val"):
         folder = tmp_path / f"singlecoil_{split}"
         write(folder / "known.h5", "T2", "Skyra")

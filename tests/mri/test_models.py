@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from mri_example.errors import InputError
 from mri_example.masks import undersample
 from mri_example.metrics import ssim
-from mri_example.model import (
+from mri_example.models import (
     IRIM2D,
     IRIM3D,
     MODELS,
     RIM,
     ChallengeIRIM,
     NormalizedL1,
-    RIMReconstructor,
+    RIM,
     StructuralDissimilarity,
     SubsampledNMSE,
     UNet,
-    UNetReconstructor,
+    UNet,
     model_config,
 )
 from mri_example.transforms import fft2c, ifft2c
@@ -132,7 +132,7 @@ def test_data_of_other_coils_or_axes_are_named(shape):
 
 
 def test_the_hidden_state_of_the_rim_is_fed_back():
-    model = RIMReconstructor(8, 2).double()
+    model = RIM(8, 2).double()
     seen = []
     model.remember.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     out = model(*problem(RIM()))
@@ -143,7 +143,7 @@ def test_the_hidden_state_of_the_rim_is_fed_back():
 
 
 def test_coils_of_the_rim_are_reconstructed_each_by_itself():
-    model = RIMReconstructor(8, 2).double()
+    model = RIM(8, 2).double()
     zero_filled = torch.randn(2, 3, 8, 9, dtype=torch.complex128)
     mask = (torch.rand(2, 1, 1, 9) < 0.5).double()
     coils = model(zero_filled, mask)
@@ -153,14 +153,14 @@ def test_coils_of_the_rim_are_reconstructed_each_by_itself():
 
 @given(st.integers(8, 21), st.integers(8, 21))
 def test_the_unet_takes_every_size(rows, cols):
-    model = UNetReconstructor(2, 2)
+    model = UNet(2, 2)
     image = torch.randn(1, 1, rows, cols, dtype=torch.complex64)
     assert model(image, torch.ones(1)).shape == image.shape
 
 
 def test_an_image_too_small_for_the_unet_is_named():
     with pytest.raises(ValueError, match="needs at least 32 by 32"):
-        UNetReconstructor(2, 4)(torch.ones(1, 1, 40, 30) * 1j, torch.ones(1))
+        UNet(2, 4)(torch.ones(1, 1, 40, 30) * 1j, torch.ones(1))
 
 
 @given(st.integers(7, 13), st.integers(1, 3), st.floats(1e-7, 1e3))

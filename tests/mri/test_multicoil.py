@@ -17,14 +17,14 @@ from mri_example.data import (
 from mri_example.data.simulate import coil_maps, noise_covariance
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction
-from mri_example.model import (
+from mri_example.models import (
     IRIM2D,
     IRIM3D,
     RIM,
-    IRIMReconstructor,
+    IRIM2D,
     UNet,
 )
-from mri_example.model.base import standard_deviation
+from mri_example.models.base import standard_deviation
 from mri_example.reconstruct import reconstruct, zero_filled
 from mri_example.training import (
     MaskConfig,
@@ -184,8 +184,8 @@ def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
 ):
     torch.manual_seed(seed)
     options = {"dims": len(space), "multiplicity": 2, "metadata": ["a", "b"]}
-    each = IRIMReconstructor(10, 1, **FAN, coils=None, **options)
-    single = IRIMReconstructor(10, 1, **FAN, **options)
+    each = IRIM2D(10, 1, **FAN, coils=None, **options)
+    single = IRIM2D(10, 1, **FAN, **options)
     single.load_state_dict(each.state_dict())
     images = torch.randn(batch, coils, *space, dtype=torch.complex64)
     mask = (torch.rand(batch, *(1,) * len(space), 8) < 0.5).float()
@@ -198,7 +198,7 @@ def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
 
 
 def test_one_mask_serves_all_images_and_no_coil_is_no_number():
-    each = IRIMReconstructor(8, 1, **FAN, coils=None)
+    each = IRIM2D(8, 1, **FAN, coils=None)
     images, mask = (
         torch.randn(2, 3, 8, 8, dtype=torch.complex64),
         torch.ones(1, 1, 1, 8),
@@ -207,7 +207,7 @@ def test_one_mask_serves_all_images_and_no_coil_is_no_number():
     for model in (each, RIM(4, 2).build()):
         assert torch.equal(model(images, mask), model(images, masks))
     with pytest.raises(ValueError, match=r"0 coil\(s\)"):
-        IRIMReconstructor(8, 1, **FAN, coils=0)
+        IRIM2D(8, 1, **FAN, coils=0)
     with pytest.raises(InputError, match="slab is None, but must be at least 1"):
         IRIM3D(8, 1, **FAN, slab=None).build()
 

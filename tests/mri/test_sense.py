@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from invtorch import OrthogonalCoupling
 from mri_example.masks import PoissonMaskFunction
-from mri_example.model import IRIM
+from mri_example.models import IRIM
 from mri_example.physics import (
     LikelihoodGradient,
     Sense,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mri_example.data import Sample
+from mri_example.models import Reconstructor
 from mri_example.transforms import root_sum_of_squares
 
+LossName: TypeAlias = Literal["nmse", "l1", "ssim"]
 WINDOW = 7
 K1, K2 = 0.01, 0.03
 
@@ -134,6 +140,42 @@ class StructuralDissimilarity(nn.Module):
         luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
         structure = (2 * covariance + c2) / (var_p + var_t + c2)
         return 1 - (luminance * structure).mean()
+
+
+def training_loss(
+    name: LossName = "nmse",
+    fraction: float = 0.01,
+    magnitude: bool = False,
+    coils_per_step: int | None = None,
+) -> Callable[[Reconstructor, Sample], Tensor]:
+    """Return a function of model and batch, the mean over the model's trajectory."""
+    nmse, l1 = SubsampledNMSE(fraction, magnitude=magnitude), NormalizedL1()
+    ssim = StructuralDissimilarity()
+
+    def one(estimate: Tensor, batch: Sample) -> Tensor:
+        if name == "ssim":
+            maximum = torch.as_tensor(batch.maximum)
+            return ssim(estimate, batch.image, maximum)  # type: ignore[no-any-return]
+        out: Tensor = (nmse if name == "nmse" else l1)(estimate, batch.image)
+        return out
+
+    def loss(model: Reconstructor, batch: Sample) -> Tensor:
+        options = {}
+        if coils_per_step is not None and coils_per_step < batch.image.shape[1]:
+            options["scale"] = model.scale_of(batch.zero_filled)
+            batch = _some_coils(batch, coils_per_step)
+        estimates = model.trajectory(*batch.inputs, **options)
+        return torch.stack([one(estimate, batch) for estimate in estimates]).mean()
+
+    return loss
+
+
+def _some_coils(batch: Sample, coils: int) -> Sample:
+    """Draw some of the coils, the same ones for all samples."""
+    chosen = torch.randperm(batch.image.shape[1])[:coils].sort().values
+    return batch._replace(
+        zero_filled=batch.zero_filled[:, chosen], image=batch.image[:, chosen]
+    )
 
 
 def magnitudes(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mri_example.model.base import Reconstructor
+from mri_example.models.base import Reconstructor, check_counts
 from mri_example.transforms import root_sum_of_squares
 
 EPS, LIMIT = 1e-11, 6.0  # of the normalization of a slice
 
 
-class UNet(nn.Module):
+class UNetwork(nn.Module):
     """Look at an image on coarser and coarser grids, and come back.
 
     Each level has two 3 x 3 convolutions with instance normalization and a leaky
@@ -31,7 +31,7 @@ class UNet(nn.Module):
         ValueError: If an image is too small to be halved so often.
 
     Examples:
-        >>> sum(p.numel() for p in UNet().parameters())
+        >>> sum(p.numel() for p in UNetwork().parameters())
         7756097
 
     References:
@@ -74,7 +74,7 @@ class UNet(nn.Module):
         return joined
 
 
-class UNetReconstructor(Reconstructor):
+class UNet(Reconstructor):
     """Improve the magnitude image with a U-Net that knows nothing of k-space.
 
     The root-sum-of-squares of the zero-filled images is normalized to mean 0 and
@@ -94,7 +94,8 @@ class UNetReconstructor(Reconstructor):
 
     def __init__(self, channels: int = 32, pools: int = 4) -> None:
         super().__init__()
-        self.unet = UNet(channels, pools)
+        check_counts(channels=channels, pools=pools)
+        self.unet = UNetwork(channels, pools)
 
     def forward(self, zero_filled: Tensor, mask: Tensor) -> Tensor:
         """Return the reconstruction; the mask is not looked at."""
