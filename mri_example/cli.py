@@ -38,6 +38,8 @@ from mri_example.training import MaskConfig, export_authors, fit, load
 from mri_example.training import export as export_model
 from mri_example.training.command import add_fit_options, run_fit
 
+CHALLENGE: Any = lazy_instance(ChallengeIRIM)
+
 
 def simulate(
     output: Path, source: Path | None = None, simulation: Simulation = Simulation()
@@ -180,7 +182,7 @@ def export(
     output: Path,
     checkpoint: Path | None = None,
     authors: Path | None = None,
-    model: Reconstructor = lazy_instance(ChallengeIRIM),
+    model: Reconstructor = CHALLENGE,
 ) -> None:
     """Write a trained model as one safetensors file with its configuration.
 
@@ -253,7 +255,9 @@ def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     subcommands, parsers = whole.add_subcommands(), {}
     for name in commands:
         parser = Parser(description=(COMMANDS[name].__doc__ or "").splitlines()[0])
-        parser.add_argument("--config", action=ActionConfigFile, help="Options as YAML.")
+        parser.add_argument(
+            "--config", action=ActionConfigFile, help="Options as YAML."
+        )
         if name == "fit":
             add_fit_options(parser)
         else:

@@ -205,9 +205,7 @@ class SliceData(lightning.LightningDataModule):
         sampler: DistributedSampler[Sample] = DistributedSampler(
             self.validation, shuffle=False, **self._ranks()
         )
-        return DataLoader(
-            self.validation, 1, sampler=sampler, num_workers=self.workers
-        )
+        return DataLoader(self.validation, 1, sampler=sampler, num_workers=self.workers)
 
     def _ranks(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -231,7 +229,9 @@ def _print_of(file: KSpaceFile) -> list[Any]:
     """Return size, shape, and what attributes and a row of k-space come to."""
     with h5py.File(file.path) as opened:
         kspace = opened["kspace"]
-        row = np.ascontiguousarray(kspace[len(kspace) // 2, ..., file.shape[-2] // 2, :])
+        row = np.ascontiguousarray(
+            kspace[len(kspace) // 2, ..., file.shape[-2] // 2, :]
+        )
     content = repr(sorted(file.attributes.items())).encode() + row.tobytes()
     size = file.path.stat().st_size
     return [size, list(file.shape), sha256(content).hexdigest()]

@@ -169,7 +169,9 @@ def test_configurations_that_cannot_be_used(root, capsys, changes, message) -> N
 
 
 def test_missing_data(root, capsys) -> None:
-    message = refused(capsys, "fit", "--config", configuration(root, data={"root": "nowhere"}))
+    message = refused(
+        capsys, "fit", "--config", configuration(root, data={"root": "nowhere"})
+    )
     assert "nowhere/singlecoil_train does not exist" in message
     (root / "empty/singlecoil_train").mkdir(parents=True)
     empty = configuration(root, data={"root": str(root / "empty")})

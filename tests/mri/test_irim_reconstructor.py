@@ -8,12 +8,8 @@ import torch
 from torch.nn import functional
 
 from mri_example.errors import InputError
-from mri_example.models import (
-    ChallengeIRIM,
-    IRIM2D,
-    SubsampledNMSE,
-    load_authors_weights,
-)
+from mri_example.losses import SubsampledNMSE
+from mri_example.models import IRIM2D, ChallengeIRIM, load_authors_weights
 from mri_example.models.authors import own_name
 from tests.tolerances import assert_equal
 

@@ -164,7 +164,7 @@ def test_progress_is_shown(data, tmp_path, capsys):
 
 @pytest.mark.parametrize("slab", [2, 4])
 def test_slabs_may_be_thinner_than_those_of_the_model(data, tmp_path, slab):
-    method, depths = IRIM3D(8, 1, (4,), (1,), slab=4).build(), set()
+    method, depths = IRIM3D(8, 1, (4,), (1,), slab=4), set()
     method.register_forward_pre_hook(lambda _, x: depths.add(x[0].shape[2]))
     found = volume(method, data, tmp_path, slab=slab)
     assert depths == {slab}

@@ -53,7 +53,9 @@ def sentence(capsys, *arguments) -> str:
 )
 def test_training_options_out_of_range(option, value, message, root, capsys) -> None:
     group, _, name = option.rpartition(".")
-    changed = configuration(root, **({group: {name: value}} if group else {name: value}))
+    changed = configuration(
+        root, **({group: {name: value}} if group else {name: value})
+    )
     found = refused(capsys, "fit", "--config", changed)
     assert re.search(message, found), found
     assert not (root / "run").exists()
