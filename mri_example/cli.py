@@ -222,10 +222,7 @@ class Parser(LightningArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse, and refuse what is no set of options where one must be."""
-        try:
-            parsed = super().parse_args(*args, **kwargs)
-        except UnicodeDecodeError:
-            self.error("the configuration is not text: write it as YAML")
+        parsed = self._parsed(*args, **kwargs)
         command = parsed.get("subcommand")
         for name in GROUPS:
             value = parsed.get(f"{command}.{name}", Namespace())
@@ -234,7 +231,18 @@ class Parser(LightningArgumentParser):
                     f"{name} is {value!r}, but must hold options, `name: value` each; "
                     f"leave it out for the defaults"
                 )
-        return parsed
+        model = parsed.get(f"{command}.model")
+        if model is None:
+            return parsed
+        # a model that is chosen starts from its own defaults, not those of another
+        self.set_defaults({f"{command}.model": {"class_path": model.class_path}})
+        return self._parsed(*args, **kwargs)
+
+    def _parsed(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError:
+            self.error("the configuration is not text: write it as YAML")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2, unless another parser asked."""

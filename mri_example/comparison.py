@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,9 @@ METHODS = ("zero-filled", "U-Net", "RIM", "i-RIM 2D", "i-RIM 3D")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def contenders(coils: int, minutes: float) -> list[Contender]:
+def contenders(
+    coils: int, minutes: float, methods: Sequence[str] = METHODS
+) -> list[Contender]:
     """Return the methods for data of so many coils, small enough for a CPU.
 
     RIM and i-RIMs reconstruct each coil by itself, and learn from one of them in a
@@ -42,13 +45,14 @@ def contenders(coils: int, minutes: float) -> list[Contender]:
     combined = slower | {"coils_per_step": None}
     irim_2d = partial(IRIM2D, 16, 4, HIDDEN, STRIDES, coils=each)
     irim_3d = partial(IRIM3D, 16, 4, HIDDEN, STRIDES, coils=each, slab=4)
-    return [
+    every = [
         Contender("zero-filled"),
         Contender("U-Net", partial(UNet, 16, 4), combined, 4, trainer),
         Contender("RIM", partial(RIM, 32, 8), slower, 1, trainer),
         Contender("i-RIM 2D", irim_2d, own, 1, trainer),
         Contender("i-RIM 3D", irim_3d, own, 1, trainer),
     ]
+    return [contender for contender in every if contender.name in methods]
 
 
 def compare(
@@ -76,18 +80,12 @@ def compare(
     Raises:
         InputError: If there is no such method, or no such time.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise InputError(f"methods is {[*methods]}, but can only have {[*METHODS]}")
-    if not 0 < minutes < 1e6:
-        raise InputError(f"minutes is {minutes}, but must be positive and finite")
+    _check(methods, minutes)
     results = output / "results.json"
     rows = _earlier(results, coils, methods)
     for count in coils:
         folder = output / f"{count}_coils"
-        for contender in contenders(count, minutes):
-            if contender.name not in methods:
-                continue
+        for contender in contenders(count, minutes, methods):
             named = {"coils": count, "minutes": minutes if contender.model else 0.0}
             found = run(folder, contender, Simulation(coils=count), DEVICE, workers)
             rows += [named | row for row in found]
@@ -100,6 +98,14 @@ def compare(
             figures.save(picture(folder, acceleration, methods, title), path)
             say(f"picture: {path}")
     say(f"results: {results}")
+
+
+def _check(methods: Sequence[str], minutes: float) -> None:
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise InputError(f"methods is {[*methods]}, but can only have {[*METHODS]}")
+    if not 0 < minutes < 1e6:
+        raise InputError(f"minutes is {minutes}, but must be positive and finite")
 
 
 def _earlier(

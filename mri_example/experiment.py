@@ -119,16 +119,14 @@ def _trained(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as text."""
-    head = (
-        "method       acceleration  parameters  steps  peak MB    NMSE   PSNR    SSIM"
-    )
+    head = "method       acceleration  parameters  steps  peak MB"
     lines = [
         f"{row['method']:11}  {row['acceleration']:11}x  {row['parameters']:10,}"
         f"  {row['steps']:5}  {row['peak'] / 1e6:7.0f}"
         f"  {row['nmse']:6.4f}  {row['psnr']:5.2f}  {row['ssim']:6.4f}"
         for row in rows
     ]
-    return "\n".join([f"{names}    NMSE   PSNR    SSIM", *lines])
+    return "\n".join([f"{head}    NMSE   PSNR    SSIM", *lines])
 
 
 def picture(

@@ -169,5 +169,5 @@ def test_slabs_may_be_thinner_than_those_of_the_model(data, tmp_path, slab):
     found = volume(method, data, tmp_path, slab=slab)
     assert depths == {slab}
     assert found.shape == (SLICES, SIZE, SIZE)
-    with pytest.raises(InputError, match="slab is 5, but IRIM2D takes sla"):
+    with pytest.raises(InputError, match="slab is 5, but IRIM3D takes sla"):
         volume(method, data, tmp_path, slab=5)
