@@ -17,9 +17,11 @@ MODEL = {"channels": 8, "steps": 2, "hidden": [4, 4], "strides": [1, 2]}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def write_volume(path: Path, slices: int = 3, size: int = 16, **changes) -> Path:
+def write_volume(
+    path: Path, slices: int = 3, size: int = 16, seed: int = 0, **changes
+) -> Path:
     """Write a small file in the layout, with some data sets replaced or left out."""
-    random = np.random.default_rng(len(path.name))
+    random = np.random.default_rng((len(path.name), seed))
     shape = (slices, 2 * size, size)
     kspace = random.standard_normal(shape) + 1j * random.standard_normal(shape)
     contents = {
