@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import (
+from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     Namespace,
     lazy_instance,
@@ -202,7 +202,7 @@ def export(
     _say(f"model written to {output}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "simulate": simulate,
     "convert": convert,
@@ -225,8 +225,9 @@ class Parser(LightningArgumentParser):
         parsed = self._parsed(*args, **kwargs)
         command = parsed.get("subcommand")
         for name in GROUPS:
-            value = parsed.get(f"{command}.{name}", Namespace())
-            if not isinstance(value, Namespace | Path):
+            key = f"{command}.{name}"
+            value = parsed.get(key)
+            if key in parsed and not isinstance(value, Namespace | Path):
                 self.error(
                     f"{name} is {value!r}, but must hold options, `name: value` each; "
                     f"leave it out for the defaults"

@@ -1,4 +1,8 @@
-"""What models are trained with."""
+"""What models are trained with; images are `(batch, copies, *space)`, losses scalars.
+
+An estimate of one image for several coils is compared by its magnitude, the
+root-sum-of-squares over the copies.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +34,7 @@ class SubsampledNMSE(nn.Module):
 
     Args:
         fraction: The share $f$ of pixels that count, in (0, 1]; 1 draws nothing.
-        magnitude: Compare magnitudes instead of complex values. An estimate of one
-            image for several coils is compared by magnitude in any case.
-
-    Shape:
-        Two images `(batch, copies, *space)`, complex or real; the loss is a scalar.
-
-    Raises:
-        ValueError: If `fraction` is not in (0, 1], or the shapes differ.
+        magnitude: Compare magnitudes instead of complex values.
 
     Examples:
         >>> loss = SubsampledNMSE(fraction=0.5)
@@ -50,8 +47,7 @@ class SubsampledNMSE(nn.Module):
         super().__init__()
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction is {fraction}, but must be in (0, 1]")
-        self.fraction = fraction
-        self.magnitude = magnitude
+        self.fraction, self.magnitude = fraction, magnitude
 
     def forward(
         self,
@@ -65,53 +61,39 @@ class SubsampledNMSE(nn.Module):
         _check_shapes(estimate, target)
         error = (estimate - target).abs().square().flatten(1)
         energy = target.abs().square().flatten(1).sum(1)
-        energy = torch.where(energy > 0, energy, torch.ones_like(energy))
-        counted = self._draw(error, generator)
+        energy = torch.where(energy > 0, energy, 1)
+        counted = torch.ones_like(error)
+        if self.fraction < 1:
+            shape, dtype = error.shape, error.dtype
+            chances = torch.rand(shape, generator=generator, dtype=dtype)
+            counted = (chances < self.fraction).to(error)
         share = counted.sum(1).clamp(min=1) / error.shape[1]
         return ((counted * error).sum(1) / energy / share).mean()
 
-    def _draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        if self.fraction == 1:
-            return torch.ones_like(like)
-        chances = torch.rand(like.shape, generator=generator, dtype=like.dtype)
-        return (chances < self.fraction).to(like)
 
-
-class NormalizedL1(nn.Module):
+def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
     r"""Absolute error of the magnitudes, $\lVert t - p \rVert_1 / \lVert t \rVert_1$.
-
-    Averaged over the batch.
-
-    Shape:
-        Two images `(batch, copies, *space)`; the loss is a scalar.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Examples:
         >>> target = torch.ones(2, 1, 8, 8, dtype=torch.complex64)
-        >>> float(NormalizedL1()(1.5 * target, target))
+        >>> float(normalized_l1(1.5 * target, target))
         0.5
     """
-
-    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """Return the loss."""
-        p, t = magnitudes(estimate, target)
-        size = t.flatten(1).sum(1)
-        size = torch.where(size > 0, size, torch.ones_like(size))
-        return ((t - p).abs().flatten(1).sum(1) / size).mean()
+    p, t = magnitudes(estimate, target)
+    size = t.flatten(1).sum(1)
+    return ((t - p).abs().flatten(1).sum(1) / torch.where(size > 0, size, 1)).mean()
 
 
-class StructuralDissimilarity(nn.Module):
+def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
     r"""One minus the structural similarity of the magnitudes.
 
     On whole slices, with the maximum of the target volume, $1 - L$ is the metric
-    `mri_example.metrics.ssim`: a uniform window of 7 by 7 within the slice, K1 = 0.01,
-    K2 = 0.03, and covariances of a sample.
+    `mri_example.metrics.ssim`.
 
-    Shape:
-        Two images `(batch, copies, *space)`, the last two axes being rows and columns,
-        and the maxima `(batch,)`; the loss is a scalar.
+    Args:
+        estimate: The estimate; its last two axes are rows and columns.
+        target: The target.
+        maximum: Maxima of the target volumes, `(batch,)`.
 
     Raises:
         ValueError: If the shapes differ, or an image is smaller than the window.
@@ -120,26 +102,23 @@ class StructuralDissimilarity(nn.Module):
         Wang et al., *Image quality assessment: from error visibility to structural
         similarity*, 2004.
     """
-
-    def forward(self, estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
-        """Return the loss."""
-        p, t = magnitudes(estimate, target)
-        if min(t.shape[-2:]) < WINDOW:
-            raise ValueError(
-                f"images are {t.shape[-2]} by {t.shape[-1]}, but SSIM needs at least "
-                f"{WINDOW} by {WINDOW}: crop less, or take another loss"
-            )
-        peak = maximum.to(t).view(-1, *(1,) * (t.ndim - 1))
-        p, t = p / peak, t / peak  # the scale of the data must not underflow
-        mean_p, mean_t = _windows(p), _windows(t)
-        unbiased = WINDOW**2 / (WINDOW**2 - 1)
-        var_p = unbiased * (_windows(p * p) - mean_p**2)
-        var_t = unbiased * (_windows(t * t) - mean_t**2)
-        covariance = unbiased * (_windows(p * t) - mean_p * mean_t)
-        c1, c2 = K1**2, K2**2
-        luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
-        structure = (2 * covariance + c2) / (var_p + var_t + c2)
-        return 1 - (luminance * structure).mean()
+    p, t = magnitudes(estimate, target)
+    if min(t.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"images are {t.shape[-2]} by {t.shape[-1]}, but SSIM needs at least "
+            f"{WINDOW} by {WINDOW}: crop less, or take another loss"
+        )
+    peak = maximum.to(t).view(-1, *(1,) * (t.ndim - 1))
+    p, t = p / peak, t / peak  # the scale of the data must not underflow
+    mean_p, mean_t = _windows(p), _windows(t)
+    unbiased = WINDOW**2 / (WINDOW**2 - 1)
+    var_p = unbiased * (_windows(p * p) - mean_p**2)
+    var_t = unbiased * (_windows(t * t) - mean_t**2)
+    covariance = unbiased * (_windows(p * t) - mean_p * mean_t)
+    c1, c2 = K1**2, K2**2
+    luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
+    structure = (2 * covariance + c2) / (var_p + var_t + c2)
+    return 1 - (luminance * structure).mean()
 
 
 def training_loss(
@@ -149,15 +128,14 @@ def training_loss(
     coils_per_step: int | None = None,
 ) -> Callable[[Reconstructor, Sample], Tensor]:
     """Return a function of model and batch, the mean over the model's trajectory."""
-    nmse, l1 = SubsampledNMSE(fraction, magnitude=magnitude), NormalizedL1()
-    ssim = StructuralDissimilarity()
-
-    def one(estimate: Tensor, batch: Sample) -> Tensor:
-        if name == "ssim":
-            maximum = torch.as_tensor(batch.maximum)
-            return ssim(estimate, batch.image, maximum)  # type: ignore[no-any-return]
-        out: Tensor = (nmse if name == "nmse" else l1)(estimate, batch.image)
-        return out
+    nmse = SubsampledNMSE(fraction, magnitude=magnitude)
+    one: dict[str, Callable[[Tensor, Sample], Tensor]] = {
+        "nmse": lambda estimate, batch: nmse(estimate, batch.image),
+        "l1": lambda estimate, batch: normalized_l1(estimate, batch.image),
+        "ssim": lambda estimate, batch: dissimilarity(
+            estimate, batch.image, torch.as_tensor(batch.maximum)
+        ),
+    }
 
     def loss(model: Reconstructor, batch: Sample) -> Tensor:
         options = {}
@@ -165,7 +143,8 @@ def training_loss(
             options["scale"] = model.scale_of(batch.zero_filled)
             batch = _some_coils(batch, coils_per_step)
         estimates = model.trajectory(*batch.inputs, **options)
-        return torch.stack([one(estimate, batch) for estimate in estimates]).mean()
+        losses = [one[name](estimate, batch) for estimate in estimates]
+        return torch.stack(losses).mean()
 
     return loss
 

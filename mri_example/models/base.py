@@ -52,11 +52,11 @@ class Reconstructor(nn.Module):
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Note the arguments."""
         model = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind(model, *args, **options).arguments
-        given = {k: v for k, v in bound.items() if k not in ("self", "options")}
-        object.__setattr__(
-            model, "options", defaults(cls) | given | bound.get("options", {})
-        )
+        init = inspect.signature(cls.__init__)
+        bound = init.bind(model, *args, **options).arguments
+        del bound["self"]
+        more = bound.pop("options", {})
+        object.__setattr__(model, "options", defaults(cls) | bound | more)
         return model
 
     def scale_of(self, zero_filled: Tensor) -> Tensor:
@@ -84,7 +84,8 @@ def defaults(model: type[Reconstructor]) -> dict[str, Any]:
     """Return the arguments of a model and of the classes that it extends."""
     found: dict[str, Any] = {}
     for cls in reversed(model.__mro__[: model.__mro__.index(Reconstructor)]):
-        parameters = inspect.signature(cls.__init__).parameters.values()
+        init: Any = cls.__init__  # type: ignore[misc]
+        parameters = inspect.signature(init).parameters.values()
         found |= {p.name: p.default for p in parameters if p.default is not p.empty}
     return found
 

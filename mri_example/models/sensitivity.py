@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mri_example.errors import InputError
 from mri_example.masks import encoded_axes
-from mri_example.physics import KERNEL, fftc, ifftc, sensitivity_maps
+from mri_example.physics import KERNEL, sensitivity_maps
+from mri_example.transforms import fftc, ifftc
 
 Maps: TypeAlias = Literal["calibration", "espirit"]
 FEWEST = {"calibration": 4, "espirit": KERNEL + 1}  # columns that maps need

@@ -21,13 +21,6 @@ from mri_example.paths import check_file
 
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
 SUFFIX, PREFIX = ".safetensors", "model."
-RESUMED = (
-    "epoch",
-    "state_dict",
-    "optimizer_states",
-    "loops",
-    "pytorch-lightning_version",
-)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -103,13 +96,7 @@ def check_same(path: Path, notes: dict[str, Any]) -> tuple[int, float]:
             lacks what a run needs.
     """
     checkpoint = load_checkpoint(path)
-    missing = [key for key in RESUMED if key not in checkpoint]
-    if missing:
-        raise InputError(
-            f"{path} has no {missing[0]!r}, so no run can go on from it: train into "
-            f"another folder"
-        )
-    epoch = checkpoint["epoch"]
+    epoch = checkpoint.get("epoch")
     if not isinstance(epoch, int):
         raise InputError(
             f"{path} has the epoch {epoch!r}, so no run can go on from it: train into "

@@ -99,9 +99,10 @@ class ReconstructionTask(lightning.LightningModule):
         """Note that everything is set up, and a checkpoint restored."""
         self.started = True
 
-    def on_train_batch_start(self, _: Any, batch: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the random numbers of a batch follow from its place in the run alone."""
-        where = (self.data.seed, self.current_epoch, batch, self.global_rank)
+        del batch
+        where = (self.data.seed, self.current_epoch, batch_idx, self.global_rank)
         (seed,) = np.random.SeedSequence(where).generate_state(1)
         torch.manual_seed(int(seed))
 
@@ -139,7 +140,7 @@ class ReconstructionTask(lightning.LightningModule):
         """Score whole volumes."""
         slabs = self._gathered()
         self.outputs = {}
-        if self.trainer.sanity_checking or self.trainer.fast_dev_run:
+        if self.trainer.limit_val_batches != 1.0:  # of a trial run, or a first check
             return
         scores = []
         for name, file in self._files().items():

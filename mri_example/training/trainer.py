@@ -77,15 +77,15 @@ def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
             f"{said or 'the trainer'}: this cannot be had here "
             f"({' '.join(str(error).split())}): choose others"
         ) from error
-    _check(trainer)
+    _check(trainer, options)
     return trainer
 
 
-def _check(trainer: lightning.Trainer) -> None:
+def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
     """Find before training what Lightning finds in the middle of it."""
     limit = trainer.limit_val_batches
     whole = limit == 0 or (isinstance(limit, float) and limit == 1)
-    if not whole and not trainer.fast_dev_run:
+    if not whole and not options.get("fast_dev_run"):
         raise InputError(
             f"limit_val_batches is {limit}, but volumes are validated whole: leave it "
             f"out, or give 0"

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mri_example.errors import InputError
 from mri_example.losses import (
-    NormalizedL1,
-    StructuralDissimilarity,
     SubsampledNMSE,
+    dissimilarity,
+    normalized_l1,
 )
 from mri_example.masks import undersample
 from mri_example.metrics import ssim
@@ -105,7 +105,7 @@ def test_every_model_learns_under_autocast(config, dtype):
     inputs = zero_filled.to(torch.complex64), mask.float()
     with torch.autocast("cpu", dtype):
         estimates = model.trajectory(*inputs)
-        losses = [NormalizedL1()(e, inputs[0]) for e in estimates]
+        losses = [normalized_l1(e, inputs[0]) for e in estimates]
     torch.stack(losses).mean().backward()
     assert {e.dtype for e in estimates} == {torch.complex64}
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -172,7 +172,7 @@ def test_an_image_too_small_for_the_unet_is_named():
 def test_the_loss_ssim_is_the_metric(width, slices, scale):
     target = scale * torch.rand(slices, width + 2, width, dtype=torch.float64)
     estimate = (target + 0.3 * scale * torch.rand_like(target)).unsqueeze(1)
-    loss = StructuralDissimilarity()
+    loss = dissimilarity
     rows = slice(1, width + 1)  # the metric compares the square of the width
     maximum = target[:, rows].max().expand(slices)
     found = loss(estimate[..., rows, :], target.unsqueeze(1)[..., rows, :], maximum)
@@ -183,11 +183,11 @@ def test_the_loss_ssim_is_the_metric(width, slices, scale):
 def test_losses_compare_one_image_for_several_coils_by_magnitude():
     coils = torch.randn(2, 3, 9, 9, dtype=torch.complex128)
     combined = torch.linalg.vector_norm(coils, dim=1, keepdim=True) * 1j
-    for loss in (SubsampledNMSE(1.0), NormalizedL1()):
+    for loss in (SubsampledNMSE(1.0), normalized_l1):
         assert loss(combined, coils).item() < 1e-15
         assert loss(1.1 * combined, coils).item() > 1e-3
     peak = combined.abs().amax((1, 2, 3))
-    assert StructuralDissimilarity()(combined, coils, peak).item() < 1e-12
+    assert dissimilarity(combined, coils, peak).item() < 1e-12
 
 
 def test_the_l1_loss_is_relative():
@@ -195,14 +195,14 @@ def test_the_l1_loss_is_relative():
         torch.rand(3, 1, 5, 5, dtype=torch.float64)
         * torch.tensor([1, 1e-6, 1e3])[:, None, None, None]
     )
-    assert NormalizedL1()(0.75 * target, target).item() == pytest.approx(0.25)
-    assert NormalizedL1()(0 * target, 0 * target).item() == 0
+    assert normalized_l1(0.75 * target, target).item() == pytest.approx(0.25)
+    assert normalized_l1(0 * target, 0 * target).item() == 0
 
 
 def test_ssim_of_less_than_a_window_is_named():
     image = torch.ones(1, 1, 9, 6)
     with pytest.raises(ValueError, match="are 9 by 6, but SSIM needs at least 7"):
-        StructuralDissimilarity()(image, image, torch.ones(1))
+        dissimilarity(image, image, torch.ones(1))
 
 
 def test_three_dimensions_leave_the_slices_as_fine_as_they_are():
