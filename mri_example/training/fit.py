@@ -37,6 +37,7 @@ QUIET = (
     "GPU available but not used.*",
     ".*The number of training batches.*",
     ".*Checkpoint directory.*exists and is not empty.*",
+    "You're using the WeightAveraging callback with a model that overrides.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -96,6 +96,12 @@ def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
             raise InputError(
                 f"monitor of {type(callback).__name__} is {monitor!r}, but can only be "
                 f"one of {', '.join(LOGGED)}"
+            )
+        sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+        if sharded and isinstance(callback, WeightAveraging):
+            raise InputError(
+                f"{type(callback).__name__} does not average weights that are sharded: "
+                f"leave it out, or train with the strategy 'ddp'"
             )
 
 
