@@ -13,11 +13,18 @@ from typing import Any, get_args
 from matplotlib.figure import Figure
 
 from mri_example.data import Simulation, whole_file
-from mri_example.experiment import Contender, picture, run, say, table
+from mri_example.experiment import (
+    Contender,
+    picture,
+    run,
+    say,
+    step_memory,
+    table,
+)
 from mri_example.figures import learning_curve, memory_against_depth, save
 from mri_example.models import IRIM2D
 from mri_example.models.irim import Memory
-from mri_example.training import ReconstructionTask, SliceData, step_memory
+from mri_example.training import ReconstructionTask, SliceData
 
 ZERO_FILLED = Contender("zero-filled")
 TRAINED = Contender(

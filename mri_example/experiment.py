@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from invtorch.planning import measure_memory
 from mri_example import figures
 from mri_example.data import KSpaceFile, Simulation, read_reconstruction, simulate_demo
 from mri_example.evaluate import evaluate
@@ -22,7 +23,6 @@ from mri_example.training import (
     SliceData,
     fit,
     load,
-    step_memory,
 )
 from mri_example.training.checkpoints import load_checkpoint
 
@@ -115,6 +115,22 @@ def _trained(
     parameters = sum(p.numel() for p in model.parameters())
     steps = int(load_checkpoint(last)["global_step"])
     return model, _costs(parameters, steps, step_memory(task, data))
+
+
+def step_memory(task: ReconstructionTask, data: SliceData) -> int:
+    """Measure the peak of a training step on top of data, parameters and gradients."""
+    dataset = data.training_slices(task.model)
+    samples = [dataset[i] for i in range(data.batch_size)]
+    batch = torch.utils.data.default_collate(samples)
+    for parameter in task.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def step() -> None:
+        torch.autograd.backward(task.loss(task.model, batch))
+
+    peak = measure_memory(step).peak
+    task.zero_grad()
+    return peak
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

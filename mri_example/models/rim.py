@@ -22,12 +22,6 @@ class ConvGRU(nn.Module):
     with $r$ and $z$ the logistic functions of $W_r x + U_r h$ and $W_z x + U_z h$, and
     biases in all of them.
 
-    Args:
-        channels: Channels of input and hidden state.
-
-    Shape:
-        Input and hidden state `(batch, channels, H, W)`; the new hidden state is alike.
-
     References:
         Cho et al., *Learning phrase representations using RNN encoder-decoder*, 2014.
         arXiv:1406.1078

@@ -3,7 +3,6 @@
 from mri_example.training.checkpoints import export, export_authors, load
 from mri_example.training.data import MaskConfig, SliceData
 from mri_example.training.fit import fit
-from mri_example.training.memory import step_memory
 from mri_example.training.module import ReconstructionTask
 
 __all__ = [
@@ -14,5 +13,4 @@ __all__ = [
     "export_authors",
     "fit",
     "load",
-    "step_memory",
 ]

@@ -41,11 +41,7 @@ class MaskConfig:
     file: str | None = None
 
     def build(self) -> Masks:
-        """Make the mask function.
-
-        Raises:
-            InputError: If there is none of that kind.
-        """
+        """Make the mask function."""
         if self.file is not None:
             return MaskFile(Path(self.file))
         if self.pattern == "poisson":
@@ -84,8 +80,6 @@ class SliceData(lightning.LightningDataModule):
         workers: Processes that load data.
 
     Attributes:
-        training: The training slices, once `check` has looked through them.
-        validation: The validation slices, alike.
         first_epoch: The epoch in which the run begins, or goes on.
     """
 
@@ -216,11 +210,7 @@ class SliceData(lightning.LightningDataModule):
 
 
 def check_range(name: str, value: object, fits: bool, limit: str) -> None:
-    """Refuse an option out of its range.
-
-    Raises:
-        InputError: If it does not fit.
-    """
+    """Refuse an option out of its range."""
     if not fits:
         raise InputError(f"{name} is {value}, but must be {limit}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -76,13 +77,11 @@ def fit(
     task.notes = _notes(task, data, init, trainer)
     start = last if last.exists() else None
     if start is not None:
-        data.first_epoch, seconds = check_same(last, task.notes)
-        limit, time = DEFAULTS["max_epochs"], task.notes[CONFIGURATION]["max_time"]
-        limit = trainer.get("max_epochs") or limit
-        if 0 <= limit <= data.first_epoch or (time and seconds >= time):
-            return _finished(last, data.first_epoch, limit)
+        data.first_epoch, seconds = check_same(start, task.notes)
+        if _is_over(start, data.first_epoch, seconds, trainer):
+            return last
     elif init is not None:
-        start_from(task.model, init)
+        _start_from(task.model, init)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -95,21 +94,20 @@ def fit(
     return last
 
 
-def _finished(last: Path, done: int, limit: int) -> Path:
-    if 0 <= limit < done:
+def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> bool:
+    """Say whether a run has its epochs, or its time, behind it."""
+    epochs = trainer.get("max_epochs") or DEFAULTS["max_epochs"]
+    limit = _seconds(trainer.get("max_time"))
+    if 0 <= epochs < done:
         raise InputError(
-            f"max_epochs is {limit}, but {last} has {done} epochs behind it: give at "
-            f"least {done}, or train into another folder"
+            f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
+            f"many at least, or train into another folder"
         )
-    return last
+    return bool(epochs == done or (limit and seconds >= limit))
 
 
-def start_from(model: Reconstructor, path: Path) -> None:
-    """Give a model the weights of a trained one.
-
-    Raises:
-        InputError: If the file holds none, or those of a model of other sizes.
-    """
+def _start_from(model: Reconstructor, path: Path) -> None:
+    """Give a model the weights of a trained one."""
     try:
         model.load_state_dict(load(path).state_dict())
     except RuntimeError as error:
@@ -140,10 +138,10 @@ def _seconds(limit: Any) -> float | None:
         limit = timedelta(**limit)
     if isinstance(limit, timedelta):
         return limit.total_seconds()
-    parts = str(limit).strip().split(":")
-    if len(parts) != 4 or not all(part.isdigit() for part in parts):
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(limit).strip())
+    if match is None:
         raise InputError(f"max_time is {limit!r}, but must be written DD:HH:MM:SS")
-    days, hours, minutes, seconds = map(int, parts)
+    days, hours, minutes, seconds = map(int, match.groups())
     return timedelta(days, seconds, 0, 0, minutes, hours).total_seconds()
 
 

@@ -15,10 +15,10 @@ from mri_example.cli import main
 from mri_example.data import Simulation, simulate_volumes
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
-from mri_example.experiment import Contender
+from mri_example.experiment import Contender, step_memory
 from mri_example.figures import compare
 from mri_example.models import IRIM2D
-from mri_example.training import ReconstructionTask, SliceData, step_memory
+from mri_example.training import ReconstructionTask, SliceData
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

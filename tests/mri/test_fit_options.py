@@ -102,7 +102,7 @@ def test_a_run_that_is_over_is_left_or_given_more_epochs(root, capsys) -> None:
     assert len(logged(root / "run", "validation_ssim")) == 4
     found = sentence(capsys, "fit", "--config", configuration(root))
     assert "max_epochs is 2, but " in found
-    assert "has 4 epochs behind it: give at least 4" in found
+    assert "has 4 epochs behind it: give as many at least" in found
 
 
 def test_init_starts_from_trained_weights(root, capsys) -> None:
@@ -149,8 +149,9 @@ def test_callbacks_accumulation_and_precision_of_lightning(root) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("two processes")
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("model", ["irim", "rim"])
+@pytest.mark.parametrize(
+    ("model", "strategy"), [("irim", "ddp"), ("irim", "fsdp"), ("rim", "fsdp")]
+)
 def test_two_processes_train_as_one_with_twice_the_batch(model, strategy, root) -> None:
     """Also after they were stopped, and with more epochs."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -159,25 +160,20 @@ def test_two_processes_train_as_one_with_twice_the_batch(model, strategy, root) 
     if model == "rim":
         changes["model"] = "RIM"
 
-    def end(name: str, epochs: int, batch_size: int, **trainer) -> Path:
-        config = configuration(
-            root,
-            output=str(root / name),
-            data={"batch_size": batch_size},
-            trainer={"max_epochs": epochs} | trainer,
-            **changes,
-        )
-        command = [sys.executable, "-m", "mri_example", "fit", "--config", str(config)]
+    def config(name: str, batch_size: int, **trainer) -> Path:
+        data, output = {"batch_size": batch_size}, str(root / name)
+        return configuration(root, output=output, data=data, trainer=trainer, **changes)
+
+    for epochs in (1, 2):
+        assert run("fit", "--config", config("one", 4, max_epochs=epochs)) == 0
+        two = {"devices": 2, "strategy": strategy, "max_epochs": epochs}
+        command = ["-m", "mri_example", "fit", "--config", config("two", 2, **two)]
         ended = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, timeout=600
+            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True
         )
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.count(b"best checkpoint") == 1
-        return root / name
-
-    two = {"devices": 2, "strategy": strategy}
-    for epochs in (1, 2):
-        one, both = end("one", epochs, 4), end("two", epochs, 2, **two)
+    one, both = root / "one", root / "two"
     for name, tensor in weights(one / "last.ckpt").items():
         found = weights(both / "last.ckpt")[name]
         assert torch.allclose(found, tensor, rtol=1e-4, atol=1e-6), name
