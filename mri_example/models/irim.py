@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -116,9 +116,7 @@ class IRIM2D(Reconstructor):
             coils = None
         self.together = 1 if coils is None else coils
         copies = self.together * multiplicity
-        _check_fan(hidden, strides)
-        _check_read_out(read_out)
-        _check_channels(channels, copies, len(metadata))
+        _check(hidden, strides, read_out, channels, 4 * copies + len(metadata))
         self.channels, self.coils, self.multiplicity = channels, coils, multiplicity
         self.metadata, self.scale_crop = tuple(metadata), scale_crop
         self.sensitivity = sensitivity
@@ -308,27 +306,22 @@ class ReadOut(nn.Module):
         return out
 
 
-def _check_fan(hidden: Sequence[int], strides: Sequence[int]) -> None:
+def _check(
+    hidden: Sequence[int], strides: Sequence[int], read_out: str, room: int, needed: int
+) -> None:
     if len(hidden) != len(strides):
         raise InputError(
             f"hidden has {len(hidden)} entries and strides {len(strides)}: each "
             f"coupling of a step needs one of both"
         )
-
-
-def _check_read_out(read_out: str) -> None:
-    if read_out not in ("estimate", "parametric"):
+    if read_out not in get_args(ReadOuts):
         raise InputError(
             f"read_out is {read_out!r}, but can only be 'estimate' or 'parametric'"
         )
-
-
-def _check_channels(channels: int, copies: int, kinds: int) -> None:
-    if channels < 4 * copies + kinds:
+    if room < needed:
         raise InputError(
-            f"channels is {channels}, but {copies} complex estimate(s) of all coils, "
-            f"their gradients and {kinds} kinds of scans (metadata) need at least "
-            f"{4 * copies + kinds}"
+            f"channels is {room}, but the complex estimates of all coils, their "
+            f"gradients and the kinds of scans (metadata) need at least {needed}"
         )
 
 

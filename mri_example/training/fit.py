@@ -96,7 +96,7 @@ def fit(
 
 def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> bool:
     """Say whether a run has its epochs, or its time, behind it."""
-    epochs = trainer.get("max_epochs") or DEFAULTS["max_epochs"]
+    epochs = trainer.get("max_epochs", DEFAULTS["max_epochs"]) or 0
     limit = _seconds(trainer.get("max_time"))
     if 0 <= epochs < done:
         raise InputError(

@@ -140,8 +140,8 @@ class ReconstructionTask(lightning.LightningModule):
         """Score whole volumes."""
         slabs = self._gathered()
         self.outputs = {}
-        if self.trainer.limit_val_batches != 1.0:  # of a trial run, or a first check
-            return
+        if self.trainer.sanity_checking or self.trainer.limit_val_batches != 1.0:
+            return  # of a trial run
         scores = []
         for name, file in self._files().items():
             own = {start: slab for (n, start), slab in slabs.items() if n == name}

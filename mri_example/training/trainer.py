@@ -83,6 +83,10 @@ def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
 
 def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
     """Find before training what Lightning finds in the middle of it."""
+    if trainer.max_epochs == 0:
+        raise InputError(
+            "max_epochs is 0, but must be positive: give -1 for no limit of epochs"
+        )
     limit = trainer.limit_val_batches
     whole = limit == 0 or (isinstance(limit, float) and limit == 1)
     if not whole and not options.get("fast_dev_run"):

@@ -116,7 +116,7 @@ def test_every_kind_is_an_entry_and_needs_a_channel():
         ValueError, match=r"metadata has shape \(3, 2\), but .*\(3, 3\)"
     ):
         model(*data, torch.zeros(3, 2))
-    with pytest.raises(InputError, match=r"3 kinds of scans .* need at least 7"):
+    with pytest.raises(InputError, match=r"kinds of scans .* need at least 7"):
         IRIM2D(6, 1, **FAN, metadata=KINDS)
 
 

@@ -42,6 +42,7 @@ def sentence(capsys, *arguments) -> str:
     [
         ("trainer.max_time", "soon", "max_time is 'soon'"),
         ("trainer.max_epochs", -3, "max_epochs"),
+        ("trainer.max_epochs", 0, "max_epochs is 0, but must be positive"),
         ("trainer.limit_val_batches", 1, "limit_val_batches is 1"),
         ("trainer.callbacks", [STOPPING], "monitor of EarlyStopping is 'validation_x'"),
         ("data.workers", -1, "workers is -1"),
