@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser, Namespace, auto_cli, set_parsing_settings
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    Namespace,
+    lazy_instance,
+    set_parsing_settings,
+)
+from lightning.pytorch.cli import LightningArgumentParser
 
 from mri_example.comparison import compare
 from mri_example.data import (
@@ -23,11 +31,14 @@ from mri_example.evaluate import check_ending
 from mri_example.evaluate import evaluate as evaluate_folders
 from mri_example.evaluate import write as write_evaluation
 from mri_example.inspection import inspect_root
-from mri_example.model import IRIM2D, ModelConfig
+from mri_example.models import ChallengeIRIM, Reconstructor
 from mri_example.reconstruct import check_device, zero_filled
 from mri_example.reconstruct import reconstruct as reconstruct_folder
-from mri_example.training import MaskConfig, TrainingConfig, fit, load
+from mri_example.training import MaskConfig, export_authors, fit, load
 from mri_example.training import export as export_model
+from mri_example.training.command import add_fit_options, run_fit
+
+CHALLENGE: Any = lazy_instance(ChallengeIRIM)
 
 
 def simulate(
@@ -87,30 +98,6 @@ def check(data: Path, quick: bool = False) -> None:
         raise InputError(
             f"{data} has {defects} defects: repair or remove what is named above"
         )
-
-
-def train(
-    data: Path,
-    output: Path,
-    model: ModelConfig = IRIM2D(),
-    masks: MaskConfig = MaskConfig(),
-    training: TrainingConfig = TrainingConfig(),
-) -> None:
-    """Train a model on files in the fastMRI layout.
-
-    Run again with the same options it goes on where it was interrupted.
-
-    Args:
-        data: Folder with singlecoil_train and singlecoil_val, or multicoil_train and
-            multicoil_val.
-        output: Folder for best.ckpt, last.ckpt and log/.
-        model: IRIM2D, IRIM3D, ChallengeIRIM, RIM or UNet, and its options, which
-            --model.help IRIM2D and so on list.
-        masks: How k-space is undersampled.
-        training: How the model is trained.
-    """
-    best = fit(data, output, model, masks, training)
-    _say(f"best checkpoint: {best}")
 
 
 def reconstruct(
@@ -191,34 +178,46 @@ def evaluate(
         write_evaluation(evaluation, output)
 
 
-def export(checkpoint: Path, output: Path) -> None:
+def export(
+    output: Path,
+    checkpoint: Path | None = None,
+    authors: Path | None = None,
+    model: Reconstructor = CHALLENGE,
+) -> None:
     """Write a trained model as one safetensors file with its configuration.
 
     Args:
-        checkpoint: A checkpoint such as best.ckpt.
         output: The file, ending in .safetensors.
+        checkpoint: A checkpoint such as best.ckpt.
+        authors: Instead of it, a state dict of the authors' implementation of the
+            i-RIM, as torch.save wrote it.
+        model: The model that the authors' weights are for, with its options.
     """
-    export_model(checkpoint, output)
+    if (checkpoint is None) == (authors is None):
+        raise InputError("export takes one of checkpoint and authors: give one of them")
+    if authors is not None:
+        export_authors(authors, model, output)
+    elif checkpoint is not None:
+        export_model(checkpoint, output)
     _say(f"model written to {output}")
 
 
-COMMANDS: dict[str, Any] = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "simulate": simulate,
     "convert": convert,
     "check": check,
-    "fit": train,
+    "fit": fit,
     "reconstruct": reconstruct,
     "evaluate": evaluate,
     "export": export,
     "compare": compare,
 }
+GROUPS = ("model", "masks", "training", "data", "trainer", "simulation")
+OF_NO_TYPE = re.compile(r'key "(\S+)": Does not validate .* Given value: (.*)')
 
 
-GROUPS = ("model", "masks", "training", "simulation")
-
-
-class Parser(ArgumentParser):
+class Parser(LightningArgumentParser):
     """A parser that says what is wrong, and not all that would have been right."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
@@ -228,7 +227,7 @@ class Parser(ArgumentParser):
         for name in GROUPS:
             key = f"{command}.{name}"
             value = parsed.get(key)
-            if key in parsed and not isinstance(value, Namespace):
+            if key in parsed and not isinstance(value, Namespace | Path):
                 self.error(
                     f"{name} is {value!r}, but must hold options, `name: value` each; "
                     f"leave it out for the defaults"
@@ -251,10 +250,30 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         said = " ".join(message.split()).rstrip(".:")
+        if match := OF_NO_TYPE.search(said):
+            said = '"{}" is {}, which it cannot be'.format(*match.groups())
         if "Expected a <class 'tuple'>" in said:
             said += ": write what belongs together as a list, such as [4,8] or [4]"
         shown = self.prog.replace("[options] ", "")
         self.exit(2, f"error: {said}: `{shown} --help` lists what there is\n")
+
+
+def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of the command line, and that of each command."""
+    whole = Parser(prog="python -m mri_example", description=__doc__)
+    subcommands, parsers = whole.add_subcommands(), {}
+    for name in commands:
+        parser = Parser(description=(COMMANDS[name].__doc__ or "").splitlines()[0])
+        parser.add_argument(
+            "--config", action=ActionConfigFile, help="Options as YAML."
+        )
+        if name == "fit":
+            add_fit_options(parser)
+        else:
+            parser.add_function_arguments(COMMANDS[name])
+        subcommands.add_subcommand(name, parser, help=parser.description)
+        parsers[name] = parser
+    return whole, parsers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -264,14 +283,16 @@ def main(arguments: list[str] | None = None) -> int:
         0 if it succeeded, 2 if the input was at fault.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    whole, parsers = parser_of([*COMMANDS])
     try:
-        auto_cli(
-            COMMANDS,
-            args=arguments,
-            as_positional=False,
-            prog="python -m mri_example",
-            parser_class=Parser,
-        )
+        parsed = whole.parse_args(arguments)
+        name = parsed.subcommand
+        if name == "fit":
+            run_fit(parsers[name], parsed[name])
+        else:
+            options = vars(parsers[name].instantiate(parsed[name]))
+            options.pop("config")
+            COMMANDS[name](**options)
     except InputError as error:
         sys.stderr.write(f"error: {_sentence(error)}\n")
         return 2

@@ -8,11 +8,7 @@ from mri_example.errors import InputError
 
 
 def check_file(path: Path, what: str = "file") -> None:
-    """Make sure that a file is there.
-
-    Raises:
-        InputError: If there is none, or a folder.
-    """
+    """Refuse what is no file."""
     if path.is_dir():
         raise InputError(f"the {what} {path} is a folder: name a file in it")
     if not path.is_file():
@@ -20,11 +16,7 @@ def check_file(path: Path, what: str = "file") -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Make sure that a folder is there.
-
-    Raises:
-        InputError: If there is none, or a file.
-    """
+    """Refuse what is no folder."""
     if path.is_file():
         raise InputError(f"the folder {path} is a file: name the folder it lies in")
     if not path.is_dir():
@@ -32,11 +24,7 @@ def check_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for output, unless it is there.
-
-    Raises:
-        InputError: If it cannot be made.
-    """
+    """Make a folder for output, unless it is there."""
     if path.exists() and not path.is_dir():
         raise InputError(f"output is {path}, which is a file: choose a folder")
     try:

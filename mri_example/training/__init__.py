@@ -1,19 +1,16 @@
 """Training with Lightning."""
 
-from mri_example.training.checkpoints import load_model
-from mri_example.training.configuration import MaskConfig, TrainingConfig
-from mri_example.training.export import export, export_model, load
-from mri_example.training.fit import fit, fit_once
-from mri_example.training.memory import step_memory
+from mri_example.training.checkpoints import export, export_authors, load
+from mri_example.training.data import MaskConfig, SliceData
+from mri_example.training.fit import fit
+from mri_example.training.module import ReconstructionTask
 
 __all__ = [
     "MaskConfig",
-    "TrainingConfig",
+    "ReconstructionTask",
+    "SliceData",
     "export",
-    "export_model",
+    "export_authors",
     "fit",
-    "fit_once",
     "load",
-    "load_model",
-    "step_memory",
 ]

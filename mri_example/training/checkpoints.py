@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -9,21 +10,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mri_example.data import whole_file
 from mri_example.errors import InputError
-from mri_example.model import Reconstructor, model_config
+from mri_example.models import Reconstructor, build, describe, load_authors_weights
 from mri_example.paths import check_file
 
-CONFIGURATION = "invtorch_configuration"
-RESUMED = (
-    "epoch",
-    "state_dict",
-    "optimizer_states",
-    "loops",
-    "pytorch-lightning_version",
-)
+CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
+SUFFIX, PREFIX = ".safetensors", "model."
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -44,17 +41,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(Path(path))
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Load a checkpoint.
+def load_plain(path: Path, device: str) -> Any:
+    """Load what `torch.save` wrote, executing no code.
 
     Raises:
-        InputError: If the file is missing, damaged, or not a checkpoint of this
-            package.
+        InputError: If the file is missing or damaged, or holds other objects.
     """
     check_file(path, "checkpoint")
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that it refuses
-            checkpoint = torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location=device, weights_only=True)
     except (
         RuntimeError,
         EOFError,
@@ -66,6 +62,16 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         raise InputError(
             f"{path} cannot be read as a checkpoint: copy it again, or train again"
         ) from error
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """Load a checkpoint.
+
+    Raises:
+        InputError: If the file is missing, damaged, or not a checkpoint of this
+            package.
+    """
+    checkpoint = load_plain(path, device)
     if not isinstance(checkpoint, dict) or CONFIGURATION not in checkpoint:
         raise InputError(
             f"{path} is not a checkpoint of this package: give one that `fit` wrote"
@@ -75,78 +81,82 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
-def check_same(path: Path, configuration: dict[str, Any]) -> int:
+def check_same(path: Path, notes: dict[str, Any]) -> tuple[int, float]:
     """Make sure that a run can go on from a checkpoint.
 
+    Args:
+        path: The checkpoint.
+        notes: The configuration and the files of the run.
+
     Returns:
-        How many epochs it has behind it.
+        How many epochs it has behind it, and how many seconds if they are limited.
 
     Raises:
-        InputError: If it was written under another configuration, or lacks what a run
-            needs.
+        InputError: If it was written under another configuration or with other data, or
+            lacks what a run needs.
     """
     checkpoint = load_checkpoint(path)
-    missing = [key for key in RESUMED if key not in checkpoint]
-    if missing:
+    epoch = checkpoint.get("epoch")
+    if not isinstance(epoch, int):
         raise InputError(
-            f"{path} has no {missing[0]!r}, so no run can go on from it: train into "
+            f"{path} has the epoch {epoch!r}, so no run can go on from it: train into "
             f"another folder"
         )
-    if not isinstance(checkpoint["epoch"], int):
-        raise InputError(
-            f"{path} has the epoch {checkpoint['epoch']!r}, so no run can go on from "
-            f"it: train into another folder"
-        )
-    old = checkpoint[CONFIGURATION]
-    changed = [key for key in configuration if configuration[key] != old.get(key)]
-    if changed:
-        key = changed[0]
-        raise InputError(
-            f"{path} was written with {key} = {old.get(key)!r}, but the configuration "
-            f"says {configuration[key]!r}: use that, or train into another folder"
-        )
-    epoch: int = checkpoint["epoch"]
-    return epoch + 1
+    old, new = checkpoint[CONFIGURATION], notes[CONFIGURATION]
+    for key, value in new.items():
+        if value != old.get(key):
+            raise InputError(
+                f"{path} was written with {key} = {old.get(key)!r}, but the "
+                f"configuration says {value!r}: use that, or train into another folder"
+            )
+    _check_files(path, checkpoint.get(DATA), notes[DATA])
+    return epoch + 1, _seconds(checkpoint)
 
 
-def load_model(path: Path, device: str = "cpu") -> Reconstructor:
-    """Load a trained model from a checkpoint, ready for inference.
+def _seconds(checkpoint: dict[str, Any]) -> float:
+    """Return how long a run with a time limit has trained."""
+    try:
+        return float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:
+    """Make sure that a run goes on with the files that it began with."""
+    if not isinstance(old, dict):
+        raise InputError(
+            f"{path} does not say with which files it was trained, so no run can go on "
+            f"from it: train into another folder"
+        )
+    for name in sorted(old.keys() | new):
+        if old.get(name) == new.get(name):
+            continue
+        if name not in new:
+            what = f"{name}, which is not there now"
+        elif name not in old:
+            what = f"other data, without {name}"
+        else:
+            what = f"another {name}: its size, shape or attributes differ"
+        raise InputError(
+            f"{path} was trained with {what}: use the data that it began with, or "
+            f"train into another folder"
+        )
+
+
+def load(path: Path, device: str = "cpu") -> Reconstructor:
+    """Load a trained model, ready for inference.
 
     Args:
-        path: A checkpoint such as `best.ckpt`.
+        path: A checkpoint such as `best.ckpt`, or a file that `export` wrote.
         device: Where to put the model.
 
     Raises:
-        InputError: If the file is not a checkpoint of this package.
+        InputError: If the file is neither, or is damaged.
     """
-    checkpoint = load_checkpoint(path, device)
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, dict):
-        raise InputError(f"{path} holds no weights: train the model again")
-    prefix = "model."
-    tensors = {
-        str(key).removeprefix(prefix): value
-        for key, value in state.items()
-        if str(key).startswith(prefix)
-    }
-    return model_of(checkpoint[CONFIGURATION], tensors, path).to(device)
-
-
-def model_of(
-    configuration: dict[str, Any], tensors: dict[str, Tensor], path: Path
-) -> Reconstructor:
-    """Build a model and give it its weights, ready for inference.
-
-    Args:
-        configuration: What `plain` returned.
-        tensors: The state dict of the model.
-        path: Where both come from.
-
-    Raises:
-        InputError: If they do not belong together.
-    """
+    read = _read_export if path.suffix == SUFFIX else _read_checkpoint
+    configuration, tensors = read(path, device)
     try:
-        model = model_config(configuration).build()
+        model = build(configuration)
     except InputError as error:
         raise InputError(f"{path} describes no model: {error}") from error
     try:
@@ -156,4 +166,92 @@ def model_of(
             f"the weights in {path} are not those of the model that its configuration "
             f"describes: it was changed since it was written, train the model again"
         ) from error
-    return model.eval()
+    return model.eval().to(device)
+
+
+def _read_checkpoint(
+    path: Path, device: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    checkpoint = load_checkpoint(path, device)
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds no weights: train the model again")
+    named = {str(key): value for key, value in state.items()}
+    tensors = {
+        key.removeprefix(PREFIX): value
+        for key, value in named.items()
+        if key.startswith(PREFIX)
+    }
+    return checkpoint[CONFIGURATION], tensors
+
+
+def _read_export(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    check_file(path, "model")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            text = (file.metadata() or {}).get(CONFIGURATION, "")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as safetensors ({error}): copy it again"
+        ) from error
+    try:
+        configuration = json.loads(text)
+    except json.JSONDecodeError:
+        configuration = None
+    if not isinstance(configuration, dict):
+        raise InputError(
+            f"{path} is not a model that this package exported: give one that `export` "
+            f"wrote"
+        )
+    return configuration, tensors
+
+
+def export(checkpoint: Path, output: Path) -> None:
+    """Write the model of a checkpoint as one safetensors file.
+
+    Args:
+        checkpoint: A checkpoint such as `best.ckpt`.
+        output: The file, ending in `.safetensors`; its metadata hold the configuration
+            of model, masks and training as JSON.
+
+    Raises:
+        InputError: If the checkpoint cannot be used, or `output` ends otherwise.
+    """
+    _check_ending(output)
+    _save(load(checkpoint), load_checkpoint(checkpoint)[CONFIGURATION], output)
+
+
+def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:
+    """Write a model with the weights of the authors' public implementation.
+
+    Args:
+        weights: Their state dict, written by `torch.save`.
+        model: A model of the same sizes.
+        output: The file, ending in `.safetensors`, for `load` and the command line.
+
+    Raises:
+        InputError: If the file is no state dict, or does not fit the model.
+    """
+    _check_ending(output)
+    tensors = load_plain(weights, "cpu")
+    if not isinstance(tensors, dict) or not all(
+        isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()
+    ):
+        raise InputError(
+            f"{weights} holds no state dict: save that of the authors' network with "
+            f"`torch.save(network.state_dict(), ...)`"
+        )
+    load_authors_weights(model, tensors)
+    _save(model, describe(model), output)
+
+
+def _check_ending(output: Path) -> None:
+    if output.suffix != SUFFIX:
+        raise InputError(f"output is {output}, but must end in {SUFFIX}: rename it")
+
+
+def _save(model: Reconstructor, configuration: dict[str, Any], output: Path) -> None:
+    tensors = {n: tensor.contiguous() for n, tensor in model.state_dict().items()}
+    with whole_file(output) as partial:
+        save_file(tensors, partial, {CONFIGURATION: json.dumps(configuration)})

@@ -1,20 +1,52 @@
-"""The loaders of a training run."""
+"""The data of a training run."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any, Literal
 
+import h5py
 import lightning
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
-from mri_example.data import KSpaceFile, Sample, SliceDataset
-from mri_example.data.dataset import flip_and_turn
+from mri_example.data import KSpaceFile, Sample, SliceDataset, flip_and_turn
 from mri_example.errors import InputError
-from mri_example.masks import Masks
+from mri_example.masks import MaskFile, MaskFunction, Masks, PoissonMaskFunction
 from mri_example.metrics import nmse
-from mri_example.model import ModelConfig
-from mri_example.training.configuration import TrainingConfig
+from mri_example.models import Reconstructor
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How k-space is undersampled; see `MaskFunction` and `MaskFile`.
+
+    Args:
+        pattern: random, equispaced, equispaced_fraction, magic or magic_fraction; for
+            3-D acquisitions poisson, which needs sigpy.
+        center_fractions: Shares of the columns that are measured in the center, with
+            poisson of the slices too.
+        accelerations: One acceleration for each of them; every mask draws a pair.
+        file: A mask for all k-space instead of drawn ones, as .npy:
+            0 or 1 along the columns, for 3-D acquisitions along slices and columns.
+    """
+
+    pattern: str = "random"
+    center_fractions: tuple[float, ...] = (0.08, 0.04)
+    accelerations: tuple[float, ...] = (4, 8)
+    file: str | None = None
+
+    def build(self) -> Masks:
+        """Make the mask function."""
+        if self.file is not None:
+            return MaskFile(Path(self.file))
+        if self.pattern == "poisson":
+            return PoissonMaskFunction(self.center_fractions, self.accelerations)
+        return MaskFunction(self.pattern, self.center_fractions, self.accelerations)
 
 
 class EpochSampler(DistributedSampler[Sample]):
@@ -36,65 +68,126 @@ class SliceData(lightning.LightningDataModule):
     """Training and validation slices, or slabs, of a data root.
 
     Args:
-        root: Folder with `singlecoil_train` and `singlecoil_val`, or `multicoil_...`.
-        mask_function: Draws the masks.
-        config: Batch size, crop, seed and the like.
-        model: The model that the data are for: its slabs, coils and kinds of scans.
+        root: Folder with singlecoil_train and singlecoil_val, or multicoil_train and
+            multicoil_val.
+        masks: How k-space is undersampled.
+        challenge: Which folders of the data root: singlecoil or multicoil.
+        batch_size: Slices in one step of a process.
+        crop: Rows and columns of the training images; needed if files differ in size.
+        skip_thin: Leave out training volumes with fewer slices than a slab, by name.
+        augment: Flip, transpose and turn the phase of training images.
+        seed: What masks, augmentation and the order of the slices follow from.
+        workers: Processes that load data.
+
+    Attributes:
         first_epoch: The epoch in which the run begins, or goes on.
     """
+
+    training: SliceDataset
+    validation: SliceDataset
 
     def __init__(
         self,
         root: Path,
-        mask_function: Masks,
-        config: TrainingConfig,
-        model: ModelConfig,
-        first_epoch: int = 0,
+        masks: MaskConfig = MaskConfig(),
+        challenge: Literal["singlecoil", "multicoil"] = "singlecoil",
+        batch_size: int = 8,
+        crop: tuple[int, int] | None = None,
+        skip_thin: bool = False,
+        augment: bool = True,
+        seed: int = 0,
+        workers: int = 0,
     ) -> None:
         super().__init__()
-        self.config = config
-        self.first_epoch = first_epoch
-        self.training = SliceDataset(
-            root / f"{config.challenge}_train",
-            mask_function,
+        check_range("batch_size", batch_size, batch_size > 0, "positive")
+        check_range("workers", workers, workers >= 0, "0 or more")
+        check_range("seed", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1")
+        least = "at least one row and column"
+        check_range("crop", crop, min(crop or (1, 1)) > 0, least)
+        self.root, self.masks, self.workers = root, masks, workers
+        self.batch_size, self.crop, self.seed = batch_size, crop, seed
+        self.first_epoch = 0
+        self._kept = {"challenge": challenge, "batch_size": batch_size, "crop": crop}
+        self._kept |= {"skip_thin": skip_thin, "augment": augment, "seed": seed}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a run that goes on must not change, in types that JSON knows."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self.masks) | self._kept))
+        return plain
+
+    def files(self) -> dict[str, list[Any]]:
+        """Return what tells the files of this run from others, by their names."""
+        files = (*self.training.files, *self.validation.files)
+        known = {f"{f.path.parent.name}/{f.path.name}": _print_of(f) for f in files}
+        if self.masks.file is not None:
+            mask = sha256(Path(self.masks.file).read_bytes()).hexdigest()
+            known[Path(self.masks.file).name] = [mask]
+        return known
+
+    def training_slices(self, model: Reconstructor) -> SliceDataset:
+        """Return the training slices, or slabs, that a model takes."""
+        return SliceDataset(
+            self.root / f"{self._kept['challenge']}_train",
+            self.masks.build(),
             slab=model.slab,
             coils=model.coils,
             epoch=0,
-            seed=config.seed,
-            crop=config.crop,
-            skip_thin=config.skip_thin,
-            augment=flip_and_turn if config.augment else None,
+            seed=self.seed,
+            crop=self.crop,
+            skip_thin=bool(self._kept["skip_thin"]),
+            augment=flip_and_turn if self._kept["augment"] else None,
             metadata=model.metadata,
         )
-        _check_batches(self.training, config)
+
+    def check(self, model: Reconstructor) -> None:
+        """Look through all files, and load one sample of each size.
+
+        Raises:
+            InputError: If one cannot be used.
+        """
+        self.training = self.training_slices(model)
+        _check_batches(self.training, self.batch_size, self.crop)
         self.validation = SliceDataset(
-            root / f"{config.challenge}_val",
-            mask_function,
+            self.root / f"{self._kept['challenge']}_val",
+            self.masks.build(),
             slab=model.slab,
             coils=model.coils,
             metadata=model.metadata,
         )
+        if model.sensitivity is not None:
+            self._check_maps(model.sensitivity)
         for file in self.validation.files:
             _check_scored(file)
         _load_each_size(self.training)
         _load_each_size(self.validation)
 
+    def _check_maps(self, method: str) -> None:
+        if self.masks.build().encodes_slices:
+            raise InputError(
+                f"sensitivity is {method!r}, but the masks tell slices apart, as in "
+                f"3-D acquisitions, whose maps are not estimated: leave it null"
+            )
+        for file in (*self.training.files, *self.validation.files):
+            if file.coils == 1:
+                raise InputError(
+                    f"sensitivity is {method!r}, but {file.path} has a single coil, "
+                    f"which needs no maps: leave it null"
+                )
+
+    def setup(self, stage: str) -> None:
+        """Look through the files, unless that was done."""
+        del stage
+        if not hasattr(self, "training"):
+            assert self.trainer is not None
+            model: Any = self.trainer.lightning_module.model
+            self.check(model)
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the training slices of this rank, shuffled anew in every epoch."""
-        trainer = self.trainer
-        assert trainer is not None
-        sampler = EpochSampler(
-            self.training,
-            num_replicas=trainer.world_size,
-            rank=trainer.global_rank,
-            seed=self.config.seed,
-        )
+        sampler = EpochSampler(self.training, seed=self.seed, **self._ranks())
         sampler.set_epoch(self.first_epoch)
         return DataLoader(
-            self.training,
-            batch_size=self.config.batch_size,
-            sampler=sampler,
-            num_workers=self.config.workers,
+            self.training, self.batch_size, sampler=sampler, num_workers=self.workers
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -103,20 +196,35 @@ class SliceData(lightning.LightningDataModule):
         Volumes differ in size. Where the ranks do not divide the slices, some are
         validated twice, for every rank to have as many.
         """
-        trainer = self.trainer
-        assert trainer is not None
         sampler: DistributedSampler[Sample] = DistributedSampler(
-            self.validation,
-            num_replicas=trainer.world_size,
-            rank=trainer.global_rank,
-            shuffle=False,
+            self.validation, shuffle=False, **self._ranks()
         )
-        return DataLoader(
-            self.validation,
-            batch_size=1,
-            sampler=sampler,
-            num_workers=self.config.workers,
+        return DataLoader(self.validation, 1, sampler=sampler, num_workers=self.workers)
+
+    def _ranks(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return {
+            "num_replicas": self.trainer.world_size,
+            "rank": self.trainer.global_rank,
+        }
+
+
+def check_range(name: str, value: object, fits: bool, limit: str) -> None:
+    """Refuse an option out of its range."""
+    if not fits:
+        raise InputError(f"{name} is {value}, but must be {limit}")
+
+
+def _print_of(file: KSpaceFile) -> list[Any]:
+    """Return size, shape, and what attributes and a row of k-space come to."""
+    with h5py.File(file.path) as opened:
+        kspace = opened["kspace"]
+        row = np.ascontiguousarray(
+            kspace[len(kspace) // 2, ..., file.shape[-2] // 2, :]
         )
+    content = repr(sorted(file.attributes.items())).encode() + row.tobytes()
+    size = file.path.stat().st_size
+    return [size, list(file.shape), sha256(content).hexdigest()]
 
 
 def _check_scored(file: KSpaceFile) -> None:
@@ -137,16 +245,17 @@ def _load_each_size(dataset: SliceDataset) -> None:
         dataset[i]
 
 
-def _check_batches(training: SliceDataset, config: TrainingConfig) -> None:
+def _check_batches(
+    training: SliceDataset, batch_size: int, crop: Sequence[int] | None
+) -> None:
     """Make sure that what comes in one batch has the same size."""
-    if config.batch_size == 1:
+    if batch_size == 1:
         return
-    sizes = {(f.crop[0], f.shape[-1]) for f in training.files}
-    if len(sizes) > 1 and config.crop is None:
+    sizes = sorted({(f.crop[0], f.shape[-1]) for f in training.files})
+    if len(sizes) > 1 and crop is None:
         raise InputError(
-            f"the training images have {len(sizes)} sizes, among them "
-            f"{sorted(sizes)[0]} and {sorted(sizes)[-1]}: set `crop`, or a "
-            f"batch_size of 1"
+            f"the training images have {len(sizes)} sizes, among them {sizes[0]} and "
+            f"{sizes[-1]}: set `crop`, or a batch_size of 1"
         )
     coils = {f.coils: f.path for f in training.files}
     if len(coils) > 1:

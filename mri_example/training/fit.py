@@ -4,122 +4,145 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 
 from invtorch import DriftError
-from mri_example.data import whole_file
 from mri_example.errors import InputError
-from mri_example.model import IRIM2D, ModelConfig
+from mri_example.models import Reconstructor, describe
 from mri_example.paths import make_folder
-from mri_example.training.checkpoints import WholeCheckpointIO, check_same
-from mri_example.training.configuration import (
-    MaskConfig,
-    TrainingConfig,
-    plain,
-)
+from mri_example.training.checkpoints import CONFIGURATION, DATA, check_same, load
 from mri_example.training.data import SliceData
 from mri_example.training.module import ReconstructionTask
+from mri_example.training.trainer import DEFAULTS, make_trainer
 
+KEPT = {  # options of the trainer that a run that goes on must not change
+    "accumulate_grad_batches": 1,
+    "gradient_clip_algorithm": None,
+    "gradient_clip_val": DEFAULTS["gradient_clip_val"],
+    "limit_train_batches": None,
+    "max_time": None,
+    "precision": None,
+}
 QUIET = (
     ".*does not have many workers.*",
     "GPU available but not used.*",
     ".*The number of training batches.*",
     ".*Checkpoint directory.*exists and is not empty.*",
+    "You're using the WeightAveraging callback with a model that overrides.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 
 
 def fit(
-    data: Path,
+    task: ReconstructionTask,
+    data: SliceData,
     output: Path,
-    model: ModelConfig = IRIM2D(),
-    masks: MaskConfig = MaskConfig(),
-    training: TrainingConfig = TrainingConfig(),
+    *,
+    init: Path | None = None,
+    **trainer: Any,
 ) -> Path:
     """Train a model on files in the fastMRI layout.
 
     A run that was interrupted goes on from the end of its last whole epoch, and on a
-    CPU ends with the very weights it would have had.
+    CPU ends with the very weights it would have had. A run that is over is left as it
+    is, or goes on if it is given more epochs.
 
     Args:
-        data: Folder with `singlecoil_train` and `singlecoil_val`, or `multicoil_...`.
+        task: The model, and how it is trained.
+        data: The data.
         output: Folder for `best.ckpt` (highest SSIM in validation), `last.ckpt` and
             `log/`.
-        model: The model.
-        masks: How k-space is undersampled.
-        training: How the model is trained.
-
-    Returns:
-        The path of the best checkpoint.
-
-    Raises:
-        InputError: If data, configuration or a checkpoint in `output` cannot be used.
-    """
-    configuration = plain(model, masks, training)
-    last = output / "last.ckpt"
-    done = check_same(last, configuration) if last.exists() else 0
-    slices = SliceData(data, masks.build(), training, model, first_epoch=done)
-    files = {file.path.name: file for file in slices.validation.files}
-    torch.manual_seed(training.seed)
-    network = model.build()
-    if training.coils_per_step is not None and not network.each_coil:
-        raise InputError(
-            f"coils_per_step is {training.coils_per_step}, but {type(model).__name__} "
-            f"does not reconstruct each coil by itself: leave it null, or give an "
-            f"i-RIM coils=null"
-        )
-    task = ReconstructionTask(network, training, files, configuration)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in QUIET:
-            warnings.filterwarnings("ignore", message)
-        trainer = _trainer(output, training)
-        make_folder(output)
-        with _stopping_well(trainer, task, output), _in_words(task, last):
-            trainer.fit(task, slices, ckpt_path=last if last.exists() else None)
-    return output / "best.ckpt"
-
-
-def fit_once(
-    data: Path,
-    output: Path,
-    model: ModelConfig,
-    masks: MaskConfig,
-    training: TrainingConfig,
-) -> Path:
-    """Train as `fit` does, unless that was finished before.
+        init: A trained model whose weights the run starts from.
+        **trainer: Options of `lightning.Trainer`.
 
     Returns:
         The path of the last checkpoint.
 
     Raises:
-        InputError: As `fit` does, also if what was finished was another run, or had
-            another time.
+        InputError: If data, configuration or a checkpoint in `output` cannot be used,
+            or the run began with other data.
     """
-    last, done = output / "last.ckpt", output / "done"
-    if not done.exists():
-        fit(data, output, model, masks, training)
-        with whole_file(done) as partial:
-            partial.write_text(f"minutes: {float(training.minutes)}\n")
-        return last
-    check_same(last, plain(model, masks, training))
-    limit = done.read_text().removeprefix("minutes: ").strip() or "unknown"
-    if limit != str(float(training.minutes)):
-        raise InputError(
-            f"minutes is {training.minutes}, but the training in {output} is over, and "
-            f"its limit was {limit}: train into another folder, or remove that one"
-        )
+    last = output / "last.ckpt"
+    data.check(task.model)
+    task.notes = _notes(task, data, init, trainer)
+    start = last if last.exists() else None
+    if start is not None:
+        data.first_epoch, seconds = check_same(start, task.notes)
+        if _is_over(start, data.first_epoch, seconds, trainer):
+            return last
+    elif init is not None:
+        _start_from(task.model, init)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        engine = make_trainer(output, **trainer)
+        make_folder(output)
+        with _stopping_well(engine, task, output), _in_words(task, last):
+            engine.fit(task, data, ckpt_path=start, weights_only=True)
     return last
+
+
+def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> bool:
+    """Say whether a run has its epochs, or its time, behind it."""
+    epochs = trainer.get("max_epochs", DEFAULTS["max_epochs"]) or 0
+    limit = _seconds(trainer.get("max_time"))
+    if 0 <= epochs < done:
+        raise InputError(
+            f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
+            f"many at least, or train into another folder"
+        )
+    return bool(epochs == done or (limit and seconds >= limit))
+
+
+def _start_from(model: Reconstructor, path: Path) -> None:
+    """Give a model the weights of a trained one."""
+    try:
+        model.load_state_dict(load(path).state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"init is {path}, whose weights do not fit the model: choose the model and "
+            f"the sizes that it was trained with"
+        ) from error
+
+
+def _notes(
+    task: ReconstructionTask,
+    data: SliceData,
+    init: Path | None,
+    trainer: dict[str, Any],
+) -> dict[str, Any]:
+    kept = {name: trainer.get(name, default) for name, default in KEPT.items()}
+    kept["max_time"] = _seconds(kept["max_time"])
+    configuration = describe(task.model) | task.options | data.describe() | kept
+    configuration["init"] = None if init is None else str(init)
+    return {CONFIGURATION: configuration, DATA: data.files()}
+
+
+def _seconds(limit: Any) -> float | None:
+    """Return a time limit, which Lightning takes in several forms, in seconds."""
+    if limit is None:
+        return None
+    if isinstance(limit, dict):
+        limit = timedelta(**limit)
+    if isinstance(limit, timedelta):
+        return limit.total_seconds()
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(limit).strip())
+    if match is None:
+        raise InputError(f"max_time is {limit!r}, but must be written DD:HH:MM:SS")
+    days, hours, minutes, seconds = map(int, match.groups())
+    return timedelta(days, seconds, 0, 0, minutes, hours).total_seconds()
 
 
 @contextlib.contextmanager
@@ -150,6 +173,11 @@ def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
         raise InputError(
             f"training stopped at step {task.global_step}: {error}"
         ) from error
+    except MisconfigurationException as error:
+        raise InputError(
+            f"the trainer cannot be had ({' '.join(str(error).split())}): change its "
+            f"options"
+        ) from error
     except Exception as error:  # of any kind, by what is damaged
         if task.started or not last.exists():
             raise
@@ -167,47 +195,3 @@ def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:
     for folder in (*(f.parent for f in folders), output):
         with contextlib.suppress(OSError):  # somebody else keeps something there
             folder.rmdir()
-
-
-def _trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:
-    try:
-        return _unchecked_trainer(output, training)
-    except (MisconfigurationException, ValueError) as error:
-        raise InputError(
-            f"accelerator is {training.accelerator!r}, devices {training.devices} and "
-            f"precision {training.precision!r}, which cannot be had here "
-            f"({' '.join(str(error).split())}): choose others"
-        ) from error
-
-
-def _unchecked_trainer(output: Path, training: TrainingConfig) -> lightning.Trainer:
-    return lightning.Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        precision=training.precision,  # type: ignore[arg-type]
-        max_epochs=training.epochs,
-        limit_train_batches=training.epoch_steps or 1.0,
-        max_time=timedelta(minutes=training.minutes) if training.minutes else None,
-        gradient_clip_val=training.clip,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_model_summary=False,
-        logger=CSVLogger(output, name="log"),
-        plugins=[WholeCheckpointIO()],
-        callbacks=[
-            ModelCheckpoint(
-                dirpath=output,
-                filename="best",
-                monitor="validation_ssim",
-                mode="max",
-                enable_version_counter=False,
-            ),
-            ModelCheckpoint(
-                dirpath=output,
-                filename="last",
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            ),
-        ],
-    )

@@ -10,14 +10,19 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor
+from torch.distributed.fsdp import (
+    FSDPModule,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
+from invtorch import OrthogonalCoupling
 from mri_example.data import KSpaceFile, Sample, blend
 from mri_example.errors import InputError
+from mri_example.losses import LossName, training_loss
 from mri_example.metrics import METRICS, score, summarize
-from mri_example.model import Reconstructor
-from mri_example.training.checkpoints import CONFIGURATION
-from mri_example.training.configuration import TrainingConfig
-from mri_example.training.losses import training_loss
+from mri_example.models import Reconstructor
+from mri_example.training.data import SliceData, check_range
 from mri_example.transforms import center_crop, root_sum_of_squares
 
 WARM_UP = 0.05
@@ -31,35 +36,73 @@ class ReconstructionTask(lightning.LightningModule):
     slice that two of them were given counts once.
 
     Args:
-        model: The model.
-        config: How it is trained.
-        files: The validation files by name, for their targets.
-        configuration: What a checkpoint is checked against, plain values.
+        model: The network.
+        learning_rate: Highest learning rate of Adam; it warms up over the first
+            twentieth of the run and falls along a cosine.
+        loss: "nmse", normalized squared error of the complex images of the coils
+            (eq. 18); "l1" or "ssim" of the magnitudes.
+        fraction: Share of the pixels that count in the loss "nmse".
+        magnitude: Compare magnitudes instead of complex images in the loss "nmse".
+        coils_per_step: Coils of a slice that a step takes, drawn anew, for models that
+            reconstruct each coil by itself; null for all.
+
+    Attributes:
+        options: The arguments but the network.
+        notes: What is written into a checkpoint, to check it against.
+        started: Whether everything is set up, and a checkpoint restored.
     """
 
     def __init__(
         self,
         model: Reconstructor,
-        config: TrainingConfig,
-        files: dict[str, KSpaceFile],
-        configuration: dict[str, Any],
+        learning_rate: float = 1e-3,
+        loss: LossName = "nmse",
+        fraction: float = 0.01,
+        magnitude: bool = False,
+        coils_per_step: int | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.loss = training_loss(config)
-        self.config = config
-        self.files = files
-        self.configuration = configuration
+        finite = 0 < learning_rate < math.inf
+        check_range("learning_rate", learning_rate, finite, "positive")
+        check_range("fraction", fraction, 0 < fraction <= 1, "in (0, 1]")
+        if coils_per_step is not None:
+            _check_coils(coils_per_step, model, loss)
+        self.model, self.learning_rate = model, learning_rate
+        choice = {"loss": loss, "fraction": fraction, "magnitude": magnitude}
+        self.options = choice | {
+            "learning_rate": learning_rate,
+            "coils_per_step": coils_per_step,
+        }
+        self.loss = training_loss(loss, fraction, magnitude, coils_per_step)
+        self.notes: dict[str, Any] = {}
         self.started = False
         self.outputs: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
+
+    @property
+    def data(self) -> SliceData:
+        """The data that it is trained with."""
+        data: SliceData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+    def configure_model(self) -> None:
+        """Shard the network with FSDP2, where that is the strategy."""
+        if isinstance(self.model, FSDPModule) or self.device_mesh is None:
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for layer in self.model.modules():
+            if isinstance(layer, OrthogonalCoupling):
+                fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        register_fsdp_forward_method(self.model, "trajectory")
 
     def on_train_start(self) -> None:
         """Note that everything is set up, and a checkpoint restored."""
         self.started = True
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Let the random numbers of a step follow from its number alone."""
-        where = (self.config.seed, self.global_step, self.global_rank)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let the random numbers of a batch follow from its place in the run alone."""
+        del batch
+        where = (self.data.seed, self.current_epoch, batch_idx, self.global_rank)
         (seed,) = np.random.SeedSequence(where).generate_state(1)
         torch.manual_seed(int(seed))
 
@@ -70,24 +113,26 @@ class ReconstructionTask(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
-        """Stop a training that diverges.
+        """Stop a training that diverges, on all ranks.
 
         Raises:
             InputError: If the loss is not finite any more.
         """
         loss = float(outputs["loss"])
-        if not math.isfinite(loss):
+        finite = self.trainer.strategy.reduce_boolean_decision(math.isfinite(loss))
+        if not finite:
             raise InputError(
                 f"training diverged: the loss of step {self.global_step} is {loss}; "
-                f"lower learning_rate, which is {self.config.learning_rate}, and train "
-                f"into another folder"
+                f"lower learning_rate, which is {self.learning_rate}, and train into "
+                f"another folder"
             )
 
     def validation_step(self, batch: Sample) -> None:
         """Reconstruct a slice or slab, and keep it for the end of the epoch."""
+        files = self._files()
         image = root_sum_of_squares(self.model(*batch.inputs), dim=1)
         for i, name in enumerate(batch.name):
-            cropped = center_crop(image[i], self.files[name].crop).float().cpu()
+            cropped = center_crop(image[i], files[name].crop).float().cpu()
             slab = cropped.reshape(-1, *cropped.shape[-2:]).numpy()
             self.outputs[name, int(torch.as_tensor(batch.slice_index)[i])] = slab
 
@@ -95,35 +140,36 @@ class ReconstructionTask(lightning.LightningModule):
         """Score whole volumes."""
         slabs = self._gathered()
         self.outputs = {}
-        if self.trainer.sanity_checking:
-            return
+        if self.trainer.sanity_checking or self.trainer.limit_val_batches != 1.0:
+            return  # of a trial run
         scores = []
-        for name, file in self.files.items():
+        for name, file in self._files().items():
             own = {start: slab for (n, start), slab in slabs.items() if n == name}
             scores.append(score(file.target_volume(), blend(own, file.slices)))
         mean = summarize(scores).mean
         for metric in METRICS:
-            value = getattr(mean, metric)
-            self.log(
-                f"validation_{metric}",
-                value,
-                prog_bar=metric == "ssim",
-                sync_dist=True,  # all ranks have the same value
-            )
+            shown, value = metric == "ssim", getattr(mean, metric)
+            # all ranks have the same value
+            self.log(f"validation_{metric}", value, prog_bar=shown, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Return Adam, with a warm-up and a cosine over the whole run.
 
         A run with a time limit is over when that is reached, or after its epochs: both
-        follow whichever of the two is nearer to its end.
+        follow whichever of the two is nearer to its end. Without an end the rate is
+        constant.
         """
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        clock = next((c for c in callbacks if isinstance(c, Timer)), None)
+        total = max(1.0, float(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
-            spent = self._time_spent()
-            done = min(1.0, max(step / total, spent))
-            warm = min(1.0, max((step + 1) / total, spent) / WARM_UP)
+            spent = _time_spent(clock)
+            if spent is None and math.isinf(total):
+                return 1.0
+            done = min(1.0, max(step / total, spent or 0.0))
+            warm = min(1.0, max((step + 1) / total, spent or 0.0) / WARM_UP)
             return warm * (0.5 + 0.5 * math.cos(math.pi * done))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -132,17 +178,13 @@ class ReconstructionTask(lightning.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _time_spent(self) -> float:
-        """Return the share of the time limit that is over, 0 without one."""
-        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
-        clock = next((c for c in callbacks if isinstance(c, Timer)), None)
-        if clock is None or not self.config.minutes:
-            return 0.0
-        return clock.time_elapsed() / (60 * self.config.minutes)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the configuration into the checkpoint."""
-        checkpoint[CONFIGURATION] = self.configuration
+        """Write what a checkpoint is checked against."""
+        checkpoint.update(self.notes)
+
+    def _files(self) -> dict[str, KSpaceFile]:
+        """Return the validation files by name, for their targets."""
+        return {file.path.name: file for file in self.data.validation.files}
 
     def _gathered(self) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
         """Return the slabs of all ranks, each once, by volume and first slice.
@@ -155,3 +197,24 @@ class ReconstructionTask(lightning.LightningModule):
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, self.outputs)
         return {key: value for part in parts for key, value in part.items()}
+
+
+def _time_spent(clock: Timer | None) -> float | None:
+    """Return the share of a time limit that is over; `None` without one."""
+    left = None if clock is None else clock.time_remaining()
+    if clock is None or left is None:
+        return None
+    spent = clock.time_elapsed()
+    return spent / max(spent + left, 1e-9)
+
+
+def _check_coils(coils: int, model: Reconstructor, loss: LossName) -> None:
+    check_range("coils_per_step", coils, coils > 0, "positive")
+    limit = 'null with the loss "ssim", which is that of all coils combined'
+    check_range("coils_per_step", coils, loss != "ssim", limit)
+    if not model.each_coil:
+        raise InputError(
+            f"coils_per_step is {coils}, but {type(model).__name__} does not "
+            f"reconstruct each coil by itself: leave it null, or give an i-RIM "
+            f"coils=null"
+        )

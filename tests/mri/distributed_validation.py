@@ -11,18 +11,19 @@ from pathlib import Path
 import lightning
 import torch
 
-from mri_example.masks import MaskFunction
-from mri_example.model import IRIM3D, UNet
-from mri_example.training import TrainingConfig, fit
-from mri_example.training.data import SliceData
-from mri_example.training.module import ReconstructionTask
+from mri_example.models import IRIM3D, UNet
+from mri_example.training import MaskConfig, ReconstructionTask, SliceData
+from tests.mri.runs import train
 
-MODELS = {
-    "slices": UNet(2, 2),
-    "slabs": IRIM3D(8, 1, hidden=(4, 4), strides=(1, 2), slab=2),
-}
-TRAINING = TrainingConfig(epochs=1, batch_size=2, fraction=0.5, accelerator="cpu")
-MASKS = MaskFunction("random", [0.2], [3])
+MODELS = ("slices", "slabs")
+MASKS = MaskConfig("random", (0.2,), (3,))
+
+
+def model(name: str):
+    torch.manual_seed(0)
+    if name == "slices":
+        return UNet(2, 2)
+    return IRIM3D(8, 1, hidden=(4, 4), strides=(1, 2), slab=2)
 
 
 class Witness(ReconstructionTask):
@@ -37,11 +38,7 @@ class Witness(ReconstructionTask):
 
 def validate(root: Path, name: str, devices: int) -> dict[str, object]:
     """Return scores of an untrained model, and what this process reconstructed."""
-    config = MODELS[name]
-    torch.manual_seed(0)
-    slices = SliceData(root, MASKS, TRAINING, config)
-    files = {file.path.name: file for file in slices.validation.files}
-    task = Witness(config.build(), TRAINING, files, {})
+    task = Witness(model(name), fraction=0.5)
     task.seen = []
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -52,7 +49,8 @@ def validate(root: Path, name: str, devices: int) -> dict[str, object]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    (scores,) = trainer.validate(task, slices, verbose=False)
+    data = SliceData(root, MASKS, batch_size=2)
+    (scores,) = trainer.validate(task, data, verbose=False)
     return {"scores": scores, "seen": task.seen}
 
 
@@ -61,8 +59,7 @@ def main(root: Path, output: Path, rank: int) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     found = {name: validate(root, name, devices=2) for name in MODELS}
-    two = TrainingConfig(epochs=1, batch_size=2, accelerator="cpu", devices=2)
-    fit(root, output / "run", MODELS["slices"], training=two)
+    train(root, output / "run", model("slices"), batch_size=2, trainer={"devices": 2})
     (output / f"{rank}.json").write_text(json.dumps(found))
 
 

@@ -1,5 +1,7 @@
 """3-D acquisitions are undersampled along slices and columns, as whole volumes."""
 
+import copy
+
 import h5py
 import numpy as np
 import pytest
@@ -14,11 +16,10 @@ from mri_example.masks import (
     undersample,
     volume_seed,
 )
-from mri_example.model import IRIM3D, UNet
+from mri_example.models import IRIM3D, UNet
 from mri_example.physics import LikelihoodGradient
 from mri_example.reconstruct import reconstruct
-from mri_example.training import MaskConfig, TrainingConfig, fit, load
-from mri_example.training.data import SliceData
+from mri_example.training import MaskConfig, SliceData, load
 from mri_example.transforms import (
     center_crop,
     complex_to_channels,
@@ -27,6 +28,7 @@ from mri_example.transforms import (
     root_sum_of_squares,
 )
 from tests.mri import sigpy_stub
+from tests.mri.runs import train
 from tests.tolerances import relative_error
 
 SLICES, SIZE = 10, 16
@@ -84,7 +86,8 @@ def test_a_volume_is_measured_once_however_thin_the_slabs(folder, slab) -> None:
 def test_validation_is_on_whole_volumes(folder, tmp_path) -> None:
     for split in ("train", "val"):
         (tmp_path / f"singlecoil_{split}").symlink_to(folder)
-    data = SliceData(tmp_path, masks(), TrainingConfig(), THIN)
+    data = SliceData(tmp_path, MaskConfig("poisson", (0.2,), (3,)))
+    data.check(THIN)
     assert [s.image.shape[1] for s in data.validation] == [SLICES]
     assert {s.image.shape[1] for s in data.training} == {THIN.slab}
 
@@ -106,7 +109,7 @@ def test_the_command_line_reconstructs_volumes(folder, tmp_path) -> None:
 
 
 def test_a_model_of_slabs_is_given_the_volume(folder, tmp_path) -> None:
-    method, shapes = THIN.build(), []
+    method, shapes = copy.deepcopy(THIN), []
     method.register_forward_pre_hook(lambda _, x: shapes.append(x[0].shape[2]))
     reconstruct(method, folder, tmp_path / "out", masks(), progress=False)
     assert shapes == [SLICES]
@@ -118,7 +121,7 @@ def test_single_slices_have_no_such_mask(folder, tmp_path) -> None:
     with pytest.raises(InputError, match="use slabs of slices"):
         SliceDataset(folder, masks())[0]
     with pytest.raises(InputError, match="use slabs of slices"):
-        reconstruct(UNet(2, 2).build(), folder, tmp_path / "out", masks())
+        reconstruct(UNet(2, 2), folder, tmp_path / "out", masks())
 
 
 @pytest.mark.parametrize("coils", [3, None])
@@ -133,9 +136,9 @@ def test_several_coils_of_a_3d_acquisition(tmp_path, coils) -> None:
     expected = undersample(fftc(sample.image, dims=3), sample.mask)
     assert relative_error(fftc(sample.zero_filled, dims=3), expected) < 1e-6
     model = IRIM3D(12, 1, hidden=(4,), strides=(1,), slab=4, coils=coils)
-    training = TrainingConfig("multicoil", epochs=1, batch_size=1, accelerator="cpu")
     config = MaskConfig("poisson", (0.2,), (3,))
-    best = load(fit(tmp_path, tmp_path / "run", model, config, training))
+    options = {"challenge": "multicoil", "batch_size": 1}
+    best = load(train(tmp_path, tmp_path / "run", model, config, **options))
     reconstruct(best, tmp_path / "multicoil_val", tmp_path, masks(), progress=False)
     found = torch.from_numpy(read_reconstruction(tmp_path / "a.h5"))
     with torch.no_grad():

@@ -7,17 +7,15 @@ from hypothesis import strategies as st
 
 from mri_example.data import SliceDataset
 from mri_example.errors import InputError
-from mri_example.model import (
+from mri_example.losses import SubsampledNMSE, normalized_l1, training_loss
+from mri_example.models import (
     IRIM2D,
     IRIM3D,
     RIM,
-    NormalizedL1,
-    SubsampledNMSE,
     UNet,
 )
-from mri_example.model.base import standard_deviation
-from mri_example.training import TrainingConfig, fit
-from mri_example.training.losses import training_loss
+from mri_example.models.base import standard_deviation
+from mri_example.training import ReconstructionTask
 from tests.mri.test_multicoil import COILS, FAN, MASKS, root
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -38,11 +36,10 @@ def test_a_step_on_some_coils_sees_them_as_among_all(root, model, few, seed):
     folder = root / "multicoil_train"
     dataset = SliceDataset(folder, MASKS, slab=model.slab, epoch=0)
     batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
-    network, scale = model.build(), standard_deviation(batch.zero_filled)
+    network, scale = model, standard_deviation(batch.zero_filled)
     for loss in ("l1", "nmse"):
-        training = TrainingConfig(loss=loss, coils_per_step=few, fraction=1.0)
         torch.manual_seed(seed)
-        found = training_loss(training)(network, batch)
+        found = training_loss(loss, 1.0, coils_per_step=few)(network, batch)
         torch.manual_seed(seed)
         chosen = torch.randperm(COILS)[:few].sort().values
         parts = batch.zero_filled[:, chosen], batch.mask
@@ -52,18 +49,16 @@ def test_a_step_on_some_coils_sees_them_as_among_all(root, model, few, seed):
             assert torch.allclose(estimate, all_coils[:, chosen], rtol=1e-4, atol=1e-6)
         torch.manual_seed(seed)
         alone = batch._replace(image=batch.image[:, chosen])
-        one = {"l1": NormalizedL1(), "nmse": SubsampledNMSE(1.0)}[loss]
+        one = {"l1": normalized_l1, "nmse": SubsampledNMSE(1.0)}[loss]
         expected = torch.stack([one(e, alone.image) for e in some]).mean()
         assert torch.allclose(found, expected, rtol=1e-4)
 
 
-def test_some_coils_of_a_model_that_needs_all_are_refused(root, tmp_path):
-    training = TrainingConfig("multicoil", coils_per_step=1, accelerator="cpu")
+def test_some_coils_of_a_model_that_needs_all_are_refused():
     for model in (UNet(2, 2), IRIM2D(12, 1, **FAN, coils=COILS)):
         with pytest.raises(InputError, match=r"coils_per_step is 1, .*each coil by"):
-            fit(root, tmp_path / "run", model, training=training)
+            ReconstructionTask(model, coils_per_step=1)
     with pytest.raises(InputError, match="coils_per_step is 0, but must be positive"):
-        TrainingConfig(coils_per_step=0)
+        ReconstructionTask(RIM(4, 2), coils_per_step=0)
     with pytest.raises(InputError, match=r'coils_per_step is 1, .* the loss "ssim"'):
-        TrainingConfig(coils_per_step=1, loss="ssim")
-    assert not (tmp_path / "run").exists()
+        ReconstructionTask(RIM(4, 2), coils_per_step=1, loss="ssim")

@@ -14,13 +14,14 @@ from mri_example.cli import main
 
 ROOT = Path(__file__).parents[2]
 MODEL = {"channels": 8, "steps": 2, "hidden": [4, 4], "strides": [1, 2]}
-TRAINING = {"epochs": 2, "batch_size": 4, "fraction": 0.5, "accelerator": "cpu"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def write_volume(path: Path, slices: int = 3, size: int = 16, **changes) -> Path:
+def write_volume(
+    path: Path, slices: int = 3, size: int = 16, seed: int = 0, **changes
+) -> Path:
     """Write a small file in the layout, with some data sets replaced or left out."""
-    random = np.random.default_rng(len(path.name))
+    random = np.random.default_rng((len(path.name), seed))
     shape = (slices, 2 * size, size)
     kspace = random.standard_normal(shape) + 1j * random.standard_normal(shape)
     contents = {
@@ -44,14 +45,20 @@ def root(tmp_path) -> Path:
 
 
 def configuration(root: Path, **changes) -> Path:
+    """Write a configuration; groups of options are changed option by option."""
     options = {
-        "data": str(root / "data"),
+        "data": {"root": str(root / "data"), "batch_size": 4},
         "output": str(root / "run"),
         "model": MODEL,
-        "training": TRAINING,
+        "training": {"fraction": 0.5},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
     }
+    for name, value in changes.items():
+        group = options.get(name)
+        merged = isinstance(group, dict) and isinstance(value, dict)
+        options[name] = group | value if merged else value
     path = root / "config.yaml"
-    path.write_text(yaml.safe_dump(options | changes))
+    path.write_text(yaml.safe_dump(options))
     return path
 
 
@@ -77,7 +84,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no G
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
 def test_from_files_to_scores(device, root, capsys) -> None:
     accelerator = {"cpu": "cpu", "cuda": "gpu"}[device]
-    changed = configuration(root, training=TRAINING | {"accelerator": accelerator})
+    changed = configuration(root, trainer={"accelerator": accelerator})
     assert run("fit", "--config", changed) == 0
     test, out = root / "data/singlecoil_test", root / "out"
     checkpoint = root / "run/best.ckpt"
@@ -139,14 +146,14 @@ def test_zero_filled_files_with_and_without_header_and_with_a_mask(tmp_path) -> 
     ("changes", "message"),
     [
         ({"typo": 1}, "typo"),
-        ({"model": MODEL | {"channelz": 8}}, "channelz"),
-        ({"model": MODEL | {"channels": "many"}}, "many"),
-        ({"model": MODEL | {"read_out": "magic"}}, "magic"),
-        ({"model": MODEL | {"hidden": [4]}}, "hidden has 1 entries and strides 2"),
-        ({"model": MODEL | {"channels": 3}}, "channels is 3"),
+        ({"model": {"channelz": 8}}, "channelz"),
+        ({"model": {"channels": "many"}}, "many"),
+        ({"model": {"read_out": "magic"}}, "magic"),
+        ({"model": {"hidden": [4]}}, "hidden has 1 entries and strides 2"),
+        ({"model": {"channels": 3}}, "channels is 3"),
         ({"masks": {"accelerations": 4}}, "as a list, such as [4,8] or [4]"),
-        ({"training": TRAINING | {"epochs": 0}}, "epochs is 0"),
-        ({"training": TRAINING | {"fraction": 2}}, "fraction is 2"),
+        ({"data": {"batch_size": 0}}, "batch_size is 0"),
+        ({"training": {"fraction": 2}}, "fraction is 2"),
         ({"masks": {"pattern": "spiral"}}, "can only be one of random"),
         (
             {"masks": {"center_fractions": [0.08], "accelerations": [0.5]}},
@@ -164,10 +171,12 @@ def test_configurations_that_cannot_be_used(root, capsys, changes, message) -> N
 
 
 def test_missing_data(root, capsys) -> None:
-    message = refused(capsys, "fit", "--config", configuration(root, data="nowhere"))
+    message = refused(
+        capsys, "fit", "--config", configuration(root, data={"root": "nowhere"})
+    )
     assert "nowhere/singlecoil_train does not exist" in message
     (root / "empty/singlecoil_train").mkdir(parents=True)
-    empty = configuration(root, data=str(root / "empty"))
+    empty = configuration(root, data={"root": str(root / "empty")})
     assert "holds no .h5 files" in refused(capsys, "fit", "--config", empty)
 
 
@@ -175,7 +184,7 @@ def test_training_images_of_several_sizes(root, capsys) -> None:
     write_volume(root / "data/singlecoil_train/other.h5", 3, size=20)
     message = refused(capsys, "fit", "--config", configuration(root))
     assert "2 sizes, among them (16, 16) and (20, 20): set `crop`" in message
-    cropped = configuration(root, training=TRAINING | {"crop": [12, 12]})
+    cropped = configuration(root, data={"crop": [12, 12]})
     assert run("fit", "--config", cropped) == 0
 
 
@@ -257,7 +266,7 @@ OPTIONS = {
     "simulate": "--simulation.coils",
     "convert": "--source",
     "check": "--quick",
-    "fit": "--training.learning_rate",
+    "fit": "--trainer.strategy",
     "reconstruct": "--checkpoint",
     "evaluate": "--acquisition",
     "export": "--checkpoint",

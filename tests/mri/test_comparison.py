@@ -1,20 +1,21 @@
 """The table of methods: every row is of a training and a reconstruction of its own."""
 
 import json
-from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 
 import pytest
 
-from mri_example import comparison
+from mri_example import comparison, experiment
 from mri_example.cli import main
-from mri_example.comparison import MASKS, METHODS, Contender, contenders
+from mri_example.comparison import METHODS, contenders
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
-from mri_example.errors import InputError
 from mri_example.evaluate import evaluate
-from mri_example.model import IRIM2D, UNet
-from mri_example.training import MaskConfig, TrainingConfig, fit_once
+from mri_example.experiment import TESTED, Contender
+from mri_example.models import IRIM2D, UNet
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CHOSEN = '["zero-filled", "U-Net", "i-RIM 2D"]'
 
 
@@ -24,16 +25,17 @@ def small(monkeypatch):
     heads = {name: head[::8, ::2, ::2] for name, head in embedded_anatomy().items()}
     heads["epi"] = embedded_anatomy()["epi"]
     monkeypatch.setattr(volumes, "embedded_anatomy", lambda: heads)
-    monkeypatch.setattr(comparison, "SHOWN_SLICE", 3)
-    training = TrainingConfig(epochs=1, epoch_steps=2, batch_size=1, accelerator="cpu")
+    monkeypatch.setattr(experiment, "SHOWN_SLICE", 3)
 
-    def tiny(coils):
+    def tiny(coils, minutes, methods):
         each, per_step = (1, None) if coils == 1 else (None, 1)
-        own = replace(training, coils_per_step=per_step)
+        trainer = {"max_epochs": 1, "limit_train_batches": 2, "accelerator": "cpu"}
+        trainer["max_time"] = timedelta(minutes=minutes)
+        irim = partial(IRIM2D, 8, 1, (4, 4), (1, 2), each)
         return [
             Contender("zero-filled"),
-            Contender("U-Net", UNet(2, 2), training),
-            Contender("i-RIM 2D", IRIM2D(8, 1, (4, 4), (1, 2), each), own),
+            Contender("U-Net", partial(UNet, 2, 2), {}, 1, trainer),
+            Contender("i-RIM 2D", irim, {"coils_per_step": per_step}, 1, trainer),
         ]
 
     monkeypatch.setattr(comparison, "contenders", tiny)
@@ -49,7 +51,7 @@ def test_every_row_is_that_of_its_reconstruction(small, tmp_path, capsys):
     said = capsys.readouterr().out
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     methods = ("zero-filled", "U-Net", "i-RIM 2D")
-    expected = [(c, m, a) for c in (1, 2) for m in methods for a in MASKS]
+    expected = [(c, m, a) for c in (1, 2) for m in methods for a in TESTED]
     assert [(r["coils"], r["method"], r["acceleration"]) for r in rows] == expected
     for row in rows:
         folder = tmp_path / f"{row['coils']}_coils"
@@ -66,7 +68,7 @@ def test_every_row_is_that_of_its_reconstruction(small, tmp_path, capsys):
         assert (row["parameters"] > 0) == (row["peak"] > 0) == trained
         assert f"{row['nmse']:.4f}  {row['psnr']:5.2f}  {row['ssim']:.4f}" in said
     for count in (1, 2):
-        for acceleration in MASKS:
+        for acceleration in TESTED:
             picture = tmp_path / f"{count}_coils_{acceleration}x.png"
             assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -81,27 +83,20 @@ def test_a_comparison_goes_on_but_never_with_another_time(small, tmp_path, capsy
     assert (tmp_path / "results.json").read_bytes() == rows
     assert compare(tmp_path, minutes=10) == 2
     said = capsys.readouterr().err
-    assert "minutes is 10.0, but the training in" in said
-    assert "its limit was 1.0: train into another folder" in said
+    assert "written with max_time = 60.0, but the configuration says 600.0" in said
 
 
-def test_what_was_trained_for_another_time_is_refused(small, tmp_path):
-    comparison.simulate_demo(tmp_path, comparison.Simulation())
-    (contender,) = [c for c in comparison.contenders(1) if c.name == "U-Net"]
-    masks, timed = MaskConfig(), replace(contender.training, minutes=1.0)
-    last = fit_once(tmp_path, tmp_path / "run", contender.model, masks, timed)
-    assert fit_once(tmp_path, tmp_path / "run", contender.model, masks, timed) == last
-    for minutes in (0, 2):
-        other = replace(timed, minutes=minutes)
-        with pytest.raises(InputError, match=rf"minutes is {minutes}, but .* was 1\.0"):
-            fit_once(tmp_path, tmp_path / "run", contender.model, masks, other)
+@pytest.mark.parametrize("options", ['--methods=["VarNet"]', "--minutes=-1"])
+def test_comparisons_of_nothing_are_refused(options, tmp_path, capsys):
+    assert main(["compare", f"--output={tmp_path / 'out'}", options]) == 2
+    assert "but " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("coils", [1, 8])
-def test_all_methods_are_trained_alike(coils):
-    assert tuple(c.name for c in contenders(coils)) == METHODS
-    trained = [c for c in contenders(coils) if c.model is not None]
-    for contender in trained:
-        assert contender.training.loss == "l1"
-        assert contender.model.coils in (None, coils)
-        contender.model.build()
+def test_all_methods_are_trained_alike(coils, tmp_path):
+    assert tuple(c.name for c in contenders(coils, 1)) == METHODS
+    for contender in contenders(coils, 1)[1:]:
+        task, _ = contender.setting(tmp_path)
+        assert task.options["loss"] == "l1"
+        assert task.model.coils in (None, coils)

@@ -7,7 +7,8 @@ import torch
 
 import mri_example
 from mri_example import cli
-from mri_example.model import MODELS
+from mri_example.models import MODELS, describe
+from mri_example.training import command
 
 FOLDER = Path(mri_example.__file__).parent / "configs"
 PUBLISHED = {  # or counted by running the authors' code
@@ -23,27 +24,36 @@ COUPLINGS = 8 * 10  # in the steps of the paper
 
 @pytest.fixture
 def fitted(monkeypatch, tmp_path):
-    """Return a function that says with which model and options `fit` would train."""
+    """Return a function that says with what `fit` would train."""
     called = []
-    monkeypatch.setattr(cli, "fit", lambda *options: called.append(options))
+
+    def fit(task, data, output, **options):
+        called.append((task, data, options))
+        return output
+
+    monkeypatch.setattr(command, "fit", fit)
 
     def run(*options: str):
-        paths = [f"--data={tmp_path}", f"--output={tmp_path / 'run'}"]
-        assert cli.main(["fit", *paths, *options]) == 0
-        _, _, model, masks, training = called.pop()
-        assert not called
-        return model, masks, training
+        paths = [f"--data.root={tmp_path}", f"--output={tmp_path / 'run'}"]
+        with torch.device("meta"):
+            assert cli.main(["fit", *paths, *options]) == 0
+        return called.pop()
 
     return run
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_model_that_is_named_has_its_own_defaults(name, fitted) -> None:
-    model, _, _ = fitted(f"--model={name}")
-    assert model == MODELS[name]()
+    task, *_ = fitted(f"--model={name}")
+    assert describe(task.model) == described(name)
     option = "pools" if name == "UNet" else "steps"
-    model, _, _ = fitted(f"--model={name}", f"--model.{option}=3")
-    assert model == MODELS[name](**{option: 3})
+    task, *_ = fitted(f"--model={name}", f"--model.{option}=3")
+    assert describe(task.model) == described(name) | {option: 3}
+
+
+def described(name: str) -> dict:
+    with torch.device("meta"):
+        return describe(MODELS[name]())
 
 
 def test_options_of_another_model_are_refused(fitted, capsys) -> None:
@@ -55,19 +65,19 @@ def test_options_of_another_model_are_refused(fitted, capsys) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
 def test_each_is_of_its_model_and_of_the_published_size(name, fitted) -> None:
-    config, masks, training = fitted(f"--config={FOLDER / name}.yaml")
-    with torch.device("meta"):
-        model = config.build()
+    task, data, trainer = fitted(f"--config={FOLDER / name}.yaml")
+    model = task.model
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == SIZES.get(name, count)
     if name in OURS:
-        assert model.irim._layers == COUPLINGS + config.steps
+        assert model.irim._layers == COUPLINGS + model.options["steps"]
     if name.startswith("small"):
         assert count < 2e6
-        assert training.accelerator == "auto"
-    masks.build()
-    several = (config.coils or 1) > 1
-    assert training.challenge == ("multicoil" if several else "singlecoil")
+        assert trainer["accelerator"] == "auto"
+    data.masks.build()
+    several = (model.coils or 1) > 1
+    challenge = "multicoil" if several else "singlecoil"
+    assert data.describe()["challenge"] == challenge
 
 
 def test_there_is_one_for_every_model() -> None:

@@ -2,20 +2,25 @@
 
 import json
 import signal
+from datetime import timedelta
+from functools import partial
 
 import h5py
 import numpy as np
 import pytest
 
 from mri_example import demo as demonstration
+from mri_example import experiment
 from mri_example.cli import main
 from mri_example.data import Simulation, simulate_volumes
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
+from mri_example.experiment import Contender, step_memory
 from mri_example.figures import compare
-from mri_example.model import IRIM2D
-from mri_example.training import MaskConfig, TrainingConfig, step_memory
-from mri_example.training.module import ReconstructionTask
+from mri_example.models import IRIM2D
+from mri_example.training import ReconstructionTask, SliceData
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
@@ -24,19 +29,20 @@ def small(monkeypatch):
     heads = {name: head[::8, ::2, ::2] for name, head in embedded_anatomy().items()}
     heads["epi"] = embedded_anatomy()["epi"]
     monkeypatch.setattr(volumes, "embedded_anatomy", lambda: heads)
-    monkeypatch.setattr(demonstration, "MODEL", IRIM2D(8, 1, (8, 8), (1, 2)))
-    training = TrainingConfig(
-        epochs=2, epoch_steps=5, batch_size=4, fraction=1.0, learning_rate=1e-3
-    )
-    monkeypatch.setattr(demonstration, "TRAINING", training)
-    monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)
+    trainer = {"max_epochs": 2, "limit_train_batches": 5, "accelerator": "cpu"}
+    trainer["max_time"] = timedelta(hours=1)
+    model = partial(IRIM2D, 8, 1, (8, 8), (1, 2))
+    tiny = Contender("i-RIM", model, {"fraction": 1.0}, 4, trainer)
+    monkeypatch.setattr(demonstration, "TRAINED", tiny)
+    monkeypatch.setattr(experiment, "SHOWN_SLICE", 3)
     monkeypatch.setattr(demonstration, "COUPLINGS", (5, 10))
 
 
 def test_the_demo_trains_by_inversion() -> None:
-    assert demonstration.MODEL.memory == "invert"
-    assert demonstration.MODEL.steps >= 6
-    assert len(demonstration.MODEL.hidden) >= 5
+    model = demonstration.TRAINED.model()
+    assert model.memory == "invert"
+    assert model.options["steps"] >= 6
+    assert len(model.options["hidden"]) >= 5
 
 
 def test_a_step_by_inversion_takes_less_than_one_that_stores(tmp_path) -> None:
@@ -44,13 +50,13 @@ def test_a_step_by_inversion_takes_less_than_one_that_stores(tmp_path) -> None:
     simulate_volumes(
         heads.items(), tmp_path / "singlecoil_train", Simulation(size=32, coils=1)
     )
-    training = TrainingConfig(batch_size=2, fraction=1.0, crop=(16, 16))
+    data = SliceData(tmp_path, batch_size=2, crop=(16, 16))
     inverted, stored = (
         step_memory(
-            tmp_path,
-            IRIM2D(8, 10, (8, 8), (1, 2), anchors=0, memory=memory),
-            MaskConfig(),
-            training,
+            ReconstructionTask(
+                IRIM2D(8, 10, (8, 8), (1, 2), anchors=0, memory=memory), fraction=1.0
+            ),
+            data,
         )
         for memory in ("invert", "store")
     )
@@ -62,20 +68,20 @@ def row(method: str, acceleration: int, psnr: float, ssim: float = 0.5) -> dict:
     return {"method": method, "acceleration": acceleration, **scores}
 
 
-def test_the_verdict_counts_all_scores_at_all_accelerations() -> None:
+def test_theverdict_counts_all_scores_at_all_accelerations() -> None:
     rows = [
-        *(row("zero-filled", 4, 25), row("i-RIM", 4, 28.5, 0.6)),
-        *(row("zero-filled", 8, 22), row("i-RIM", 8, 23, 0.6)),
+        *(row("zero-filled", 4, 25), row("zero-filled", 8, 22)),
+        *(row("i-RIM", 4, 28.5, 0.6), row("i-RIM", 8, 23, 0.6)),
     ]
-    assert demonstration._verdict(rows) == (
+    assert demonstration.verdict(rows) == (
         "i-RIM is better than zero-filled in all of them: +3.50 dB at 4x, +1.00 dB at "
         "8x"
     )
     rows[3] = row("i-RIM", 8, 21, 0.6)
-    found = demonstration._verdict(rows)
+    found = demonstration.verdict(rows)
     assert "NOT better than zero-filled in NMSE at 8x, PSNR at 8x (" in found
-    rows[1] = row("i-RIM", 4, 28.5, 0.5)
-    assert "in SSIM at 4x, NMSE at 8x" in demonstration._verdict(rows)
+    rows[2] = row("i-RIM", 4, 28.5, 0.5)
+    assert "in SSIM at 4x, NMSE at 8x" in demonstration.verdict(rows)
 
 
 def test_all_images_and_all_errors_are_drawn_on_one_scale() -> None:
@@ -95,12 +101,11 @@ def test_the_demo_writes_what_it_says_and_goes_on(small, tmp_path, capsys) -> No
     said = capsys.readouterr().out
     assert "SIMULATED" in said
     assert "better than zero-filled in " in said
-    assert "memory='invert'" in said
     rows = json.loads((tmp_path / "results.json").read_text())
     assert [(row["method"], row["acceleration"]) for row in rows] == [
         ("zero-filled", 4),
-        ("i-RIM", 4),
         ("zero-filled", 8),
+        ("i-RIM", 4),
         ("i-RIM", 8),
     ]
     for row in rows:
@@ -110,14 +115,10 @@ def test_the_demo_writes_what_it_says_and_goes_on(small, tmp_path, capsys) -> No
         assert picture in said
     with h5py.File(next((tmp_path / "data/singlecoil_test").glob("*.h5"))) as file:
         assert "simulated" in file.attrs
-    files = ("training/last.ckpt", "results.json", *demonstration.PICTURES)
+    files = ("i-RIM/last.ckpt", "results.json", *demonstration.PICTURES)
     before = {name: (tmp_path / name).read_bytes() for name in files}
 
     assert main(["demo", "--output", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "data: all files were there" in said
-    assert "training: done before" in said
-    assert said.count("reconstruction: done before") == 4
     assert before == {name: (tmp_path / name).read_bytes() for name in files}
 
 
@@ -136,6 +137,5 @@ def test_an_interrupted_demo_goes_on(small, tmp_path, capsys, monkeypatch) -> No
     assert "run the same command again to go on" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
     assert main(["demo", "--output", str(tmp_path)]) == 0
-    assert "all files were there" in capsys.readouterr().out
     assert steps == [*range(8), *range(5, 10)]
     assert (tmp_path / "results.json").exists()

@@ -9,18 +9,12 @@ import pytest
 import torch
 
 from mri_example.data import Simulation, read_reconstruction
-from mri_example.errors import InputError
-from mri_example.model import IRIM2D, load_authors_weights
+from mri_example.models import IRIM2D
 from mri_example.reconstruct import reconstruct
-from mri_example.training import (
-    MaskConfig,
-    TrainingConfig,
-    export,
-    export_model,
-    fit,
-    load,
-    load_model,
-)
+from mri_example.training import MaskConfig, export, load
+from tests.mri.runs import train
+from tests.mri.test_command_line import run
+from tests.mri.test_unusable_runs import sentence
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 PAGE = Path(__file__).parents[2] / "docs/mri.md"
@@ -36,11 +30,10 @@ def test_five_lines_use_an_exported_model(tmp_path, monkeypatch) -> None:
     for split in ("train", "val", "test"):
         Simulation(16).write(Path(f"data/singlecoil_{split}/{split}.h5"), head, split)
     model = IRIM2D(8, 1, hidden=(4,), strides=(1,))
-    training = TrainingConfig(epochs=1, batch_size=2, accelerator="cpu")
-    best = fit(Path("data"), Path("run"), model, training=training)
+    best = train(Path("data"), Path("run"), model, batch_size=2)
     export(best, Path("model.safetensors"))
     exec(compile(lines, PAGE.name, "exec"), {})
-    original, masks = load_model(best), MaskConfig().build()
+    original, masks = load(best), MaskConfig().build()
     data = Path("data/singlecoil_test")
     reconstruct(original, data, Path("expected"), masks, progress=False)
     found, expected = (
@@ -52,28 +45,49 @@ def test_five_lines_use_an_exported_model(tmp_path, monkeypatch) -> None:
         assert file.attrs["acceleration"] in (4, 8)
 
 
-def test_a_model_with_the_weights_of_the_authors_is_a_file_like_any_other(tmp_path):
+@pytest.fixture
+def theirs(tmp_path) -> tuple[Path, list[str]]:
+    """Return a file with weights of the authors, and options of their model."""
     reference = np.load(REFERENCE)
     names = [name for name in reference.files if name.startswith("a/p/")]
     weights = {name[4:]: torch.tensor(reference[name]).float() for name in names}
+    torch.save(weights, tmp_path / "theirs.pt")
     channels, steps, *_ = reference["a/cfg"].tolist()
-    fan = (tuple(reference["a/ks"].tolist()), tuple(reference["a/st"].tolist()))
-    config = IRIM2D(channels, steps, *fan, final_update=True)
-    model = config.build()
-    load_authors_weights(model, weights)
+    return tmp_path / "theirs.pt", [
+        "--model=IRIM2D",
+        f"--model.channels={channels}",
+        f"--model.steps={steps}",
+        f"--model.hidden={reference['a/ks'].tolist()}",
+        f"--model.strides={reference['a/st'].tolist()}",
+        "--model.final_update=true",
+    ]
+
+
+def test_the_command_exports_the_weights_of_the_authors(theirs, tmp_path) -> None:
+    weights, options = theirs
     path = tmp_path / "model.safetensors"
-    export_model(model, config, path)
-    again = load(path)
-    assert all(
-        torch.equal(tensor, again.state_dict()[name])
-        for name, tensor in model.state_dict().items()
+    assert run("export", f"--authors={weights}", f"--output={path}", *options) == 0
+    model, reference = load(path), np.load(REFERENCE)
+    state, zero_filled, mask, out = (
+        torch.tensor(reference[f"a/{key}"]) for key in ("x", "y", "m", "o")
     )
-    image = torch.randn(1, 1, 12, 12, dtype=torch.complex64)
-    mask = (torch.rand(1, 1, 1, 12) < 0.5).float()
     with torch.no_grad():
-        assert torch.equal(again(image, mask), model(image, mask))
-    with pytest.raises(InputError, match="the model has other parameters than IRIM2D"):
-        export_model(model, IRIM2D(8, 1, (4,), (1,)), path)
-    with pytest.raises(InputError, match=r"must end in \.safetensors"):
-        export_model(model, config, tmp_path / "model.pt")
-    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+        found = model.double().irim(state, zero_filled, mask)
+    assert (found - out).abs().max() < 1e-5  # the weights are rounded to float32
+
+
+def test_weights_of_authors_that_cannot_be_exported(theirs, tmp_path, capsys) -> None:
+    weights, options = theirs
+    arguments = ["export", f"--output={tmp_path / 'a.safetensors'}"]
+    named = f"--authors={weights}"
+    assert "give one of them" in sentence(capsys, *arguments)
+    assert "give one of them" in sentence(capsys, *arguments, named, "--checkpoint=a")
+    others = [*options, "--model.steps=9"]
+    assert "build it with the sizes of theirs" in sentence(
+        capsys, *arguments, named, *others
+    )
+    torch.save([1, 2], weights)
+    assert "holds no state dict" in sentence(capsys, *arguments, named, *options)
+    torch.save({"a": Path()}, weights)
+    assert "cannot be read" in sentence(capsys, *arguments, named, *options)
+    assert [p.name for p in tmp_path.iterdir()] == ["theirs.pt"]

@@ -8,22 +8,18 @@ import torch
 from torch.nn import functional
 
 from mri_example.errors import InputError
-from mri_example.model import (
-    ChallengeIRIM,
-    IRIMReconstructor,
-    SubsampledNMSE,
-    load_authors_weights,
-)
-from mri_example.model.authors import own_name
+from mri_example.losses import SubsampledNMSE
+from mri_example.models import IRIM2D, ChallengeIRIM, load_authors_weights
+from mri_example.models.authors import own_name
 from tests.tolerances import assert_equal
 
 REFERENCE = Path(__file__).parents[1] / "data/reference_irim_small.npz"
 
 
-def authors_model(reference, **options) -> IRIMReconstructor:
+def authors_model(reference, **options) -> IRIM2D:
     channels, steps, *_ = reference["a/cfg"].tolist()
     fan = (reference["a/ks"].tolist(), reference["a/st"].tolist())
-    return IRIMReconstructor(channels, steps, *fan, anchors=0, **options).double()
+    return IRIM2D(channels, steps, *fan, anchors=0, **options).double()
 
 
 def test_the_weights_of_the_authors_give_their_output_and_gradient() -> None:
@@ -104,8 +100,8 @@ def test_weights_that_do_not_fit(change, message) -> None:
 
 def test_the_challenge_divides_by_the_deviation_of_the_center() -> None:
     assert ChallengeIRIM().scale_crop == 320
-    model = IRIMReconstructor(8, 1, (4,), (1,), scale_crop=6).double()
-    whole = IRIMReconstructor(8, 1, (4,), (1,)).double()
+    model = IRIM2D(8, 1, (4,), (1,), scale_crop=6).double()
+    whole = IRIM2D(8, 1, (4,), (1,)).double()
     whole.load_state_dict(model.state_dict())
     images = torch.randn(2, 1, 8, 9, dtype=torch.complex128)
     images[..., :2] *= 100  # outside of the six columns in the middle
@@ -122,7 +118,7 @@ def test_the_challenge_divides_by_the_deviation_of_the_center() -> None:
 @pytest.mark.parametrize(("coils", "multiplicity"), [(1, 1), (1, 2), (2, 1)])
 def test_the_reconstructor_scales_with_its_input(read_out, coils, multiplicity) -> None:
     options = {"coils": coils, "multiplicity": multiplicity, "read_out": read_out}
-    model = IRIMReconstructor(8, 2, (4, 4), (1, 2), **options).double()
+    model = IRIM2D(8, 2, (4, 4), (1, 2), **options).double()
     image = torch.randn(2, coils, 9, 8, dtype=torch.complex128)
     mask = (torch.rand(2, 1, 1, 8) < 0.5).double()
     out = model(image, mask)
@@ -132,14 +128,14 @@ def test_the_reconstructor_scales_with_its_input(read_out, coils, multiplicity) 
 
 
 def test_an_empty_slice_stays_finite() -> None:
-    model = IRIMReconstructor(8, 1, (4,), (1,))
+    model = IRIM2D(8, 1, (4,), (1,))
     out = model(torch.zeros(1, 1, 8, 8, dtype=torch.complex64), torch.ones(1, 1, 1, 8))
     assert torch.isfinite(torch.view_as_real(out)).all()
 
 
 @pytest.mark.parametrize("channels", [64, 96])
 def test_the_read_out_has_the_size_of_the_authors(channels) -> None:
-    model = IRIMReconstructor(channels, 1, (4,), (1,), read_out="parametric")
+    model = IRIM2D(channels, 1, (4,), (1,), read_out="parametric")
     count = sum(p.numel() for p in model.read_out.parameters())
     assert count == {64: 41_408, 96: 92_832}[channels]
 
@@ -169,9 +165,9 @@ def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: IRIMReconstructor(8, 1, (4, 4), (1,)), "hidden has 2 entries"),
-        (lambda: IRIMReconstructor(3, 1, (4,), (1,)), "need at least 4"),
-        (lambda: IRIMReconstructor(8, 1, (4,), (1,), read_out="x"), "read_out is 'x'"),
+        (lambda: IRIM2D(8, 1, (4, 4), (1,)), "hidden has 2 entries"),
+        (lambda: IRIM2D(3, 1, (4,), (1,)), "need at least 4"),
+        (lambda: IRIM2D(8, 1, (4,), (1,), read_out="x"), "read_out is 'x'"),
         (lambda: SubsampledNMSE(0.0), "fraction is 0.0"),
         (
             lambda: SubsampledNMSE()(torch.ones(1, 1, 2), torch.ones(1, 1, 3)),

@@ -1,7 +1,7 @@
 """A training run learns, keeps the best of what it saw, and draws anew every epoch."""
 
 import csv
-from dataclasses import replace
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,16 +10,18 @@ from lightning.pytorch.callbacks import Timer
 
 from mri_example.data import Simulation, simulate_volumes
 from mri_example.data.simulate import embedded_anatomy
-from mri_example.model import IRIM2D
-from mri_example.training import MaskConfig, TrainingConfig, fit
-from mri_example.training.data import SliceData
-from mri_example.training.module import ReconstructionTask
+from mri_example.models import IRIM2D
+from mri_example.training import MaskConfig, ReconstructionTask, SliceData
+from tests.mri.runs import train
 
-MODEL = IRIM2D(8, 2, (8, 8), (1, 2))
-TRAINING = TrainingConfig(
-    epochs=3, batch_size=4, fraction=1.0, learning_rate=5e-3, accelerator="cpu"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+TRAINING = {"fraction": 1.0, "learning_rate": 5e-3}
 MASKS = MaskConfig("random", (0.08,), (4,))
+
+
+def model() -> IRIM2D:
+    torch.manual_seed(0)
+    return IRIM2D(8, 2, (8, 8), (1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def run(tmp_path_factory):
         simulate_volumes(
             [(split, head[slices])], root / f"singlecoil_{split}", Simulation(size=48)
         )
-    fit(root, root / "run", MODEL, MASKS, TRAINING)
+    options = {"training": TRAINING, "trainer": {"max_epochs": 3}, "batch_size": 4}
+    train(root, root / "run", model(), MASKS, **options)
     return root
 
 
@@ -47,8 +50,7 @@ def test_the_loss_falls_and_the_scores_rise(run) -> None:
 
 
 def test_every_weight_moves(run) -> None:
-    torch.manual_seed(TRAINING.seed)
-    start = MODEL.build().state_dict()
+    start = model().state_dict()
     end = torch.load(run / "run/last.ckpt", weights_only=True)["state_dict"]
     for name, tensor in start.items():
         assert not torch.equal(tensor, end[f"model.{name}"]), name
@@ -68,7 +70,8 @@ def test_the_best_checkpoint_has_the_highest_similarity(run) -> None:
 
 def loader(run, rank: int = 0, ranks: int = 1, epoch: int = 0):
     """Return the training loader of one of some processes."""
-    data = SliceData(run, MASKS.build(), TRAINING, MODEL)
+    data = SliceData(run, MASKS, batch_size=4)
+    data.check(model())
     trainer = {"world_size": ranks, "global_rank": rank}
     data.trainer = type("Trainer", (), trainer)()
     found = data.train_dataloader()
@@ -91,34 +94,40 @@ def test_masks_differ_from_epoch_to_epoch_and_from_rank_to_rank(run) -> None:
 def test_weights_do_not_depend_on_the_workers(run, tmp_path) -> None:
     ends = []
     for workers in (0, 2):
-        training = replace(TRAINING, epochs=2, epoch_steps=2, workers=workers)
-        fit(run, tmp_path / str(workers), MODEL, MASKS, training)
+        limits = {"max_epochs": 2, "limit_train_batches": 2}
+        options = {"training": TRAINING, "trainer": limits, "batch_size": 4}
+        train(run, tmp_path / str(workers), model(), MASKS, **options, workers=workers)
         last = torch.load(tmp_path / f"{workers}/last.ckpt", weights_only=True)
         ends.append(last["state_dict"])
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
 
 
-def test_the_loss_draws_other_pixels_on_other_ranks_and_steps(monkeypatch) -> None:
-    task = ReconstructionTask(MODEL.build(), TRAINING, {}, {})
+def test_the_loss_draws_other_pixels_on_other_ranks_and_batches(monkeypatch) -> None:
+    """Also in the batches whose gradients are accumulated to one step."""
+    task, trainer = ReconstructionTask(model()), SimpleNamespace(datamodule=None)
+    trainer.datamodule = SimpleNamespace(seed=0)
+    monkeypatch.setattr(ReconstructionTask, "trainer", trainer)
     draws = {}
-    for where in [(0, 0), (0, 1), (1, 0), (0, 0)]:
-        for name, value in zip(("global_step", "global_rank"), where, strict=True):
-            monkeypatch.setattr(ReconstructionTask, name, value)
+    places = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)]
+    for epoch, rank, batch in places:
+        monkeypatch.setattr(ReconstructionTask, "current_epoch", epoch)
+        monkeypatch.setattr(ReconstructionTask, "global_rank", rank)
         torch.rand(1)
-        task.on_train_batch_start()
+        task.on_train_batch_start(None, batch)
         drawn = torch.rand(3)
-        assert draws.setdefault(where, drawn).equal(drawn)
-    assert len(torch.stack(list(draws.values())).unique(dim=0)) == 3
+        assert draws.setdefault((epoch, rank, batch), drawn).equal(drawn)
+    assert len(torch.stack(list(draws.values())).unique(dim=0)) == 4
 
 
-def rates(monkeypatch, minutes: float, steps: int) -> list[float]:
+def rates(monkeypatch, minutes: float, steps: float) -> list[float]:
     """Return the learning rates along a run in shares of their highest value.
 
     The run has a hundred steps, and lasts a minute if it takes them all.
     """
-    task = ReconstructionTask(MODEL.build(), replace(TRAINING, minutes=minutes), {}, {})
-    clock = type("Clock", (Timer,), {"time_elapsed": lambda self: self.seconds})()
+    task = ReconstructionTask(model())
+    elapsed = {"time_elapsed": lambda self, *_: self.seconds}
+    clock = type("Clock", (Timer,), elapsed)({"minutes": minutes} if minutes else None)
     trainer = SimpleNamespace(estimated_stepping_batches=steps, callbacks=[clock])
     monkeypatch.setattr(ReconstructionTask, "trainer", trainer)
     clock.seconds = 0.0
@@ -136,8 +145,10 @@ def test_the_learning_rate_follows_the_clock_as_it_follows_the_steps(
     by_steps = rates(monkeypatch, minutes=0, steps=100)
     by_clock = rates(monkeypatch, minutes=1, steps=100_000)
     both = rates(monkeypatch, minutes=1, steps=100)
+    endless = rates(monkeypatch, minutes=0, steps=math.inf)
     assert by_steps[0] < 0.5 < max(by_steps[:6])
     assert by_steps[-1] < 0.01
     assert by_clock[1:] == pytest.approx(by_steps[1:], abs=0.21)
     assert by_clock[10:] == pytest.approx(by_steps[10:], abs=1e-9)
     assert both == pytest.approx(by_steps)
+    assert endless == [1.0] * 100

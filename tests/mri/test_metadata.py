@@ -1,5 +1,6 @@
 """Models that know kinds of scans: what they are told of known and of unknown ones."""
 
+import copy
 import logging
 
 import numpy as np
@@ -10,10 +11,11 @@ from mri_example.data import KSpaceFile, SliceDataset, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction
-from mri_example.model import IRIM2D, IRIM3D, ChallengeIRIM, IRIMReconstructor
-from mri_example.model.configuration import KNEE_SCANS
+from mri_example.models import IRIM2D, IRIM3D, ChallengeIRIM
+from mri_example.models.irim import KNEE_SCANS
 from mri_example.reconstruct import reconstruct
-from mri_example.training import TrainingConfig, export, fit, load
+from mri_example.training import export, load
+from tests.mri.runs import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 AUTHORS = {  # channel by acquisition and scanner, in the authors' implementation
@@ -82,7 +84,7 @@ def test_a_file_without_a_header_is_of_an_unknown_scanner(tmp_path):
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
 def test_metadata_stand_in_the_last_channels_of_the_first_state(config):
-    model, seen = config.build().double(), []
+    model, seen = copy.deepcopy(config).double(), []
     model.irim.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     known = torch.eye(len(config.metadata))[:3]
     data = problem(config)
@@ -98,7 +100,7 @@ def test_metadata_stand_in_the_last_channels_of_the_first_state(config):
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
 def test_each_sample_is_reconstructed_as_a_scan_of_its_own_kind(config):
-    model, (image, mask) = config.build().double(), problem(config)
+    model, (image, mask) = copy.deepcopy(config).double(), problem(config)
     image = image[:1].expand_as(image)
     kinds = torch.eye(len(config.metadata))[:3] * torch.tensor([[1], [1], [0]])
     first, second, unknown = model(image, mask, kinds)
@@ -108,32 +110,33 @@ def test_each_sample_is_reconstructed_as_a_scan_of_its_own_kind(config):
 
 
 def test_every_kind_is_an_entry_and_needs_a_channel():
-    model, data = MODELS["slices"].build().double(), problem(MODELS["slices"])
+    model = copy.deepcopy(MODELS["slices"]).double()
+    data = problem(model)
     with pytest.raises(
         ValueError, match=r"metadata has shape \(3, 2\), but .*\(3, 3\)"
     ):
         model(*data, torch.zeros(3, 2))
-    with pytest.raises(InputError, match=r"3 kinds of scans .* need at least 7"):
-        IRIM2D(6, 1, **FAN, metadata=KINDS).build()
+    with pytest.raises(InputError, match=r"kinds of scans .* need at least 7"):
+        IRIM2D(6, 1, **FAN, metadata=KINDS)
 
 
 def test_models_are_told_in_training_validation_and_reconstruction(
     tmp_path, monkeypatch
 ):
     """Also after an export, and of files with and without a known scanner."""
-    told, start = set(), IRIMReconstructor._start
+    told, start = set(), IRIM2D._start
 
     def watched(model, measured, metadata):
         told.update((model.training, *map(int, row)) for row in metadata)
         return start(model, measured, metadata)
 
-    monkeypatch.setattr(IRIMReconstructor, "_start", watched)
+    monkeypatch.setattr(IRIM2D, "_start", watched)
     for split in ("train", "val"):
         folder = tmp_path / f"singlecoil_{split}"
         write(folder / "known.h5", "T2", "Skyra")
         write(folder / "unknown.h5", "T2", "Vida")
-    training = TrainingConfig(epochs=1, batch_size=8, augment=False, accelerator="cpu")
-    best = fit(tmp_path, tmp_path / "run", MODELS["slices"], training=training)
+    run, options = tmp_path / "run", {"batch_size": 8, "augment": False}
+    best = train(tmp_path, run, MODELS["slices"], **options)
     kinds = {(0, 0, 0), (0, 0, 1)}
     assert told == {(mode, *kind) for mode in (True, False) for kind in kinds}
     export(best, tmp_path / "model.safetensors")

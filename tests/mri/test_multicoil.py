@@ -17,24 +17,17 @@ from mri_example.data import (
 from mri_example.data.simulate import coil_maps, noise_covariance
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction
-from mri_example.model import (
+from mri_example.models import (
     IRIM2D,
     IRIM3D,
     RIM,
-    IRIMReconstructor,
     UNet,
 )
-from mri_example.model.base import standard_deviation
+from mri_example.models.base import standard_deviation
 from mri_example.reconstruct import reconstruct, zero_filled
-from mri_example.training import (
-    MaskConfig,
-    TrainingConfig,
-    export,
-    fit,
-    fit_once,
-    load,
-)
+from mri_example.training import export, load
 from mri_example.transforms import center_crop, ifft2c
+from tests.mri.runs import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MASKS = MaskFunction("random", [0.2], [3])
@@ -160,10 +153,8 @@ def test_zero_filled_volumes_are_the_same_slice_by_slice_and_in_slabs(
     ids=["irim", "read-out", "irim 3d", "any coils", "any 3d", "rim", "unet"],
 )
 def test_every_model_trains_is_exported_and_reconstructs(root, tmp_path, model, loss):
-    training = TrainingConfig(
-        "multicoil", epochs=1, batch_size=2, loss=loss, accelerator="cpu"
-    )
-    best = fit(root, tmp_path / "run", model, training=training)
+    options = {"challenge": "multicoil", "batch_size": 2, "training": {"loss": loss}}
+    best = train(root, tmp_path / "run", model, **options)
     export(best, tmp_path / "model.safetensors")
     volumes = []
     for path in (best, tmp_path / "model.safetensors"):
@@ -183,9 +174,10 @@ def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
     space, batch, coils, seed
 ):
     torch.manual_seed(seed)
-    options = {"dims": len(space), "multiplicity": 2, "metadata": ["a", "b"]}
-    each = IRIMReconstructor(10, 1, **FAN, coils=None, **options)
-    single = IRIMReconstructor(10, 1, **FAN, **options)
+    options = {"multiplicity": 2, "metadata": ["a", "b"]}
+    kind = IRIM2D if len(space) == 2 else IRIM3D
+    each = kind(10, 1, **FAN, coils=None, **options)
+    single = kind(10, 1, **FAN, **options)
     single.load_state_dict(each.state_dict())
     images = torch.randn(batch, coils, *space, dtype=torch.complex64)
     mask = (torch.rand(batch, *(1,) * len(space), 8) < 0.5).float()
@@ -198,27 +190,28 @@ def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
 
 
 def test_one_mask_serves_all_images_and_no_coil_is_no_number():
-    each = IRIMReconstructor(8, 1, **FAN, coils=None)
+    each = IRIM2D(8, 1, **FAN, coils=None)
     images, mask = (
         torch.randn(2, 3, 8, 8, dtype=torch.complex64),
         torch.ones(1, 1, 1, 8),
     )
     masks = mask.expand(2, -1, -1, -1)
-    for model in (each, RIM(4, 2).build()):
+    for model in (each, RIM(4, 2)):
         assert torch.equal(model(images, mask), model(images, masks))
-    with pytest.raises(ValueError, match=r"0 coil\(s\)"):
-        IRIMReconstructor(8, 1, **FAN, coils=0)
-    with pytest.raises(InputError, match="slab is None, but must be at least 1"):
-        IRIM3D(8, 1, **FAN, slab=None).build()
+    with pytest.raises(InputError, match="coils is 0, but must be at least 1"):
+        IRIM2D(8, 1, **FAN, coils=0)
+    with pytest.raises(InputError, match="slab is 0, but must be at least 1"):
+        IRIM3D(8, 1, **FAN, slab=0)
 
 
 def test_what_was_finished_with_another_model_is_not_taken_for_this_one(root, tmp_path):
-    training = TrainingConfig("multicoil", epochs=1, batch_size=2, accelerator="cpu")
-    masks = MaskConfig()
-    last = fit_once(root, tmp_path, RIM(4, 2), masks, training)
-    assert fit_once(root, tmp_path, RIM(4, 2), masks, training) == last
+    options = {"challenge": "multicoil", "batch_size": 2}
+    last = train(root, tmp_path, RIM(4, 2), **options)
+    before = last.read_bytes()
+    assert train(root, tmp_path, RIM(4, 2), **options) == last
+    assert last.read_bytes() == before
     with pytest.raises(InputError, match=r"written with channels = 4, but .* says 8"):
-        fit_once(root, tmp_path, RIM(8, 2), masks, training)
+        train(root, tmp_path, RIM(8, 2), **options)
 
 
 def test_an_irim_for_any_coils_learns_from_files_of_different_coils(tmp_path):
@@ -226,9 +219,8 @@ def test_an_irim_for_any_coils_learns_from_files_of_different_coils(tmp_path):
         for coils in several:
             file = tmp_path / f"multicoil_{split}/{split}{coils}.h5"
             Simulation(SIZE, coils=coils).write(file, head(), split)
-    training = TrainingConfig("multicoil", epochs=1, batch_size=1, accelerator="cpu")
-    model = IRIM2D(8, 1, **FAN, coils=None)
-    best = load(fit(tmp_path, tmp_path / "run", model, training=training))
+    model, options = IRIM2D(8, 1, **FAN, coils=None), {"challenge": "multicoil"}
+    best = load(train(tmp_path, tmp_path / "run", model, batch_size=1, **options))
     data, out = tmp_path / "multicoil_val", tmp_path / "out"
     assert len(reconstruct(best, data, out, MASKS, progress=False)) == 2
     assert np.isfinite(read_reconstruction(out / "val4.h5")).all()
@@ -240,23 +232,23 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_slabs_thicker_than_a_volume_and_mixed_coils_are_refused(root, tmp_path):
-    training = TrainingConfig("multicoil", epochs=1, batch_size=2, accelerator="cpu")
+    options = {"challenge": "multicoil", "batch_size": 2}
     thick = IRIM3D(12, 1, **FAN, coils=COILS, slab=6)
     with pytest.raises(InputError, match=r"slab is 6, but .*train\.h5 has only 5"):
-        fit(root, tmp_path / "run", thick, training=training)
+        train(root, tmp_path / "run", thick, **options)
     for coils in (2, 3):
         path = tmp_path / f"data/multicoil_train/{coils}.h5"
         Simulation(SIZE, coils=coils).write(path, head(), "a")
     with pytest.raises(InputError, match=r"2\.h5 has 2 coils and .*3\.h5 3"):
-        fit(tmp_path / "data", tmp_path / "run", UNet(2, 2), training=training)
+        train(tmp_path / "data", tmp_path / "run", UNet(2, 2), **options)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_model_for_other_coils_says_so(root, tmp_path):
-    model = IRIM2D(8, 1, **FAN, coils=2).build()
+    model = IRIM2D(8, 1, **FAN, coils=2)
     with pytest.raises(InputError, match=r"val\.h5 has 3 coils, but the model takes 2"):
         reconstruct(model, root / "multicoil_val", tmp_path, MASKS, progress=False)
-    small = UNet(2, 4).build()
+    small = UNet(2, 4)
     with pytest.raises(InputError, match=r"val\.h5 cannot be.*at least 32 by 32"):
         reconstruct(small, root / "multicoil_val", tmp_path, MASKS, progress=False)
     assert not list(tmp_path.iterdir())

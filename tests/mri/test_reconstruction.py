@@ -9,7 +9,7 @@ from mri_example.cli import main
 from mri_example.data import Simulation, read_reconstruction
 from mri_example.errors import InputError
 from mri_example.masks import MaskFile, MaskFunction
-from mri_example.model import IRIM3D
+from mri_example.models import IRIM3D
 from mri_example.reconstruct import reconstruct, zero_filled
 
 MASKS = MaskFunction("random", [0.2], [3])
@@ -164,10 +164,10 @@ def test_progress_is_shown(data, tmp_path, capsys):
 
 @pytest.mark.parametrize("slab", [2, 4])
 def test_slabs_may_be_thinner_than_those_of_the_model(data, tmp_path, slab):
-    method, depths = IRIM3D(8, 1, (4,), (1,), slab=4).build(), set()
+    method, depths = IRIM3D(8, 1, (4,), (1,), slab=4), set()
     method.register_forward_pre_hook(lambda _, x: depths.add(x[0].shape[2]))
     found = volume(method, data, tmp_path, slab=slab)
     assert depths == {slab}
     assert found.shape == (SLICES, SIZE, SIZE)
-    with pytest.raises(InputError, match="slab is 5, but IRIMReconstructor takes sla"):
+    with pytest.raises(InputError, match="slab is 5, but IRIM3D takes sla"):
         volume(method, data, tmp_path, slab=5)

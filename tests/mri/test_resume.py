@@ -12,9 +12,7 @@ import torch
 
 from mri_example.training.module import ReconstructionTask
 from tests.mri.test_command_line import (
-    MODEL,
     ROOT,
-    TRAINING,
     configuration,
     refused,
     root,
@@ -60,8 +58,12 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     workers, root, tmp_path
 ) -> None:
     def arguments(output: Path) -> list[str]:
-        options = {"epochs": 4, "batch_size": 1, "workers": workers}
-        config = configuration(root, output=str(output), training=TRAINING | options)
+        config = configuration(
+            root,
+            output=str(output),
+            data={"batch_size": 1, "workers": workers},
+            trainer={"max_epochs": 4},
+        )
         return ["fit", "--config", str(config.rename(root / f"{output.name}.yaml"))]
 
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -93,7 +95,7 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
 def test_a_checkpoint_of_another_configuration(root, capsys) -> None:
     assert run("fit", "--config", configuration(root)) == 0
     capsys.readouterr()
-    changed = configuration(root, model=MODEL | {"steps": 3})
+    changed = configuration(root, model={"steps": 3})
     message = refused(capsys, "fit", "--config", changed)
     assert (
         "last.ckpt was written with steps = 2, but the configuration says 3" in message
@@ -124,8 +126,7 @@ def test_control_c_is_said_and_can_be_gone_on_from(root, capsys, monkeypatch) ->
             raise KeyboardInterrupt
         return step(self, batch)
 
-    options = TRAINING | {"batch_size": 2}
-    config = configuration(root, training=options)
+    config = configuration(root, data={"batch_size": 2})
     with monkeypatch.context() as patched:
         patched.setattr(ReconstructionTask, "training_step", interrupted)
         assert run("fit", "--config", config) == 130

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invtorch import OrthogonalCoupling
+from mri_example import IRIM
 from mri_example.masks import PoissonMaskFunction
-from mri_example.model import IRIM
 from mri_example.physics import (
     LikelihoodGradient,
     Sense,

@@ -6,40 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mri_example.model.base import Reconstructor
+from mri_example.models.base import Reconstructor, check_counts
 from mri_example.transforms import root_sum_of_squares
 
 EPS, LIMIT = 1e-11, 6.0  # of the normalization of a slice
 
 
-class UNet(nn.Module):
+class UNetwork(nn.Module):
     """Look at an image on coarser and coarser grids, and come back.
 
-    Each level has two 3 x 3 convolutions with instance normalization and a leaky
-    rectifier; the grid is halved by averaging, doubled by a transposed convolution, and
-    the two sides of the U are joined level by level.
-
-    Args:
-        channels: Channels of the finest level; each coarser one has twice as many.
-        pools: Number of times the grid is halved.
-
-    Shape:
-        From `(batch, 1, H, W)` to the same. Sizes that `2 ** pools` does not divide are
-        padded by reflection and cropped again.
-
-    Raises:
-        ValueError: If an image is too small to be halved so often.
-
-    Examples:
-        >>> sum(p.numel() for p in UNet().parameters())
-        7756097
-
-    References:
-        Ronneberger et al., *U-Net*, 2015. arXiv:1505.04597; Zbontar et al., *fastMRI*,
-        2018. arXiv:1811.08839
+    From `(batch, 1, H, W)` to the same. Each level has two 3 x 3 convolutions with
+    instance normalization and a leaky rectifier; the grid is halved by averaging,
+    doubled by a transposed convolution, and the two sides of the U are joined level by
+    level. Sizes that `2 ** pools` does not divide are padded by reflection.
     """
 
-    def __init__(self, channels: int = 32, pools: int = 4) -> None:
+    def __init__(self, channels: int, pools: int) -> None:
         super().__init__()
         widths = [channels * 2**level for level in range(pools + 1)]
         self.down = nn.ModuleList(
@@ -74,7 +56,7 @@ class UNet(nn.Module):
         return joined
 
 
-class UNetReconstructor(Reconstructor):
+class UNet(Reconstructor):
     """Improve the magnitude image with a U-Net that knows nothing of k-space.
 
     The root-sum-of-squares of the zero-filled images is normalized to mean 0 and
@@ -87,14 +69,19 @@ class UNetReconstructor(Reconstructor):
     Shape:
         See `Reconstructor`; the reconstruction is one real image in complex numbers.
 
+    Examples:
+        >>> sum(p.numel() for p in UNet().parameters())
+        7756097
+
     References:
-        Zbontar et al., *fastMRI: an open dataset and benchmarks for accelerated MRI*,
-        2018. arXiv:1811.08839
+        Ronneberger et al., *U-Net*, 2015. arXiv:1505.04597; Zbontar et al., *fastMRI:
+        an open dataset and benchmarks for accelerated MRI*, 2018. arXiv:1811.08839
     """
 
     def __init__(self, channels: int = 32, pools: int = 4) -> None:
         super().__init__()
-        self.unet = UNet(channels, pools)
+        check_counts(channels=channels, pools=pools)
+        self.unet = UNetwork(channels, pools)
 
     def forward(self, zero_filled: Tensor, mask: Tensor) -> Tensor:
         """Return the reconstruction; the mask is not looked at."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from mri_example.errors import InputError
 from mri_example.transforms import center_crop
 
 
 class Reconstructor(nn.Module):
     """Reconstruct images from undersampled k-space.
+
+    The arguments of a model are its configuration: options of the command line, and
+    what a checkpoint keeps.
 
     Shape:
         - Zero-filled images of the coils: complex `(batch, coils, *space)`.
@@ -27,17 +33,31 @@ class Reconstructor(nn.Module):
             slices.
         coils: Number of coils of the data; `None` for any.
         each_coil: Whether every coil is reconstructed by itself, at a common scale.
+        sensitivity: How sensitivity maps are estimated; `None` for a model without.
         metadata: Names of the kinds of scans that the model knows.
         scale_crop: Central rows and columns whose standard deviation is the scale of
             the images; `None` for all of them.
+        options: The arguments that it was built with, defaults included.
     """
 
+    options: dict[str, Any]
     dims: int = 2
     slab: int | None = None
     coils: int | None = None
     each_coil: bool = False
+    sensitivity: str | None = None
     metadata: Sequence[str] = ()
     scale_crop: int | None = None
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Note the arguments."""
+        model = super().__new__(cls)
+        init = inspect.signature(cls.__init__)
+        bound = init.bind(model, *args, **options).arguments
+        del bound["self"]
+        more = bound.pop("options", {})
+        object.__setattr__(model, "options", defaults(cls) | bound | more)
+        return model
 
     def scale_of(self, zero_filled: Tensor) -> Tensor:
         """Return what images are divided by, for a model that divides them."""
@@ -60,6 +80,16 @@ class Reconstructor(nn.Module):
         return [self(zero_filled, mask, *known, **options)]
 
 
+def defaults(model: type[Reconstructor]) -> dict[str, Any]:
+    """Return the arguments of a model and of the classes that it extends."""
+    found: dict[str, Any] = {}
+    for cls in reversed(model.__mro__[: model.__mro__.index(Reconstructor)]):
+        init: Any = cls.__init__  # type: ignore[misc]
+        parameters = inspect.signature(init).parameters.values()
+        found |= {p.name: p.default for p in parameters if p.default is not p.empty}
+    return found
+
+
 def standard_deviation(images: Tensor, crop: int | None = None) -> Tensor:
     """Return that of every complex image, or 1 where an image is constant.
 
@@ -77,3 +107,15 @@ def standard_deviation(images: Tensor, crop: int | None = None) -> Tensor:
     deviation = torch.view_as_real(counted).flatten(1).std(dim=1)
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return deviation.view(-1, *(1,) * (images.ndim - 1))
+
+
+def check_counts(**counts: int | Sequence[int] | None) -> None:
+    """Make sure that numbers are at least 1; `None` is no number.
+
+    Raises:
+        InputError: If one is not, or a sequence is empty.
+    """
+    for name, value in counts.items():
+        numbers = value if isinstance(value, Sequence) else (value,)
+        if not numbers or any(n is not None and n < 1 for n in numbers):
+            raise InputError(f"{name} is {value}, but must be at least 1")

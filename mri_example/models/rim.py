@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mri_example.model.base import Reconstructor
+from mri_example.models.base import Reconstructor, check_counts
 from mri_example.physics import LikelihoodGradient
 from mri_example.transforms import channels_to_complex, complex_to_channels
 
@@ -21,12 +21,6 @@ class ConvGRU(nn.Module):
 
     with $r$ and $z$ the logistic functions of $W_r x + U_r h$ and $W_z x + U_z h$, and
     biases in all of them.
-
-    Args:
-        channels: Channels of input and hidden state.
-
-    Shape:
-        Input and hidden state `(batch, channels, H, W)`; the new hidden state is alike.
 
     References:
         Cho et al., *Learning phrase representations using RNN encoder-decoder*, 2014.
@@ -47,7 +41,7 @@ class ConvGRU(nn.Module):
         return (1 - z) * n + z * h
 
 
-class RIMReconstructor(Reconstructor):
+class RIM(Reconstructor):
     r"""Improve an estimate step by step with a recurrent network (eq. 6 and 7).
 
     $$ s_{t+1} = f(\nabla D, \eta_t, s_t), \qquad
@@ -65,10 +59,10 @@ class RIMReconstructor(Reconstructor):
         See `Reconstructor`; the reconstruction has an image for every coil.
 
     Raises:
-        ValueError: If there is no step.
+        InputError: If there is no step.
 
     Examples:
-        >>> model = RIMReconstructor()
+        >>> model = RIM()
         >>> sum(p.numel() for p in model.parameters())
         94464
 
@@ -82,8 +76,7 @@ class RIMReconstructor(Reconstructor):
 
     def __init__(self, channels: int = 64, steps: int = 8) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps is {steps}, but must be at least 1")
+        check_counts(channels=channels, steps=steps)
         self.channels, self.steps = channels, steps
         self.gradient = LikelihoodGradient()
         self.look = nn.Conv2d(INPUTS, channels, 5, padding=2)

@@ -1,0 +1,182 @@
+"""What models are trained with; images are `(batch, copies, *space)`, losses scalars.
+
+An estimate of one image for several coils is compared by its magnitude, the
+root-sum-of-squares over the copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mri_example.data import Sample
+from mri_example.models import Reconstructor
+from mri_example.transforms import root_sum_of_squares
+
+LossName: TypeAlias = Literal["nmse", "l1", "ssim"]
+WINDOW = 7
+K1, K2 = 0.01, 0.03
+
+
+class SubsampledNMSE(nn.Module):
+    r"""Normalized squared error on a random subset of the pixels (eq. 18).
+
+    $$ L = \frac{N}{\sum_i m_i} \cdot
+       \frac{\sum_i m_i \lvert \hat x_i - x_i \rvert^2}{\sum_i \lvert x_i \rvert^2},
+       \qquad m_i \sim \mathrm{Bernoulli}(f) $$
+
+    averaged over the batch. The same mask hides pixels of estimate and target, and the
+    expectation is the NMSE whatever the fraction $f$: a cheap source of gradient noise.
+
+    Args:
+        fraction: The share $f$ of pixels that count, in (0, 1]; 1 draws nothing.
+        magnitude: Compare magnitudes instead of complex values.
+
+    Examples:
+        >>> loss = SubsampledNMSE(fraction=0.5)
+        >>> target = torch.ones(2, 1, 8, 8, dtype=torch.complex64)
+        >>> float(loss(1.5 * target, target))
+        0.25
+    """
+
+    def __init__(self, fraction: float = 0.01, *, magnitude: bool = False) -> None:
+        super().__init__()
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction is {fraction}, but must be in (0, 1]")
+        self.fraction, self.magnitude = fraction, magnitude
+
+    def forward(
+        self,
+        estimate: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the loss, drawing the pixels from `generator`."""
+        if self.magnitude or estimate.shape[1] != target.shape[1]:
+            estimate, target = magnitudes(estimate, target)
+        _check_shapes(estimate, target)
+        error = (estimate - target).abs().square().flatten(1)
+        energy = target.abs().square().flatten(1).sum(1)
+        energy = torch.where(energy > 0, energy, 1)
+        counted = torch.ones_like(error)
+        if self.fraction < 1:
+            shape, dtype = error.shape, error.dtype
+            chances = torch.rand(shape, generator=generator, dtype=dtype)
+            counted = (chances < self.fraction).to(error)
+        share = counted.sum(1).clamp(min=1) / error.shape[1]
+        return ((counted * error).sum(1) / energy / share).mean()
+
+
+def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
+    r"""Absolute error of the magnitudes, $\lVert t - p \rVert_1 / \lVert t \rVert_1$.
+
+    Examples:
+        >>> target = torch.ones(2, 1, 8, 8, dtype=torch.complex64)
+        >>> float(normalized_l1(1.5 * target, target))
+        0.5
+    """
+    p, t = magnitudes(estimate, target)
+    size = t.flatten(1).sum(1)
+    return ((t - p).abs().flatten(1).sum(1) / torch.where(size > 0, size, 1)).mean()
+
+
+def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
+    r"""One minus the structural similarity of the magnitudes.
+
+    On whole slices, with the maximum of the target volume, $1 - L$ is the metric
+    `mri_example.metrics.ssim`.
+
+    Args:
+        estimate: The estimate; its last two axes are rows and columns.
+        target: The target.
+        maximum: Maxima of the target volumes, `(batch,)`.
+
+    Raises:
+        ValueError: If the shapes differ, or an image is smaller than the window.
+
+    References:
+        Wang et al., *Image quality assessment: from error visibility to structural
+        similarity*, 2004.
+    """
+    p, t = magnitudes(estimate, target)
+    if min(t.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"images are {t.shape[-2]} by {t.shape[-1]}, but SSIM needs at least "
+            f"{WINDOW} by {WINDOW}: crop less, or take another loss"
+        )
+    peak = maximum.to(t).view(-1, *(1,) * (t.ndim - 1))
+    p, t = p / peak, t / peak  # the scale of the data must not underflow
+    mean_p, mean_t = _windows(p), _windows(t)
+    unbiased = WINDOW**2 / (WINDOW**2 - 1)
+    var_p = unbiased * (_windows(p * p) - mean_p**2)
+    var_t = unbiased * (_windows(t * t) - mean_t**2)
+    covariance = unbiased * (_windows(p * t) - mean_p * mean_t)
+    c1, c2 = K1**2, K2**2
+    luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
+    structure = (2 * covariance + c2) / (var_p + var_t + c2)
+    return 1 - (luminance * structure).mean()
+
+
+def training_loss(
+    name: LossName = "nmse",
+    fraction: float = 0.01,
+    magnitude: bool = False,
+    coils_per_step: int | None = None,
+) -> Callable[[Reconstructor, Sample], Tensor]:
+    """Return a function of model and batch, the mean over the model's trajectory."""
+    nmse = SubsampledNMSE(fraction, magnitude=magnitude)
+    one: dict[str, Callable[[Tensor, Sample], Tensor]] = {
+        "nmse": lambda estimate, batch: nmse(estimate, batch.image),
+        "l1": lambda estimate, batch: normalized_l1(estimate, batch.image),
+        "ssim": lambda estimate, batch: dissimilarity(
+            estimate, batch.image, torch.as_tensor(batch.maximum)
+        ),
+    }
+
+    def loss(model: Reconstructor, batch: Sample) -> Tensor:
+        options = {}
+        if coils_per_step is not None and coils_per_step < batch.image.shape[1]:
+            options["scale"] = model.scale_of(batch.zero_filled)
+            batch = _some_coils(batch, coils_per_step)
+        estimates = model.trajectory(*batch.inputs, **options)
+        losses = [one[name](estimate, batch) for estimate in estimates]
+        return torch.stack(losses).mean()
+
+    return loss
+
+
+def _some_coils(batch: Sample, coils: int) -> Sample:
+    """Draw some of the coils, the same ones for all samples."""
+    chosen = torch.randperm(batch.image.shape[1])[:coils].sort().values
+    return batch._replace(
+        zero_filled=batch.zero_filled[:, chosen], image=batch.image[:, chosen]
+    )
+
+
+def magnitudes(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the root-sum-of-squares of both over their copies, `(batch, *space)`.
+
+    Raises:
+        ValueError: If their shapes differ.
+    """
+    p, t = (root_sum_of_squares(images, dim=1) for images in (estimate, target))
+    _check_shapes(p, t)
+    return p, t
+
+
+def _windows(images: Tensor) -> Tensor:
+    """Return the mean over every window."""
+    planes = images.reshape(-1, 1, *images.shape[-2:])
+    return F.avg_pool2d(planes, WINDOW, stride=1)
+
+
+def _check_shapes(estimate: Tensor, target: Tensor) -> None:
+    if estimate.shape != target.shape:
+        raise ValueError(
+            f"estimate has shape {tuple(estimate.shape)}, but target "
+            f"{tuple(target.shape)}: crop both to the same size"
+        )

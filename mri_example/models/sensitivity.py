@@ -1,0 +1,104 @@
+"""Sensitivity maps of the coils, from the fully sampled center of their k-space."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mri_example.errors import InputError
+from mri_example.masks import encoded_axes
+from mri_example.physics import KERNEL, sensitivity_maps
+from mri_example.transforms import fftc, ifftc
+
+Maps: TypeAlias = Literal["calibration", "espirit"]
+FEWEST = {"calibration": 4, "espirit": KERNEL + 1}  # columns that maps need
+
+
+def check_maps(method: Maps) -> None:
+    """Make sure that maps can be computed here.
+
+    Raises:
+        InputError: If there is no such method, or it needs sigpy and there is none.
+    """
+    if method not in FEWEST:
+        raise InputError(
+            f"sensitivity is {method!r}, but can only be one of {', '.join(FEWEST)}"
+        )
+    if method == "espirit" and find_spec("sigpy") is None:
+        raise InputError(
+            "sensitivity is 'espirit', but sigpy is not installed: `pip install "
+            "sigpy`, or choose 'calibration'"
+        )
+
+
+@torch.no_grad()
+def estimated_maps(zero_filled: Tensor, mask: Tensor, method: Maps) -> Tensor:
+    r"""Return the map of each coil, $\sum_c |S_c|^2 = 1$.
+
+    "calibration" divides the images of the central columns and rows, tapered by a Hann
+    window, by their root-sum-of-squares: smooth, as sensitivities are.
+
+    Args:
+        zero_filled: Complex images of the coils, `(batch, coils, [slices,] rows,
+            cols)`.
+        mask: 1 where measured, `(batch, 1, *ones, cols)`.
+        method: "calibration", or "espirit", which sigpy computes.
+
+    Raises:
+        InputError: If there is one coil, the mask tells slices apart, or too few
+            columns around the center are measured.
+    """
+    if zero_filled.shape[1] == 1:
+        raise InputError(
+            f"sensitivity is {method!r}, but the data have a single coil, which needs "
+            f"no maps: leave it null"
+        )
+    if encoded_axes(mask) == 3:
+        raise InputError(
+            f"sensitivity is {method!r}, but the masks tell slices apart, as in 3-D "
+            f"acquisitions, whose maps are not estimated: leave it null"
+        )
+    kspace = fftc(zero_filled, 2)
+    columns = mask.expand(len(kspace), *mask.shape[1:]).flatten(1, -2).amin(dim=1)
+    widths = [_center(of_sample, method) for of_sample in columns]
+    maps = _low_resolution if method == "calibration" else _espirit
+    return torch.stack([maps(k, w) for k, w in zip(kspace, widths, strict=True)])
+
+
+def _low_resolution(kspace: Tensor, width: int) -> Tensor:
+    window = torch.ones((), device=kspace.device)
+    for axis in (-2, -1):
+        size = kspace.shape[axis]
+        kept = min(width, size)
+        from_center = torch.arange(kept, device=kspace.device) - kept // 2
+        taper = torch.cos(torch.pi * from_center / (kept + 1)).square()
+        start = size // 2 - kept // 2
+        line = torch.nn.functional.pad(taper, (start, size - start - kept))
+        window = window * (line if axis == -1 else line.unsqueeze(-1))
+    images = ifftc(kspace * window, 2)
+    combined = torch.linalg.vector_norm(images, dim=0, keepdim=True)
+    return images / torch.where(combined > 0, combined, 1)
+
+
+def _espirit(kspace: Tensor, width: int) -> Tensor:
+    slices = kspace.flatten(1, -3) if kspace.ndim > 3 else kspace.unsqueeze(1)
+    width = min(width, *kspace.shape[-2:])
+    maps = [sensitivity_maps(one, width) for one in slices.unbind(1)]
+    return torch.stack(maps, dim=1).view_as(kspace)
+
+
+def _center(columns: Tensor, method: Maps) -> int:
+    """Return how many columns around the center are measured without a gap."""
+    half = len(columns) // 2
+    left = int(columns[:half].flip(0).cumprod(0).sum())
+    right = int(columns[half:].cumprod(0).sum())
+    width = 2 * min(left, right)
+    if width < FEWEST[method]:
+        raise InputError(
+            f"{width} columns around the center are measured, but sensitivity maps "
+            f"need at least {FEWEST[method]}: raise center_fractions"
+        )
+    return width
