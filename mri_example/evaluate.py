@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mri_example.data.checks import checked
 from mri_example.data.files import (
     KSpaceFile,
     opened,
@@ -358,7 +359,7 @@ def evaluate(
 
 
 def _condition(target: Path, reconstruction: Path) -> Condition:
-    file = KSpaceFile.inspect(target)
+    (file,) = checked([target])
     if file.target is None:
         file.target_volume()  # says so
     with opened(reconstruction) as found:

@@ -149,7 +149,7 @@ class MaskFunction:
         return mask.view(*(1,) * (len(shape) - 1), cols), low
 
     def _low(self, cols: int, fraction: float, acceleration: float) -> int:
-        low = round(cols * fraction)
+        low = max(1, round(cols * fraction))  # else a mask might be empty
         if self.pattern == "magic_fraction":  # alone in bounding its center
             return max(1, min(low, round(cols / acceleration)))
         return low

@@ -18,11 +18,8 @@ from mri_example.data import (
     Sample,
     SliceDataset,
     blend,
-    volume_paths,
     write_reconstruction,
 )
-from mri_example.data.checks import check_header
-from mri_example.data.dataset import check_coils
 from mri_example.errors import InputError
 from mri_example.masks import Masks, volume_seed
 from mri_example.transforms import center_crop, root_sum_of_squares
@@ -236,16 +233,13 @@ def _dataset(
     if method is zero_filled and mask_function.encodes_slices:
         own = 1  # at least, for the data set to have volumes
 
-    def usable(path: Path) -> Path:
-        file = KSpaceFile.inspect(path)
-        check_header(file)
-        check_coils(file, coils)
-        return path
-
-    found = [_attempt(usable, path, path, on_failure) for path in volume_paths(data)]
-    paths = [path for path in found if path is not None]
     return SliceDataset(
-        paths, mask_function, slab=slab or own, coils=coils, metadata=known
+        data,
+        mask_function,
+        slab=slab or own,
+        coils=coils,
+        metadata=known,
+        on_failure=on_failure,
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mri_example.data.checks import check_header
+from mri_example.data.checks import OnFailure, checked
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
@@ -82,6 +82,8 @@ class SliceDataset(Dataset[Sample]):
         augment: Changes the fully sampled image in training.
         metadata: The kinds of scans that the model knows, as `KSpaceFile.scan` names
             them. Files of others are logged.
+        on_failure: Called with a file that cannot be used and the reason; the file is
+            left out. Without it the first one ends everything.
 
     Raises:
         InputError: If the folder has no usable files, one has other coils, or one for
@@ -102,17 +104,19 @@ class SliceDataset(Dataset[Sample]):
         crop: tuple[int, int] | None = None,
         augment: Augmentation | None = None,
         metadata: Sequence[str] = (),
+        on_failure: OnFailure | None = None,
     ) -> None:
         paths = volume_paths(folder) if isinstance(folder, Path) else folder
-        self.files = [KSpaceFile.inspect(path) for path in paths]
+
+        def usable(file: KSpaceFile) -> None:
+            check_coils(file, coils)
+
+        self.files = checked(paths, on_failure, usable)
         if skip_thin and slab is not None and epoch is not None:
             self.files = _thick(self.files, slab)
-        for file in self.files:
-            check_header(file)
-            check_coils(file, coils)
-            if epoch is not None:
+        if epoch is not None:
+            for file in self.files:
                 _check_for_training(file, slab)
-        _log_what_was_assumed(self.files)
         _log_unknown_scans(self.files, metadata)
         self.mask_function, self.slab = mask_function, slab
         self.epoch, self.seed = epoch, seed
@@ -169,7 +173,14 @@ class SliceDataset(Dataset[Sample]):
             mask, _ = self.mask_function(shape, seed=seed)
         except InputError as error:
             raise InputError(f"{file.path} cannot be undersampled: {error}") from error
-        return mask if shape[-1] != file.shape[-1] else _padded(mask, file.padding)
+        if shape[-1] == file.shape[-1]:
+            mask = _padded(mask, file.padding)
+        if not mask.any():
+            raise InputError(
+                f"{file.path} cannot be undersampled: the mask leaves no column of the "
+                f"encoded {file.padding[0]} to {file.padding[1] - 1}: choose another"
+            )
+        return mask
 
     def _seed(self, item: int) -> tuple[int, int, int]:
         return self.seed, self.epoch or 0, item
@@ -199,14 +210,6 @@ def _padded(mask: Tensor, padding: tuple[int, int]) -> Tensor:
     """Take out the columns that were not measured at all."""
     columns = torch.arange(mask.shape[-1])
     return mask * ((columns >= padding[0]) & (columns < padding[1]))
-
-
-def _log_what_was_assumed(files: Sequence[KSpaceFile]) -> None:
-    assumed = [file for file in files if file.assumed]
-    if assumed:
-        first, more = assumed[0], len(assumed) - 1
-        others = f" and {more} more" if more else ""
-        LOG.warning("%s%s: %s", first.path, others, first.assumed)
 
 
 def _log_unknown_scans(files: Sequence[KSpaceFile], known: Sequence[str]) -> None:

@@ -168,7 +168,7 @@ def test_missing_data(root, capsys) -> None:
     assert "nowhere/singlecoil_train does not exist" in message
     (root / "empty/singlecoil_train").mkdir(parents=True)
     empty = configuration(root, data=str(root / "empty"))
-    assert "holds no .h5 files" in refused(capsys, "fit", "--config", empty)
+    assert "holds no .h5, .hdf5 files" in refused(capsys, "fit", "--config", empty)
 
 
 def test_training_images_of_several_sizes(root, capsys) -> None:

@@ -11,6 +11,7 @@ from ismrmrd import xsd
 
 from mri_example.cli import main
 from mri_example.data import KSpaceFile, SliceDataset, convert_raw
+from mri_example.data.checks import findings
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction
 from mri_example.transforms import center_crop, ifft2c
@@ -112,7 +113,8 @@ def test_a_fully_sampled_scan_comes_with_a_target(tmp_path):
     file = converted(write(tmp_path / "scan.h5", lines(kspace)))
     np.testing.assert_array_equal(whole(file), kspace)
     assert (file.target, file.mask) == ("reconstruction_rss", None)
-    assert (file.crop, file.padding, file.assumed) == (RECON, (0, COLS), "")
+    assert (file.crop, file.padding) == (RECON, (0, COLS))
+    assert not findings(file, range(SLICES))
     target = root_sum_of_squares(kspace)
     np.testing.assert_allclose(file.target_volume(), target, rtol=1e-5)
     assert file.attributes["max"] == pytest.approx(target.max())
