@@ -1,5 +1,8 @@
 """K-space and its target, written with numpy alone."""
 
+import logging
+from contextlib import contextmanager
+
 import numpy as np
 
 
@@ -37,3 +40,16 @@ def magnitudes(kspace: np.ndarray, crop: tuple[int, int] | None = None) -> np.nd
     height, width = crop or combined.shape[-2:]
     top, left = (combined.shape[-2] - height) // 2, (combined.shape[-1] - width) // 2
     return combined[..., top : top + height, left : left + width]
+
+
+@contextmanager
+def logged():
+    """Collect the warnings of a block."""
+    handler = logging.Handler(logging.WARNING)
+    said = []
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("mri_example").addHandler(handler)
+    try:
+        yield said
+    finally:
+        logging.getLogger("mri_example").removeHandler(handler)

@@ -4,11 +4,9 @@ Each test draws sizes and values. What is accepted in another form is reconstruc
 the very numbers of the standard layout; what is refused names both sources.
 """
 
-import logging
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
 from itertools import product
 
 import h5py
@@ -30,7 +28,7 @@ from mri_example.evaluate import evaluate
 from mri_example.inspection import inspect_root
 from mri_example.masks import MaskFile, MaskFunction
 from mri_example.reconstruct import reconstruct, zero_filled
-from tests.mri.signals import fourier, magnitudes
+from tests.mri.signals import fourier, logged, magnitudes
 
 EVERYTHING = MaskFunction("random", [1.0], [1])
 sizes = st.integers(16, 28)
@@ -139,19 +137,6 @@ def assert_as_standard(tmp, folder, kspace, **options):
 def tmp(tmp_path_factory):
     """Return a function that makes an empty folder, for each drawn case."""
     return lambda: tmp_path_factory.mktemp("data")
-
-
-@contextmanager
-def logged():
-    """Collect the warnings of a block."""
-    handler = logging.Handler(logging.WARNING)
-    said = []
-    handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("mri_example").addHandler(handler)
-    try:
-        yield said
-    finally:
-        logging.getLogger("mri_example").removeHandler(handler)
 
 
 # 1. the header against k-space

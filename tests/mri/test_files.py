@@ -197,9 +197,12 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_lists_its_volumes_by_name(tmp_path):
-    for name in ("b.h5", "a.hdf5", ".hidden.h5", "notes.txt", "c.h5.partial"):
+    for name in ("b.h5", "a.hdf5", "._b.h5", "notes.txt", "c.h5.partial", "d.H5"):
         (tmp_path / name).touch()
-    assert [p.name for p in volume_paths(tmp_path)] == ["a.hdf5", "b.h5"]
+    assert [p.name for p in volume_paths(tmp_path)] == ["a.hdf5", "b.h5", "d.H5"]
+    (tmp_path / "e.h5").mkdir()
+    with pytest.raises(InputError, match=r"e\.h5 is a folder with the name of a file"):
+        volume_paths(tmp_path)
 
 
 def test_a_folder_that_is_missing_or_empty_is_named(tmp_path):

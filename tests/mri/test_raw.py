@@ -349,7 +349,7 @@ def test_averages_that_cancel_are_refused(tmp_path_factory, angle, count):
     left = abs(turns.mean())
     write(path, acquisitions)
     if left < 0.79:
-        with pytest.raises(InputError, match=r"averages that cancel, 0\.\d\d") as caught:
+        with pytest.raises(InputError, match="averages that cancel") as caught:
             converted(path)
         said = float(str(caught.value).split("cancel, ")[1].split()[0])
         assert said == pytest.approx(left, abs=0.01)
