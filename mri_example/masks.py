@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,11 +25,7 @@ Columns: TypeAlias = NDArray[np.bool_]
 
 
 class Masks(Protocol):
-    """A function of the shape of k-space and a seed that returns a mask.
-
-    `MaskFunction` draws columns, `PoissonMaskFunction` slices and columns, and
-    `MaskFile` has one mask for all.
-    """
+    """A function of the shape of k-space and a seed that returns a mask."""
 
     @property
     def encodes_slices(self) -> bool:
@@ -129,45 +126,41 @@ class MaskFunction:
             )
         _check_pairs(self.center_fractions, self.accelerations)
         if self.pattern in ("random", "equispaced_fraction"):
-            for pair in zip(self.center_fractions, self.accelerations, strict=True):
-                _check_center(*pair)
+            pairs = zip(self.center_fractions, self.accelerations, strict=True)
+            for fraction, acceleration in pairs:
+                if fraction * acceleration > 1:
+                    raise InputError(
+                        f"a center fraction is {fraction}, but alone it must not "
+                        f"measure more than an acceleration of {acceleration} allows: "
+                        f"at most {1 / acceleration:.3g}"
+                    )
 
     def __call__(
         self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
     ) -> tuple[Tensor, int]:
         """Draw a mask; see `Masks`."""
-        self._check_call(shape, offset)
-        cols = shape[-1]
+        if len(shape) < 2 or shape[-1] < 1 or (offset or 0) < 0:
+            raise InputError(
+                f"shape is {tuple(shape)} and offset {offset}, but there must be (..., "
+                f"rows, cols) with at least one column, and no negative offset"
+            )
+        cols, highest = shape[-1], max(self.accelerations)
+        if highest > cols:
+            raise InputError(
+                f"an acceleration is {highest}, but {cols} columns allow at most "
+                f"{cols}: choose a lower one, or leave out such narrow files"
+            )
         rng = RandomState(seed)
         choice = rng.randint(len(self.center_fractions))
         acceleration = self.accelerations[choice]
-        low = self._low(cols, self.center_fractions[choice], acceleration)
+        low = max(1, round(cols * self.center_fractions[choice]))  # never an empty mask
+        if self.pattern == "magic_fraction":  # alone in bounding its center
+            low = max(1, min(low, round(cols / acceleration)))
         columns = PATTERNS[self.pattern](Draw(rng, cols, low, acceleration, offset))
         pad = (cols - low + 1) // 2
         columns[pad : pad + low] = True
         mask = torch.from_numpy(columns).float()
         return mask.view(*(1,) * (len(shape) - 1), cols), low
-
-    def _low(self, cols: int, fraction: float, acceleration: float) -> int:
-        low = max(1, round(cols * fraction))  # else a mask might be empty
-        if self.pattern == "magic_fraction":  # alone in bounding its center
-            return max(1, min(low, round(cols / acceleration)))
-        return low
-
-    def _check_call(self, shape: Sequence[int], offset: int | None) -> None:
-        if len(shape) < 2 or shape[-1] < 1:
-            raise InputError(
-                f"shape is {tuple(shape)}, but must be (..., rows, cols) with at least "
-                f"one column"
-            )
-        highest = max(self.accelerations)
-        if highest > shape[-1]:
-            raise InputError(
-                f"an acceleration is {highest}, but {shape[-1]} columns allow at most "
-                f"{shape[-1]}: choose a lower one, or leave out such narrow files"
-            )
-        if offset is not None and offset < 0:
-            raise InputError(f"offset is {offset}, but must be a column: 0 or more")
 
 
 @dataclass(frozen=True)
@@ -217,26 +210,20 @@ class PoissonMaskFunction:
                 f"{sizes[0] * sizes[1] / (low[0] * low[1]):.3g}, or the center "
                 f"fraction smaller"
             )
-        mask = torch.from_numpy(_sigpy_poisson(sizes, a, low, rng.randint(2**31)))
+        mask = np.ones(sizes, np.float32)
+        if a > 1:  # sigpy draws none with all samples
+            mask = _sigpy_poisson(sizes, a, low, rng.randint(2**31))
         ones = (1,) * (len(shape) - 3)
-        return mask.view(*ones, sizes[0], 1, sizes[1]), low[1]
+        return torch.from_numpy(mask).view(*ones, sizes[0], 1, sizes[1]), low[1]
 
 
 def _sigpy_poisson(
     sizes: tuple[int, int], acceleration: float, low: Sequence[int], seed: int
 ) -> NDArray[np.float32]:
-    if acceleration == 1:  # sigpy draws none with all samples
-        return np.ones(sizes, np.float32)
+    options = {"calib": low, "dtype": np.float32, "crop_corner": False, "seed": seed}
     before = np.random.get_state()  # noqa: NPY002 (sigpy seeds the global state)
     try:
-        mask = import_module("sigpy.mri").poisson(
-            sizes,
-            acceleration,
-            calib=low,
-            dtype=np.float32,
-            crop_corner=False,
-            seed=seed,
-        )
+        mask = import_module("sigpy.mri").poisson(sizes, acceleration, **options)
     except ValueError as error:
         raise InputError(
             f"sigpy draws no Poisson-disc mask of {sizes[0]} slices and {sizes[1]} "
@@ -272,8 +259,17 @@ class MaskFile:
     measured: Columns = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        values = np.atleast_1d(_read_npy(self.path).squeeze())
-        if values.ndim not in (1, 2) or not np.isin(values, (0, 1)).all():
+        check_file(self.path)
+        try:
+            with self.path.open("rb") as file:
+                values = np.atleast_1d(npy.read_array(file).squeeze())
+        except (OSError, EOFError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.path} cannot be read as .npy ({error}): write the mask with "
+                f"`numpy.save`"
+            ) from error
+        numbers = values.dtype.kind in "biuf"
+        if not numbers or values.ndim > 2 or not np.isin(values, (0, 1)).all():
             raise InputError(
                 f"{self.path} holds {values.dtype} of shape {values.shape}, but a mask "
                 f"is 0 or 1 along (cols,), or (slices, cols) for 3-D acquisitions"
@@ -404,14 +400,6 @@ def _check_pairs(fractions: Sequence[float], accelerations: Sequence[float]) -> 
             )
 
 
-def _check_center(fraction: float, acceleration: float) -> None:
-    if fraction * acceleration > 1:
-        raise InputError(
-            f"a center fraction is {fraction}, but alone it must not measure more than "
-            f"an acceleration of {acceleration} allows: at most {1 / acceleration:.3g}"
-        )
-
-
 def _slices_and_columns(shape: Sequence[int]) -> tuple[int, int]:
     """Return the sizes of the two phase-encoding axes of a 3-D acquisition.
 
@@ -425,23 +413,6 @@ def _slices_and_columns(shape: Sequence[int]) -> tuple[int, int]:
             f"slices, or a mask of columns alone"
         )
     return shape[-3], shape[-1]
-
-
-def _read_npy(path: Path) -> NDArray[np.generic]:
-    check_file(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as .npy ({error}): write the mask with `numpy.save`"
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path} is an archive: write the mask with `numpy.save`")
-    if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"{path} holds {array.dtype}, but a mask is made of the numbers 0 and 1"
-        )
-    return array
 
 
 def _named(sizes: Sequence[int]) -> str:

@@ -78,7 +78,7 @@ def test_impossible_masks(pattern, fractions, accelerations, message) -> None:
         ((0,), None, "at least one column"),
         ((4, 0), None, "at least one column"),
         ((9, 5), None, "is 8, but 5 columns allow at most 5"),
-        ((9, 64), -1, "offset is -1, but must be a column"),
+        ((9, 64), -1, "offset -1, but there must be"),
     ],
 )
 def test_calls_that_have_no_mask(shape, offset, message) -> None:
