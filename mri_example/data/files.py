@@ -225,7 +225,8 @@ def mask_of(
             f"slices of k-space of shape {shape}, but must be one along the columns: "
             f"split the file"
         )
-    return lines[0]
+    columns: NDArray[np.float32] = lines[0]
+    return columns
 
 
 def padding_of(header: Header | None, cols: int, path: Path) -> Pair:

@@ -95,7 +95,7 @@ def test_damaged_files(tmp_path, name, content) -> None:
 def test_an_archive_is_no_mask(tmp_path) -> None:
     np.savez(tmp_path / "m.npz", mask=COLUMNS)
     with pytest.raises(
-        InputError, match="cannot be read as .npy .*: write the mask with"
+        InputError, match=r"cannot be read as \.npy .*: write the mask with"
     ):
         MaskFile(tmp_path / "m.npz")
 
