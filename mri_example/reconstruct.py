@@ -81,9 +81,7 @@ def reconstruct(
         InputError: If `data` cannot be used, `output` is the same folder, the method
             takes no such slabs, or device or batch size are none.
     """
-    _check_options(method, data, output, mask_function, device, batch_size, slab)
-    if isinstance(method, nn.Module):
-        method.to(device)
+    _prepare(method, data, output, mask_function, device, batch_size, slab)
 
     def skip(path: Path, error: InputError) -> None:
         """Let no reconstruction of an earlier run stand for a volume that fails."""
@@ -140,7 +138,7 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def _check_options(
+def _prepare(
     method: Any,
     data: Path,
     output: Path,
@@ -149,6 +147,7 @@ def _check_options(
     batch_size: int,
     slab: int | None,
 ) -> None:
+    """Check the options, and move a module to the device."""
     if output.resolve() == data.resolve():
         raise InputError(f"output is the data folder {data}: choose another folder")
     if batch_size < 1:
@@ -156,6 +155,8 @@ def _check_options(
     check_device(device)
     if slab is not None:
         _check_slab(slab, method, masks)
+    if isinstance(method, nn.Module):
+        method.to(device)
 
 
 def _check_slab(slab: int, method: Any, mask_function: Masks) -> None:

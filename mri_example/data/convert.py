@@ -25,23 +25,16 @@ from mri_example.transforms import center_crop, ifft2c, root_sum_of_squares
 LOG = logging.getLogger(__name__)
 SUFFIXES = (".h5", ".hdf5", ".mrd", ".ismrmrd")
 NO_IMAGE = (  # noise, and what serves the scanner itself
-    *("IS_NOISE_MEASUREMENT", "IS_NAVIGATION_DATA", "IS_PHASECORR_DATA"),
-    *("IS_HPFEEDBACK_DATA", "IS_DUMMYSCAN_DATA", "IS_RTFEEDBACK_DATA"),
-    *("IS_SURFACECOILCORRECTIONSCAN_DATA", "IS_PHASE_STABILIZATION"),
-    "IS_PHASE_STABILIZATION_REFERENCE",
+    *("NOISE_MEASUREMENT", "NAVIGATION_DATA", "PHASECORR_DATA", "HPFEEDBACK_DATA"),
+    *("DUMMYSCAN_DATA", "RTFEEDBACK_DATA", "SURFACECOILCORRECTIONSCAN_DATA"),
+    *("PHASE_STABILIZATION_REFERENCE", "PHASE_STABILIZATION"),
 )
-COMPRESSED = tuple(f"COMPRESSION{i}" for i in (1, 2, 3, 4))
 SEPARATE = "write each into a file of its own"
 ALIKE = ("active_channels", "number_of_samples", "discard_pre", "discard_post")
-ONE_OF = {  # counters: what they count, and what to do about it
-    "kspace_encode_step_2": (
-        "partitions of a 3-D encoding",
-        "make slices of them by an inverse Fourier transform along the partitions",
-    ),
-    "contrast": ("contrasts", SEPARATE),
-    "phase": ("phases of a cycle", SEPARATE),
-    "repetition": ("repetitions", SEPARATE),
-    "set": ("sets", SEPARATE),
+COUNTERS = {
+    "kspace_encode_step_2": "partitions of a 3-D encoding",
+    **{"contrast": "contrasts", "phase": "phases of a cycle"},
+    **{"repetition": "repetitions", "set": "sets"},
 }
 APART = 1e-2  # mm between positions, or of directions, that are not the same
 COHERENT = 0.8  # magnitude of the mean of averages, relative to their mean magnitude
@@ -49,7 +42,7 @@ SIMILAR = 0.02  # relative difference of sizes that are rounded
 
 
 def convert_raw(source: Path, folder: Path) -> list[Path]:
-    """Convert one raw file, or every one in a folder, to files that do not exist yet.
+    """Convert a raw file, or those in a folder, to files that do not exist yet.
 
     Noise scans and calibration lines that are no part of the image are left out,
     averages are averaged, slices are in the order of their positions, and what was not
@@ -58,12 +51,8 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     root-sum-of-squares of its coils; another has its mask. One coil makes a single-coil
     file. The header is kept, with all that it says of the patient.
 
-    Args:
-        source: A file, or a folder of them (.h5, .hdf5, .mrd, .ismrmrd).
-        folder: Where the files go, for example `.../multicoil_test`.
-
     Returns:
-        The files that were written now; those that exist are left as they are.
+        The files that were written now.
 
     Raises:
         InputError: If a file is not Cartesian, holds more than one stack of slices or
@@ -120,10 +109,8 @@ def _content(source: Path) -> tuple[Any, ...]:
     kspace = np.pad(kspace, [(0, 0)] * 3 + [(left, more - left)])
     mask = np.pad(measured[0], (left, more - left)).astype(np.float32)
     scan, patient = document.measurementInformation, document.subjectInformation
-    attributes: dict[str, Any] = {
-        "acquisition": getattr(scan, "protocolName", None) or "UNKNOWN",
-        "patient_id": getattr(patient, "patientID", None) or source.stem,
-    }
+    attributes = {"acquisition": getattr(scan, "protocolName", None) or "UNKNOWN"}
+    attributes["patient_id"] = getattr(patient, "patientID", None) or source.stem
     encoded = mask[max(header.padding[0], 0) : header.padding[1]]
     data = kspace[:, 0] if kspace.shape[1] == 1 else kspace
     if encoded.all():
@@ -143,10 +130,8 @@ def _document(xml: bytes) -> tuple[Any, Header]:
     try:
         document, header = xsd.CreateFromDocument(xml), Header.parse(xml)
     except (ValueError, TypeError, SyntaxError, LookupError) as error:
-        raise InputError(
-            f"has a header that does not say the sizes of the scan ({error}): convert "
-            f"the scanner's file again"
-        ) from error
+        text = f"has a header that does not say the sizes of the scan ({error})"
+        raise InputError(f"{text}: convert the scanner's file again") from error
     text = f"has {len(document.encoding)} encodings, but must have one: {SEPARATE}"
     _require(len(document.encoding) == 1, text)
     name = header.trajectory
@@ -175,9 +160,7 @@ def _near(size: float, said: int) -> int:
     return said if abs(size - said) <= SIMILAR * said else max(1, round(size))
 
 
-def _kspace(
-    data: h5py.Dataset, header: Header
-) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+def _kspace(data: h5py.Dataset, header: Header) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the mean of the lines of each place, and where there are any."""
     try:
         heads = data.fields("head")[:].astype(acquisition_header_dtype)
@@ -189,9 +172,14 @@ def _kspace(
     coils, samples, rows = _readout(heads, header.encoded[0])
     slices, columns = _slices(heads), _columns(heads, header)
     kspace = np.zeros((max(slices) + 1, coils, *header.encoded[:2]), np.complex64)
-    times, norms = np.zeros((2, len(kspace), kspace.shape[-1]))
+    times, norms = np.zeros((2, len(kspace), kspace.shape[-1]), np.float32)
     for index, z, column in zip(indices, slices, columns, strict=True):
-        line = _line(data, int(index))[:, samples]
+        try:
+            line = Acquisitions(data)[int(index)].data[:, samples]
+        except (ValueError, OSError) as error:
+            text = f"is damaged, acquisition {index} cannot be read"
+            raise InputError(f"{text} ({error}): copy it again") from error
+        _require(np.isfinite(line).all(), f"has NaN in acquisition {index}: remove it")
         kspace[z, :, rows, column] += line
         times[z, column] += 1
         norms[z, column] += np.linalg.norm(line)
@@ -199,11 +187,11 @@ def _kspace(
     text = f"has averages that cancel, {coherence:.2f} of their magnitude is left"
     cure = "correct their phases first, or keep one of them"
     _require(not norms.any() or coherence >= COHERENT, f"{text}: {cure}")
-    kspace /= np.maximum(times, 1).astype(np.float32)[:, None, None, :]
+    kspace /= np.maximum(times, 1)[:, None, None, :]
     return kspace, times > 0
 
 
-def _image_lines(heads: NDArray[Any]) -> NDArray[np.int64]:
+def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
     """Find the lines of one stack of slices by their flags and counters."""
 
     def flagged(*names: str) -> NDArray[np.bool_]:
@@ -213,19 +201,23 @@ def _image_lines(heads: NDArray[Any]) -> NDArray[np.int64]:
 
     calibration = flagged("IS_PARALLEL_CALIBRATION")
     calibration &= ~flagged("IS_PARALLEL_CALIBRATION_AND_IMAGING")
-    (indices,) = np.nonzero(~(flagged(*NO_IMAGE) | calibration))
+    other = flagged(*(f"IS_{name}" for name in NO_IMAGE))
+    (indices,) = np.nonzero(~(other | calibration))
     _require(indices.size, "has no lines of an image: take the scan itself")
-    cure = "which cannot be converted: let the scanner's converter correct them"
-    reverse, compressed = flagged("IS_REVERSE"), flagged(*COMPRESSED)
-    text = f"has lines read backwards, as in echo-planar imaging, {cure}"
-    _require(not reverse[indices].any(), text)
-    _require(not compressed[indices].any(), f"has compressed lines, {cure}")
+    for meaning, names in {
+        "lines read backwards, as in echo-planar imaging": ["IS_REVERSE"],
+        "compressed lines": [f"COMPRESSION{i}" for i in (1, 2, 3, 4)],
+    }.items():
+        text = f"has {meaning}: let the scanner's converter correct them"
+        _require(not flagged(*names)[indices].any(), text)
     counters = heads["idx"][indices]
-    for counter, (meaning, cure) in ONE_OF.items():
+    for counter, meaning in COUNTERS.items():
         count = len(np.unique(counters[counter]))
-        text = f"has {count} {meaning}, but a file holds one stack of slices: {cure}"
-        _require(count == 1, text)
-    names = ("slice", "kspace_encode_step_1", "average")
+        text = f"has {count} {meaning}, but a file holds one stack of slices"
+        along = "make slices of them by an inverse Fourier transform along them"
+        cure = along if counter == "kspace_encode_step_2" else SEPARATE
+        _require(count == 1, f"{text}: {cure}")
+    names = ["slice", "kspace_encode_step_1", "average"]
     places = np.stack([counters[name] for name in names], axis=1)
     found, times = np.unique(places, axis=0, return_counts=True)
     z, step, average = found[times.argmax()]
@@ -244,22 +236,21 @@ def _readout(heads: NDArray[Any], rows: int) -> tuple[int, slice, slice]:
     kept, center = count - before - after, int(heads["center_sample"][0])
     # a line shorter than the readout, a partial echo, is placed by its central sample
     row = 0 if kept == rows else rows // 2 - (center - before)
-    text = (
-        f"has lines of {kept} samples of {coils} coils, sample {center} in the middle"
-    )
     fits = min(coils, kept) >= 1 and row >= 0 and row + kept <= rows
-    _require(fits, f"{text}, but the header says {rows} rows: correct the header")
+    text = (
+        f"has lines of {kept} samples of {coils} coils, sample {center} in the middle,"
+    )
+    _require(fits, f"{text} but the header says {rows} rows: correct the header")
     return coils, slice(before, count - after), slice(row, row + kept)
 
 
-def _slices(heads: NDArray[Any]) -> NDArray[np.int64]:
+def _slices(heads: NDArray[Any]) -> NDArray[Any]:
     """Return the slice of each line; slices are counted along their normal."""
     for name in ("read_dir", "phase_dir", "slice_dir"):
-        vectors = heads[name]
-        other = vectors[np.abs(vectors - vectors[0]).max(axis=1).argmax()]
-        text = f"has several orientations, {name} {vectors[0].tolist()} and "
-        same = np.abs(other - vectors[0]).max() <= APART
-        _require(same, f"{text}{other.tolist()}: {SEPARATE}")
+        away = np.abs(heads[name] - heads[name][0]).max(axis=1)
+        ends = f"{heads[name][0].tolist()} and {heads[name][away.argmax()].tolist()}"
+        text = f"has several orientations, {name} {ends}: {SEPARATE}"
+        _require(away.max() <= APART, text)
     counter = heads["idx"]["slice"].astype(np.int64)
     found, first, slices = np.unique(counter, return_index=True, return_inverse=True)
     missing = np.setdiff1d(np.arange(found[0], found[-1]), found)
@@ -269,33 +260,24 @@ def _slices(heads: NDArray[Any]) -> NDArray[np.int64]:
     if not normal.any():
         normal = np.eye(3)[np.ptp(positions, axis=0).argmax()]
     along = positions.astype(np.float64) @ normal
-    order, gaps = along.argsort(kind="stable"), np.diff(np.sort(along))
-    if gaps.size and np.ptp(along) <= APART:
-        LOG.warning("raw slices are all at one position: their counter orders them")
+    if len(found) == 1 or np.ptp(along) <= APART:
+        if len(found) > 1:
+            LOG.warning("raw slices are all at one position: their counter orders them")
         return slices
-    z = found[order[[gaps.argmin(), gaps.argmin() + 1]]] if gaps.size else found
-    text = f"has the slices {z[0]} and {z[-1]} at one position"
-    _require(not gaps.size or gaps.min() > APART, f"{text}: {SEPARATE}")
+    order, gaps = along.argsort(), np.diff(np.sort(along))
+    one, other = found[order[gaps.argmin() :][:2]]
+    text = f"has the slices {one} and {other} at one position"
+    _require(gaps.min() > APART, f"{text}: {SEPARATE}")
     place: NDArray[np.int64] = order.argsort()[slices]
     return place
 
 
-def _columns(heads: NDArray[Any], header: Header) -> NDArray[np.int64]:
+def _columns(heads: NDArray[Any], header: Header) -> NDArray[Any]:
     steps = heads["idx"]["kspace_encode_step_1"].astype(np.int64)
-    columns: NDArray[np.int64] = steps + header.padding[0]
+    columns = steps + header.padding[0]
     inside = columns.min() >= 0 and columns.max() < header.encoded[1]
     text = f"has phase encodings from {steps.min()} to {steps.max()}, but the header "
     text += f"says at most {header.maximum}, {header.center} in the middle of "
     text += f"{header.encoded[1]} columns: correct the header"
     _require(inside and steps.max() <= header.maximum, text)
     return columns
-
-
-def _line(data: h5py.Dataset, index: int) -> NDArray[np.complex64]:
-    try:
-        line: NDArray[np.complex64] = Acquisitions(data)[index].data
-    except (ValueError, OSError) as error:
-        text = f"acquisition {index} cannot be read"
-        raise InputError(f"is damaged, {text} ({error}): copy it again") from error
-    _require(np.isfinite(line).all(), f"has NaN in acquisition {index}: remove it")
-    return line
