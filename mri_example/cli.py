@@ -81,7 +81,7 @@ def check(data: Path, quick: bool = False) -> None:
 
     Args:
         data: Folder with singlecoil_train, multicoil_val and the like.
-        quick: Look at shapes, headers and attributes only, and read no k-space.
+        quick: Read one slice of each file instead of all.
     """
     reports = inspect_root(data, quick=quick)
     for report in reports:

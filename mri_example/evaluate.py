@@ -215,12 +215,7 @@ def paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, s
     """Match the files of two folders by their names.
 
     Returns:
-        The names in both, and what is wrong with the others: targets without a
-        reconstruction, reconstructions without a target, and files of one name that
-        differ in their endings only, so that a volume might count twice.
-
-    Raises:
-        InputError: If there are no targets.
+        The names in both, and what is wrong with the others.
     """
     wanted = [path.name for path in volume_paths(targets)]
     found: list[str] = []
@@ -342,16 +337,10 @@ def _wanted(
 
 
 def write(evaluation: Evaluation, path: Path) -> None:
-    """Write all numbers, and all that is not among them.
+    """Write all numbers, and all that is not among them, as .json or .csv.
 
-    Args:
-        evaluation: The scores.
-        path: Ends in .json, or in .csv for one table of all: its first column says of a
-            row whether it is a `volume`, a `group`, or a volume that `failed` or was
-            `filtered`.
-
-    Raises:
-        InputError: If the path ends otherwise, or cannot be written.
+    The first column of a CSV says of a row whether it is a `volume`, a `group`, or a
+    volume that `failed` or was `filtered`.
     """
     check_ending(path)
     with whole_file(path) as partial:

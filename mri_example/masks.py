@@ -101,11 +101,6 @@ class MaskFunction:
         center_fractions: Shares of the columns that are measured in the center.
         accelerations: One acceleration for each of them; every mask draws a pair.
 
-    Raises:
-        InputError: If the pattern is unknown, the two sequences differ in length, a
-            fraction is not in (0, 1], an acceleration is not finite or below 1, or a
-            center alone exceeds what its acceleration allows.
-
     Examples:
         >>> mask_function = MaskFunction("equispaced", [0.08], [4])
         >>> mask, low = mask_function((1, 640, 368), seed=1)
@@ -173,10 +168,6 @@ class PoissonMaskFunction:
         accelerations: One acceleration for each of them; every mask draws a pair.
             sigpy meets it to 0.1, or raises.
 
-    Raises:
-        InputError: If sigpy is not installed, the two sequences differ in length, a
-            fraction is not in (0, 1], or an acceleration is not finite or below 1.
-
     References:
         Vasanawala et al., *Practical parallel imaging compressed sensing MRI*, 2011.
     """
@@ -241,9 +232,6 @@ class MaskFile:
     Args:
         path: The file. It holds 1 where k-space is measured and 0 elsewhere, `(cols,)`,
             or for 3-D acquisitions `(slices, cols)`. Axes of length one do not count.
-
-    Raises:
-        InputError: If the file cannot be read or holds no such mask.
 
     Examples:
         >>> from tempfile import TemporaryDirectory

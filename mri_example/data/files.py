@@ -68,11 +68,7 @@ def _reason(error: Exception) -> str:
 
 
 def optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
-    """Return one data set of an open file, `None` if there is nothing of that name.
-
-    Raises:
-        InputError: If it is no data set, or its numbers are in a file that is missing.
-    """
+    """Return one data set of an open file, `None` if there is nothing of that name."""
     link = file.get(name, getlink=True)
     if link is None:
         return None
@@ -90,11 +86,7 @@ def optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
 
 
 def dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return one data set of an open file.
-
-    Raises:
-        InputError: If there is no such data set.
-    """
+    """Return one data set of an open file, which must be there."""
     found = optional(file, name, path)
     if found is not None:
         return found
@@ -199,10 +191,7 @@ def plain(value: Any) -> Any:
 def mask_of(
     file: h5py.File, shape: tuple[int, ...], path: Path
 ) -> NDArray[np.float32] | None:
-    """Return the mask along the columns, if the file is undersampled.
-
-    It may have other axes, along which it must not change.
-    """
+    """Return the mask along the columns, if the file is undersampled."""
     stored = optional(file, "mask", path)
     if stored is None:
         return None
@@ -276,11 +265,7 @@ class KSpaceFile:
 
     @classmethod
     def inspect(cls, path: Path) -> KSpaceFile:
-        """Look at a file.
-
-        Raises:
-            InputError: If it is missing, truncated, not HDF5, or not in the layout.
-        """
+        """Look at a file, which must be HDF5 in the layout."""
         with opened(path) as file:
             _, shape = kspace_of(file, path)
             target, header = target_of(file, shape, path), header_of(file, path)
@@ -314,11 +299,7 @@ class KSpaceFile:
         return scan_name(self.attributes.get("acquisition"), scanner)
 
     def kspace(self, index: int) -> NDArray[np.complex64]:
-        """Read the k-space of one slice, `([coils,] rows, cols)`.
-
-        Raises:
-            InputError: If it cannot be read or holds NaN or infinite values.
-        """
+        """Read the k-space of one slice, `([coils,] rows, cols)`, which is finite."""
         with opened(self.path) as file:
             kspace = _as_complex(file["kspace"][index])
         if not np.isfinite(kspace).all():
@@ -329,11 +310,7 @@ class KSpaceFile:
         return kspace
 
     def number(self, name: str) -> float | None:
-        """Return an attribute, `None` if there is no such.
-
-        Raises:
-            InputError: If it is not one finite number.
-        """
+        """Return an attribute, one finite number, or `None` if there is no such."""
         value = self.attributes.get(name)
         if value is None:
             return None
@@ -357,11 +334,7 @@ class KSpaceFile:
         return float(self.target_volume().max())
 
     def target_volume(self, index: int | None = None) -> NDArray[np.float32]:
-        """Read the target of all slices, or of one.
-
-        Raises:
-            InputError: If the file has none, or it holds NaN or infinite values.
-        """
+        """Read the target of all slices, or of one, which is finite."""
         if self.target is None:
             raise InputError(
                 f"{self.path} has no target ({' or '.join(TARGETS)}), so nothing can "
@@ -382,11 +355,7 @@ def volume_paths(folder: Path) -> list[Path]:
 
 
 def read_reconstruction(path: Path) -> NDArray[np.float32]:
-    """Read a reconstruction, `(slices, H, W)`.
-
-    Raises:
-        InputError: If the file cannot be read or holds no real reconstruction.
-    """
+    """Read a reconstruction, real `(slices, H, W)`."""
     return _volume(path, "reconstruction")
 
 
@@ -410,13 +379,8 @@ def _volume(path: Path, name: str, index: int | None = None) -> NDArray[np.float
 def whole_file(path: Path) -> Iterator[Path]:
     """Offer a temporary name beside `path`, and rename it into place at the end.
 
-    After an exception the temporary file is removed and `path` is what it was.
-
-    Args:
-        path: The file to be written; its folder is made.
-
-    Raises:
-        InputError: If nothing can be written there.
+    After an exception the temporary file is removed and `path` is what it was. Its
+    folder is made.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -488,8 +452,8 @@ def scan_name(acquisition: Any, scanner: str) -> str:
         >>> scan_name(None, "")
         'unknown/unknown'
     """
-    told = acquisition
-    if isinstance(acquisition, bytes):
-        told = acquisition.decode(errors="replace")
-    kind = str(told or UNKNOWN).removesuffix(REPEATED)
+    told = (
+        acquisition.decode(errors="replace") if isinstance(acquisition, bytes) else ""
+    )
+    kind = str(told or acquisition or UNKNOWN).removesuffix(REPEATED)
     return f"{kind}/{scanner or UNKNOWN}"
