@@ -83,8 +83,9 @@ def checked(
     for path in paths:
         try:
             file = KSpaceFile.inspect(path)
+            found = refuse_errors(file)
             usable(file)
-            doubts += [(file, finding) for finding in refuse_errors(file)]
+            doubts += [(file, finding) for finding in found]
             files.append(file)
         except InputError as error:
             if on_failure is None:

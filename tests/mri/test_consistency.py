@@ -247,7 +247,7 @@ WRONG = {
 FLIPS = {
     "upside down": (lambda t: t[:, ::-1], "the target is flipped along rows:"),
     "mirrored": (lambda t: t[:, :, ::-1], "the target is flipped along columns:"),
-    "of another slice": (lambda t: t[::-1][[2, 0, 1]], "is no image of its k-space"),
+    "of another place": (lambda t: np.roll(t, t.shape[1] // 3, 1), "is no image of it"),
 }
 
 
@@ -272,7 +272,8 @@ def test_targets_of_another_orientation_or_slice(tmp, name, seed, rows, cols, co
     target = np.ascontiguousarray(change(image))
     same = (image * target).sum((1, 2)) ** 2
     same /= (image**2).sum((1, 2)) * (target**2).sum((1, 2))
-    assume(same.max() < 0.7)  # images that are alike by chance are a doubt
+    alike = 0.97 if "flipped" in said else 0.7  # by chance; a doubt at most
+    assume(same.max() < alike)
     folder = write(tmp() / "a", kspace, target)
     assert_refused(folder, "k-space", "reconstruction_", said)
 
