@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from mri_example.cli import main
+from tests.mri.signals import magnitudes
 
 ROOT = Path(__file__).parents[2]
 MODEL = {"channels": 8, "steps": 2, "hidden": [4, 4], "strides": [1, 2]}
@@ -23,10 +24,11 @@ def write_volume(path: Path, slices: int = 3, size: int = 16, **changes) -> Path
     random = np.random.default_rng(len(path.name))
     shape = (slices, 2 * size, size)
     kspace = random.standard_normal(shape) + 1j * random.standard_normal(shape)
-    contents = {
-        "kspace": (1e-5 * kspace).astype(np.complex64),
-        "reconstruction_esc": random.random((slices, size, size), dtype=np.float32),
-    } | changes
+    kspace = (1e-5 * kspace).astype(np.complex64)
+    target = magnitudes(kspace, (size, size))
+    if np.shape(changes.get("mask")) == (size,):
+        kspace = kspace * changes["mask"]
+    contents = {"kspace": kspace, "reconstruction_esc": target} | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         for name, value in contents.items():
