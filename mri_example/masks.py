@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -32,15 +32,12 @@ class Masks(Protocol):
         """Whether masks differ from slice to slice, as those of 3-D acquisitions do."""
         ...
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Return a mask.
 
         Args:
             shape: Shape of the k-space, `(..., rows, cols)`; for masks of slices and
                 columns `(..., coils, slices, rows, cols)`.
-            offset: First column of a regular pattern; others have no use for it.
             seed: What a random mask follows from; `None` draws a fresh one. NumPy's
                 global random state is not touched.
 
@@ -130,14 +127,12 @@ class MaskFunction:
                         f"at most {1 / acceleration:.3g}"
                     )
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Draw a mask; see `Masks`."""
-        if len(shape) < 2 or shape[-1] < 1 or (offset or 0) < 0:
+        if len(shape) < 2 or shape[-1] < 1:
             raise InputError(
-                f"shape is {tuple(shape)} and offset {offset}, but there must be (..., "
-                f"rows, cols) with at least one column, and no negative offset"
+                f"shape is {tuple(shape)}, but must be (..., rows, cols) with at least "
+                f"one column"
             )
         cols, highest = shape[-1], max(self.accelerations)
         if highest > cols:
@@ -151,7 +146,7 @@ class MaskFunction:
         low = max(1, round(cols * self.center_fractions[choice]))  # never an empty mask
         if self.pattern == "magic_fraction":  # alone in bounding its center
             low = max(1, min(low, round(cols / acceleration)))
-        columns = PATTERNS[self.pattern](Draw(rng, cols, low, acceleration, offset))
+        columns = PATTERNS[self.pattern](Draw(rng, cols, low, acceleration))
         pad = (cols - low + 1) // 2
         columns[pad : pad + low] = True
         mask = torch.from_numpy(columns).float()
@@ -184,11 +179,8 @@ class PoissonMaskFunction:
                 "is not installed: `pip install sigpy`, or give `masks.file`"
             )
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Draw a mask; see `Masks`."""
-        del offset
         sizes = _slices_and_columns(shape)
         rng = RandomState(seed)
         choice = rng.randint(len(self.center_fractions))
@@ -274,11 +266,9 @@ class MaskFile:
         """Whether the mask is one of slices and columns."""
         return self.measured.ndim == 2
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Return the mask; see `Masks`."""
-        del offset, seed
+        del seed
         sizes = shape[-1:] if self.measured.ndim == 1 else _slices_and_columns(shape)
         if tuple(sizes) != self.measured.shape:
             raise InputError(
@@ -292,19 +282,13 @@ class MaskFile:
         return mask.view(*ones, *mask.shape), _center_width(self.measured)
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What the columns of one mask follow from; without an offset one is drawn."""
+class Draw(NamedTuple):
+    """What the columns of one mask follow from."""
 
     rng: RandomState
     cols: int
     low: int
     acceleration: float
-    offset: int | None
-
-    def start(self, step: int) -> int:
-        """Return the offset, if need be one drawn below `step`."""
-        return self.rng.randint(0, step) if self.offset is None else self.offset
 
 
 def random(draw: Draw) -> Columns:
@@ -317,7 +301,7 @@ def random(draw: Draw) -> Columns:
 def equispaced(draw: Draw) -> Columns:
     """Take every n-th column, n being the acceleration; the center comes on top."""
     step = round(draw.acceleration)
-    return _every(draw.cols, step, draw.start(step))
+    return _every(draw.cols, step, draw.rng.randint(0, step))
 
 
 def equispaced_fraction(draw: Draw) -> Columns:
@@ -330,7 +314,7 @@ def equispaced_fraction(draw: Draw) -> Columns:
             f"{draw.cols / draw.low:.3g}, or the center fraction smaller"
         )
     step = draw.acceleration * (draw.cols - draw.low) / unspent
-    places = np.arange(draw.start(round(step)), draw.cols - 1, step)
+    places = np.arange(draw.rng.randint(0, round(step)), draw.cols - 1, step)
     chosen = np.zeros(draw.cols, dtype=bool)
     chosen[np.around(places).astype(int)] = True
     return chosen
@@ -362,7 +346,7 @@ def _every(cols: int, step: int, first: int) -> Columns:
 
 
 def _mirrored(draw: Draw, step: int) -> Columns:
-    offset = draw.start(step)
+    offset = draw.rng.randint(0, step)
     positive, negative = (1, 2) if offset % 2 == 0 else (2, -1)
     half = (draw.cols + 1) // 2
     above = _every(half, step, offset + positive)

@@ -25,12 +25,7 @@ LEVEL, DRAWS, SEED = 0.95, 10_000, 0
 def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magnitudes]:
     """Check two volumes and cut the square of the target's width out of both.
 
-    Args:
-        target: Magnitudes, `(slices, H, W)`.
-        reconstruction: Magnitudes of as many slices.
-
-    Returns:
-        Both in float64, `(slices, W, W)`.
+    Both are magnitudes `(slices, H, W)`, and become float64 `(slices, W, W)`.
 
     Raises:
         InputError: If a volume is empty, not real or not finite, their numbers of
@@ -87,9 +82,6 @@ def mse(target: Volume, reconstruction: Volume) -> float:
 def nmse(target: Volume, reconstruction: Volume) -> float:
     r"""Return the normalized error, $\lVert t - p \rVert^2 / \lVert t \rVert^2$.
 
-    Raises:
-        InputError: If the target is zero everywhere.
-
     Examples:
         >>> nmse(np.full((1, 2, 2), 2.0), np.ones((1, 2, 2)))
         0.25
@@ -123,9 +115,6 @@ def ssim(target: Volume, reconstruction: Volume, maxval: float | None = None) ->
     The window is uniform, 7 by 7, and stays within the slice; K1 = 0.01, K2 = 0.03,
     covariances are those of a sample (48 degrees of freedom), and the range is up to
     the maximum of the target volume unless it is given.
-
-    Raises:
-        InputError: If a slice is smaller than the window, or the range not positive.
 
     Examples:
         >>> ssim(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
@@ -192,9 +181,6 @@ def summarize(scores: Iterable[Scores]) -> Summary:
     """Return mean and two standard deviations (ddof 1) of each metric over volumes.
 
     The spread is 0 for a single volume, and NaN where a value is infinite.
-
-    Raises:
-        InputError: If there is no volume.
 
     Examples:
         >>> summarize([Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)]).mean.psnr

@@ -33,12 +33,8 @@ UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError)
 def embedded_anatomy() -> dict[str, Volume]:
     """Return the embedded heads by name; `embedded/NOTICE` says where they come from.
 
-    Returns:
-        "sagittal", "coronal", "epi" and "average": magnitudes `(slices, rows, cols)`,
-        upright.
-
-    Raises:
-        InputError: If the file is not the one that was shipped.
+    "sagittal", "coronal", "epi" and "average" are upright magnitudes `(slices, rows,
+    cols)`.
     """
     content = EMBEDDED.read_bytes() if EMBEDDED.is_file() else b""
     if hashlib.sha256(content).hexdigest() != SHA256:
@@ -122,12 +118,8 @@ def _of_series(path: Path, voxels: NDArray[Any], number: int | None) -> NDArray[
 def upright(voxels: NDArray[Any], affine: NDArray[Any]) -> Volume:
     """Turn voxels so that slices along their third axis stand upright.
 
-    Args:
-        voxels: Of three axes, the third from slice to slice.
-        affine: Where voxels are, `(4, 4)`: to the right, anterior, superior.
-
-    Returns:
-        `(slices, rows, cols)` with square pixels, as small as the smaller side was.
+    The affine `(4, 4)` says where they are: to the right, anterior, superior. Pixels of
+    the slices, `(slices, rows, cols)`, are square, as small as the smaller side was.
 
     Examples:
         >>> upright(np.zeros((5, 4, 3)), np.diag([1.0, 2.0, 1.0, 1.0])).shape
