@@ -213,9 +213,9 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
     kspace = file.kspace(index)
     kspace = kspace.reshape(-1, *kspace.shape[-2:])
     power = np.square(np.abs(kspace), dtype=np.float64).sum(axis=0)
-    if not power.any():
-        return
-    found = [*_of_columns(file, _measured(kspace), index), *_of_center(power)]
+    found: list[Finding] = []
+    if power.any():
+        found = [*_of_columns(file, _measured(kspace), index), *_of_center(power)]
     yield from found
     whole = file.mask is None or bool(file.mask.all())
     if file.target is not None and whole and all(finding.doubt for finding in found):

@@ -321,6 +321,15 @@ def test_a_maximum_below_the_target(tmp, seed, rows, cols, wrong):
     assert_refused(folder, f"'max' is {stated:.6g}", "reconstruction_esc")
 
 
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
+def test_a_slice_of_zeros_with_a_target(tmp, seed, rows, cols, coils):
+    kspace = head(seed, rows, cols, coils)
+    target = magnitudes(kspace)
+    kspace[1] = 0
+    folder = write(tmp() / "a", kspace, target)
+    assert_refused(folder, "of slice 1 is no image of its k-space")
+
+
 # 3. k-space against its mask
 
 
