@@ -42,7 +42,10 @@ CHALLENGE: Any = lazy_instance(ChallengeIRIM)
 
 
 def simulate(
-    output: Path, source: Path | None = None, simulation: Simulation = Simulation()
+    output: Path,
+    source: Path | None = None,
+    simulation: Simulation = Simulation(),
+    volume: int | None = None,
 ) -> None:
     """Simulate k-space in the fastMRI layout.
 
@@ -55,11 +58,12 @@ def simulate(
         output: A data root; with a source, the folder for its files.
         source: Magnitude images: a NIfTI file or a folder of them.
         simulation: Size, noise, phase, coils and seed.
+        volume: Which volume of a series (4-D) is taken, counted from 0.
     """
     if source is None:
         written = simulate_demo(output, simulation)
     else:
-        written = simulate_volumes(nifti_volumes(source), output, simulation)
+        written = simulate_volumes(nifti_volumes(source, volume), output, simulation)
     _say(
         f"{len(written)} files written to {output}; those already there were kept\n"
         f"k-space is simulated from magnitude images and is not raw data: scores on "
@@ -88,7 +92,7 @@ def check(data: Path, quick: bool = False) -> None:
 
     Args:
         data: Folder with singlecoil_train, multicoil_val and the like.
-        quick: Look at shapes, headers and attributes only, and read no k-space.
+        quick: Read one slice of each file instead of all.
     """
     reports = inspect_root(data, quick=quick)
     for report in reports:

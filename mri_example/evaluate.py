@@ -16,9 +16,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mri_example.data.checks import checked
 from mri_example.data.files import (
     KSpaceFile,
     opened,
+    plain,
     read_reconstruction,
     volume_paths,
     whole_file,
@@ -38,37 +40,28 @@ from mri_example.metrics import (
 )
 
 UNKNOWN = "unknown"
+DIGITS = {"nmse": 5, "psnr": 3, "ssim": 4}
+CAPTION = "mean +- 2 sd over volumes [95 % interval of the mean, bootstrap]"
+NAMES = [metric.upper() for metric in METRICS]
+ENDINGS = ("", "_two_sd", "_low", "_high")
+COLUMNS = (
+    *("kind", "name", "acquisition", "acceleration", "volumes"),
+    *(metric + ending for metric in METRICS for ending in ENDINGS),
+    "reason",
+)
 
 
 @dataclass(frozen=True, order=True)
 class Condition:
-    """What volumes are grouped by.
-
-    Attributes:
-        acquisition: For example `CORPD_FBK`, or `unknown`.
-        acceleration: For example `4`, or `unknown`.
+    """What volumes are grouped by, for example `CORPD_FBK` and `4`, or `unknown`.
 
     Examples:
-        >>> print(Condition.of({"acquisition": "AXT2"}, {"acceleration": 4.0}))
+        >>> print(Condition("AXT2", "4"))
         AXT2, 4x
-        >>> print(Condition.of({}, {}))
-        unknown, unknown
     """
 
     acquisition: str
     acceleration: str
-
-    @classmethod
-    def of(
-        cls, target: Mapping[str, Any], reconstruction: Mapping[str, Any]
-    ) -> Condition:
-        """Read the condition from the attributes of two files.
-
-        The acceleration is that of the reconstruction, or where it does not say it, as
-        those of others may not, that of the file with the target.
-        """
-        told = reconstruction.get("acceleration", target.get("acceleration"))
-        return cls(attribute_text(target.get("acquisition")), attribute_text(told))
 
     def __str__(self) -> str:
         known = self.acceleration != UNKNOWN
@@ -95,17 +88,22 @@ def attribute_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """The volumes of one condition, or all.
+    """The volumes of one condition, or all: their summary, and if several an interval.
 
-    Attributes:
-        condition: Of the volumes; `None` for all.
-        summary: Mean, two standard deviations, and the number of volumes.
-        interval: Of the mean; `None` of a single volume.
+    A condition of `None` means all.
     """
 
     condition: Condition | None
     summary: Summary
     interval: Interval | None
+
+    @property
+    def parts(self) -> tuple[Scores | None, ...]:
+        """Mean, two standard deviations, lower and upper end of the interval."""
+        if self.interval is None:  # one volume tells nothing of others
+            return self.summary.mean, None, None, None
+        ends = (self.interval.low, self.interval.high)
+        return self.summary.mean, self.summary.spread, *ends
 
 
 @dataclass(frozen=True)
@@ -132,69 +130,50 @@ class Evaluation:
     @cached_property
     def groups(self) -> list[Group]:
         """The volumes of each condition, and last all of them."""
-        groups = [self._group(c) for c in sorted(set(self.conditions.values()))]
-        return [*groups, self._group(None)]
+        groups = []
+        for condition in (*sorted(set(self.conditions.values())), None):
+            names = [n for n in self.volumes if condition in (None, self.conditions[n])]
+            scores = [self.volumes[name] for name in names]
+            groups.append(Group(condition, summarize(scores), bootstrap(scores)))
+        return groups
 
     def __str__(self) -> str:
-        return table(self)
-
-    def _group(self, condition: Condition | None) -> Group:
-        scores = [
-            score
-            for name, score in self.volumes.items()
-            if condition in (None, self.conditions[name])
+        volumes = [
+            [name, str(self.conditions[name]), *(_text(s, m) for m in METRICS)]
+            for name, s in self.volumes.items()
         ]
-        return Group(condition, summarize(scores), bootstrap(scores))
-
-
-DIGITS = {"nmse": 5, "psnr": 3, "ssim": 4}
-CAPTION = "mean +- 2 sd over volumes [95 % interval of the mean, bootstrap]"
-NAMES = [metric.upper() for metric in METRICS]
-
-
-def table(evaluation: Evaluation) -> str:
-    """Return all volumes, the groups, and what is in neither."""
-    volumes = [
-        [
-            name,
-            str(evaluation.conditions[name]),
-            *(f"{getattr(scores, m):.{DIGITS[m]}f}" for m in METRICS),
+        groups = [
+            [
+                str(group.condition or "all"),
+                str(group.summary.volumes),
+                *(_cell(group, metric) for metric in METRICS),
+            ]
+            for group in self.groups
         ]
-        for name, scores in evaluation.volumes.items()
-    ]
-    parts = [
-        _aligned([["volume", "condition", *NAMES], *volumes]),
-        CAPTION,
-        _aligned([["condition", "volumes", *NAMES], *map(_row, evaluation.groups)]),
-        *_left_out(evaluation),
-    ]
-    return "\n".join(parts)
+        lines = [
+            _aligned([["volume", "condition", *NAMES], *volumes]),
+            CAPTION,
+            _aligned([["condition", "volumes", *NAMES], *groups]),
+        ]
+        if self.filtered:
+            names = ", ".join(self.filtered)
+            count = len(self.filtered)
+            lines.append(f"of other conditions and not counted: {count} ({names})")
+        if self.failures:
+            lines.append(f"failed and not counted: {len(self.failures)}")
+            lines += [f"  {name}: {reason}" for name, reason in self.failures.items()]
+        return "\n".join(lines)
 
 
-def _row(group: Group) -> list[str]:
-    cells = (_cell(group.summary, group.interval, metric) for metric in METRICS)
-    return [str(group.condition or "all"), str(group.summary.volumes), *cells]
+def _text(scores: Scores | None, metric: str) -> str:
+    return f"{getattr(scores, metric):.{DIGITS[metric]}f}"
 
 
-def _cell(summary: Summary, interval: Interval | None, metric: str) -> str:
-    if interval is None:
-        return f"{getattr(summary.mean, metric):.{DIGITS[metric]}f} (one volume)"
-    sides = (summary.mean, summary.spread, interval.low, interval.high)
-    mean, spread, low, high = (
-        f"{getattr(s, metric):.{DIGITS[metric]}f}" for s in sides
-    )
+def _cell(group: Group, metric: str) -> str:
+    if group.interval is None:
+        return f"{_text(group.summary.mean, metric)} (one volume)"
+    mean, spread, low, high = (_text(part, metric) for part in group.parts)
     return f"{mean} +- {spread} [{low}, {high}]"
-
-
-def _left_out(evaluation: Evaluation) -> Iterator[str]:
-    if evaluation.filtered:
-        yield (
-            f"of other conditions and not counted: {len(evaluation.filtered)} "
-            f"({', '.join(evaluation.filtered)})"
-        )
-    if evaluation.failures:
-        yield f"failed and not counted: {len(evaluation.failures)}"
-        yield from (f"  {name}: {why}" for name, why in evaluation.failures.items())
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -206,23 +185,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-class Failures(dict[str, str]):
-    """Why volumes cannot be evaluated, by their names.
-
-    Args:
-        found: Those that are known.
-        skip: Go on without them.
-
-    Raises:
-        InputError: At the first of them, unless they are to be skipped.
-
-    Examples:
-        >>> failures = Failures({}, skip=True)
-        >>> with failures.noted("a.h5"):
-        ...     raise InputError("it is damaged")
-        >>> failures
-        {'a.h5': 'it is damaged'}
-    """
+class _Failures(dict[str, str]):
+    """Why volumes cannot be evaluated; unless they are skipped, the first raises."""
 
     def __init__(self, found: Mapping[str, str], *, skip: bool) -> None:
         super().__init__(found)
@@ -250,57 +214,33 @@ class Failures(dict[str, str]):
 def paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, str]]:
     """Match the files of two folders by their names.
 
-    Args:
-        targets: Folder of files with targets.
-        reconstructions: Folder of reconstructions.
-
     Returns:
-        The names in both, and what is wrong with the others: targets without a
-        reconstruction, reconstructions without a target, and files of one name that
-        differ in their endings only, so that a volume might count twice.
-
-    Raises:
-        InputError: If there are no targets.
+        The names in both, and what is wrong with the others.
     """
     wanted = [path.name for path in volume_paths(targets)]
     found: list[str] = []
     if reconstructions.is_dir() and any(reconstructions.iterdir()):
         found = [path.name for path in volume_paths(reconstructions)]
-    failures = {
-        **_missing(reconstructions, wanted, found),
-        **_unexpected(targets, wanted, found),
-        **_duplicates(targets, wanted),
-        **_duplicates(reconstructions, found),
-    }
-    return [name for name in wanted if name not in failures], failures
-
-
-def _missing(folder: Path, wanted: list[str], found: list[str]) -> dict[str, str]:
     missing = [name for name in wanted if name not in found]
     count = f"{len(missing)} missing of {len(wanted)}"
-    return {
-        name: f"{folder} lacks {name} ({count}): reconstruct all volumes first"
+    failures = {
+        name: f"{reconstructions} lacks {name} ({count}): reconstruct all volumes first"
         for name in missing
-    }
-
-
-def _unexpected(folder: Path, wanted: list[str], found: list[str]) -> dict[str, str]:
-    return {
-        name: f"{folder} has no {name}, but there is a reconstruction of it: remove "
+    } | {
+        name: f"{targets} has no {name}, but there is a reconstruction of it: remove "
         f"that, or add the target"
         for name in found
         if name not in wanted
     }
-
-
-def _duplicates(folder: Path, names: list[str]) -> dict[str, str]:
-    stems = Counter(Path(name).stem for name in names)
-    return {
-        name: f"{folder} holds {name} with another ending too, so that one volume "
-        f"might count twice: keep one of them"
-        for name in names
-        if stems[Path(name).stem] > 1
-    }
+    for folder, names in ((targets, wanted), (reconstructions, found)):
+        stems = Counter(Path(name).stem for name in names)
+        failures |= {
+            name: f"{folder} holds {name} with another ending too, so that one volume "
+            f"might count twice: keep one of them"
+            for name in names
+            if stems[Path(name).stem] > 1
+        }
+    return [name for name in wanted if name not in failures], failures
 
 
 def evaluate(
@@ -325,19 +265,23 @@ def evaluate(
         skip_failures: Go on without the volumes that cannot be compared, and list them.
         progress: Show a progress bar.
 
-    Returns:
-        The scores.
-
     Raises:
         InputError: If a volume has no partner or no target, occurs twice or cannot be
             compared, unless failures are skipped; or if nothing is left to count.
     """
     names, unpaired = paired(targets, reconstructions)
-    failures = Failures(unpaired, skip=skip_failures)
+    failures = _Failures(unpaired, skip=skip_failures)
+
+    def failed(path: Path, error: InputError) -> None:
+        with failures.noted(path.name):
+            raise error
+
+    files: dict[str, KSpaceFile] = {}
     conditions: dict[str, Condition] = {}
-    for name in names:
-        with failures.noted(name):
-            conditions[name] = _condition(targets / name, reconstructions / name)
+    for file in checked([targets / name for name in names], failed):
+        with failures.noted(name := file.path.name):
+            conditions[name] = _condition(file, reconstructions / name)
+            files[name] = file
     if not conditions:
         failures.refuse()
     wanted = _wanted(conditions, acquisition, acceleration)
@@ -346,32 +290,29 @@ def evaluate(
     with bar as names:
         for name in names:
             with failures.noted(name):
-                volumes[name] = _score(targets / name, reconstructions / name)
+                volumes[name] = _score(files[name], reconstructions / name)
     if not volumes:
         failures.refuse()
-    return Evaluation(
-        volumes,
-        {name: conditions[name] for name in volumes},
-        failures,
-        tuple(name for name in conditions if name not in wanted),
-    )
+    counted = {name: conditions[name] for name in volumes}
+    filtered = tuple(name for name in conditions if name not in wanted)
+    return Evaluation(volumes, counted, failures, filtered)
 
 
-def _condition(target: Path, reconstruction: Path) -> Condition:
-    file = KSpaceFile.inspect(target)
+def _condition(file: KSpaceFile, reconstruction: Path) -> Condition:
     if file.target is None:
         file.target_volume()  # says so
     with opened(reconstruction) as found:
-        return Condition.of(file.attributes, dict(found.attrs))
+        told = found.attrs.get("acceleration", file.attributes.get("acceleration"))
+    acquisition = file.attributes.get("acquisition")
+    return Condition(attribute_text(acquisition), attribute_text(plain(told)))
 
 
-def _score(target: Path, reconstruction: Path) -> Scores:
-    volume = KSpaceFile.inspect(target).target_volume()
-    estimate = read_reconstruction(reconstruction)
+def _score(file: KSpaceFile, reconstruction: Path) -> Scores:
+    volume, estimate = file.target_volume(), read_reconstruction(reconstruction)
     try:
         return score(volume, estimate)
     except InputError as error:
-        raise InputError(f"{target.name} cannot be evaluated: {error}") from error
+        raise InputError(f"{file.path.name} cannot be evaluated: {error}") from error
 
 
 def _wanted(
@@ -395,25 +336,11 @@ def _wanted(
     return names
 
 
-ENDINGS = ("", "_two_sd", "_low", "_high")
-COLUMNS = (
-    *("kind", "name", "acquisition", "acceleration", "volumes"),
-    *(metric + ending for metric in METRICS for ending in ENDINGS),
-    "reason",
-)
-
-
 def write(evaluation: Evaluation, path: Path) -> None:
-    """Write all numbers, and all that is not among them.
+    """Write all numbers, and all that is not among them, as .json or .csv.
 
-    Args:
-        evaluation: The scores.
-        path: Ends in .json, or in .csv for one table of all: its first column says of a
-            row whether it is a `volume`, a `group`, or a volume that `failed` or was
-            `filtered`.
-
-    Raises:
-        InputError: If the path ends otherwise, or cannot be written.
+    The first column of a CSV says of a row whether it is a `volume`, a `group`, or a
+    volume that `failed` or was `filtered`.
     """
     check_ending(path)
     with whole_file(path) as partial:
@@ -421,11 +348,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Make sure that it is known how to write a file.
-
-    Raises:
-        InputError: If its ending is another.
-    """
+    """Make sure that it is known how to write a file."""
     if path.suffix not in FORMATS:
         raise InputError(
             f"output is {path}, but must end in {' or '.join(FORMATS)}: rename it"
@@ -458,13 +381,13 @@ def _finite(value: Any) -> Any:
 
 
 def _group(group: Group) -> dict[str, Any]:
-    known = group.interval  # one volume tells nothing of others
+    spread = group.parts[1]
     return {
         **(asdict(group.condition) if group.condition else {}),
         "count": group.summary.volumes,
         "mean": asdict(group.summary.mean),
-        "two_standard_deviations": asdict(group.summary.spread) if known else None,
-        "interval": asdict(known) if known else None,
+        "two_standard_deviations": asdict(spread) if spread else None,
+        "interval": asdict(group.interval) if group.interval else None,
     }
 
 
@@ -472,37 +395,20 @@ def _csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_rows(evaluation))
-    return text.getvalue()
-
-
-def _rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for name, scores in evaluation.volumes.items():
         condition = asdict(evaluation.conditions[name])
-        yield {"kind": "volume", "name": name, **condition, **asdict(scores)}
+        writer.writerow({"kind": "volume", "name": name} | condition | asdict(scores))
     for group in evaluation.groups:
-        yield {"kind": "group", **_cells(group)}
+        row = {"kind": "group", "volumes": group.summary.volumes}
+        row |= asdict(group.condition) if group.condition else {"name": "all"}
+        for ending, part in zip(ENDINGS, group.parts, strict=True):
+            row |= {m + ending: getattr(part, m, "") for m in METRICS}
+        writer.writerow(row)
     for name in evaluation.filtered:
-        yield {"kind": "filtered", "name": name}
+        writer.writerow({"kind": "filtered", "name": name})
     for name, reason in evaluation.failures.items():
-        yield {"kind": "failed", "name": name, "reason": reason}
-
-
-def _cells(group: Group) -> dict[str, Any]:
-    summary, interval = group.summary, group.interval
-    others: tuple[Scores | None, ...] = (None, None, None)
-    if interval:
-        others = (summary.spread, interval.low, interval.high)
-    return {
-        "name": "" if group.condition else "all",
-        **(asdict(group.condition) if group.condition else {}),
-        "volumes": summary.volumes,
-        **{
-            metric + ending: getattr(part, metric, "")
-            for ending, part in zip(ENDINGS, (summary.mean, *others), strict=True)
-            for metric in METRICS
-        },
-    }
+        writer.writerow({"kind": "failed", "name": name, "reason": reason})
+    return text.getvalue()
 
 
 FORMATS: dict[str, Callable[[Evaluation], str]] = {".json": _json, ".csv": _csv}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from mri_example.data.checks import check_header, check_place, check_values
+from mri_example.data.checks import Finding, findings, summary
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 
@@ -20,6 +21,7 @@ PUBLISHED = {  # volumes and slices of the single-coil knee data
     "singlecoil_val": (199, 7135),
     "singlecoil_test": (108, 3903),
 }
+EQUAL = 1e-3  # relative, of the attributes to the target
 
 
 @dataclass
@@ -32,6 +34,7 @@ class FolderReport:
         slices: Number of slices in those that can be read.
         counts: What they are like, and how many are: sizes, coils, acquisitions, ...
         defects: What is wrong, for each thing that is.
+        doubts: What may be wrong.
     """
 
     name: str
@@ -39,6 +42,7 @@ class FolderReport:
     slices: int = 0
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     defects: list[str] = field(default_factory=list)
+    doubts: list[tuple[KSpaceFile, Finding]] = field(default_factory=list)
 
     def add(self, file: KSpaceFile) -> None:
         """Count a file that can be read."""
@@ -50,7 +54,7 @@ class FolderReport:
             "acquisition/scanner": file.scan,
             "target": file.target or "none",
             "mask": "none" if file.mask is None else "of its own",
-            "header": "none" if file.assumed else "ISMRMRD",
+            "header": "ISMRMRD" if file.header else "none",
         }
         for kind, value in kinds.items():
             self.counts.setdefault(kind, Counter())[value] += 1
@@ -74,6 +78,7 @@ class FolderReport:
             lines.append(f"  {kind}: {found}")
         lines.append(f"  defects: {len(self.defects) or 'none'}")
         lines.extend(f"    {defect}" for defect in self.defects)
+        lines.extend(f"  doubt: {doubt}" for doubt in summary(self.doubts))
         return "\n".join(lines)
 
 
@@ -84,7 +89,7 @@ def inspect_root(
 
     Args:
         root: It holds some of `singlecoil_train`, ..., `multicoil_challenge`.
-        quick: Look at shapes, headers and attributes only, and read no k-space.
+        quick: Read one slice of each file instead of all.
         progress: Show a progress bar.
 
     Returns:
@@ -97,55 +102,83 @@ def inspect_root(
     folders = [root / name for name in names if (root / name).is_dir()]
     if not folders:
         raise InputError(f"{root} has none of {', '.join(names)}: check the path")
-    files = {folder: _files(folder) for folder in folders}
-    named = _by_name(files)
-    total = sum(map(len, files.values()))
-    with tqdm(total=total, desc="check", unit="volume", disable=not progress) as bar:
-        reports = []
-        for folder, paths in files.items():
-            report = FolderReport(folder.name, volumes=len(paths))
-            if not paths:
-                report.defects.append(f"{folder} holds no .h5 files: remove it")
-            for path in paths:
-                _examine(path, report, quick)
-                report.defects += _twins(path, named[_name(path)])
-                bar.update()
-            reports.append(report)
+    reports = [FolderReport(folder.name) for folder in folders]
+    files: dict[Path, FolderReport] = {}
+    for folder, report in zip(folders, reports, strict=True):
+        try:
+            files |= dict.fromkeys(volume_paths(folder), report)
+        except InputError as error:
+            report.defects.append(str(error))
+    named: dict[tuple[str, str], list[Path]] = {}
+    for path in files:
+        named.setdefault(_name(path), []).append(path)
+    with tqdm(files, desc="check", unit="volume", disable=not progress) as bar:
+        for path in bar:
+            _examine(path, files[path], quick)
+            files[path].defects += _twins(path, named[_name(path)])
     return reports
 
 
-def _files(folder: Path) -> list[Path]:
-    try:
-        return volume_paths(folder)
-    except InputError:
-        return []
-
-
 def _examine(path: Path, report: FolderReport, quick: bool) -> None:
+    report.volumes += 1
     try:
         file = KSpaceFile.inspect(path)
         report.add(file)
-        check_place(file, report.name)
     except InputError as error:
         report.defects.append(str(error))
         return
-    for check in (check_header,) if quick else (check_header, check_values):
-        try:
-            check(file)
-        except InputError as error:
-            report.defects.append(str(error))
+    found = [*_of_split(file), *findings(file, None if quick else range(file.slices))]
+    if not quick and file.target is not None and all(f.doubt for f in found):
+        found += _of_attributes(file)
+    report.defects += [f"{path}: {f.text}" for f in found if not f.doubt]
+    report.doubts += [(file, f) for f in found if f.doubt]
+
+
+def _of_split(file: KSpaceFile) -> Iterator[Finding]:
+    """Say what keeps `fit` from using a file of its folder."""
+    split = file.path.parent.name.split("_")[-1]
+    if split not in ("train", "val"):
+        return
+    if file.mask is not None:
+        yield Finding(
+            "split",
+            f"it brings a mask, so its k-space is undersampled and no model can learn "
+            f"from it: move it from {file.path.parent.name}",
+        )
+    if split == "val" and file.target_size is None:
+        yield Finding(
+            "split",
+            f"it has no target volume, so nothing can be validated on it: move it from "
+            f"{file.path.parent.name}, or add its target",
+        )
+    elif split == "val" and file.target_size and file.target_size[0] < file.crop[1]:
+        yield Finding(
+            "split",
+            f"its target has fewer rows than columns, {file.target_size}, but a square "
+            f"as wide as it is compared: exchange the axes, or crop the columns",
+        )
+
+
+def _of_attributes(file: KSpaceFile) -> Iterator[Finding]:
+    """Compare the attributes `max` and `norm` with the target of all slices."""
+    try:
+        target = file.target_volume()
+        values = {"max": target.max(), "norm": np.linalg.norm(target)}
+        for name, value in values.items():
+            said = file.number(name)
+            if said is not None and not np.isclose(said, value, rtol=EQUAL, atol=0):
+                yield Finding(
+                    "attribute",
+                    f"the attribute {name!r} is {said:.6g}, but that of {file.target} "
+                    f"is {value:.6g}: repair the attribute",
+                )
+    except InputError as error:
+        yield Finding("values", str(error).removeprefix(f"{file.path}: "))
 
 
 def _name(path: Path) -> tuple[str, str]:
     """Return what should be unique: the challenge, and the name of the volume."""
     return path.parent.name.split("_")[0], path.stem
-
-
-def _by_name(files: dict[Path, list[Path]]) -> dict[tuple[str, str], list[Path]]:
-    named: dict[tuple[str, str], list[Path]] = {}
-    for path in chain.from_iterable(files.values()):
-        named.setdefault(_name(path), []).append(path)
-    return named
 
 
 def _twins(path: Path, named: list[Path]) -> list[str]:

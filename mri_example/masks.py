@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,26 +25,19 @@ Columns: TypeAlias = NDArray[np.bool_]
 
 
 class Masks(Protocol):
-    """A function of the shape of k-space and a seed that returns a mask.
-
-    `MaskFunction` draws columns, `PoissonMaskFunction` slices and columns, and
-    `MaskFile` has one mask for all.
-    """
+    """A function of the shape of k-space and a seed that returns a mask."""
 
     @property
     def encodes_slices(self) -> bool:
         """Whether masks differ from slice to slice, as those of 3-D acquisitions do."""
         ...
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Return a mask.
 
         Args:
             shape: Shape of the k-space, `(..., rows, cols)`; for masks of slices and
                 columns `(..., coils, slices, rows, cols)`.
-            offset: First column of a regular pattern; others have no use for it.
             seed: What a random mask follows from; `None` draws a fresh one. NumPy's
                 global random state is not touched.
 
@@ -104,11 +98,6 @@ class MaskFunction:
         center_fractions: Shares of the columns that are measured in the center.
         accelerations: One acceleration for each of them; every mask draws a pair.
 
-    Raises:
-        InputError: If the pattern is unknown, the two sequences differ in length, a
-            fraction is not in (0, 1], an acceleration is not finite or below 1, or a
-            center alone exceeds what its acceleration allows.
-
     Examples:
         >>> mask_function = MaskFunction("equispaced", [0.08], [4])
         >>> mask, low = mask_function((1, 640, 368), seed=1)
@@ -129,45 +118,39 @@ class MaskFunction:
             )
         _check_pairs(self.center_fractions, self.accelerations)
         if self.pattern in ("random", "equispaced_fraction"):
-            for pair in zip(self.center_fractions, self.accelerations, strict=True):
-                _check_center(*pair)
+            pairs = zip(self.center_fractions, self.accelerations, strict=True)
+            for fraction, acceleration in pairs:
+                if fraction * acceleration > 1:
+                    raise InputError(
+                        f"a center fraction is {fraction}, but alone it must not "
+                        f"measure more than an acceleration of {acceleration} allows: "
+                        f"at most {1 / acceleration:.3g}"
+                    )
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Draw a mask; see `Masks`."""
-        self._check_call(shape, offset)
-        cols = shape[-1]
-        rng = RandomState(seed)
-        choice = rng.randint(len(self.center_fractions))
-        acceleration = self.accelerations[choice]
-        low = self._low(cols, self.center_fractions[choice], acceleration)
-        columns = PATTERNS[self.pattern](Draw(rng, cols, low, acceleration, offset))
-        pad = (cols - low + 1) // 2
-        columns[pad : pad + low] = True
-        mask = torch.from_numpy(columns).float()
-        return mask.view(*(1,) * (len(shape) - 1), cols), low
-
-    def _low(self, cols: int, fraction: float, acceleration: float) -> int:
-        low = round(cols * fraction)
-        if self.pattern == "magic_fraction":  # alone in bounding its center
-            return max(1, min(low, round(cols / acceleration)))
-        return low
-
-    def _check_call(self, shape: Sequence[int], offset: int | None) -> None:
         if len(shape) < 2 or shape[-1] < 1:
             raise InputError(
                 f"shape is {tuple(shape)}, but must be (..., rows, cols) with at least "
                 f"one column"
             )
-        highest = max(self.accelerations)
-        if highest > shape[-1]:
+        cols, highest = shape[-1], max(self.accelerations)
+        if highest > cols:
             raise InputError(
-                f"an acceleration is {highest}, but {shape[-1]} columns allow at most "
-                f"{shape[-1]}: choose a lower one, or leave out such narrow files"
+                f"an acceleration is {highest}, but {cols} columns allow at most "
+                f"{cols}: choose a lower one, or leave out such narrow files"
             )
-        if offset is not None and offset < 0:
-            raise InputError(f"offset is {offset}, but must be a column: 0 or more")
+        rng = RandomState(seed)
+        choice = rng.randint(len(self.center_fractions))
+        acceleration = self.accelerations[choice]
+        low = max(1, round(cols * self.center_fractions[choice]))  # never an empty mask
+        if self.pattern == "magic_fraction":  # alone in bounding its center
+            low = max(1, min(low, round(cols / acceleration)))
+        columns = PATTERNS[self.pattern](Draw(rng, cols, low, acceleration))
+        pad = (cols - low + 1) // 2
+        columns[pad : pad + low] = True
+        mask = torch.from_numpy(columns).float()
+        return mask.view(*(1,) * (len(shape) - 1), cols), low
 
 
 @dataclass(frozen=True)
@@ -179,10 +162,6 @@ class PoissonMaskFunction:
             the center; at least one sample of each.
         accelerations: One acceleration for each of them; every mask draws a pair.
             sigpy meets it to 0.1, or raises.
-
-    Raises:
-        InputError: If sigpy is not installed, the two sequences differ in length, a
-            fraction is not in (0, 1], or an acceleration is not finite or below 1.
 
     References:
         Vasanawala et al., *Practical parallel imaging compressed sensing MRI*, 2011.
@@ -200,11 +179,8 @@ class PoissonMaskFunction:
                 "is not installed: `pip install sigpy`, or give `masks.file`"
             )
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Draw a mask; see `Masks`."""
-        del offset
         sizes = _slices_and_columns(shape)
         rng = RandomState(seed)
         choice = rng.randint(len(self.center_fractions))
@@ -217,26 +193,20 @@ class PoissonMaskFunction:
                 f"{sizes[0] * sizes[1] / (low[0] * low[1]):.3g}, or the center "
                 f"fraction smaller"
             )
-        mask = torch.from_numpy(_sigpy_poisson(sizes, a, low, rng.randint(2**31)))
+        mask = np.ones(sizes, np.float32)
+        if a > 1:  # sigpy draws none with all samples
+            mask = _sigpy_poisson(sizes, a, low, rng.randint(2**31))
         ones = (1,) * (len(shape) - 3)
-        return mask.view(*ones, sizes[0], 1, sizes[1]), low[1]
+        return torch.from_numpy(mask).view(*ones, sizes[0], 1, sizes[1]), low[1]
 
 
 def _sigpy_poisson(
     sizes: tuple[int, int], acceleration: float, low: Sequence[int], seed: int
 ) -> NDArray[np.float32]:
-    if acceleration == 1:  # sigpy draws none with all samples
-        return np.ones(sizes, np.float32)
+    options = {"calib": low, "dtype": np.float32, "crop_corner": False, "seed": seed}
     before = np.random.get_state()  # noqa: NPY002 (sigpy seeds the global state)
     try:
-        mask = import_module("sigpy.mri").poisson(
-            sizes,
-            acceleration,
-            calib=low,
-            dtype=np.float32,
-            crop_corner=False,
-            seed=seed,
-        )
+        mask = import_module("sigpy.mri").poisson(sizes, acceleration, **options)
     except ValueError as error:
         raise InputError(
             f"sigpy draws no Poisson-disc mask of {sizes[0]} slices and {sizes[1]} "
@@ -255,9 +225,6 @@ class MaskFile:
         path: The file. It holds 1 where k-space is measured and 0 elsewhere, `(cols,)`,
             or for 3-D acquisitions `(slices, cols)`. Axes of length one do not count.
 
-    Raises:
-        InputError: If the file cannot be read or holds no such mask.
-
     Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
@@ -272,8 +239,17 @@ class MaskFile:
     measured: Columns = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        values = np.atleast_1d(_read_npy(self.path).squeeze())
-        if values.ndim not in (1, 2) or not np.isin(values, (0, 1)).all():
+        check_file(self.path)
+        try:
+            with self.path.open("rb") as file:
+                values = np.atleast_1d(npy.read_array(file).squeeze())
+        except (OSError, EOFError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.path} cannot be read as .npy ({error}): write the mask with "
+                f"`numpy.save`"
+            ) from error
+        numbers = values.dtype.kind in "biuf"
+        if not numbers or values.ndim > 2 or not np.isin(values, (0, 1)).all():
             raise InputError(
                 f"{self.path} holds {values.dtype} of shape {values.shape}, but a mask "
                 f"is 0 or 1 along (cols,), or (slices, cols) for 3-D acquisitions"
@@ -290,11 +266,9 @@ class MaskFile:
         """Whether the mask is one of slices and columns."""
         return self.measured.ndim == 2
 
-    def __call__(
-        self, shape: Sequence[int], offset: int | None = None, seed: Seed = None
-    ) -> tuple[Tensor, int]:
+    def __call__(self, shape: Sequence[int], seed: Seed = None) -> tuple[Tensor, int]:
         """Return the mask; see `Masks`."""
-        del offset, seed
+        del seed
         sizes = shape[-1:] if self.measured.ndim == 1 else _slices_and_columns(shape)
         if tuple(sizes) != self.measured.shape:
             raise InputError(
@@ -308,19 +282,13 @@ class MaskFile:
         return mask.view(*ones, *mask.shape), _center_width(self.measured)
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What the columns of one mask follow from; without an offset one is drawn."""
+class Draw(NamedTuple):
+    """What the columns of one mask follow from."""
 
     rng: RandomState
     cols: int
     low: int
     acceleration: float
-    offset: int | None
-
-    def start(self, step: int) -> int:
-        """Return the offset, if need be one drawn below `step`."""
-        return self.rng.randint(0, step) if self.offset is None else self.offset
 
 
 def random(draw: Draw) -> Columns:
@@ -333,7 +301,7 @@ def random(draw: Draw) -> Columns:
 def equispaced(draw: Draw) -> Columns:
     """Take every n-th column, n being the acceleration; the center comes on top."""
     step = round(draw.acceleration)
-    return _every(draw.cols, step, draw.start(step))
+    return _every(draw.cols, step, draw.rng.randint(0, step))
 
 
 def equispaced_fraction(draw: Draw) -> Columns:
@@ -346,7 +314,7 @@ def equispaced_fraction(draw: Draw) -> Columns:
             f"{draw.cols / draw.low:.3g}, or the center fraction smaller"
         )
     step = draw.acceleration * (draw.cols - draw.low) / unspent
-    places = np.arange(draw.start(round(step)), draw.cols - 1, step)
+    places = np.arange(draw.rng.randint(0, round(step)), draw.cols - 1, step)
     chosen = np.zeros(draw.cols, dtype=bool)
     chosen[np.around(places).astype(int)] = True
     return chosen
@@ -378,7 +346,7 @@ def _every(cols: int, step: int, first: int) -> Columns:
 
 
 def _mirrored(draw: Draw, step: int) -> Columns:
-    offset = draw.start(step)
+    offset = draw.rng.randint(0, step)
     positive, negative = (1, 2) if offset % 2 == 0 else (2, -1)
     half = (draw.cols + 1) // 2
     above = _every(half, step, offset + positive)
@@ -404,14 +372,6 @@ def _check_pairs(fractions: Sequence[float], accelerations: Sequence[float]) -> 
             )
 
 
-def _check_center(fraction: float, acceleration: float) -> None:
-    if fraction * acceleration > 1:
-        raise InputError(
-            f"a center fraction is {fraction}, but alone it must not measure more than "
-            f"an acceleration of {acceleration} allows: at most {1 / acceleration:.3g}"
-        )
-
-
 def _slices_and_columns(shape: Sequence[int]) -> tuple[int, int]:
     """Return the sizes of the two phase-encoding axes of a 3-D acquisition.
 
@@ -425,23 +385,6 @@ def _slices_and_columns(shape: Sequence[int]) -> tuple[int, int]:
             f"slices, or a mask of columns alone"
         )
     return shape[-3], shape[-1]
-
-
-def _read_npy(path: Path) -> NDArray[np.generic]:
-    check_file(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as .npy ({error}): write the mask with `numpy.save`"
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path} is an archive: write the mask with `numpy.save`")
-    if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"{path} holds {array.dtype}, but a mask is made of the numbers 0 and 1"
-        )
-    return array
 
 
 def _named(sizes: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,43 +18,40 @@ from mri_example.transforms import center_crop
 
 Volume: TypeAlias = Tensor | ArrayLike
 Magnitudes: TypeAlias = NDArray[np.float64]
+WINDOW = 7
+LEVEL, DRAWS, SEED = 0.95, 10_000, 0
 
 
 def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magnitudes]:
     """Check two volumes and cut the square of the target's width out of both.
 
-    Args:
-        target: Magnitudes, `(slices, H, W)`.
-        reconstruction: Magnitudes of as many slices.
-
-    Returns:
-        Both in float64, `(slices, W, W)`.
+    Both are magnitudes `(slices, H, W)`, and become float64 `(slices, W, W)`.
 
     Raises:
         InputError: If a volume is empty, not real or not finite, their numbers of
             slices differ, or one is too small for the square.
     """
-    named = {"target": _array(target), "reconstruction": _array(reconstruction)}
-    for name, volume in named.items():
-        _check_values(name, volume)
-    slices = [len(volume) for volume in named.values()]
-    if slices[0] != slices[1]:
+    given = {"target": target, "reconstruction": reconstruction}
+    t, p = (_magnitudes(name, volume) for name, volume in given.items())
+    if len(t) != len(p):
         raise InputError(
-            f"the target has {slices[0]} slices and the reconstruction {slices[1]}: "
+            f"the target has {len(t)} slices and the reconstruction {len(p)}: "
             f"compare volumes of as many slices"
         )
-    width = named["target"].shape[-1]
-    t, p = (_square(name, volume, width) for name, volume in named.items())
-    return t, p
+    width = t.shape[-1]
+    for name, volume in {"target": t, "reconstruction": p}.items():
+        if min(volume.shape[1:]) < width:
+            raise InputError(
+                f"slices of the {name} are {volume.shape[1]} by {volume.shape[2]}, but "
+                f"must hold a square of the target's width, {width}: pad them or crop "
+                f"the columns of the target"
+            )
+    both = (center_crop(torch.from_numpy(v), (width, width)).numpy() for v in (t, p))
+    return next(both), next(both)
 
 
-def _array(volume: Volume) -> NDArray[Any]:
-    if isinstance(volume, Tensor):
-        volume = volume.detach().cpu()
-    return np.asarray(volume)
-
-
-def _check_values(name: str, volume: NDArray[Any]) -> None:
+def _magnitudes(name: str, given: Volume) -> Magnitudes:
+    volume = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
     if volume.ndim != 3 or not volume.size:
         raise InputError(
             f"the {name} has shape {volume.shape}, but must be (slices, rows, cols), "
@@ -68,21 +65,7 @@ def _check_values(name: str, volume: NDArray[Any]) -> None:
             f"the {name} is not finite in {infinite.size} of {len(volume)} slices, the "
             f"first being slice {infinite[0]}: mend or leave out this volume"
         )
-
-
-def _square(name: str, volume: NDArray[Any], width: int) -> Magnitudes:
-    rows, cols = volume.shape[1:]
-    if min(rows, cols) < width:
-        raise InputError(
-            f"slices of the {name} are {rows} by {cols}, but must hold a square of the "
-            f"target's width, {width}: pad them or crop the columns of the target"
-        )
-    whole = torch.from_numpy(volume.astype(np.float64))
-    square: Magnitudes = center_crop(whole, (width, width)).numpy()
-    return square
-
-
-WINDOW = 7
+    return volume.astype(np.float64)
 
 
 def mse(target: Volume, reconstruction: Volume) -> float:
@@ -98,9 +81,6 @@ def mse(target: Volume, reconstruction: Volume) -> float:
 
 def nmse(target: Volume, reconstruction: Volume) -> float:
     r"""Return the normalized error, $\lVert t - p \rVert^2 / \lVert t \rVert^2$.
-
-    Raises:
-        InputError: If the target is zero everywhere.
 
     Examples:
         >>> nmse(np.full((1, 2, 2), 2.0), np.ones((1, 2, 2)))
@@ -118,23 +98,14 @@ def nmse(target: Volume, reconstruction: Volume) -> float:
 def psnr(target: Volume, reconstruction: Volume, maxval: float | None = None) -> float:
     r"""Return the peak signal-to-noise ratio, $10 \log_{10}(\max^2 / \mathrm{MSE})$.
 
-    Args:
-        target: The volume.
-        reconstruction: What is compared with it.
-        maxval: The peak; by default the maximum of the target volume.
-
-    Returns:
-        Decibels; infinite if there is no error.
-
-    Raises:
-        InputError: If the peak is not positive.
+    The peak is that of the target volume unless it is given; decibels, infinite if
+    there is no error.
 
     Examples:
         >>> psnr(np.full((1, 2, 2), 4.0), np.full((1, 2, 2), 3.5))  # 20 log10(8)
         18.06...
     """
-    t, p = comparable(target, reconstruction)
-    peak, error = _peak(t, maxval), mse(t, p)
+    peak, error = _peak(target, maxval), mse(target, reconstruction)
     return float(10 * np.log10(peak**2 / error)) if error else float("inf")
 
 
@@ -142,18 +113,8 @@ def ssim(target: Volume, reconstruction: Volume, maxval: float | None = None) ->
     """Return the structural similarity, the mean over slices.
 
     The window is uniform, 7 by 7, and stays within the slice; K1 = 0.01, K2 = 0.03,
-    and covariances are those of a sample (48 degrees of freedom).
-
-    Args:
-        target: The volume.
-        reconstruction: What is compared with it.
-        maxval: The range of the data; by default the maximum of the target volume.
-
-    Returns:
-        At most 1, which means equal.
-
-    Raises:
-        InputError: If a slice is smaller than the window, or the range not positive.
+    covariances are those of a sample (48 degrees of freedom), and the range is up to
+    the maximum of the target volume unless it is given.
 
     Examples:
         >>> ssim(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
@@ -169,18 +130,13 @@ def ssim(target: Volume, reconstruction: Volume, maxval: float | None = None) ->
             f"slices are {t.shape[-1]} wide, but SSIM needs at least {WINDOW}: leave "
             f"out this volume"
         )
-    peak = _peak(t, maxval)
-    each = [
-        structural_similarity(
-            *pair, win_size=WINDOW, data_range=peak, use_sample_covariance=True
-        )
-        for pair in zip(t, p, strict=True)
-    ]
-    return float(np.mean(each))
+    options = {"win_size": WINDOW, "data_range": _peak(t, maxval)}
+    pairs = zip(t, p, strict=True)
+    return float(np.mean([structural_similarity(*pair, **options) for pair in pairs]))
 
 
-def _peak(target: Magnitudes, maxval: float | None) -> float:
-    peak = float(target.max()) if maxval is None else maxval
+def _peak(target: Volume, maxval: float | None) -> float:
+    peak = float(comparable(target, target)[0].max()) if maxval is None else maxval
     if not peak > 0:
         raise InputError(
             f"maxval, the maximum of the target, is {peak}, but must be positive: "
@@ -201,6 +157,17 @@ class Scores:
 METRICS = tuple(field.name for field in fields(Scores))
 
 
+def score(target: Volume, reconstruction: Volume) -> Scores:
+    """Compare a reconstructed volume with its target; see `comparable`.
+
+    Examples:
+        >>> score(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
+        Scores(nmse=0.0, psnr=inf, ssim=1.0)
+    """
+    pair = comparable(target, reconstruction)
+    return Scores(nmse(*pair), psnr(*pair), ssim(*pair))
+
+
 @dataclass(frozen=True)
 class Summary:
     """Mean over volumes and twice the standard deviation, each a set of scores."""
@@ -210,42 +177,10 @@ class Summary:
     volumes: int
 
 
-def score(target: Volume, reconstruction: Volume) -> Scores:
-    """Compare a reconstructed volume with its target.
-
-    Args:
-        target: Magnitudes, `(slices, H, W)`, as a tensor or an array.
-        reconstruction: Magnitudes; both are cropped to `(W, W)` around the center.
-
-    Returns:
-        All metrics of the volume.
-
-    Raises:
-        InputError: If the two cannot be compared.
-
-    Examples:
-        >>> score(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
-        Scores(nmse=0.0, psnr=inf, ssim=1.0)
-    """
-    return Scores(
-        nmse(target, reconstruction),
-        psnr(target, reconstruction),
-        ssim(target, reconstruction),
-    )
-
-
 def summarize(scores: Iterable[Scores]) -> Summary:
-    """Summarize the scores of several volumes.
+    """Return mean and two standard deviations (ddof 1) of each metric over volumes.
 
-    Args:
-        scores: One entry per volume.
-
-    Returns:
-        Mean and two standard deviations (ddof 1) of each metric. The spread is 0 for
-        a single volume, and NaN where a value is infinite.
-
-    Raises:
-        InputError: If there is no volume.
+    The spread is 0 for a single volume, and NaN where a value is infinite.
 
     Examples:
         >>> summarize([Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)]).mean.psnr
@@ -259,9 +194,6 @@ def summarize(scores: Iterable[Scores]) -> Summary:
         with np.errstate(invalid="ignore"):  # inf - inf, the spread of a perfect PSNR
             spread = 2 * table.std(axis=0, ddof=1)
     return Summary(Scores(*mean.tolist()), Scores(*spread.tolist()), len(table))
-
-
-LEVEL, DRAWS, SEED = 0.95, 10_000, 0
 
 
 @dataclass(frozen=True)
@@ -285,12 +217,6 @@ def bootstrap(
     the interval holds the middle `level` of their means. With few volumes it is too
     narrow; it never is wider than from the lowest to the highest of them.
 
-    Args:
-        scores: One entry per volume.
-        level: Share of the means within the interval.
-        draws: How often volumes are drawn.
-        seed: What the draws follow from.
-
     Returns:
         The interval of each metric, or `None` of fewer than two volumes: one alone
         tells nothing of others. NaN where a value is infinite.
@@ -300,8 +226,6 @@ def bootstrap(
         >>> interval = bootstrap(scores)
         >>> interval.low.psnr, interval.high.psnr, interval.low.ssim
         (20.0, 22.0, 0.5)
-        >>> bootstrap(scores[:1]) is None
-        True
 
     References:
         Efron, *Bootstrap methods: another look at the jackknife*, 1979.
@@ -309,14 +233,9 @@ def bootstrap(
     table = np.array([astuple(one) for one in scores], dtype=np.float64)
     if len(table) < 2:
         return None
+    options = {"n_resamples": draws, "batch": 1000, "confidence_level": level}
     with np.errstate(invalid="ignore"):  # inf - inf, of a perfect PSNR
         low, high = stats.bootstrap(
-            (table,),
-            np.mean,
-            n_resamples=draws,
-            batch=1000,
-            confidence_level=level,
-            method="percentile",
-            rng=seed,
+            (table,), np.mean, method="percentile", rng=seed, **options
         ).confidence_interval
     return Interval(Scores(*low.tolist()), Scores(*high.tolist()))

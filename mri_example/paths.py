@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mri_example.errors import InputError
@@ -21,6 +22,34 @@ def check_folder(path: Path) -> None:
         raise InputError(f"the folder {path} is a file: name the folder it lies in")
     if not path.is_dir():
         raise InputError(f"the folder {path} does not exist: check the path")
+
+
+def files_of(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """List the files of a folder that end as they should, sorted by name.
+
+    `B.H5` is one of them; what begins with a dot, as `._a.h5` of macOS, is none.
+
+    Raises:
+        InputError: If the folder is missing or holds none, or one of them is a folder.
+    """
+    check_folder(folder)
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(tuple(suffixes)) and path.name[0] != "."
+    )
+    for path in found:
+        if path.is_dir():
+            raise InputError(
+                f"{path} is a folder with the name of a file: rename it, or name it "
+                f"itself"
+            )
+    if not found:
+        raise InputError(
+            f"the folder {folder} holds no {', '.join(suffixes)} files: name the one "
+            f"that does"
+        )
+    return found
 
 
 def make_folder(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,20 +18,15 @@ from mri_example.data import (
     Sample,
     SliceDataset,
     blend,
-    volume_paths,
     write_reconstruction,
 )
-from mri_example.data.checks import check_header
-from mri_example.data.dataset import check_coils
+from mri_example.data.checks import OnFailure
 from mri_example.errors import InputError
 from mri_example.masks import Masks, volume_seed
 from mri_example.transforms import center_crop, root_sum_of_squares
 
 Method: TypeAlias = Callable[..., Tensor]  # of `Sample.inputs`
-OnFailure: TypeAlias = Callable[[Path, InputError], None]
 OF_THE_FILE = ("acceleration", "num_low_frequency")
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 def zero_filled(image: Tensor, mask: Tensor) -> Tensor:
@@ -86,16 +81,15 @@ def reconstruct(
         InputError: If `data` cannot be used, `output` is the same folder, the method
             takes no such slabs, or device or batch size are none.
     """
-    if output.resolve() == data.resolve():
-        raise InputError(f"output is the data folder {data}: choose another folder")
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, but must be at least 1")
-    check_device(device)
-    if slab is not None:
-        _check_slab(slab, method, mask_function)
-    if isinstance(method, nn.Module):
-        method.to(device)
-    skip = _skipping(output, on_failure)
+    _prepare(method, data, output, mask_function, device, batch_size, slab)
+
+    def skip(path: Path, error: InputError) -> None:
+        """Let no reconstruction of an earlier run stand for a volume that fails."""
+        if on_failure is None:
+            raise error
+        (output / path.name).unlink(missing_ok=True)
+        on_failure(path, error)
+
     dataset = _dataset(method, data, mask_function, slab, skip)
     batch = max(1, batch_size // (dataset.slab or 1))
 
@@ -106,18 +100,34 @@ def reconstruct(
         write_reconstruction(path, volume, _undersampling(file, mask_function, shape))
         return path
 
+    paths = []
     bar = tqdm(dataset.files, desc="reconstruct", unit="volume", disable=not progress)
     with bar as files:
-        paths = [_attempt(written, file, file.path, skip) for file in files]
-    return [path for path in paths if path is not None]
+        for file in files:
+            try:
+                paths.append(written(file))
+            except InputError as error:
+                skip(file.path, error)
+    return paths
+
+
+def _dataset(
+    method: Method, data: Path, masks: Masks, slab: int | None, on_failure: OnFailure
+) -> SliceDataset:
+    """Return the slices or slabs of the files that can be used."""
+    whole = method is zero_filled and masks.encodes_slices  # slabs of at least 1 slice
+    return SliceDataset(
+        data,
+        masks,
+        slab=slab or (1 if whole else getattr(method, "slab", None)),
+        coils=getattr(method, "coils", None),
+        metadata=getattr(method, "metadata", ()),
+        on_failure=on_failure,
+    )
 
 
 def check_device(device: str) -> None:
-    """Make sure that tensors can be put on a device.
-
-    Raises:
-        InputError: If there is no such device here.
-    """
+    """Make sure that tensors can be put on a device."""
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -128,26 +138,46 @@ def check_device(device: str) -> None:
         ) from error
 
 
+def _prepare(
+    method: Any,
+    data: Path,
+    output: Path,
+    masks: Masks,
+    device: str,
+    batch_size: int,
+    slab: int | None,
+) -> None:
+    """Check the options, and move a module to the device."""
+    if output.resolve() == data.resolve():
+        raise InputError(f"output is the data folder {data}: choose another folder")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, but must be at least 1")
+    check_device(device)
+    if slab is not None:
+        _check_slab(slab, method, masks)
+    if isinstance(method, nn.Module):
+        method.to(device)
+
+
 def _check_slab(slab: int, method: Any, mask_function: Masks) -> None:
     most: int | None = getattr(method, "slab", None)
     name = getattr(method, "__name__", type(method).__name__)
+    reason = f"{name} takes slabs of {most} slices: choose at most that"
     if slab < 1:
-        raise InputError(f"slab is {slab}, but must be at least 1: leave it out")
-    if most is None:
-        raise InputError(
-            f"slab is {slab}, but {name} is given slice after slice: lower batch_size "
-            f"to have fewer of them at once"
+        reason = "must be at least 1: leave it out"
+    elif most is None:
+        reason = (
+            f"{name} is given slice after slice: lower batch_size to have fewer of "
+            f"them at once"
         )
-    if slab > most:
-        raise InputError(
-            f"slab is {slab}, but {name} takes slabs of {most} slices: choose at most "
-            f"that"
+    elif mask_function.encodes_slices:
+        reason = (
+            "the masks tell slices apart, so all slices of a volume are measured "
+            "together: leave it out"
         )
-    if mask_function.encodes_slices:
-        raise InputError(
-            f"slab is {slab}, but the masks tell slices apart, so all slices of a "
-            f"volume are measured together: leave it out"
-        )
+    elif slab <= most:
+        return
+    raise InputError(f"slab is {slab}, but {reason}")
 
 
 @torch.no_grad()
@@ -209,54 +239,3 @@ def _undersampling(
         "acceleration": acceleration,
         "num_low_frequency": low,
     }
-
-
-def _skipping(output: Path, on_failure: OnFailure | None) -> OnFailure | None:
-    """Let no reconstruction of an earlier run stand for a volume that fails."""
-    if on_failure is None:
-        return None
-
-    def skip(path: Path, error: InputError) -> None:
-        (output / path.name).unlink(missing_ok=True)
-        on_failure(path, error)
-
-    return skip
-
-
-def _dataset(
-    method: Method,
-    data: Path,
-    mask_function: Masks,
-    slab: int | None,
-    on_failure: OnFailure | None,
-) -> SliceDataset:
-    """Return the slices or slabs of the files that can be used."""
-    coils, own = getattr(method, "coils", None), getattr(method, "slab", None)
-    known = getattr(method, "metadata", ())
-    if method is zero_filled and mask_function.encodes_slices:
-        own = 1  # at least, for the data set to have volumes
-
-    def usable(path: Path) -> Path:
-        file = KSpaceFile.inspect(path)
-        check_header(file)
-        check_coils(file, coils)
-        return path
-
-    found = [_attempt(usable, path, path, on_failure) for path in volume_paths(data)]
-    paths = [path for path in found if path is not None]
-    return SliceDataset(
-        paths, mask_function, slab=slab or own, coils=coils, metadata=known
-    )
-
-
-def _attempt(
-    make: Callable[[S], T], source: S, path: Path, on_failure: OnFailure | None
-) -> T | None:
-    """Make something of a volume, or leave its failure to whoever wants to know."""
-    try:
-        return make(source)
-    except InputError as error:
-        if on_failure is None:
-            raise
-        on_failure(path, error)
-        return None

@@ -20,12 +20,6 @@ def fftc(image: Tensor, dims: int) -> Tensor:
         dims: Number of axes that are transformed: 2 for slices, which excitation told
             apart, 3 for volumes of 3-D acquisitions.
 
-    Returns:
-        k-space of the same shape.
-
-    Raises:
-        ValueError: If `dims` is neither 2 nor 3.
-
     Examples:
         >>> image = torch.randn(4, 8, 7, dtype=torch.complex64)
         >>> torch.allclose(ifftc(fftc(image, dims=3), dims=3), image, atol=1e-6)
@@ -66,15 +60,7 @@ def _axes(dims: int) -> tuple[int, ...]:
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """Cut the central `shape` out of the last two axes, from `(size - crop) // 2`.
 
-    Args:
-        image: `(..., rows, cols)`.
-        shape: Rows and columns of the result.
-
-    Returns:
-        A view of the image, `(..., *shape)`.
-
-    Raises:
-        ValueError: If `shape` does not lie within the image.
+    The result is a view of the image `(..., rows, cols)`.
 
     Examples:
         >>> center_crop(torch.arange(5).view(1, 5), (1, 2))
@@ -96,12 +82,7 @@ def root_sum_of_squares(images: Tensor, dim: int) -> Tensor:
 
     $$ m = \sqrt{\textstyle\sum_c |x_c|^2} $$
 
-    Args:
-        images: Real or complex, one image per coil along `dim`.
-        dim: The axis of the coils.
-
-    Returns:
-        Real, the shape of `images` without `dim`. The gradient is 0 where all are 0.
+    The coils are along `dim`. The gradient is 0 where all are 0.
 
     Examples:
         >>> root_sum_of_squares(torch.tensor([[3 + 0j], [4j]]), dim=0)
@@ -114,11 +95,7 @@ def root_sum_of_squares(images: Tensor, dim: int) -> Tensor:
 def complex_to_channels(images: Tensor) -> Tensor:
     """Write complex images as channels: all real parts, then all imaginary parts.
 
-    Args:
-        images: Complex, `(batch, copies, *space)`.
-
-    Returns:
-        Real, `(batch, 2 * copies, *space)`.
+    `(batch, copies, *space)` becomes `(batch, 2 * copies, *space)`.
 
     Examples:
         >>> complex_to_channels(torch.tensor([[1 + 2j, 3 + 4j]]))
@@ -130,11 +107,7 @@ def complex_to_channels(images: Tensor) -> Tensor:
 def channels_to_complex(channels: Tensor) -> Tensor:
     """Read complex images from channels, the inverse of `complex_to_channels`.
 
-    Args:
-        channels: Real, `(batch, 2 * copies, *space)`; half precision becomes single.
-
-    Returns:
-        Complex, `(batch, copies, *space)`.
+    Half precision becomes single: there is no complex type, or no transform of it.
 
     Examples:
         >>> channels_to_complex(torch.tensor([[1.0, 3.0, 2.0, 4.0]]))

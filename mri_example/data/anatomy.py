@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,69 +12,29 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel import orientations
+from nibabel import affines, orientations
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from mri_example.errors import InputError
+from mri_example.paths import check_file, files_of
 
+LOG = logging.getLogger(__name__)
 Volume = NDArray[np.float32]
-
 UPRIGHT = ("I", "P", "L")  # downwards, backwards, leftwards
-
-
-def upright(voxels: NDArray[Any], affine: NDArray[Any]) -> Volume:
-    """Turn voxels so that slices along their third axis stand upright.
-
-    The top of the head, or the nose, is upwards; the patient's left, or the back of the
-    head, to the right.
-
-    Args:
-        voxels: Of three axes, the third from slice to slice.
-        affine: Where voxels are, `(4, 4)`: to the right, anterior, superior.
-
-    Returns:
-        `(slices, rows, cols)`.
-
-    Examples:
-        >>> upright(np.zeros((5, 4, 3)), np.eye(4)).shape
-        (3, 4, 5)
-    """
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(affine), orientations.axcodes2ornt(UPRIGHT)
-    )
-    turned = orientations.apply_orientation(voxels, turn)
-    slices = np.moveaxis(turned, int(turn[2, 0]), 0)
-    return np.ascontiguousarray(slices, dtype=np.float32)
-
-
-def check_magnitudes(voxels: NDArray[Any], path: Path) -> None:
-    """Make sure that voxels are what a magnitude image holds.
-
-    Raises:
-        InputError: If one is negative or not finite, or all are zero.
-    """
-    if not np.isfinite(voxels).all() or voxels.min() < 0 or voxels.max() <= 0:
-        raise InputError(
-            f"{path} holds values that are not magnitudes (negative, not finite, or "
-            f"zero everywhere): take the magnitude image of the scan"
-        )
-
-
 EMBEDDED = Path(__file__).parent / "embedded" / "anatomy.npz"
 SHA256 = "f6ff5cdc5c3c24e279b9042c0ff34e116c605db3d1a5e831195f3282b393c232"
+SQUARE = 0.01  # relative difference of pixel sizes that does not count
+UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError)
 
 
 def embedded_anatomy() -> dict[str, Volume]:
     """Return the embedded heads by name; `embedded/NOTICE` says where they come from.
 
-    Returns:
-        "sagittal", "coronal", "epi" and "average": magnitudes `(slices, rows, cols)`,
-        upright.
-
-    Raises:
-        InputError: If the file is not the one that was shipped.
+    "sagittal", "coronal", "epi" and "average" are upright magnitudes `(slices, rows,
+    cols)`.
     """
     content = EMBEDDED.read_bytes() if EMBEDDED.is_file() else b""
     if hashlib.sha256(content).hexdigest() != SHA256:
@@ -82,42 +43,53 @@ def embedded_anatomy() -> dict[str, Volume]:
         return {name: archive[name].astype(np.float32) for name in archive}
 
 
-def nifti_volumes(path: Path) -> Iterator[tuple[str, Volume]]:
+def nifti_volumes(
+    path: Path, number: int | None = None
+) -> Iterator[tuple[str, Volume]]:
     """Read magnitudes from one NIfTI file, or from every one in a folder.
 
     Args:
-        path: A `.nii` or `.nii.gz` file, or a folder of them. Of a series of volumes
-            the first is taken.
+        path: A `.nii` or `.nii.gz` file, or a folder of them.
+        number: Which volume of a series is taken; by default the first, with a warning.
 
     Yields:
         The name of a file without its ending, and its volume: slices along the third
-        axis of the file, each upright as the header has it: the top of the head, or the
-        nose, upwards; the patient's left, or the back of the head, to the right.
+        axis of the file, each with square pixels and upright as the header has it: the
+        top of the head, or the nose, upwards; the patient's left, or the back of the
+        head, to the right.
 
     Raises:
         InputError: If there is no such file, or it holds no usable magnitudes.
     """
-    found = sorted(path.glob("*.nii*")) if path.is_dir() else [path]
-    paths = {p.name.split(".nii")[0]: p for p in found if p.is_file()}
-    if not found or len(paths) < len(found):
-        raise InputError(
-            f"{path} is neither a NIfTI file nor a folder of them, each with another "
-            f"name: check the path (dcm2niix converts DICOM)"
-        )
-    for name, file in paths.items():
-        yield name, _volume(file)
+    if not path.is_dir():
+        check_file(path)
+    found = files_of(path, (".nii", ".nii.gz")) if path.is_dir() else [path]
+    names: dict[str, Path] = {}
+    for file in found:
+        name = file.name[: file.name.lower().rfind(".nii")] or file.name
+        other = names.setdefault(name, file)
+        if other != file:
+            raise InputError(f"{other} and {file} would both be {name}: rename one")
+    for name, file in names.items():
+        yield name, _volume(file, number)
 
 
-def _volume(path: Path) -> Volume:
+def _volume(path: Path, number: int | None) -> Volume:
     image, voxels = _read(path)
-    if voxels.ndim == 4 and voxels.size:
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
+    if voxels.ndim == 4 and voxels.size:
+        voxels = _of_series(path, voxels, number)
     if voxels.ndim != 3 or not voxels.size or voxels.dtype.kind not in "uif":
         raise InputError(
             f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a "
             f"volume of real magnitudes: convert it"
         )
-    check_magnitudes(voxels, path)
+    if not np.isfinite(voxels).all() or voxels.min() < 0 or voxels.max() <= 0:
+        raise InputError(
+            f"{path} holds values that are not magnitudes (negative, not finite, or "
+            f"zero everywhere): take the magnitude image of the scan"
+        )
     affine = np.nan_to_num(image.affine)
     if not np.linalg.det(affine):
         raise InputError(
@@ -127,18 +99,51 @@ def _volume(path: Path) -> Volume:
     return upright(voxels, affine)
 
 
+def _of_series(path: Path, voxels: NDArray[Any], number: int | None) -> NDArray[Any]:
+    count = voxels.shape[-1]
+    if number is None:
+        LOG.warning(
+            "%s holds %d volumes: volume 0 is taken, --volume N takes another",
+            *(path, count),
+        )
+    if not 0 <= (number or 0) < count:
+        raise InputError(
+            f"volume is {number}, but {path} holds {count} volumes: choose 0 to "
+            f"{count - 1}"
+        )
+    series: NDArray[Any] = voxels[..., number or 0]
+    return series
+
+
+def upright(voxels: NDArray[Any], affine: NDArray[Any]) -> Volume:
+    """Turn voxels so that slices along their third axis stand upright.
+
+    The affine `(4, 4)` says where they are: to the right, anterior, superior. Pixels of
+    the slices, `(slices, rows, cols)`, are square, as small as the smaller side was.
+
+    Examples:
+        >>> upright(np.zeros((5, 4, 3)), np.diag([1.0, 2.0, 1.0, 1.0])).shape
+        (3, 8, 5)
+    """
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(affine), orientations.axcodes2ornt(UPRIGHT)
+    )
+    turned = orientations.apply_orientation(voxels, turn)
+    axis = int(turn[2, 0])
+    slices = np.moveaxis(turned, axis, 0).astype(np.float32)
+    sizes = affines.voxel_sizes(affine)[np.argsort(turn[:, 0])]  # down, back, left
+    plane = np.delete(sizes, axis)
+    if np.ptp(plane) > SQUARE * plane.min():
+        zoom = (1, *(plane / plane.min()))
+        slices = ndimage.zoom(slices, zoom, order=1, mode="nearest", grid_mode=True)
+    return np.ascontiguousarray(slices, dtype=np.float32)
+
+
 def _read(path: Path) -> tuple[Any, NDArray[Any]]:
     try:
         image: Any = nibabel.load(path)
         return image, np.asanyarray(image.dataobj)
-    except (
-        ImageFileError,
-        HeaderDataError,
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-    ) as error:
+    except (*UNREADABLE, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read as NIfTI ({error}): copy it again"
         ) from error

@@ -1,100 +1,426 @@
-"""Whether the parts of a file agree with each other, and with its folder."""
+"""Whether the parts of a file agree: header, k-space, mask, target, and its folder.
+
+A file states most things twice. Where two sources contradict each other, none of them
+is believed: an error names both, and the way out. A doubt is logged once for all files.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
 
 from mri_example.data.files import KSpaceFile
 from mri_example.errors import InputError
 
-CLOSE = 1e-3  # relative, of the attributes to the target
+LOG = logging.getLogger(__name__)
+OnFailure: TypeAlias = Callable[[Path, InputError], None]
+Image: TypeAlias = NDArray[np.float64]
+
+EMPTY = (
+    1e-12  # energy relative to the largest of a column: rounding of single precision
+)
+PROMINENT = 10  # a peak of energy, relative to the median of the columns
+CLOSE = 0.01  # NMSE after the best scale of a target that is the image of its k-space
+OTHER = 0.25  # of one that is not: two heads of different subjects have .3 and more
+SCALE = 0.02  # by how much the scale may differ from 1 where the images agree
 
 
-def check_place(file: KSpaceFile, folder: str) -> None:
-    """Make sure that a file is in the right folder.
+@dataclass(frozen=True)
+class Finding:
+    """A contradiction in a file: an error, or a doubt, with its kind and a sentence."""
+
+    kind: str
+    text: str
+    doubt: bool = False
+
+
+def findings(file: KSpaceFile, slices: Iterable[int] | None = None) -> list[Finding]:
+    """Compare what a file says in several places.
 
     Args:
         file: The file.
-        folder: For example `multicoil_train`.
+        slices: Which are read; by default the middle one alone.
+
+    Returns:
+        At most one finding of a kind.
+    """
+    found = list(_of_layout(file))
+    kinds = {finding.kind: finding for finding in found}
+    if not {"folder", "coils last"} & kinds.keys():  # it is known what the axes mean
+        for index in [file.slices // 2] if slices is None else slices:
+            for finding in _readable(file, index):
+                kinds.setdefault(finding.kind, finding)
+    return list(kinds.values())
+
+
+def checked(
+    paths: Iterable[Path],
+    on_failure: OnFailure | None = None,
+    usable: Callable[[KSpaceFile], None] = lambda _: None,
+) -> list[KSpaceFile]:
+    """Inspect files and make sure that none contradicts itself.
+
+    Args:
+        paths: The files.
+        on_failure: Called with a file that is refused, and why; it is left out.
+        usable: Raises `InputError` for a file that cannot be used, whatever it says.
+
+    Returns:
+        Those that can be used. Their doubts are logged, one line for each kind.
 
     Raises:
-        InputError: If it has the axis of coils in a single-coil folder, or lacks it in
-            the other; or it brings a mask, but is there to be trained on; or it has
-            no target, but is there to be validated on.
+        InputError: If a file is refused and nobody else is told.
     """
-    challenge, split = folder.split("_")
-    if (challenge == "multicoil") != (len(file.shape) == 4):
-        raise InputError(
-            f"{file.path}: k-space has shape {file.shape}, which does not belong into "
-            f"{folder}: move it"
-        )
-    if file.mask is not None and split in ("train", "val"):
-        raise InputError(
-            f"{file.path} brings a mask, so its k-space is undersampled and no model "
-            f"can learn from it: move it from {folder}"
-        )
-    if file.target is None and split == "val":
-        raise InputError(
-            f"{file.path} has no target volume, so nothing can be validated on it: "
-            f"move it from {folder}, or add its target"
-        )
+    files, doubts = [], []
+    for path in paths:
+        try:
+            file = KSpaceFile.inspect(path)
+            found = refuse_errors(file)
+            usable(file)
+            doubts += [(file, finding) for finding in found]
+            files.append(file)
+        except InputError as error:
+            if on_failure is None:
+                raise
+            on_failure(path, error)
+    for line in summary(doubts):
+        LOG.warning(line)
+    return files
 
 
-def check_header(file: KSpaceFile) -> None:
-    """Make sure that the header of a file describes its k-space.
-
-    Which columns count as measured follows from the encoded columns, unless the file
-    brings a mask.
+def refuse_errors(file: KSpaceFile) -> list[Finding]:
+    """Return the doubts about a file.
 
     Raises:
-        InputError: If it encodes another number of columns, or the trajectory is not
-            Cartesian.
+        InputError: If a finding is an error.
     """
-    if file.trajectory.lower() not in ("", "cartesian"):
-        raise InputError(
-            f"{file.path}: the header says that the trajectory is {file.trajectory}, "
+    found = findings(file)
+    for finding in found:
+        if not finding.doubt:
+            raise InputError(f"{file.path}: {finding.text}")
+    return found
+
+
+def summary(doubts: Iterable[tuple[KSpaceFile, Finding]]) -> list[str]:
+    """Return one line for each kind of doubt: its first file, and how many more."""
+    kinds: dict[str, list[tuple[KSpaceFile, Finding]]] = {}
+    for file, finding in doubts:
+        kinds.setdefault(finding.kind, []).append((file, finding))
+    return [
+        f"{found[0][0].path}{f' and {len(found) - 1} more' if found[1:] else ''}: "
+        f"{found[0][1].text}"
+        for found in kinds.values()
+    ]
+
+
+def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
+    challenge, _, split = file.path.parent.name.partition("_")
+    known = {"singlecoil": 3, "multicoil": 4}
+    if split and known.get(challenge, len(file.shape)) != len(file.shape):
+        advice = (
+            "if its first axis is that of the coils of one slice, insert an axis of "
+            "slices before it, or move it"
+        )
+        yield Finding(
+            "folder",
+            f"k-space has shape {file.shape}, which does not belong into "
+            f"{file.path.parent.name}: {advice if challenge[0] == 'm' else 'move it'}",
+        )
+    elif source := _coils_last(file):
+        yield Finding(
+            "coils last",
+            f"k-space has shape {file.shape}, read as (slices, coils, rows, cols), but "
+            f"{source}: if the coils are last, use numpy.moveaxis(kspace, -1, 1)",
+        )
+    else:
+        yield from _of_header(file)
+
+
+def _coils_last(file: KSpaceFile) -> str:
+    """Return what says that the coils are the last axis, not the second, or ""."""
+    if len(file.shape) == 3:
+        return ""
+    _, first, middle, last = file.shape
+    encoded = file.header.encoded[:2] if file.header else None
+    rows, cols = file.target_size or (0, 0)
+    if encoded == (first, middle) != (middle, last):
+        return f"the header speaks of {first} x {middle} encoded rows and columns"
+    if last < cols <= middle and rows <= first:
+        return f"the target has {rows} rows and {cols} columns"
+    told = file.target_size or (encoded and encoded[1] == last)
+    return "" if told or first <= last else f"{first} coils of {last} columns are rare"
+
+
+def _of_header(file: KSpaceFile) -> Iterator[Finding]:
+    rows, cols = file.shape[-2:]
+    header = file.header
+    if header is None:
+        yield Finding(
+            "no header",
+            f"no ISMRMRD header: all columns are taken as measured, and images are "
+            f"cropped to {file.crop[0]} x {file.crop[1]}",
+            doubt=True,
+        )
+        return
+    if header.trajectory.lower() not in ("", "cartesian"):
+        yield Finding(
+            "trajectory",
+            f"the header says that the trajectory is {header.trajectory}, "
             f"but k-space is read as Cartesian: grid the data first, or correct the "
-            f"data set 'ismrmrd_header'"
+            f"data set 'ismrmrd_header'",
         )
-    columns = file.shape[-1]
-    if file.mask is None and file.encoded not in (None, columns):
-        raise InputError(
-            f"{file.path}: the header speaks of {file.encoded} encoded columns, but "
-            f"k-space has {columns}, so the wrong ones may count as measured: repair "
-            f"the header, or remove the data set 'ismrmrd_header'"
+    encoded = header.encoded[:2]
+    if rows != cols and encoded == (cols, rows):
+        yield Finding(
+            "encoded",
+            f"the header speaks of {rows} encoded columns, but k-space has {cols}, and "
+            f"as many rows: exchange its last two axes, or repair the header",
+        )
+    elif encoded[1] != cols:
+        yield Finding(
+            "encoded",
+            f"the header speaks of {encoded[1]} encoded columns, but k-space has "
+            f"{cols}, so the wrong ones may count as measured: repair the header, or "
+            f"remove the data set 'ismrmrd_header'",
+            doubt=file.mask is not None,  # which says what was measured
+        )
+    elif encoded[0] != rows:
+        yield Finding(
+            "encoded rows",
+            f"the header speaks of {encoded[0]} encoded rows, but k-space has {rows}: "
+            f"images are right if the readout oversampling was removed before",
+            doubt=True,
         )
 
 
-def check_values(file: KSpaceFile) -> None:
-    """Read all numbers of a file and make sure that they can be used.
-
-    Raises:
-        InputError: If k-space or target cannot be read or are not finite, k-space is
-            not zero where the mask says that nothing was measured, or the attributes
-            `max` and `norm` are no numbers or not those of the target.
-    """
-    for index in range(file.slices):
-        _check_kspace(file, index)
-    if file.target is not None:
-        _check_target(file)
+def _readable(file: KSpaceFile, index: int) -> Iterator[Finding]:
+    try:
+        yield from _of_slice(file, index)
+    except InputError as error:
+        said = str(error).removeprefix(f"{file.path}")
+        yield Finding("values", said.removeprefix(":").strip())
 
 
-def _check_kspace(file: KSpaceFile, index: int) -> None:
+def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
     kspace = file.kspace(index)
-    if file.mask is not None and kspace[..., file.mask == 0].any():
-        raise InputError(
-            f"{file.path}: k-space of slice {index} is not zero where the mask is: one "
-            f"of them belongs to another file"
+    kspace = kspace.reshape(-1, *kspace.shape[-2:])
+    power = np.square(np.abs(kspace), dtype=np.float64).sum(axis=0)
+    found: list[Finding] = []
+    if power.any():
+        found = [*_of_columns(file, _measured(kspace), index), *_of_center(power)]
+    yield from found
+    whole = file.mask is None or bool(file.mask.all())
+    if file.target is not None and whole and all(finding.doubt for finding in found):
+        yield from _of_target(file, kspace, index)
+
+
+def _measured(kspace: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which columns of a slice are more than rounding."""
+    power = np.square(np.abs(kspace), dtype=np.float64)
+    columns = power.reshape(-1, kspace.shape[-1]).sum(axis=0)
+    measured: NDArray[np.bool_] = columns > EMPTY * columns.max()
+    return measured
+
+
+def _of_columns(
+    file: KSpaceFile, measured: NDArray[np.bool_], index: int
+) -> Iterator[Finding]:
+    """Compare the columns that are not zero with those that should not be."""
+    columns = np.arange(len(measured))
+    left, right = file.padding
+    inside = (columns >= left) & (columns < right)
+    if file.mask is not None:
+        inside = file.mask.astype(bool)
+    outside = np.flatnonzero(measured & ~inside)
+    if len(outside) and file.mask is not None:
+        yield Finding(
+            "mask",
+            f"k-space of slice {index} is not zero where the mask is: one of them "
+            f"belongs to another file",
+        )
+    elif len(outside) and file.header and file.header.encoded[1] == len(columns):
+        yield Finding(
+            "limits",
+            f"the header limits the encoding to columns {left} to {right - 1} (center "
+            f"{file.header.center}, maximum {file.header.maximum}), but k-space has "
+            f"values in {outside[0]} to {outside[-1]} of {len(columns)}: repair it",
+        )
+    else:
+        yield from _of_zeros(file, measured, inside)
+
+
+def _of_zeros(
+    file: KSpaceFile, measured: NDArray[np.bool_], inside: NDArray[np.bool_]
+) -> Iterator[Finding]:
+    missing = inside & ~measured
+    for other in range(file.slices):  # zero in every slice?
+        if not missing.any():
+            return
+        missing &= ~_measured(file.kspace(other))
+    acquired, zeros = np.flatnonzero(measured), np.flatnonzero(missing)
+    within = bool(((zeros > acquired[0]) & (zeros < acquired[-1])).any())
+    if within and file.mask is None:
+        yield Finding(
+            "undersampled",
+            f"{len(zeros)} of {len(measured)} columns of k-space are zero in every "
+            f"slice, but there is no data set 'mask': undersampled data need it, and "
+            f"no model can be trained on them",
+        )
+    elif len(zeros):
+        source = "nothing says so: add a header or a mask"
+        if file.mask is not None or file.header is not None:
+            name = "header" if file.mask is None else "mask"
+            source = f"the {name} says that they were measured: correct it"
+        yield Finding(
+            "zeros",
+            f"columns {zeros[0]} to {zeros[-1]} of k-space are zero in every slice, "
+            f"{len(zeros)} of them, but {source}",
+            doubt=not within,
         )
 
 
-def _check_target(file: KSpaceFile) -> None:
-    target = file.target_volume()
-    for name, value in {"max": target.max(), "norm": np.linalg.norm(target)}.items():
-        said = file.number(name)
-        stated = value if said is None else said
-        if not np.isclose(stated, value, rtol=CLOSE, atol=0):
-            raise InputError(
-                f"{file.path}: the attribute {name!r} is {stated:.6g}, but that of "
-                f"{file.target} is {value:.6g}: repair the attribute"
-            )
+def _of_center(power: Image) -> Iterator[Finding]:
+    for axis, name in enumerate(("row", "column")):
+        energy = power.sum(axis=1 - axis)
+        peak, middle = int(energy.argmax()), len(energy) // 2
+        away = abs(peak - middle)
+        flat = energy[peak] < PROMINENT * np.median(energy[energy > 0])
+        if len(energy) < 8 or flat or away <= len(energy) // 8:
+            continue
+        yield Finding(
+            f"center {name}",
+            f"most energy of k-space is in {name} {peak} of {len(energy)}, but the "
+            f"center of masks and transforms is {middle}: apply numpy.fft.fftshift, or "
+            f"pad what is partial",
+            doubt=axis == 0 or away <= len(energy) // 4,
+        )
+
+
+TRANSFORMED = {  # by the axes over which k-space must be transformed to be the target
+    (-2, -1): "",
+    (-1,): "k-space is hybrid, its rows are positions: transform them with fft",
+    (-2,): "k-space is hybrid, its columns are positions: transform them with fft",
+    (): "k-space holds images: transform them with fft2c",
+}
+AXES = ("rows", "columns")
+
+
+def _of_maximum(file: KSpaceFile, largest: float, index: int) -> Iterator[Finding]:
+    stated = file.number("max")
+    if stated is not None and largest > (1 + CLOSE) * stated:
+        yield Finding(
+            "max",
+            f"the attribute 'max' is {stated:.6g}, but slice {index} of {file.target} "
+            f"has {largest:.6g}: repair the attribute",
+        )
+
+
+def _of_target(file: KSpaceFile, kspace: NDArray[Any], index: int) -> Iterator[Finding]:
+    """Transform k-space and compare it with the target, in the same and other ways."""
+    target = file.target_volume(index).astype(np.float64)
+    yield from _of_maximum(file, float(target.max()), index)
+    same = all(n <= m for n, m in zip(target.shape, kspace.shape[-2:], strict=True))
+    if not same or not target.any():
+        return  # the target is another field of view, or air
+    error, scale, advice = min(_ways(kspace, target))
+    if advice:
+        yield Finding(
+            "target",
+            f"k-space of slice {index} is not transformed to {file.target} by the "
+            f"centered transform, but otherwise: {advice}",
+        )
+    elif error > OTHER:
+        yield Finding(
+            "target",
+            f"{file.target} of slice {index} is no image of its k-space, whatever the "
+            f"scale (NMSE {error:.2g}), shift or flip: one is of another file or slice",
+        )
+    elif abs(np.log(scale)) > (SCALE if error <= CLOSE else np.log(2)):
+        yield Finding(
+            "scale",
+            f"{file.target} is {scale:.5g} times the orthonormal transform of k-space "
+            f"of {kspace.shape[-2]} x {kspace.shape[-1]}: scale one of them, for "
+            f"example by norm='ortho'",
+        )
+    elif error > CLOSE:
+        yield Finding(
+            "target",
+            f"{file.target} differs from the transform of k-space by an NMSE of "
+            f"{error:.2g}: it may be filtered, or of other coils",
+            doubt=True,
+        )
+
+
+def _ways(kspace: NDArray[Any], target: Image) -> Iterator[tuple[float, float, str]]:
+    """Yield NMSE, best scale and cure of the ways to transform k-space to the target.
+
+    The first is the right one, without a cure; others follow if it is not the one.
+    """
+    error, scale = _fit(target, _cropped(_image(kspace, (-2, -1)), target.shape))
+    yield error, scale, ""
+    if error <= CLOSE:
+        return
+    turns = list(product(("", "shift"), ("", "flip", "conjugate")))
+    for axes, hybrid in TRANSFORMED.items():
+        whole = _image(kspace, axes)
+        for turn in product(turns, turns):
+            image = whole
+            for axis, (shift, flip) in enumerate(turn):
+                image = _turned(image, axis, shift, flip)
+            way = _fit(target, _cropped(image, target.shape))
+            if way[0] <= min(CLOSE, error / 4):
+                yield *way, "; ".join(filter(None, (hybrid, *_cures(*turn))))
+
+
+def _turned(image: Image, axis: int, shift: str, flip: str) -> Image:
+    size = image.shape[axis]
+    if flip:
+        image = np.flip(image, axis)
+    if flip == "conjugate" and size % 2 == 0:  # about the pixel at size // 2
+        image = np.roll(image, 1, axis)
+    return np.roll(image, size // 2, axis) if shift else image
+
+
+def _cures(rows: tuple[str, str], cols: tuple[str, str]) -> Iterator[str]:
+    shifted = [n for n, (shift, _) in zip(AXES, (rows, cols), strict=True) if shift]
+    if shifted:
+        yield (
+            f"images are shifted by half along {' and '.join(shifted)}: multiply "
+            f"every second sample along them by -1, or apply ifftshift before the fft"
+        )
+    if rows[1] == cols[1] == "conjugate":
+        yield "k-space is conjugated: take its numpy.conj"
+        return
+    flipped = [n for n, (_, flip) in zip(AXES, (rows, cols), strict=True) if flip]
+    if flipped:
+        yield f"the target is flipped along {' and '.join(flipped)}: flip it back"
+
+
+def _image(kspace: NDArray[Any], axes: tuple[int, ...]) -> Image:
+    """Return the root-sum-of-squares of the coils, transformed over some axes."""
+    images = fft.fftshift(fft.ifftn(kspace, axes=axes, norm="ortho"), axes=axes)
+    squares = np.square(np.abs(images), dtype=np.float64)
+    combined: Image = np.sqrt(squares.sum(axis=0))
+    return combined
+
+
+def _cropped(image: Image, shape: tuple[int, ...]) -> Image:
+    top, left = ((n - s) // 2 for n, s in zip(image.shape, shape, strict=True))
+    return image[top : top + shape[0], left : left + shape[1]]
+
+
+def _fit(target: Image, image: Image) -> tuple[float, float]:
+    """Return the NMSE after the best scale of an image, and this scale."""
+    both, own = float((target * image).sum()), float(np.square(image).sum())
+    if not both > 0:
+        return 1.0, 1.0
+    scale = both / own
+    return max(0.0, 1 - scale * both / float(np.square(target).sum())), scale

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mri_example.data.checks import check_header
+from mri_example.data.checks import OnFailure, checked
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
             all coils combined.
         name: Name of the file.
         slice_index: The (first) slice in the volume.
-        metadata: 1 for the kind of the scan among those that the model knows.
+        metadata: 1 for the kind of the scan among those that the model knows, else 0.
     """
 
     zero_filled: Tensor
@@ -82,6 +82,8 @@ class SliceDataset(Dataset[Sample]):
         augment: Changes the fully sampled image in training.
         metadata: The kinds of scans that the model knows, as `KSpaceFile.scan` names
             them. Files of others are logged.
+        on_failure: Called with a file that cannot be used and the reason; the file is
+            left out. Without it the first one ends everything.
 
     Raises:
         InputError: If the folder has no usable files, one has other coils, or one for
@@ -102,18 +104,20 @@ class SliceDataset(Dataset[Sample]):
         crop: tuple[int, int] | None = None,
         augment: Augmentation | None = None,
         metadata: Sequence[str] = (),
+        on_failure: OnFailure | None = None,
     ) -> None:
         paths = volume_paths(folder) if isinstance(folder, Path) else folder
-        self.files = [KSpaceFile.inspect(path) for path in paths]
-        if skip_thin and slab is not None and epoch is not None:
-            self.files = _thick(self.files, slab)
-        for file in self.files:
-            check_header(file)
-            check_coils(file, coils)
-            if epoch is not None:
-                _check_for_training(file, slab)
-        _log_what_was_assumed(self.files)
-        _log_unknown_scans(self.files, metadata)
+        training = epoch is not None
+        self.files = checked(paths, on_failure, lambda f: _check(f, coils, training))
+        if training and slab is not None:
+            self.files = _thick(self.files, slab, skip_thin)
+        unknown = sorted({file.scan for file in self.files} - set(metadata))
+        if unknown and metadata:
+            LOG.warning(
+                "the model knows nothing of scans of the kind %s (acquisition/"
+                "scanner): it is told that they are of none of those it knows",
+                ", ".join(unknown),
+            )
         self.mask_function, self.slab = mask_function, slab
         self.epoch, self.seed = epoch, seed
         self.crop, self.augment, self.metadata = crop, augment, metadata
@@ -169,7 +173,16 @@ class SliceDataset(Dataset[Sample]):
             mask, _ = self.mask_function(shape, seed=seed)
         except InputError as error:
             raise InputError(f"{file.path} cannot be undersampled: {error}") from error
-        return mask if shape[-1] != file.shape[-1] else _padded(mask, file.padding)
+        if shape[-1] == file.shape[-1]:
+            columns = torch.arange(shape[-1])
+            left, right = file.padding
+            mask = mask * ((columns >= left) & (columns < right))
+        if not mask.any():
+            raise InputError(
+                f"{file.path} cannot be undersampled: the mask leaves no column of the "
+                f"{file.padding} that are encoded: choose another"
+            )
+        return mask
 
     def _seed(self, item: int) -> tuple[int, int, int]:
         return self.seed, self.epoch or 0, item
@@ -195,88 +208,45 @@ def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return torch.nn.functional.pad(image, sides)
 
 
-def _padded(mask: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Take out the columns that were not measured at all."""
-    columns = torch.arange(mask.shape[-1])
-    return mask * ((columns >= padding[0]) & (columns < padding[1]))
-
-
-def _log_what_was_assumed(files: Sequence[KSpaceFile]) -> None:
-    assumed = [file for file in files if file.assumed]
-    if assumed:
-        first, more = assumed[0], len(assumed) - 1
-        others = f" and {more} more" if more else ""
-        LOG.warning("%s%s: %s", first.path, others, first.assumed)
-
-
-def _log_unknown_scans(files: Sequence[KSpaceFile], known: Sequence[str]) -> None:
-    unknown = sorted({file.scan for file in files} - set(known)) if known else []
-    if unknown:
-        LOG.warning(
-            "the model knows nothing of scans of the kind %s (acquisition/scanner): it "
-            "is told that they are of none of those it knows",
-            ", ".join(unknown),
-        )
-
-
-def check_coils(file: KSpaceFile, coils: int | None) -> None:
-    """Make sure that a file has the coils that a model takes, `None` being any.
-
-    Raises:
-        InputError: If it has others.
-    """
+def _check(file: KSpaceFile, coils: int | None, training: bool) -> None:
     if coils not in (None, file.coils):
         raise InputError(
             f"{file.path} has {file.coils} coils, but the model takes {coils}: build "
             f"it with other coils, or separate the files"
         )
-
-
-def _check_for_training(file: KSpaceFile, slab: int | None) -> None:
-    if file.mask is not None:
+    if training and file.mask is not None:
         raise InputError(
             f"{file.path} brings a mask, so its k-space is undersampled and no model "
             f"can learn from it: train on fully sampled files"
         )
-    if slab is not None and slab > file.slices:
-        raise InputError(
-            f"slab is {slab}, but {file.path} has only {file.slices} slices: train on "
-            f"thinner slabs, or set `skip_thin` to leave out such volumes"
-        )
 
 
-def _thick(files: Sequence[KSpaceFile], slab: int) -> list[KSpaceFile]:
-    """Return the files that have a slab, and log which do not."""
-    thick = [file for file in files if file.slices >= slab]
-    if not thick:
-        most = max(file.slices for file in files)
+def _thick(files: list[KSpaceFile], slab: int, skip_thin: bool) -> list[KSpaceFile]:
+    """Return the files that have a slab; others are refused, or left out and logged."""
+    thin = [file for file in files if file.slices < slab]
+    if thin and (not skip_thin or len(thin) == len(files)):
+        most = max(thin, key=lambda file: file.slices)
+        only = "no volume has more than" if skip_thin else f"{most.path} has only"
         raise InputError(
-            f"slab is {slab}, but no volume has more than {most} slices: train on "
-            f"thinner slabs"
+            f"slab is {slab}, but {only} {most.slices} slices: train on thinner slabs, "
+            f"or set `skip_thin` to leave out such volumes"
         )
-    if len(thick) < len(files):
-        thin = [file.path.name for file in files if file.slices < slab]
+    if thin:
+        names = ", ".join(file.path.name for file in thin)
         LOG.warning(
             "%d volumes have fewer slices than a slab of %d and are left out: %s",
-            *(len(thin), slab, ", ".join(thin)),
+            *(len(thin), slab, names),
         )
-    return thick
+    return [file for file in files if file not in thin]
 
 
 Magnitudes = NDArray[np.float32]
 
 
 def slab_starts(slices: int, slab: int, step: int) -> list[int]:
-    """Return the first slices of slabs that cover a volume.
-
-    Args:
-        slices: Slices of the volume, at least as many as in a slab.
-        slab: Slices of a slab.
-        step: From one slab to the next; the last step may be shorter.
+    """Return the first slices of slabs that cover a volume; the last step is shorter.
 
     Examples:
-        >>> slab_starts(slices=10, slab=4, step=3)
-        [0, 3, 6]
         >>> slab_starts(slices=9, slab=4, step=3)
         [0, 3, 5]
     """
@@ -285,14 +255,9 @@ def slab_starts(slices: int, slab: int, step: int) -> list[int]:
 
 
 def blend(slabs: Mapping[int, Magnitudes], slices: int) -> Magnitudes:
-    """Put slabs together; where they overlap, the middle of a slab counts most.
+    """Put slabs `(depth, H, W)`, by first slice, together to a volume.
 
-    Args:
-        slabs: Magnitudes `(depth, H, W)` by first slice.
-        slices: Slices of the volume, each in at least one slab.
-
-    Returns:
-        The volume, `(slices, H, W)`.
+    Where they overlap, the middle of a slab counts most.
 
     Examples:
         >>> blend({0: np.zeros((2, 1, 1)), 1: np.ones((2, 1, 1))}, 3).ravel()
@@ -301,11 +266,10 @@ def blend(slabs: Mapping[int, Magnitudes], slices: int) -> Magnitudes:
     plane = next(iter(slabs.values())).shape[1:]
     volume, total = np.zeros((slices, *plane)), np.zeros((slices, 1, 1))
     for start, slab in sorted(slabs.items()):
-        depth = len(slab)
-        rising = np.arange(1.0, depth + 1)
+        rising = np.arange(1.0, len(slab) + 1)
         weight = np.minimum(rising, rising[::-1]).reshape(-1, 1, 1)
-        volume[start : start + depth] += weight * slab
-        total[start : start + depth] += weight
+        volume[start : start + len(slab)] += weight * slab
+        total[start : start + len(slab)] += weight
     return (volume / total).astype(np.float32)
 
 
@@ -315,9 +279,7 @@ Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
     """Flip either axis, exchange the axes of a square, and turn the phase, by chance.
 
-    Args:
-        image: Complex, `(..., rows, cols)`; coils and slices are changed alike.
-        generator: What chance follows from.
+    Coils and slices of a complex image `(..., rows, cols)` are changed alike.
     """
     chance = torch.rand(4, generator=generator)
     axes = [axis - 2 for axis in (0, 1) if chance[axis] < 0.5]
@@ -329,15 +291,6 @@ def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def one_hot(scan: str, known: Sequence[str]) -> Tensor:
     """Return 1 at the place of a scan among the known ones, and 0 elsewhere.
-
-    A scan that is none of them has zeros only: that is how unknown scanners look.
-
-    Args:
-        scan: What `scan_name` returned.
-        known: The scans that a model knows.
-
-    Returns:
-        As many entries as there are known scans.
 
     Examples:
         >>> one_hot("AXT2/Aera", ["AXT1/Aera", "AXT2/Aera"]), one_hot("?/?", ["a/b"])

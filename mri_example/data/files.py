@@ -1,4 +1,4 @@
-"""HDF5 files in the layout of the fastMRI data set: read, checked and written."""
+"""HDF5 files in the layout of the fastMRI data set: read and written."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.paths import check_file, check_folder
+from mri_example.paths import check_file, files_of
 
 # What h5py raises, by where a file is damaged.
 UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+SUFFIXES = (".h5", ".hdf5")
+TARGETS = SINGLE_COIL, MULTI_COIL = ("reconstruction_esc", "reconstruction_rss")
+UNKNOWN = "unknown"
+REPEATED = "REPEAT"  # at the end of an acquisition that was done again
+Pair = tuple[int, int]
 
 
 @contextmanager
@@ -31,7 +36,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
     process, and those that stay open make memory grow.
 
     Raises:
-        InputError: If it is missing, truncated, damaged or of another format.
+        InputError: If it is missing, locked, truncated, damaged, of another format, or
+            compressed in a way that cannot be read here.
     """
     check_file(path)
     try:
@@ -40,95 +46,176 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except InputError:
         raise
     except UNREADABLE as error:
+        raise InputError(f"{path} {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "unable to lock file" in text:
+        return (
+            "is locked by another program, which may be writing it: try again when "
+            "that has ended, or set HDF5_USE_FILE_LOCKING=FALSE"
+        )
+    if "filter" in text or "plugin" in text:
+        return (
+            f"is compressed by a filter that is not installed here ({text}): rewrite "
+            f"it with `h5repack -f GZIP=4` where it is"
+        )
+    return (
+        f"cannot be read as HDF5 ({text}): if it is truncated, damaged or of another "
+        f"format, copy it again"
+    )
+
+
+def optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
+    """Return one data set of an open file, `None` if there is nothing of that name."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    found = file.get(name)
+    away = [] if found is not None else [getattr(link, "filename", link)]
+    if isinstance(found, h5py.Dataset) and found.is_virtual:
+        sources = {source.file_name for source in found.virtual_sources()} - {"."}
+        away = [source for source in sources if not (path.parent / source).exists()]
+    if away:
         raise InputError(
-            f"{path} cannot be read as HDF5 ({error}): if it is truncated, damaged or "
-            f"of another format, copy it again"
-        ) from error
+            f"{path}: the data set {name!r} is a link to {away[0]}, which is not "
+            f"there: put that file where the link leads, or write one file"
+        )
+    return found if isinstance(found, h5py.Dataset) else None
 
 
 def dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return one data set of an open file.
-
-    Raises:
-        InputError: If there is no such data set.
-    """
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
+    """Return one data set of an open file, which must be there."""
+    found = optional(file, name, path)
+    if found is not None:
+        return found
+    groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+    if any("data" in group and "xml" in group for group in groups):
         raise InputError(
-            f"{path} holds no data set {name!r} but {sorted(file)}: name a file in the "
-            f"fastMRI layout"
+            f"{path} is a raw file of ISMRMRD, not in the fastMRI layout: run "
+            f"`convert` on it first"
         )
-    return found
+    raise InputError(
+        f"{path} holds no data set {name!r} but {sorted(file)}: name a file in the "
+        f"fastMRI layout"
+    )
 
 
-UNKNOWN = "unknown"
-REPEATED = "REPEAT"  # at the end of an acquisition that was done again
-TARGETS = ("reconstruction_esc", "reconstruction_rss")
-Pair = tuple[int, int]
+def kspace_of(file: h5py.File, path: Path) -> tuple[h5py.Dataset, tuple[int, ...]]:
+    """Return the k-space and its shape, `(slices, [coils,] rows, cols)`.
 
-
-def kspace_of(file: h5py.File, path: Path) -> h5py.Dataset:
-    """Return the k-space, `(slices, rows, cols)` or `(slices, coils, rows, cols)`."""
+    Real and imaginary parts may be a complex number, a compound type such as `(r, i)`
+    or `(real, imag)`, or a last axis of length 2.
+    """
     kspace = dataset(file, "kspace", path)
-    if kspace.ndim not in (3, 4) or 0 in kspace.shape:
+    shape = _complex_shape(kspace)
+    if shape is None:
+        pairs = [axis for axis, size in enumerate(kspace.shape) if size == 2]
+        advice = (
+            f"if axis {pairs[0]} holds real and imaginary parts, make it the last"
+            if pairs
+            else "if these are magnitude images, give them to `simulate` as NIfTI"
+        )
         raise InputError(
-            f"{path}: k-space has shape {kspace.shape}, but must be (slices, rows, "
+            f"{path}: k-space is {kspace.dtype} of shape {kspace.shape}, but must be "
+            f"complex: {advice}"
+        )
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise InputError(
+            f"{path}: k-space has shape {shape}, but must be (slices, rows, "
             f"cols) or (slices, coils, rows, cols): reorder its axes"
         )
-    if kspace.dtype.kind != "c":
-        raise InputError(
-            f"{path}: k-space is {kspace.dtype}, but must be complex: magnitude images "
-            f"are no raw data, simulate k-space from them"
-        )
+    return kspace, shape
+
+
+def _complex_shape(kspace: h5py.Dataset) -> tuple[int, ...] | None:
+    shape, names = tuple(kspace.shape or ()), kspace.dtype.names or ()
+    if kspace.dtype.kind == "c" or [n[0].lower() for n in names] == ["r", "i"]:
+        return shape
+    pair = kspace.dtype.kind in "fiu" and shape[-1:] == (2,) and len(shape) > 3
+    return shape[:-1] if pair else None
+
+
+def _as_complex(stored: NDArray[Any]) -> NDArray[np.complex64]:
+    if stored.dtype.names:
+        real, imaginary = (stored[name] for name in stored.dtype.names)
+    elif stored.dtype.kind == "c":
+        real, imaginary = stored.real, stored.imag
+    else:
+        real, imaginary = stored[..., 0], stored[..., 1]
+    kspace = np.empty(real.shape, np.complex64)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        kspace.real, kspace.imag = real, imaginary
     return kspace
 
 
-def target_of(file: h5py.File, path: Path) -> h5py.Dataset | None:
+def target_of(
+    file: h5py.File, shape: tuple[int, ...], path: Path
+) -> h5py.Dataset | None:
     """Return the target, real `(slices, H, W)`, if there is one.
 
     Single-coil files may hold that of all coils too, which then is not their target.
     """
-    names = TARGETS if file["kspace"].ndim == 3 else reversed(TARGETS)
-    name = next((name for name in names if name in file), None)
-    if name is None:
+    names = TARGETS if len(shape) == 3 else reversed(TARGETS)
+    found = (optional(file, name, path) for name in names)
+    target = next((one for one in found if one is not None), None)
+    if target is None:
         return None
-    target = dataset(file, name, path)
-    slices = len(file["kspace"])
-    fits = target.ndim == 3 and len(target) == slices and target.size
+    fits = target.ndim == 3 and len(target) == shape[0] and target.size
     if not fits or target.dtype.kind != "f":
         raise InputError(
-            f"{path}: {name} is {target.dtype} of shape {target.shape}, but must hold "
-            f"real images (slices, H, W) of all {slices} slices: remove or repair it"
+            f"{path}: {target.name[1:]} is {target.dtype} of shape {target.shape}, but "
+            f"must hold real images (slices, H, W) of all {shape[0]} slices of k-space "
+            f"of shape {shape}: repair one of them"
         )
     return target
 
 
 def header_of(file: h5py.File, path: Path) -> Header | None:
     """Return the header, if there is one."""
-    if "ismrmrd_header" not in file:
+    stored = optional(file, "ismrmrd_header", path)
+    if stored is None:
         return None
     try:
-        return Header.parse(file["ismrmrd_header"][()])
+        return Header.parse(plain(stored[()]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def mask_of(file: h5py.File, cols: int, path: Path) -> NDArray[np.float32] | None:
+def plain(value: Any) -> Any:
+    """Return an attribute of one entry as what is in it, whatever its shape."""
+    return value.item() if getattr(value, "size", None) == 1 else value
+
+
+def mask_of(
+    file: h5py.File, shape: tuple[int, ...], path: Path
+) -> NDArray[np.float32] | None:
     """Return the mask along the columns, if the file is undersampled."""
-    if "mask" not in file:
+    stored = optional(file, "mask", path)
+    if stored is None:
         return None
-    mask: NDArray[np.float32] = np.asarray(file["mask"], dtype=np.float32)
+    mask: NDArray[np.float32] = np.asarray(stored, dtype=np.float32)
     if not np.isin(mask, (0, 1)).all():
         raise InputError(
             f"{path}: the mask has values other than 0 and 1, so it leaves open which "
             f"columns were measured: repair the file"
         )
-    if mask.shape != (cols,) or not mask.any():
+    squeezed = np.atleast_1d(mask.squeeze())
+    if not mask.any() or squeezed.shape[-1:] != shape[-1:]:
         raise InputError(
             f"{path}: the mask has shape {mask.shape}, {int(mask.sum())} entries of it "
-            f"measured, but the k-space has {cols} columns: repair the file"
+            f"measured, but the k-space has {shape[-1]} columns: repair the file"
         )
-    return mask
+    lines = squeezed.reshape(-1, shape[-1])
+    if (lines != lines[0]).any():
+        raise InputError(
+            f"{path}: the mask of shape {mask.shape} is not the same for all rows and "
+            f"slices of k-space of shape {shape}, but must be one along the columns: "
+            f"split the file"
+        )
+    columns: NDArray[np.float32] = lines[0]
+    return columns
 
 
 def padding_of(header: Header | None, cols: int, path: Path) -> Pair:
@@ -143,19 +230,11 @@ def padding_of(header: Header | None, cols: int, path: Path) -> Pair:
     return left, right
 
 
-def crop_of(target: h5py.Dataset | None, header: Header | None, plane: Pair) -> Pair:
+def crop_of(target: Pair | None, header: Header | None, plane: Pair) -> Pair:
     """Return rows and columns of the reconstruction: of target, header, or a square."""
-    side = min(plane)
-    height, width = (side, side)
-    if target is not None:
-        height, width = target.shape[-2:]
-    elif header is not None:
-        height, width = header.recon[:2]
     rows, cols = plane
+    height, width = target or (header.recon[:2] if header else (min(plane),) * 2)
     return (min(height, rows), width) if width <= cols else (min(cols, rows), cols)
-
-
-SUFFIXES = (".h5", ".hdf5")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,54 +245,41 @@ class KSpaceFile:
         path: Where it is.
         shape: Shape of the k-space, `(slices, [coils,] rows, cols)`.
         target: Name of the data set with the target, if there is one.
-        crop: Rows and columns of target and reconstruction.
+        target_size: Rows and columns of it.
+        crop: Rows and columns of the reconstruction.
         padding: First measured column, and the one after the last.
-        encoded: Columns that the header speaks of, if there is one.
-        trajectory: What the header says of it, or "".
+        header: The ISMRMRD header, if there is one.
         mask: The mask that a file of undersampled k-space brings along, `(cols,)`.
         attributes: Acquisition, maximum of the target volume and the like.
-        scan: The acquisition and the scanner, for example `CORPD_FBK/Skyra`.
-        assumed: What had to be assumed because the file does not say it, or "".
     """
 
     path: Path
     shape: tuple[int, ...]
     target: str | None
-    crop: tuple[int, int]
-    padding: tuple[int, int]
-    encoded: int | None
-    trajectory: str
+    target_size: Pair | None
+    crop: Pair
+    padding: Pair
+    header: Header | None
     mask: NDArray[np.float32] | None
     attributes: Mapping[str, Any]
-    scan: str
-    assumed: str
 
     @classmethod
     def inspect(cls, path: Path) -> KSpaceFile:
-        """Look at a file.
-
-        Raises:
-            InputError: If it is missing, truncated, not HDF5, or not in the layout.
-        """
+        """Look at a file, which must be HDF5 in the layout."""
         with opened(path) as file:
-            kspace = kspace_of(file, path)
-            target, header = target_of(file, path), header_of(file, path)
-            rows, cols = kspace.shape[-2:]
-            crop = crop_of(target, header, (rows, cols))
+            _, shape = kspace_of(file, path)
+            target, header = target_of(file, shape, path), header_of(file, path)
+            size = None if target is None else (target.shape[1], target.shape[2])
             return cls(
                 path=path,
-                shape=kspace.shape,
-                target=target.name.lstrip("/") if target else None,
-                crop=crop,
-                padding=padding_of(header, cols, path),
-                encoded=header.encoded[1] if header else None,
-                trajectory=header.trajectory if header else "",
-                mask=mask_of(file, cols, path),
-                attributes=dict(file.attrs),
-                scan=scan_name(
-                    file.attrs.get("acquisition"), header.scanner if header else ""
-                ),
-                assumed="" if header else _assumed(crop),
+                shape=shape,
+                target=None if target is None else target.name.lstrip("/"),
+                target_size=size,
+                crop=crop_of(size, header, (shape[-2], shape[-1])),
+                padding=padding_of(header, shape[-1], path),
+                header=header,
+                mask=mask_of(file, shape, path),
+                attributes={name: plain(value) for name, value in file.attrs.items()},
             )
 
     @property
@@ -226,16 +292,16 @@ class KSpaceFile:
         """Number of coils, 1 for single-coil data."""
         return self.shape[1] if len(self.shape) == 4 else 1
 
-    def kspace(self, index: int) -> NDArray[np.complex64]:
-        """Read the k-space of one slice, `([coils,] rows, cols)`.
+    @property
+    def scan(self) -> str:
+        """The acquisition and the scanner, for example `CORPD_FBK/Skyra`."""
+        scanner = self.header.scanner if self.header else ""
+        return scan_name(self.attributes.get("acquisition"), scanner)
 
-        Raises:
-            InputError: If it cannot be read or holds NaN or infinite values.
-        """
+    def kspace(self, index: int) -> NDArray[np.complex64]:
+        """Read the k-space of one slice, `([coils,] rows, cols)`, which is finite."""
         with opened(self.path) as file:
-            stored = file["kspace"][index]
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, below
-            kspace: NDArray[np.complex64] = stored.astype(np.complex64)
+            kspace = _as_complex(file["kspace"][index])
         if not np.isfinite(kspace).all():
             raise InputError(
                 f"{self.path}: the k-space of slice {index} holds NaN or infinite "
@@ -244,11 +310,7 @@ class KSpaceFile:
         return kspace
 
     def number(self, name: str) -> float | None:
-        """Return an attribute, `None` if there is no such.
-
-        Raises:
-            InputError: If it is not one finite number.
-        """
+        """Return an attribute, one finite number, or `None` if there is no such."""
         value = self.attributes.get(name)
         if value is None:
             return None
@@ -271,26 +333,14 @@ class KSpaceFile:
             return said
         return float(self.target_volume().max())
 
-    def check_target(self) -> str:
-        """Return the name of the target's data set.
-
-        Raises:
-            InputError: If the file has none.
-        """
+    def target_volume(self, index: int | None = None) -> NDArray[np.float32]:
+        """Read the target of all slices, or of one, which is finite."""
         if self.target is None:
             raise InputError(
                 f"{self.path} has no target ({' or '.join(TARGETS)}), so nothing can "
                 f"be compared with it: evaluate on files that are fully sampled"
             )
-        return self.target
-
-    def target_volume(self) -> NDArray[np.float32]:
-        """Read the target of all slices.
-
-        Raises:
-            InputError: If the file has none, or it holds NaN or infinite values.
-        """
-        target = _volume(self.path, self.check_target())
+        target = _volume(self.path, self.target, index)
         if not np.isfinite(target).all():
             raise InputError(
                 f"{self.path}: {self.target} holds NaN or infinite values: repair or "
@@ -300,34 +350,16 @@ class KSpaceFile:
 
 
 def volume_paths(folder: Path) -> list[Path]:
-    """List the HDF5 files of a folder, sorted by name.
-
-    Raises:
-        InputError: If the folder is missing or holds none.
-    """
-    check_folder(folder)
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in SUFFIXES and not path.name.startswith(".")
-    )
-    if not paths:
-        raise InputError(
-            f"the folder {folder} holds no .h5 files: name the one that does"
-        )
-    return paths
+    """List the HDF5 files of a folder, sorted by name; see `files_of`."""
+    return files_of(folder, SUFFIXES)
 
 
 def read_reconstruction(path: Path) -> NDArray[np.float32]:
-    """Read a reconstruction, `(slices, H, W)`.
-
-    Raises:
-        InputError: If the file cannot be read or holds no real reconstruction.
-    """
+    """Read a reconstruction, real `(slices, H, W)`."""
     return _volume(path, "reconstruction")
 
 
-def _volume(path: Path, name: str) -> NDArray[np.float32]:
+def _volume(path: Path, name: str, index: int | None = None) -> NDArray[np.float32]:
     with opened(path) as file:
         stored = dataset(file, name, path)
         if stored.shape is None:
@@ -338,31 +370,17 @@ def _volume(path: Path, name: str) -> NDArray[np.float32]:
                 f"write their absolute values"
             )
         with np.errstate(over="ignore"):  # what is too large becomes infinite
-            volume: NDArray[np.float32] = stored[()].astype(np.float32)
+            part = stored[()] if index is None else stored[index]
+            volume: NDArray[np.float32] = part.astype(np.float32)
     return volume
-
-
-def _assumed(crop: tuple[int, int]) -> str:
-    return (
-        f"no ISMRMRD header: all columns are taken as measured, and images are cropped "
-        f"to {crop[0]} x {crop[1]}"
-    )
-
-
-SINGLE_COIL, MULTI_COIL = TARGETS
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Offer a temporary name beside `path`, and rename it into place at the end.
 
-    After an exception the temporary file is removed and `path` is what it was.
-
-    Args:
-        path: The file to be written; its folder is made.
-
-    Raises:
-        InputError: If nothing can be written there.
+    After an exception the temporary file is removed and `path` is what it was. Its
+    folder is made.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -415,13 +433,10 @@ def write_reconstruction(
     volume: NDArray[np.float32],
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a reconstruction as the leaderboard takes it.
+    """Write a reconstruction `(slices, H, W)` as the leaderboard takes it.
 
-    Args:
-        path: The file; its name should be that of the input.
-        volume: Magnitudes, `(slices, H, W)`.
-        attributes: How the volume was undersampled: `acceleration`,
-            `num_low_frequency`, `mask`.
+    The attributes say how it was undersampled: `acceleration`, `num_low_frequency` and
+    `mask`.
     """
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         file["reconstruction"] = volume.astype(np.float32)
@@ -429,11 +444,7 @@ def write_reconstruction(
 
 
 def scan_name(acquisition: Any, scanner: str) -> str:
-    """Return the acquisition and the scanner it was done on.
-
-    Args:
-        acquisition: The attribute of a file, or `None`.
-        scanner: The model that its header names, or "".
+    """Return the acquisition and the scanner it was done on, as far as they are known.
 
     Examples:
         >>> scan_name("CORPDFS_FBKREPEAT", "Skyra")
@@ -441,8 +452,8 @@ def scan_name(acquisition: Any, scanner: str) -> str:
         >>> scan_name(None, "")
         'unknown/unknown'
     """
-    told = acquisition
-    if isinstance(acquisition, bytes):
-        told = acquisition.decode(errors="replace")
-    kind = str(told or UNKNOWN).removesuffix(REPEATED)
+    told = (
+        acquisition.decode(errors="replace") if isinstance(acquisition, bytes) else ""
+    )
+    kind = str(told or acquisition or UNKNOWN).removesuffix(REPEATED)
     return f"{kind}/{scanner or UNKNOWN}"

@@ -53,6 +53,8 @@ class Header:
         try:
             root = ElementTree.fromstring(xml)
             encoding = root.find(_path("encoding"))
+            if encoding is None:
+                raise LookupError("it lacks encoding")
             step = _path("encodingLimits", "kspace_encoding_step_1")
             return cls(
                 encoded=_size(encoding, "encodedSpace"),
@@ -60,9 +62,7 @@ class Header:
                 center=_number(encoding, f"{step}/{_path('center')}"),
                 maximum=_number(encoding, f"{step}/{_path('maximum')}"),
                 scanner=(root.findtext(_path(*SCANNER)) or "").strip(),
-                trajectory=(encoding.findtext(_path("trajectory")) or "").strip()
-                if encoding is not None
-                else "",
+                trajectory=(encoding.findtext(_path("trajectory")) or "").strip(),
             )
         except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
             raise InputError(
@@ -101,8 +101,8 @@ def _nested(parent: ElementTree.Element, *names: str) -> ElementTree.Element:
     return parent
 
 
-def _number(element: ElementTree.Element | None, path: str) -> int:
-    text = element.findtext(path) if element is not None else None
+def _number(element: ElementTree.Element, path: str) -> int:
+    text = element.findtext(path)
     if text is None:
         raise LookupError(f"it lacks {path.replace(f'{{{NAMESPACE}}}', '')}")
     if not text.strip().isdecimal():
@@ -110,7 +110,7 @@ def _number(element: ElementTree.Element | None, path: str) -> int:
     return int(text)
 
 
-def _size(encoding: ElementTree.Element | None, space: str) -> Size:
+def _size(encoding: ElementTree.Element, space: str) -> Size:
     x, y, z = (_number(encoding, _path(space, "matrixSize", axis)) for axis in "xyz")
     if not x * y * z:
         raise ValueError(f"the matrix of the {space} is {x} x {y} x {z}")

@@ -85,15 +85,9 @@ class Simulation:
         return f"k-space simulated from magnitude images: {self!r}"
 
     def kspace(self, name: str, magnitudes: Volume) -> NDArray[np.complex64]:
-        """Simulate the k-space of a volume.
+        """Simulate the k-space of a volume, `(slices, [coils,] 2 * size, size)`.
 
-        Args:
-            name: Name of the volume.
-            magnitudes: `(slices, rows, cols)`.
-
-        Returns:
-            `(slices, 2 * size, size)`, with several coils `(slices, coils, 2 * size,
-            size)`: the readout, along rows, is oversampled twice.
+        The readout, along rows, is oversampled twice.
         """
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         shape = (len(magnitudes), self.size, self.size)
@@ -105,34 +99,20 @@ class Simulation:
         return np.stack([self._measured(image, rng) for image in images])
 
     def write(self, path: Path, magnitudes: Volume, patient: str) -> None:
-        """Simulate a volume and write its file.
+        """Simulate a volume and write its file; the stem of the path is its name.
 
         k-space is fully sampled, in test files too, so that reconstructions of all of
         them can be evaluated. The target is the image of the noisy k-space, of several
         coils the root-sum-of-squares, as in the fastMRI files.
-
-        Args:
-            path: The file; its stem is the name of the volume.
-            magnitudes: `(slices, rows, cols)`.
-            patient: Whose scan it is.
         """
         kspace, size = self.kspace(path.stem, magnitudes), self.size
         images = ifft2c(torch.from_numpy(kspace))
         coils = images.view(len(images), -1, *images.shape[-2:])
-        combined = root_sum_of_squares(coils, dim=1)
-        header = Header(
-            encoded=(OVERSAMPLING * size, size, 1),
-            recon=(size, size, 1),
-            center=size // 2,
-            maximum=size - 1,
-        )
-        attributes = {
-            "acquisition": ACQUISITION,
-            "patient_id": patient,
-            "simulated": str(self),
-        }
-        target = center_crop(combined, (size, size)).numpy()
-        write_kspace(path, kspace, target, header, attributes)
+        target = center_crop(root_sum_of_squares(coils, dim=1), (size, size)).numpy()
+        sizes = (OVERSAMPLING * size, size, 1), (size, size, 1)
+        header = Header(*sizes, center=size // 2, maximum=size - 1)
+        told = {"acquisition": ACQUISITION, "patient_id": patient}
+        write_kspace(path, kspace, target, header, told | {"simulated": str(self)})
 
     def _measured(
         self, image: Tensor, rng: np.random.Generator
@@ -179,7 +159,7 @@ REACH = 0.9  # distance at which a coil sees half of its largest signal, likewis
 def coil_maps(
     coils: int, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> NDArray[np.complex128]:
-    r"""Simulate smooth sensitivity maps of coils on a ring around the head.
+    r"""Simulate smooth maps `(coils, *shape)` of coils on a ring around the head.
 
     $$ S_c(r) \propto \frac{e^{i (\varphi_c + \kappa_c \cdot r)}}
                            {1 + \lVert r - r_c \rVert^2 / w^2},
@@ -187,14 +167,6 @@ def coil_maps(
 
     The phase $\varphi_c$ is the angle of the coil plus a random one, and turns slowly
     along a random direction $\kappa_c$.
-
-    Args:
-        coils: How many.
-        shape: Slices, rows and columns.
-        rng: What positions and phases follow from.
-
-    Returns:
-        `(coils, slices, rows, cols)`.
     """
     lines = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape]
     z, y, x = np.meshgrid(*lines, indexing="ij", sparse=True)
@@ -218,12 +190,7 @@ def coil_maps(
 def noise_covariance(coils: int, correlation: float) -> NDArray[np.float64]:
     r"""Return the covariance of the noise of coils on a ring, $\rho^{d}$.
 
-    Args:
-        coils: How many.
-        correlation: That of neighbours, $\rho$, in [0, 1).
-
-    Returns:
-        `(coils, coils)` with a unit diagonal; $d$ is the distance along the ring.
+    $\rho$ is the correlation of neighbours, $d$ the distance along the ring.
 
     Examples:
         >>> noise_covariance(3, 0.5)
@@ -246,15 +213,11 @@ def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
 
     Training: subjects "sagittal" and "average" along all three axes and the first 16
     slices of "epi"; validation: the rest of "epi"; test: "coronal". Empty slices at
-    the ends of a volume are left out. Files that exist are left as they are.
-
-    Args:
-        root: Folder for `singlecoil_train`, `singlecoil_val` and `singlecoil_test`, or
-            with several coils for `multicoil_train` and so on.
-        simulation: How to simulate.
+    the ends of a volume are left out. The folders in `root` are `singlecoil_train`,
+    `singlecoil_val` and `singlecoil_test`, of several coils `multicoil_...`.
 
     Returns:
-        The files that were written now.
+        The files that were written now; those that exist are left as they are.
 
     Raises:
         InputError: If a file exists that was simulated in another way.
@@ -268,15 +231,18 @@ def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
     plan["train/epi_first"] = heads["epi"][:16]
     plan["val/epi_rest"] = heads["epi"][16:]
     plan["test/coronal_axis0"] = heads["coronal"]
-    jobs = [
+    return _write_missing(
         (
-            root / f"{simulation.challenge}_{name}.h5",
-            name.split("/")[1].split("_")[0],
-            volume,
-        )
-        for name, volume in plan.items()
-    ]
-    return _write_missing(jobs, simulation, logging.DEBUG)
+            (
+                root / f"{simulation.challenge}_{name}.h5",
+                name.split("/")[1].split("_")[0],
+                volume,
+            )
+            for name, volume in plan.items()
+        ),
+        simulation,
+        logging.DEBUG,
+    )
 
 
 def simulate_volumes(
@@ -284,18 +250,7 @@ def simulate_volumes(
 ) -> list[Path]:
     """Write one file for each volume, for example those of `nifti_volumes`.
 
-    Empty slices at the ends of a volume are left out, and how many is logged.
-
-    Args:
-        volumes: Names and magnitudes.
-        folder: Where the files go, for example `.../singlecoil_train`.
-        simulation: How to simulate.
-
-    Returns:
-        The files that were written now; those that exist are left as they are.
-
-    Raises:
-        InputError: If a file exists that was simulated in another way.
+    As `simulate_demo`, but how many empty slices are left out is a warning.
     """
     jobs = ((folder / f"{name}.h5", name, volume) for name, volume in volumes)
     return _write_missing(jobs, simulation, logging.WARNING)
@@ -317,7 +272,12 @@ def _write_missing(
     written = []
     for path, patient, volume in jobs:
         if path.exists():
-            _check_same(path, simulation)
+            before = KSpaceFile.inspect(path).attributes.get("simulated", "measured")
+            if before != str(simulation):
+                raise InputError(
+                    f"{path} exists and is {before}, not {simulation!r}: choose "
+                    f"another folder or the same options"
+                )
             continue
         filled = without_empty_slices(volume)
         if not len(filled):
@@ -328,12 +288,3 @@ def _write_missing(
         simulation.write(path, filled, patient)
         written.append(path)
     return written
-
-
-def _check_same(path: Path, simulation: Simulation) -> None:
-    before = KSpaceFile.inspect(path).attributes.get("simulated", "measured")
-    if before != str(simulation):
-        raise InputError(
-            f"{path} exists and is {before}, not {simulation!r}: choose another folder "
-            f"or the same options"
-        )

@@ -6,10 +6,13 @@ import itertools
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mri_example.data import anatomy, embedded_anatomy, nifti_volumes
 from mri_example.data.anatomy import EMBEDDED, SHA256
 from mri_example.errors import InputError
+from tests.mri.signals import logged
 
 SHAPES = {
     "sagittal": (84, 128, 128),
@@ -87,13 +90,69 @@ def test_slices_are_upright_however_the_voxels_are_stored(tmp_path, third, pair)
         np.testing.assert_array_equal(volume, np.moveaxis(head, third, 0))
 
 
-def test_of_a_series_the_first_volume_is_taken(tmp_path):
-    series = np.random.default_rng(0).random((4, 5, 6, 3)).astype(np.float32)
-    save(tmp_path / "series.nii.gz", series)
-    save(tmp_path / "first.nii", series[..., 0])
-    volumes = dict(nifti_volumes(tmp_path))
-    assert list(volumes) == ["first", "series"]
-    np.testing.assert_array_equal(volumes["series"], volumes["first"])
+@given(count=st.integers(2, 4), data=st.data())
+def test_a_series_says_which_volume_is_taken(tmp_path_factory, count, data):
+    folder = tmp_path_factory.mktemp("images")
+    number = data.draw(st.sampled_from([None, *range(-1, count + 1)]))
+    series = np.random.default_rng(0).random((4, 5, 6, count)).astype(np.float32)
+    save(folder / "series.nii.gz", series)
+    with logged() as said:
+        if number in (-1, count):
+            text = f"volume is {number}, but .* holds {count} volumes: choose 0 to "
+            with pytest.raises(InputError, match=f"{text}{count - 1}"):
+                list(nifti_volumes(folder, number))
+            return
+        ((name, found),) = nifti_volumes(folder, number)
+    save(folder / "one.nii", series[..., number or 0])
+    assert name == "series"
+    np.testing.assert_array_equal(found, dict(nifti_volumes(folder, 0))["one"])
+    assert said == [
+        f"{folder / 'series.nii.gz'} holds {count} volumes: volume 0 is taken, "
+        f"--volume N takes another"
+    ] * (number is None)
+
+
+@given(
+    sizes=st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 2.0])] * 3),
+    codes=st.permutations(["R", "A", "S"]),
+    radius=st.floats(10, 18),
+)
+def test_pixel_sizes_count(tmp_path_factory, sizes, codes, radius):
+    """A ball stays round in every slice, whatever the voxels."""
+    path = tmp_path_factory.mktemp("images") / "ball.nii"
+    shape = [round(40 / size) for size in sizes]
+    grids = [(np.arange(n) + 0.5) * s - 20 for n, s in zip(shape, sizes, strict=True)]
+    x, y, z = np.meshgrid(*grids, indexing="ij")
+    ball = (np.sqrt(x**2 + y**2 + z**2) < radius).astype(np.float32)
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for column, code in enumerate(codes):
+        affine["RAS".index(code), column] = sizes[column]
+    save(path, ball, affine)
+    ((_, volume),) = nifti_volumes(path)
+    middle = volume[len(volume) // 2] > 0.5
+    pixel = min(sizes[:2])
+    assert middle.shape == (round(40 / pixel),) * 2
+    for axis in (0, 1):
+        wide = np.flatnonzero(middle.any(axis=axis)).size * pixel
+        assert wide == pytest.approx(2 * radius, abs=2 * max(sizes))
+
+
+@given(name=st.sampled_from(["._a.nii.gz", ".a.nii", ".DS_Store"]))
+def test_hidden_files_are_skipped(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("images")
+    (folder / name).write_bytes(b"of the file system")
+    save(folder / "a.NII", np.ones((4, 4, 4), np.float32))
+    assert [name for name, _ in nifti_volumes(folder)] == ["a"]
+
+
+@given(name=st.sampled_from(["b.nii", "b.nii.gz", "b.NII"]))
+def test_folders_with_the_name_of_a_file_are_named(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("images")
+    save(folder / "a.nii", np.ones((4, 4, 4), np.float32))
+    (folder / name).mkdir()
+    with pytest.raises(InputError, match=f"{name} is a folder with the name of a file"):
+        list(nifti_volumes(folder))
 
 
 UNUSABLE = {
@@ -134,10 +193,11 @@ def test_a_truncated_file_is_named(tmp_path, name, share):
 
 
 def test_what_is_not_there_or_ambiguous_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "missing.nii"):
-        with pytest.raises(InputError, match="neither a NIfTI file nor a folder"):
-            list(nifti_volumes(path))
+    with pytest.raises(InputError, match=r"holds no \.nii, \.nii\.gz files"):
+        list(nifti_volumes(tmp_path))
+    with pytest.raises(InputError, match=r"missing\.nii does not exist"):
+        list(nifti_volumes(tmp_path / "missing.nii"))
     for name in ("a.nii", "a.nii.gz"):
         save(tmp_path / name, np.ones((4, 4, 4), np.float32))
-    with pytest.raises(InputError, match="each with another name"):
+    with pytest.raises(InputError, match=r"a\.nii and .*a\.nii\.gz would both be a: r"):
         list(nifti_volumes(tmp_path))

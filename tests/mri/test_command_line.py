@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from mri_example.cli import main
+from tests.mri.signals import magnitudes
 
 ROOT = Path(__file__).parents[2]
 MODEL = {"channels": 8, "steps": 2, "hidden": [4, 4], "strides": [1, 2]}
@@ -24,10 +25,11 @@ def write_volume(
     random = np.random.default_rng((len(path.name), seed))
     shape = (slices, 2 * size, size)
     kspace = random.standard_normal(shape) + 1j * random.standard_normal(shape)
-    contents = {
-        "kspace": (1e-5 * kspace).astype(np.complex64),
-        "reconstruction_esc": random.random((slices, size, size), dtype=np.float32),
-    } | changes
+    kspace = (1e-5 * kspace).astype(np.complex64)
+    target = magnitudes(kspace, (size, size))
+    if np.shape(changes.get("mask")) == (size,):
+        kspace = kspace * changes["mask"]
+    contents = {"kspace": kspace, "reconstruction_esc": target} | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         for name, value in contents.items():
@@ -177,7 +179,7 @@ def test_missing_data(root, capsys) -> None:
     assert "nowhere/singlecoil_train does not exist" in message
     (root / "empty/singlecoil_train").mkdir(parents=True)
     empty = configuration(root, data={"root": str(root / "empty")})
-    assert "holds no .h5 files" in refused(capsys, "fit", "--config", empty)
+    assert "holds no .h5, .hdf5 files" in refused(capsys, "fit", "--config", empty)
 
 
 def test_training_images_of_several_sizes(root, capsys) -> None:

@@ -1,64 +1,635 @@
-"""Files whose parts contradict each other are refused, by every command alike."""
+"""Files whose parts contradict each other are refused, by every command alike.
 
+Each test draws sizes and values. What is accepted in another form is reconstructed to
+the very numbers of the standard layout; what is refused names both sources.
+"""
+
+import re
+import subprocess
+import sys
+from itertools import product
+
+import h5py
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mri_example.data import KSpaceFile, SliceDataset, write_kspace
-from mri_example.data.checks import check_header
+from mri_example.data import (
+    KSpaceFile,
+    SliceDataset,
+    read_reconstruction,
+    write_kspace,
+    write_reconstruction,
+)
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.masks import MaskFunction
+from mri_example.evaluate import evaluate
+from mri_example.inspection import inspect_root
+from mri_example.masks import MaskFile, MaskFunction
 from mri_example.reconstruct import reconstruct, zero_filled
+from tests.mri.signals import fourier, logged, magnitudes
 
 EVERYTHING = MaskFunction("random", [1.0], [1])
-sizes = st.integers(8, 24)
+sizes = st.integers(16, 28)
+seeds = st.integers(0, 999)
+coils = st.sampled_from([0, 2, 3])
+bools = st.booleans()
+FULL = object()  # of the header: what describes the k-space
 
 
-def write(folder, rows, cols, encoded, trajectory="", mask=None):
-    kspace = np.ones((2, rows, cols), np.complex64)
-    header = Header(
-        (*encoded, 1), (8, 8, 1), encoded[1] // 2, encoded[1] - 1, "", trajectory
-    )
-    write_kspace(folder / "a.h5", kspace, None, header, {}, mask)
+def head(seed, rows, cols, coils=0, slices=3):
+    """Return k-space of a smooth image without symmetries, with some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:rows, :cols]
+    image = np.zeros((slices, max(coils, 1), rows, cols), complex)
+    for image_of_slice in image:
+        for width in (0.16, 0.1, 0.07):
+            cy, cx = rng.uniform(0.3, 0.7, 2)
+            bump = ((y / rows - cy) ** 2 + (x / cols - cx) ** 2) / width**2
+            seen = rng.uniform(0.5, 1, (len(image_of_slice), 1, 1))
+            image_of_slice += seen * np.exp(-bump)
+    noise = rng.normal(size=(2, *image.shape))
+    kspace = fourier(image) + 1e-3 * (noise[0] + 1j * noise[1])
+    return (kspace if coils else kspace[:, 0]).astype(np.complex64)
+
+
+def standard_header(kspace, **changes):
+    rows, cols = kspace.shape[-2:]
+    values = {"center": cols // 2, "maximum": cols - 1, "encoded": (rows, cols, 1)}
+    return Header(**({"recon": (rows, cols, 1)} | values | changes))
+
+
+def write(folder, kspace, /, target=None, header=FULL, mask=None, **datasets):
+    """Write a file; data sets that are given replace what is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = standard_header(kspace) if header is FULL else header
+    path = folder / "a.h5"
+    write_kspace(path, kspace, target, described or b"", {}, mask)
+    with h5py.File(path, "r+") as file:
+        if header is None:
+            del file["ismrmrd_header"]
+        for name, value in datasets.items():
+            file.pop(name, None)
+            file[name] = value
     return folder
 
 
-def assert_refused(folder, message) -> None:
-    """Assert that training, reconstruction and check refuse the file by name."""
+def refusals(folder):
+    """Return what training, reconstruction, evaluation and check say of the file."""
+    out = folder / "out"
     commands = [
         lambda: SliceDataset(folder, EVERYTHING, epoch=0),
         lambda: SliceDataset(folder, EVERYTHING),
-        lambda: reconstruct(zero_filled, folder, folder / "out", EVERYTHING),
-        lambda: check_header(KSpaceFile.inspect(folder / "a.h5")),
+        lambda: reconstruct(zero_filled, folder, out, EVERYTHING, progress=False),
+        lambda: evaluate(folder, _something(folder.parent / "estimates")),
     ]
+    said = []
     for command in commands:
-        with pytest.raises(InputError, match=rf"a\.h5: {message}"):
+        with pytest.raises(InputError) as caught:
             command()
-    assert not (folder / "out").exists()
+        said.append(str(caught.value))
+    assert not out.exists()
+    root = folder.parent / "root"
+    place = root / folder.name
+    if "_" not in folder.name:
+        place = root / ("multicoil_test" if _axes(folder) == 4 else "singlecoil_test")
+    place.mkdir(parents=True)
+    (folder / "a.h5").rename(place / "a.h5")
+    for quick in (True, False):
+        (report,) = inspect_root(root, quick=quick, progress=False)
+        said.append(report.defects[0].replace(str(place), str(folder)))
+    return said
 
 
-@given(rows=sizes, cols=sizes)
-def test_swapped_axes(tmp_path_factory, rows, cols) -> None:
+def _axes(folder):
+    try:
+        with h5py.File(folder / "a.h5") as file:
+            return file["kspace"].ndim
+    except OSError:  # it is locked
+        return 3
+
+
+def _something(folder):
+    write_reconstruction(folder / "a.h5", np.ones((3, 8, 8)))
+    return folder
+
+
+def assert_refused(folder, *parts):
+    for said in refusals(folder):
+        assert said.startswith(f"{folder / 'a.h5'}"), said
+        assert all(part in said for part in parts), said
+
+
+def assert_as_standard(tmp, folder, kspace, **options):
+    """Assert that all slices are reconstructed as those of the standard layout are."""
+    reference = write(tmp / "reference", kspace, **options)
+    for one in (reference, folder):
+        reconstruct(zero_filled, one, one / "out", EVERYTHING, progress=False)
+    found, expected = (
+        read_reconstruction(one / "out/a.h5") for one in (folder, reference)
+    )
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(expected, magnitudes(kspace), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tmp(tmp_path_factory):
+    """Return a function that makes an empty folder, for each drawn case."""
+    return lambda: tmp_path_factory.mktemp("data")
+
+
+# 1. the header against k-space
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
+def test_swapped_axes(tmp, seed, rows, cols, coils) -> None:
     """K-space of rows and columns exchanged would lose columns without a word."""
     assume(rows != cols)
-    folder = write(tmp_path_factory.mktemp("data"), rows, cols, encoded=(cols, rows))
-    message = f"the header speaks of {rows} encoded columns, but k-space has {cols},"
-    assert_refused(folder, message)
+    kspace, at = head(seed, rows, cols, coils), tmp()
+    folder = write(at / "a", kspace.swapaxes(-1, -2), header=standard_header(kspace))
+    said = f"the header speaks of {cols} encoded columns, but k-space has {rows},"
+    assert_refused(folder, said, "exchange its last two axes")
 
 
-@given(size=sizes, trajectory=st.sampled_from(["radial", "spiral", "goldenangle"]))
-def test_trajectories_that_are_not_cartesian(tmp_path_factory, size, trajectory):
-    folder = write(
-        tmp_path_factory.mktemp("data"), size, size, (size, size), trajectory
+@given(seed=seeds, rows=sizes, cols=sizes, more=st.integers(1, 9))
+def test_other_encoded_columns(tmp, seed, rows, cols, more) -> None:
+    kspace = head(seed, rows, cols)
+    encoded = (rows, cols + more, 1)
+    assume(encoded[:2] != (cols, rows))
+    folder = write(tmp() / "a", kspace, header=standard_header(kspace, encoded=encoded))
+    assert_refused(folder, f"{cols + more} encoded columns, but k-space has {cols}")
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, data=st.data())
+def test_limits_that_drop_measured_columns(tmp, seed, rows, cols, data) -> None:
+    """A center of 0 in the header of full k-space would drop half of its columns."""
+    kspace = head(seed, rows, cols)
+    center = data.draw(st.integers(0, cols // 2 - 1))
+    maximum = data.draw(st.integers(cols // 4 + center, cols - 1))
+    header = standard_header(kspace, center=center, maximum=maximum)
+    folder = write(tmp() / "a", kspace, header=header)
+    left, right = cols // 2 - center, min(cols, cols // 2 - center + maximum + 1)
+    assert_refused(
+        folder,
+        f"to columns {left} to {right - 1} (center {center}, maximum {maximum})",
+        f"k-space has values in 0 to {left - 1 if right == cols else cols - 1} of",
     )
-    assert_refused(folder, f"the header says that the trajectory is {trajectory}")
 
 
-@given(rows=sizes, cols=sizes, trajectory=st.sampled_from(["", "cartesian"]))
-def test_headers_that_agree_are_taken(tmp_path_factory, rows, cols, trajectory) -> None:
-    folder = write(
-        tmp_path_factory.mktemp("data"), rows, cols, (rows, cols), trajectory
+@given(seed=seeds, rows=sizes, cols=sizes, left=st.integers(0, 4))
+def test_limits_that_agree_are_taken(tmp, seed, rows, cols, left) -> None:
+    kspace, at = head(seed, rows, cols), tmp()
+    kspace[..., :left] = 0
+    header = standard_header(kspace, center=cols // 2 - left, maximum=cols - left - 1)
+    folder = write(at / "a", kspace, magnitudes(kspace), header=header)
+    for sample in SliceDataset(folder, EVERYTHING, epoch=0):
+        assert sample.mask.sum() == cols - left
+    assert_as_standard(at, folder, kspace, header=header)
+
+
+@given(seed=seeds, size=sizes, name=st.sampled_from(["radial", "spiral", "epi"]))
+def test_trajectories_that_are_not_cartesian(tmp, seed, size, name):
+    kspace = head(seed, size, size)
+    header = standard_header(kspace, trajectory=name)
+    folder = write(tmp() / "a", kspace, header=header)
+    assert_refused(folder, f"the trajectory is {name}, but k-space is read as Cartes")
+
+
+@given(
+    seed=seeds,
+    rows=sizes,
+    cols=sizes,
+    coils=coils,
+    name=st.sampled_from(["", "cartesian"]),
+)
+def test_headers_that_agree_are_taken(tmp, seed, rows, cols, coils, name) -> None:
+    kspace = head(seed, rows, cols, coils)
+    header = standard_header(kspace, trajectory=name)
+    folder = write(tmp() / "a", kspace, magnitudes(kspace), header=header)
+    assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == 3
+
+
+# 2. k-space against its target
+
+
+def hybrid(axis):
+    def change(kspace):
+        moved = np.fft.ifftshift(kspace, axis)
+        return np.fft.fftshift(np.fft.ifft(moved, axis=axis, norm="ortho"), axis)
+
+    return change
+
+
+def unshifted(*axes):
+    """Return k-space of images to which `ifftshift` was not applied."""
+
+    def change(kspace):
+        for axis in axes:
+            size = kspace.shape[axis]
+            shape = [1] * kspace.ndim
+            shape[axis] = size
+            turns = np.exp(2j * np.pi * (size // 2) * np.arange(size) / size)
+            kspace = kspace * turns.reshape(shape)
+        return kspace
+
+    return change
+
+
+WRONG = {
+    "hybrid rows": (hybrid(-2), "k-space is hybrid, its rows are positions"),
+    "hybrid columns": (hybrid(-1), "k-space is hybrid, its columns are positions"),
+    "unshifted": (unshifted(-2, -1), "shifted by half along rows and columns"),
+    "unshifted rows": (unshifted(-2), "shifted by half along rows:"),
+    "unshifted columns": (unshifted(-1), "shifted by half along columns:"),
+    "conjugated": (np.conj, "k-space is conjugated"),
+}
+FLIPS = {
+    "upside down": (lambda t: t[:, ::-1], "the target is flipped along rows:"),
+    "mirrored": (lambda t: t[:, :, ::-1], "the target is flipped along columns:"),
+    "of another place": (lambda t: np.roll(t, t.shape[1] // 3, 1), "is no image of it"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, crop=st.integers(0, 3))
+def test_kspace_that_is_transformed_otherwise(tmp, name, seed, rows, cols, coils, crop):
+    change, said = WRONG[name]
+    kspace = head(seed, rows, cols, coils)
+    target = magnitudes(kspace, (rows - crop, cols - crop))
+    wrong = change(kspace).astype(np.complex64)
+    folder = write(tmp() / "a", wrong, target)
+    name = "reconstruction_rss" if coils else "reconstruction_esc"
+    assert_refused(folder, "k-space of slice", name, said)
+
+
+@pytest.mark.parametrize("name", FLIPS)
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
+def test_targets_of_another_orientation_or_slice(tmp, name, seed, rows, cols, coils):
+    change, said = FLIPS[name]
+    kspace = head(seed, rows, cols, coils)
+    image = magnitudes(kspace)
+    target = np.ascontiguousarray(change(image))
+    same = (image * target).sum((1, 2)) ** 2
+    same /= (image**2).sum((1, 2)) * (target**2).sum((1, 2))
+    alike = 0.97 if "flipped" in said else 0.7  # by chance; a doubt at most
+    assume(same.max() < alike)
+    folder = write(tmp() / "a", kspace, target)
+    assert_refused(folder, "k-space", "reconstruction_", said)
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, power=st.sampled_from([-1, 1]))
+def test_transforms_that_are_not_orthonormal(tmp, seed, rows, cols, coils, power):
+    kspace = head(seed, rows, cols, coils)
+    scale = (rows * cols) ** (power / 2)
+    wrong = (kspace * scale).astype(np.complex64)
+    folder = write(tmp() / "a", wrong, magnitudes(kspace))
+    for said in refusals(folder):
+        number = re.search(r"is (\S+) times the orthonormal transform of k-space", said)
+        assert float(number[1]) == pytest.approx(1 / scale, rel=0.01)
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, crop=st.integers(0, 5))
+def test_targets_that_agree_are_taken(tmp, seed, rows, cols, coils, crop):
+    kspace = head(seed, rows, cols, coils)
+    target = magnitudes(kspace, (rows - crop, cols))
+    folder = write(tmp() / "a", kspace, target)
+    with logged() as said:
+        everything = SliceDataset(folder, EVERYTHING)
+    assert not said
+    for sample, expected in zip(everything, target, strict=True):
+        found = np.sqrt((np.abs(sample.image.numpy()) ** 2).sum(0))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
+def test_undersampled_data_are_not_judged_by_their_target(tmp, seed, rows, cols, coils):
+    kspace = head(seed, rows, cols, coils)
+    mask, target = np.zeros(cols, np.float32), magnitudes(kspace)
+    mask[cols // 2 - 2 : cols // 2 + 2] = mask[::3] = 1
+    folder = write(tmp() / "a", kspace * mask, target, mask=mask)
+    assert len(SliceDataset(folder, EVERYTHING)) == 3
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, wrong=st.floats(0.1, 0.9))
+def test_a_maximum_below_the_target(tmp, seed, rows, cols, wrong):
+    kspace = head(seed, rows, cols)
+    target = magnitudes(kspace)
+    folder = write(tmp() / "a", kspace, target)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        file.attrs["max"] = stated = wrong * target[1].max()
+    assert_refused(folder, f"'max' is {stated:.6g}", "reconstruction_esc")
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
+def test_a_slice_of_zeros_with_a_target(tmp, seed, rows, cols, coils):
+    kspace = head(seed, rows, cols, coils)
+    target = magnitudes(kspace)
+    kspace[1] = 0
+    folder = write(tmp() / "a", kspace, target)
+    assert_refused(folder, "of slice 1 is no image of its k-space")
+
+
+# 3. k-space against its mask
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, step=st.integers(2, 4))
+def test_undersampled_data_without_a_mask(tmp, seed, rows, cols, coils, step):
+    kspace = head(seed, rows, cols, coils)
+    zero = np.arange(cols) % step == 1
+    zero[[0, -1]] = False
+    kspace[..., zero] = 0
+    target = magnitudes(kspace)
+    folder = write(tmp() / "a", kspace, target)
+    said = f"{zero.sum()} of {cols} columns of k-space are zero in every slice"
+    assert_refused(folder, said, "no data set 'mask'")
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, slices=st.integers(2, 4))
+def test_columns_that_are_zero_in_some_slices(tmp, seed, rows, cols, slices):
+    """Only one of them: the others show that the columns were measured."""
+    kspace = head(seed, rows, cols, slices=slices)
+    kspace[slices // 2, :, 2:4] = 0
+    folder = write(tmp() / "a", kspace, magnitudes(kspace))
+    assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == slices
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, axis=st.sampled_from([-2, -1]))
+def test_energy_away_from_the_center(tmp, seed, rows, cols, coils, axis):
+    """Both are unshifted k-space; of columns, masks would miss what counts."""
+    kspace = np.fft.ifftshift(head(seed, rows, cols, coils), axis)
+    folder = write(tmp() / "a", kspace)
+    if axis == -1:
+        said = f"is in column 0 of {cols}, but the center of masks and transforms is "
+        assert_refused(folder, said + f"{cols // 2}: apply numpy.fft.fftshift")
+    else:
+        assert len(SliceDataset(folder, EVERYTHING)) == 3
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, move=st.integers(1, 5))
+def test_a_mask_of_another_file(tmp, seed, rows, cols, coils, move):
+    mask = np.zeros(cols, np.float32)
+    mask[cols // 2 - 2 : cols // 2 + 2] = mask[::6] = 1
+    kspace = head(seed, rows, cols, coils) * mask
+    folder = write(tmp() / "a", kspace, mask=np.roll(mask, move))
+    assert_refused(folder, "k-space of slice", "is not zero where the mask is")
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, column=st.integers(-3, 3))
+def test_a_mask_of_columns_that_are_zero(tmp, seed, rows, cols, column):
+    mask = np.ones(cols, np.float32)
+    mask[1::3] = 0
+    zero = cols // 2 + column
+    kspace = head(seed, rows, cols) * mask
+    assume(mask[zero])
+    kspace[..., zero] = 0
+    assume(np.abs(kspace).sum((0, 1)).argmax() in range(cols // 2 - 1, cols // 2 + 2))
+    folder = write(tmp() / "a", kspace, mask=mask)
+    assert_refused(folder, f"columns {zero} to {zero} of k-space", "the mask says")
+
+
+@given(
+    seed=seeds, rows=sizes, cols=sizes, outside=st.integers(1, 3), mine=st.booleans()
+)
+def test_columns_outside_of_the_acquired_ones_are_a_doubt(
+    tmp, seed, rows, cols, outside, mine
+):
+    """Data that stay right: such columns are zero in the target as well."""
+    mask = np.ones(cols, np.float32)
+    mask[outside + 1 :: 3] = 0
+    mask[cols // 2 - 2 : cols // 2 + 2] = mask[-1] = 1
+    kspace = head(seed, rows, cols) * (mask if mine else 1)
+    kspace[..., :outside] = 0
+    folder = write(tmp() / "a", kspace, mask=mask if mine else None)
+    with logged() as said:
+        (sample, *_) = SliceDataset(folder, EVERYTHING)
+    np.testing.assert_allclose(
+        np.abs(sample.zero_filled[0].numpy()), magnitudes(kspace)[0], atol=1e-5
     )
-    assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == 2
+    source = "mask" if mine else "header"
+    (line,) = said
+    assert f"columns 0 to {outside - 1} of k-space are zero" in line
+    assert f"the {source} says that they were measured" in line
+
+
+@given(
+    pattern=st.sampled_from(["random", "equispaced", "magic", "magic_fraction"]),
+    cols=st.integers(4, 40),
+    fraction=st.floats(0.01, 0.2),
+    acceleration=st.floats(1, 4),
+    seed=seeds,
+)
+def test_no_mask_is_empty(pattern, cols, fraction, acceleration, seed):
+    mask, low = MaskFunction(pattern, [fraction], [acceleration])((9, cols), seed=seed)
+    assert low >= 1
+    assert mask[0, cols // 2] == 1
+
+
+@given(seed=seeds, cols=sizes, wide=st.integers(1, 3))
+def test_a_mask_that_misses_the_encoded_columns_is_named(tmp, seed, cols, wide):
+    kspace, at = head(seed, 16, cols), tmp()
+    middle = cols // 2
+    kspace[..., : middle - wide] = kspace[..., middle + wide :] = 0
+    header = standard_header(kspace, center=wide, maximum=2 * wide - 1)
+    folder = write(at / "a", kspace, header=header)
+    np.save(at / "mask.npy", np.arange(cols) < middle - wide)
+    with pytest.raises(InputError, match=r"a\.h5 cannot be undersampled: the mask le"):
+        SliceDataset(folder, MaskFile(at / "mask.npy"))[0]
+
+
+# 4. the layout
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=st.integers(2, 6))
+def test_one_slice_of_coils_among_volumes(tmp, seed, rows, cols, coils):
+    kspace = head(seed, rows, cols, coils, slices=1)[0]
+    folder = write(tmp() / "multicoil_test", kspace)
+    assert_refused(folder, str(kspace.shape), "multicoil_test", "insert an axis of sli")
+
+
+@given(
+    seed=seeds,
+    rows=sizes,
+    cols=sizes,
+    coils=st.integers(2, 6),
+    told=st.sampled_from(["header", "target", ""]),
+)
+def test_coils_last(tmp, seed, rows, cols, coils, told):
+    kspace = head(seed, rows, cols, coils)
+    target = magnitudes(kspace) if told == "target" else None
+    header = standard_header(kspace) if told == "header" else None
+    folder = write(tmp() / "a", np.moveaxis(kspace, 1, -1), target, header)
+    source = {
+        "header": f"the header speaks of {rows} x {cols}",
+        "target": f"the target has {rows} rows and {cols} columns",
+        "": f"{rows} coils of {coils} columns are rare",
+    }
+    moved = (3, rows, cols, coils)
+    assert_refused(folder, f"{moved}", source[told], "numpy.moveaxis(kspace, -1, 1)")
+
+
+MASKS = {
+    "(1, cols)": lambda mask, rows: mask[None],
+    "(1, 1, cols, 1)": lambda mask, rows: mask[None, None, :, None],
+    "(rows, cols)": lambda mask, rows: np.tile(mask, (rows, 1)),
+    "bool": lambda mask, rows: mask.astype(bool),
+}
+
+
+@pytest.mark.parametrize("shape", MASKS)
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
+def test_masks_of_other_shapes_are_taken(tmp, shape, seed, rows, cols, coils):
+    at, mask = tmp(), np.zeros(cols, np.float32)
+    mask[cols // 2 - 2 : cols // 2 + 2] = mask[::3] = 1
+    kspace = head(seed, rows, cols, coils) * mask
+    folder = write(at / "a", kspace, mask=MASKS[shape](mask, rows))
+    np.testing.assert_array_equal(KSpaceFile.inspect(folder / "a.h5").mask, mask)
+    assert_as_standard(at, folder, kspace, mask=mask)
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, row=st.integers(0, 15))
+def test_masks_that_change_along_the_rows(tmp, seed, rows, cols, row):
+    kspace = head(seed, rows, cols)
+    mask = np.ones((rows, cols), np.float32)
+    mask[row, :3] = 0
+    folder = write(tmp() / "a", kspace, mask=mask)
+    said = f"the mask of shape ({rows}, {cols}) is not the same for all rows"
+    assert_refused(folder, said, f"k-space of shape {kspace.shape}")
+
+
+def compound(*names):
+    def change(kspace):
+        pairs = np.empty(kspace.shape, [(name, np.float32) for name in names])
+        pairs[names[0]], pairs[names[1]] = kspace.real, kspace.imag
+        return pairs
+
+    return change
+
+
+COMPLEX = {
+    "real/imag": compound("real", "imag"),
+    "Re/Im": compound("Re", "Im"),
+    "r/i": compound("r", "i"),
+    "last axis": lambda kspace: np.stack([kspace.real, kspace.imag], -1),
+    "double": lambda kspace: kspace.astype(np.complex128),
+}
+
+
+@pytest.mark.parametrize("kind", COMPLEX)
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
+def test_complex_numbers_of_other_types_are_taken(tmp, kind, seed, rows, cols, coils):
+    kspace, at = head(seed, rows, cols, coils), tmp()
+    folder = write(at / "a", kspace, kspace=COMPLEX[kind](kspace))
+    assert_as_standard(at, folder, kspace)
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, axis=st.sampled_from([0, 1]))
+def test_parts_along_another_axis_are_named(tmp, seed, rows, cols, coils, axis):
+    kspace = head(seed, rows, cols, coils)
+    parts = np.stack([kspace.real, kspace.imag], axis)
+    folder = write(tmp() / "a", kspace, kspace=parts)
+    with pytest.raises(InputError, match=f"if axis {axis} holds real and imaginary"):
+        KSpaceFile.inspect(folder / "a.h5")
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, extra=st.integers(1, 2))
+def test_attributes_and_headers_of_one_entry(tmp, seed, rows, cols, extra):
+    kspace = head(seed, rows, cols)
+    target = magnitudes(kspace)
+    folder = write(tmp() / "a", kspace, target)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        header = file.pop("ismrmrd_header")[()]
+        file["ismrmrd_header"] = np.array([header], dtype=object).astype("S")
+        file.attrs["max"] = np.full((1,) * extra, target.max())
+        file.attrs["acquisition"] = np.array(["T2"], h5py.string_dtype())
+    file = KSpaceFile.inspect(folder / "a.h5")
+    assert file.maximum == pytest.approx(target.max())
+    assert file.scan == "T2/unknown"
+    assert file.header == standard_header(kspace)
+    assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == 3
+
+
+@given(seed=seeds, rows=sizes, cols=sizes)
+def test_fewer_rows_than_columns_are_named_where_they_are_validated_on(
+    tmp, seed, rows, cols
+):
+    assume(rows < cols)
+    kspace = head(seed, rows, cols)
+    folder = write(tmp() / "singlecoil_val", kspace, magnitudes(kspace))
+    (report,) = inspect_root(folder.parent, quick=True, progress=False)
+    (defect,) = report.defects
+    assert defect.startswith(f"{folder / 'a.h5'}: its target has fewer rows than col")
+    assert f"({rows}, {cols})" in defect
+
+
+# 7. words
+
+
+@given(seed=seeds, parts=st.lists(st.sampled_from(["header", "mask", "x"]), max_size=2))
+def test_links_to_nothing_are_named(tmp, seed, parts):
+    kspace = head(seed, 16, 16)
+    for name, external in product(
+        ("kspace", "reconstruction_esc", "mask", "ismrmrd_header"), (True, False)
+    ):
+        folder = write(tmp() / "a", kspace, magnitudes(kspace))
+        missing = "-".join([*parts, "gone.h5"])
+        with h5py.File(folder / "a.h5", "r+") as file:
+            file.pop(name, None)
+            file[name] = (
+                h5py.ExternalLink(missing, "/k") if external else h5py.SoftLink("/no")
+            )
+        with pytest.raises(InputError, match=f"{name}' is a link to ") as caught:
+            KSpaceFile.inspect(folder / "a.h5")
+        assert (missing in str(caught.value)) == external
+        assert "copy it again" not in str(caught.value)
+
+
+@given(seed=seeds, slices=st.integers(1, 4))
+def test_virtual_data_without_their_source_are_named(tmp, seed, slices):
+    """HDF5 reads zeros there."""
+    kspace = head(seed, 16, 16, slices=slices)
+    folder = write(tmp() / "a", kspace)
+    layout = h5py.VirtualLayout(kspace.shape, np.complex64)
+    layout[:] = h5py.VirtualSource("gone.h5", "kspace", kspace.shape)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        del file["kspace"]
+        file.create_virtual_dataset("kspace", layout)
+    with pytest.raises(InputError, match=r"'kspace' is a link to gone\.h5"):
+        KSpaceFile.inspect(folder / "a.h5")
+
+
+@given(seed=seeds, filter_id=st.integers(40000, 50000))
+def test_filters_that_are_not_installed_are_named(tmp, seed, filter_id):
+    kspace = head(seed, 16, 16, slices=1)
+    folder = write(tmp() / "a", kspace)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        del file["kspace"]
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk(kspace.shape)
+        settings.set_filter(filter_id, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple(kspace.shape)
+        kind = h5py.h5t.py_create(kspace.dtype)
+        stored = h5py.h5d.create(file.id, b"kspace", kind, space, settings)
+        h5py.Dataset(stored).id.write_direct_chunk((0, 0, 0), kspace.tobytes())
+    for said in refusals(folder):
+        assert "is compressed by a filter that is not installed here" in said
+        assert "copy it again" not in said
+
+
+HOLD = (
+    "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print(1, flush=True); input()"
+)
+
+
+def test_a_file_that_is_being_written_is_named(tmp_path):
+    folder = write(tmp_path / "a", head(0, 16, 16))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", HOLD, str(folder / "a.h5")]
+    with subprocess.Popen(command, **pipes) as writer:
+        writer.stdout.readline()
+        try:
+            for said in refusals(folder):
+                assert "a.h5 is locked by another program" in said
+                assert "copy it again" not in said
+        finally:
+            writer.communicate(b"\n")

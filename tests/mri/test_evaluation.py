@@ -12,6 +12,7 @@ from mri_example.data import write_reconstruction
 from mri_example.errors import InputError
 from mri_example.evaluate import evaluate
 from mri_example.metrics import METRICS, Scores, bootstrap, score, summarize
+from tests.mri.signals import kspace_of
 
 SIZE, SLICES = 9, 2
 CONDITIONS = {  # of the volumes, 8x told by the file with the target
@@ -30,9 +31,10 @@ def images(seed: int) -> np.ndarray:
 def write_target(path, acquisition=None, acceleration=None, target=True) -> None:
     path.parent.mkdir(exist_ok=True)
     with h5py.File(path, "w") as file:
-        file["kspace"] = np.ones((SLICES, SIZE, SIZE), np.complex64)
+        magnitudes = images(len(str(path)) + ord(path.stem[0]))
+        file["kspace"] = kspace_of(magnitudes, SIZE, SIZE)
         if target:
-            file["reconstruction_esc"] = images(len(str(path)) + ord(path.stem[0]))
+            file["reconstruction_esc"] = magnitudes
         if acquisition is not None:
             file.attrs["acquisition"] = acquisition
         if acceleration is not None:

@@ -12,6 +12,7 @@ from mri_example.data import (
     write_kspace,
     write_reconstruction,
 )
+from mri_example.data.checks import findings
 from mri_example.data.header import Header
 from mri_example.errors import InputError
 
@@ -49,7 +50,6 @@ def test_reading_inverts_writing(path):
     assert file.crop == (12, 10)
     assert file.padding == (1, 13)
     assert file.mask is None
-    assert file.assumed == ""
     kspace = np.stack([file.kspace(i) for i in range(3)])
     np.testing.assert_array_equal(kspace, random_kspace(3, ROWS, COLS))
     assert kspace.dtype == np.complex64
@@ -125,8 +125,9 @@ def test_without_a_header_the_assumption_is_stated(path, keep_target):
         change(path, reconstruction_esc=None)
     file = KSpaceFile.inspect(path)
     assert (file.crop, file.padding) == (crop, (0, COLS))
-    assert file.assumed.startswith("no ISMRMRD header:")
-    assert file.assumed.endswith(f"cropped to {crop[0]} x {crop[1]}")
+    (doubt,) = (f for f in findings(file) if f.kind == "no header")
+    assert doubt.doubt
+    assert doubt.text.endswith(f"cropped to {crop[0]} x {crop[1]}")
 
 
 OUTSIDE = Header((ROWS, 100, 1), (12, 10, 1), center=0, maximum=3).xml()
@@ -134,7 +135,10 @@ BROKEN = {
     "no kspace": ({"kspace": None}, "no data set 'kspace' but"),
     "rank": ({"kspace": random_kspace(2, 3)}, r"shape \(2, 3\), but must be"),
     "no slices": ({"kspace": random_kspace(0, 4, 4)}, r"shape \(0, 4, 4\)"),
-    "magnitudes": ({"kspace": np.ones((3, 4, 4))}, "float64, but must be complex"),
+    "magnitudes": (
+        {"kspace": np.ones((3, 4, 4))},
+        "float64 of shape .*be complex",
+    ),
     "slices of target": ({"reconstruction_esc": np.ones((2, 8, 8))}, "all 3 slices"),
     "rank of target": ({"reconstruction_esc": np.ones((3, 8))}, "all 3 slices"),
     "complex target": ({"reconstruction_esc": 1j * np.ones((3, 8, 8))}, "real images"),
@@ -193,14 +197,17 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_lists_its_volumes_by_name(tmp_path):
-    for name in ("b.h5", "a.hdf5", ".hidden.h5", "notes.txt", "c.h5.partial"):
+    for name in ("b.h5", "a.hdf5", "._b.h5", "notes.txt", "c.h5.partial", "d.H5"):
         (tmp_path / name).touch()
-    assert [p.name for p in volume_paths(tmp_path)] == ["a.hdf5", "b.h5"]
+    assert [p.name for p in volume_paths(tmp_path)] == ["a.hdf5", "b.h5", "d.H5"]
+    (tmp_path / "e.h5").mkdir()
+    with pytest.raises(InputError, match=r"e\.h5 is a folder with the name of a file"):
+        volume_paths(tmp_path)
 
 
 def test_a_folder_that_is_missing_or_empty_is_named(tmp_path):
     with pytest.raises(
-        InputError, match=r"holds no \.h5 files: name the one that does"
+        InputError, match=r"holds no \.h5, \.hdf5 files: name the one that does"
     ):
         volume_paths(tmp_path)
     with pytest.raises(InputError, match="nowhere does not exist: check the path"):

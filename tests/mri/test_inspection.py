@@ -10,6 +10,7 @@ from mri_example.data import write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
 from mri_example.inspection import PUBLISHED, inspect_root
+from tests.mri.signals import kspace_of
 
 ROWS, COLS = 12, 8
 
@@ -17,9 +18,9 @@ ROWS, COLS = 12, 8
 def write(path, slices=2, coils=0, cols=COLS, **attributes):
     """Write a small file in the layout; without coils a single-coil one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (slices, coils, ROWS, cols) if coils else (slices, ROWS, cols)
-    kspace = np.ones(shape, np.complex64)
-    target = np.full((slices, 6, 6), 2, np.float32)
+    target = 1 + np.random.default_rng(0).random((slices, 6, 6), np.float32)
+    target[:, 3, 3] = 2
+    kspace = kspace_of(target, ROWS, cols, coils)
     write_kspace(path, kspace, target, header(cols), {"acquisition": "T2"} | attributes)
     return path
 
@@ -47,7 +48,8 @@ def root(tmp_path):
     change(tmp_path / "multicoil_val/b.h5", ismrmrd_header=None)
     test = write(tmp_path / "multicoil_test/c.h5", 2, coils=3)
     mask = (np.arange(COLS) % 2).astype(np.float32)
-    kspace = np.ones((2, 3, ROWS, COLS), np.complex64) * mask
+    with h5py.File(test) as file:
+        kspace = file["kspace"][()] * mask
     change(test, mask=mask, kspace=kspace, reconstruction_rss=None)
     (tmp_path / "notes").mkdir()
     (tmp_path / "multicoil_val/.half.partial").touch()
@@ -106,8 +108,9 @@ def test_the_published_counts_are_recognized(root, monkeypatch):
 
 
 def nan(path):
-    kspace = np.ones((3, ROWS, COLS), np.complex64)
-    kspace[2, 3, 4] = np.nan
+    with h5py.File(path) as file:
+        kspace = file["kspace"][()]
+    kspace[-1, 3, 4] = np.nan
     change(path, kspace=kspace)
 
 
@@ -125,9 +128,9 @@ DEEP = {
         lambda path: change(path, reconstruction_esc=np.full((3, 6, 6), np.inf)),
         "reconstruction_esc holds NaN or infinite",
     ),
-    "maximum": (attribute(max=3.0), "'max' is 3, but that of reconstruction_esc is 2"),
+    "maximum": (attribute(max=3.0), "'max' is 3, but that of reconstruction_esc is 2:"),
     "no number": (attribute(max="big"), "'max' is 'big', but must be a number"),
-    "norm": (attribute(norm=1.0), "'norm' is 1, but that of reconstruction_esc is 20"),
+    "norm": (attribute(norm=1.0), "'norm' is 1, but that of reconstruction_esc is 1"),
 }
 SHALLOW = {
     "truncated": (
@@ -179,12 +182,12 @@ def test_a_defective_file_is_named_with_the_reason(root, capsys, damage, message
 def test_a_volume_to_validate_on_needs_its_target(root):
     change(root / "multicoil_val/a.h5", reconstruction_rss=None)
     (defect,) = reports(root)["multicoil_val"].defects
-    assert "multicoil_val/a.h5 has no target volume" in defect
+    assert "multicoil_val/a.h5: it has no target volume" in defect
     assert not reports(root)["multicoil_test"].defects
 
 
 @pytest.mark.parametrize(("damage", "quick"), [(nan, []), (nan, ["--quick=true"])])
-def test_a_quick_check_reads_no_kspace(root, damage, quick):
+def test_a_quick_check_reads_one_slice(root, damage, quick):
     damage(root / "singlecoil_train/a.h5")
     assert main(["check", "--data", str(root), *quick]) == (0 if quick else 2)
 
@@ -222,7 +225,7 @@ def test_every_defect_of_a_root_is_counted(root, capsys):
     (root / "singlecoil_val").mkdir()
     assert main(["check", "--data", str(root)]) == 2
     out, err = capsys.readouterr()
-    assert f"{root / 'singlecoil_val'} holds no .h5 files" in out
+    assert f"{root / 'singlecoil_val'} holds no .h5, .hdf5 files" in out
     assert "has 3 defects" in err
 
 

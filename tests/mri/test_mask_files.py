@@ -73,7 +73,7 @@ def test_kspace_of_another_size(tmp_path, values, shape, message) -> None:
         (COLUMNS * 0, "measures nothing"),
         (COLUMNS[:0], "measures nothing"),
         (np.ones((2, 2, 2)), r"of shape \(2, 2, 2\)"),
-        (COLUMNS * 1j, "holds complex128, but a mask is made of the numbers"),
+        (COLUMNS * 1j, "holds complex128 of shape .*but a mask is 0 or 1"),
         (np.array(["a"]), "holds <U1"),
         (np.array([None]), "cannot be read as .npy"),
     ],
@@ -94,7 +94,9 @@ def test_damaged_files(tmp_path, name, content) -> None:
 
 def test_an_archive_is_no_mask(tmp_path) -> None:
     np.savez(tmp_path / "m.npz", mask=COLUMNS)
-    with pytest.raises(InputError, match="is an archive: write the mask with"):
+    with pytest.raises(
+        InputError, match=r"cannot be read as \.npy .*: write the mask with"
+    ):
         MaskFile(tmp_path / "m.npz")
 
 

@@ -16,6 +16,7 @@ from mri_example.models.irim import KNEE_SCANS
 from mri_example.reconstruct import reconstruct
 from mri_example.training import export, load
 from tests.mri.runs import train
+from tests.mri.signals import magnitudes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 AUTHORS = {  # channel by acquisition and scanner, in the authors' implementation
@@ -46,7 +47,7 @@ def write(path, acquisition, scanner, rows=16):
     kspace = (rng.normal(size=(4, rows, 12)) * (1 + 1j)).astype(np.complex64)
     header = Header((rows, 12, 1), (12, 12, 1), center=6, maximum=11, scanner=scanner)
     told = {} if acquisition is None else {"acquisition": acquisition}
-    write_kspace(path, kspace, np.ones((4, 12, 12), np.float32), header, told)
+    write_kspace(path, kspace, magnitudes(kspace, (12, 12)), header, told)
     return path
 
 

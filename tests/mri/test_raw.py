@@ -11,6 +11,7 @@ from ismrmrd import xsd
 
 from mri_example.cli import main
 from mri_example.data import KSpaceFile, SliceDataset, convert_raw
+from mri_example.data.checks import findings
 from mri_example.errors import InputError
 from mri_example.masks import MaskFunction
 from mri_example.transforms import center_crop, ifft2c
@@ -34,9 +35,10 @@ def random_kspace(slices=SLICES, coils=COILS, rows=ROWS, cols=COLS) -> np.ndarra
 
 def header(encoded=(ROWS, COLS), center=COLS // 2, maximum=COLS - 1, **changes) -> str:
     """Return a header, by the classes of the reference package."""
+    pixel = changes.get("pixel", (2, 2))  # mm
 
     def space(size):
-        view = xsd.fieldOfViewMm(x=200, y=200, z=5)
+        view = xsd.fieldOfViewMm(x=size[0] * pixel[0], y=size[1] * pixel[1], z=5)
         matrix = xsd.matrixSizeType(x=size[0], y=size[1], z=1)
         return xsd.encodingSpaceType(matrixSize=matrix, fieldOfView_mm=view)
 
@@ -70,6 +72,23 @@ def line(samples, step, z=0, flags=(), **values) -> ismrmrd.Acquisition:
     for flag in flags:
         acquisition.set_flag(flag)
     return acquisition
+
+
+def placed(kspace, positions, normal=(0, 0, 1), **values):
+    """Return lines of slices that say where they are, along a normal in mm."""
+    directions = {"slice_dir": tuple(map(float, normal))}
+    return [
+        line(
+            kspace[z, ..., step].copy(),
+            step,
+            z,
+            position=tuple(positions[z] * np.array(normal, float)),
+            **directions,
+            **values,
+        )
+        for step in range(kspace.shape[-1])
+        for z in range(len(kspace))
+    ]
 
 
 def lines(kspace, steps=None, first=0, **values) -> list[ismrmrd.Acquisition]:
@@ -112,7 +131,8 @@ def test_a_fully_sampled_scan_comes_with_a_target(tmp_path):
     file = converted(write(tmp_path / "scan.h5", lines(kspace)))
     np.testing.assert_array_equal(whole(file), kspace)
     assert (file.target, file.mask) == ("reconstruction_rss", None)
-    assert (file.crop, file.padding, file.assumed) == (RECON, (0, COLS), "")
+    assert (file.crop, file.padding) == (RECON, (0, COLS))
+    assert not findings(file, range(SLICES))
     target = root_sum_of_squares(kspace)
     np.testing.assert_allclose(file.target_volume(), target, rtol=1e-5)
     assert file.attributes["max"] == pytest.approx(target.max())
@@ -158,7 +178,8 @@ def test_calibration_lines_that_are_of_the_image_are_kept(tmp_path):
 
 
 def test_averages_are_averaged(tmp_path):
-    one, other = random_kspace(), random_kspace()[::-1].copy()
+    one = random_kspace()
+    other = (one + one[::-1] / 4).astype(np.complex64)
     acquisitions = lines(one, average=0) + lines(other, average=1)
     file = converted(write(tmp_path / "scan.h5", acquisitions))
     np.testing.assert_allclose(whole(file), (one + other) / 2, rtol=1e-6)
@@ -247,3 +268,117 @@ def test_the_output_is_not_the_source(tmp_path):
     path = write(tmp_path / "a.h5", lines(random_kspace()))
     with pytest.raises(InputError, match="choose another folder"):
         convert_raw(path, tmp_path)
+
+
+normals = st.sampled_from([(0, 0, 1), (0, 0, -1), (1, 0, 0), (0, 0.6, 0.8)])
+
+
+@given(order=st.permutations(range(5)), normal=normals, gap=st.floats(1, 9))
+def test_slices_are_in_the_order_of_their_positions(
+    tmp_path_factory, order, normal, gap
+):
+    """Interleaved scans count the slices as they are measured."""
+    kspace, path = random_kspace(5), tmp_path_factory.mktemp("raw") / "scan.h5"
+    positions = gap * (np.array(order) - 2)
+    file = converted(write(path, placed(kspace, positions, normal)))
+    np.testing.assert_array_equal(whole(file), kspace[np.argsort(order)])
+
+
+@given(turned=st.sampled_from([(1, 0, 0), (0, 0.1, 0.995)]), first=st.integers(1, 3))
+def test_two_orientations_are_refused(tmp_path_factory, turned, first):
+    kspace, path = random_kspace(4), tmp_path_factory.mktemp("raw") / "scan.h5"
+    acquisitions = placed(kspace, np.arange(4.0))
+    for acquisition in acquisitions:
+        if acquisition.idx.slice >= first:
+            acquisition.slice_dir[:] = turned
+    with pytest.raises(InputError, match="several orientations, slice_dir"):
+        converted(write(path, acquisitions))
+
+
+@given(same=st.integers(0, 2), offset=st.floats(-50, 50))
+def test_two_slices_at_one_position_are_refused(tmp_path_factory, same, offset):
+    kspace, path = random_kspace(4), tmp_path_factory.mktemp("raw") / "scan.h5"
+    positions = np.arange(4.0) + offset
+    positions[same + 1] = positions[same]
+    with pytest.raises(InputError, match=f"slices {same} and {same + 1} at one posit"):
+        converted(write(path, placed(kspace, positions), shuffle=False))
+
+
+@given(
+    rows=st.sampled_from([16, 20, 32]),
+    resolution=st.floats(0.5, 0.95),
+    oversampling=st.integers(1, 2),
+)
+def test_the_field_of_view_is_kept_and_pixels_are_square(
+    tmp_path_factory, rows, resolution, oversampling
+):
+    """At a phase resolution of 75 %, 96 columns show the 128 mm of 128 rows."""
+    cols = round(rows * resolution)
+    kspace = random_kspace(rows=oversampling * rows, cols=cols)
+    document = xsd.CreateFromDocument(header((oversampling * rows, cols)))
+    space = document.encoding[0]
+    limit = space.encodingLimits.kspace_encoding_step_1
+    limit.center, limit.maximum = cols // 2, cols - 1
+    view = xsd.fieldOfViewMm(x=oversampling * rows, y=rows, z=5)
+    space.encodedSpace.fieldOfView_mm = view
+    space.reconSpace.fieldOfView_mm = xsd.fieldOfViewMm(x=rows, y=rows, z=5)
+    space.reconSpace.matrixSize = xsd.matrixSizeType(x=rows, y=rows, z=1)
+    path = tmp_path_factory.mktemp("raw") / "scan.h5"
+    file = converted(write(path, lines(kspace), xsd.ToXML(document)))
+    wide = rows if abs(rows - cols) > 0.02 * cols else cols
+    left = wide // 2 - cols // 2
+    assert file.shape == (SLICES, COILS, oversampling * rows, wide)
+    assert file.crop == (rows, rows)
+    assert file.padding == (left, left + cols)
+    padded = np.zeros(file.shape, np.complex64)
+    padded[..., left : left + cols] = kspace
+    np.testing.assert_array_equal(whole(file), padded)
+    images = ifft2c(torch.from_numpy(padded)).abs().square().sum(1).sqrt()
+    expected = center_crop(images, (rows, rows)).numpy()
+    np.testing.assert_allclose(file.target_volume(), expected, rtol=1e-4, atol=1e-6)
+
+
+@given(angle=st.floats(0, np.pi), count=st.integers(2, 3))
+def test_averages_that_cancel_are_refused(tmp_path_factory, angle, count):
+    """Two that are 2.6 rad apart leave .27 of their magnitude."""
+    kspace, path = random_kspace(), tmp_path_factory.mktemp("raw") / "scan.h5"
+    turns = np.exp(1j * angle * np.arange(count)).astype(np.complex64)
+    acquisitions = [
+        a for i, t in enumerate(turns) for a in lines(t * kspace, average=i)
+    ]
+    left = abs(turns.mean())
+    write(path, acquisitions)
+    if left < 0.79:
+        with pytest.raises(InputError, match="averages that cancel") as caught:
+            converted(path)
+        said = float(str(caught.value).split("cancel, ")[1].split()[0])
+        assert said == pytest.approx(left, abs=0.01)
+    elif left > 0.81:
+        mean = turns.mean() * kspace
+        np.testing.assert_allclose(whole(converted(path)), mean, atol=1e-5)
+
+
+@given(steps=st.integers(2, 4))
+def test_partitions_are_refused_with_the_right_advice(tmp_path_factory, steps):
+    path = tmp_path_factory.mktemp("raw") / "scan.h5"
+    parts = [lines(random_kspace(1), kspace_encode_step_2=i) for i in range(steps)]
+    text = f"{steps} partitions of a 3-D encoding.*an inverse Fourier transform along"
+    with pytest.raises(InputError, match=text):
+        converted(write(path, [one for part in parts for one in part]))
+
+
+def test_raw_files_are_for_convert(tmp_path, capsys):
+    write(tmp_path / "raw/scan.h5", lines(random_kspace()))
+    options = [f"--data={tmp_path / 'raw'}", f"--output={tmp_path / 'out'}"]
+    assert main(["reconstruct", *options]) == 2
+    assert "scan.h5 is a raw file of ISMRMRD" in (err := capsys.readouterr().err)
+    assert "run `convert` on it first" in err
+
+
+def test_a_converted_file_that_contradicts_itself_is_removed(tmp_path):
+    """The peak of its energy is at the edge: sizes and center of the header lie."""
+    kspace = 1e-3 * random_kspace()
+    kspace[..., 0] += 1
+    with pytest.raises(InputError, match=r"scan\.h5: most energy .* in column 0 of 12"):
+        converted(write(tmp_path / "scan.h5", lines(kspace)))
+    assert not list((tmp_path / "out").iterdir())

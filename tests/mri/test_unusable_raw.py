@@ -53,9 +53,9 @@ UNUSABLE = {
     "center": (lines(SHORT, center_sample=1), None, "sample 1 in the middle"),
     "steps": (lines(random_kspace()), header(maximum=9), "says at most 9"),
     "matrix": (lines(random_kspace()), header((ROWS, 8)), "from 0 to 11, but"),
-    "a slice": (without(2), None, "no lines of slice 2, but"),
+    "a slice": (without(2), None, "no lines of slice [2], but"),
     "masks": (lines(random_kspace())[:-1], None, "other columns than slice 0"),
-    "NaN": (lines(NAN), None, "acquisition 0 holds NaN"),
+    "NaN": (lines(NAN), None, "NaN in acquisition 0"),
 }
 
 
@@ -103,7 +103,7 @@ DAMAGE = {
     "no XML": (replace("xml", [b"<no"]), "does not say the sizes of the scan"),
     "no limits": (
         replace("xml", [header().replace("encodingLimits", "limits").encode()]),
-        "it lacks encodingLimits",
+        "does not say the sizes",
     ),
     "short line": (shorten, "lines of number_of_samples 15 and 16"),
 }
