@@ -262,9 +262,8 @@ def function_modes() -> tuple[Any, ...]:
     backward pass.
     Without: none.
     """
-    return tuple(
-        map(torch._C._get_function_stack_at, range(_len_torch_function_stack()))
-    )
+    count = _len_torch_function_stack()
+    return tuple(map(torch._C._get_function_stack_at, range(count))) if count else ()
 
 
 def set_function_modes(modes: Sequence[Any]) -> None:

@@ -45,13 +45,14 @@ class Members(NamedTuple):
         parts = _torch.submodules_of(module)
         parameters: Set[str] = _torch.parameters_of(module).keys()
         submodules: Set[str] = parts.keys()
-        lists = parts.get("parametrizations")
-        if lists is not None:
+        if "parametrizations" in parts:
+            lists = parts["parametrizations"]
+            assert lists is not None
             parameters = parameters | _torch.submodules_of(lists).keys()
             submodules = submodules - {"parametrizations"}
         return (
             parameters == self.parameters
             and (self.submodules is None or submodules == self.submodules)
             and not _torch.buffers_of(module)
-            and vars(module).keys().isdisjoint(self.names)
+            and self.names.isdisjoint(vars(module))
         )

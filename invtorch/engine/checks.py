@@ -153,8 +153,11 @@ def unshard(label: str, module: Any, parameters: Sequence[Tensor]) -> bool:
     Raises:
         RuntimeError: If only a module around the layer can gather them.
     """
-    if not any(map(_is_freed, parameters[:1])):  # they are freed together
-        return False
+    distributed = (
+        torch.distributed.is_available() and torch.distributed.is_initialized()
+    )
+    if not distributed or not any(map(_is_freed, parameters[:1])):
+        return False  # parameters are freed together
     if not _torch.is_fully_sharded(module):
         raise RuntimeError(
             f"the parameters of {label} are sharded, because no loss depends on the "

@@ -29,7 +29,7 @@ from invtorch.engine.checks import (
     reached,
     unshard,
 )
-from invtorch.engine.eager.held import Held, can_be_held, cut, skipping, watched
+from invtorch.engine.eager.held import Held, cut, skipping, watched
 from invtorch.engine.restore.context import (
     copy_context,
     exchange_context,
@@ -203,7 +203,7 @@ class Call:
         counts, before = versions(state), self.environment.before()
         parts = self.environment.parts
         watch: AbstractContextManager[list[Held]] = nullcontext([])
-        if can_be_held(parts):
+        if self.environment.hooked_inside:  # a hook may keep what a module returns
             watch = watched(parts)
         off = _torch.SavedTensorsHooksOff()
         with WeightCachesOff(), Recording(None), off, watch as self.returned_inside:
@@ -275,8 +275,8 @@ class Call:
 
     def dtypes(self) -> set[torch.dtype]:
         """Return the floating dtypes of its parameters, of autocast, and of TF32."""
-        computed = (slot.tensor for slot in self.environment.computed)
-        parameters = [*self.environment.parameters, *computed]
+        computed = [slot.tensor for slot in self.environment.computed]
+        parameters = self.environment.parameters + computed
         used = [p.dtype for p in parameters]
         if self.environment.autocast is not None:
             used.append(self.environment.autocast)
@@ -326,7 +326,8 @@ class Call:
         self._check_unmodified()
         with torch.enable_grad():
             stand_ins = {id(t): stand_in(t) for t in self.grad_inputs}
-            starts = {i: start_of(stand_in) for i, stand_in in stand_ins.items()}
+            starts = {id(t): stand_ins.get(id(t), t) for t in self.context_tensors}
+            starts = {i: start_of(stand_in) for i, stand_in in starts.items()}
             context = exchange_context(self.context, starts)
             # a graph that is attached to the one around it is kept, and so are hooks
             kept = stand_in is alias_of
@@ -369,10 +370,12 @@ class Call:
 
     def _computed(self, state: Tensors, outputs: Tensors) -> Tensors:
         """Return the attributes and buffers on whose graph the outputs depend."""
+        if not self.environment.computed:
+            return ()
         computed = {id(slot.tensor): slot.tensor for slot in self.environment.computed}
         ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
         known = (*state, *self.grad_inputs)
-        return reached([*computed.values()], known, ends) if computed else ()
+        return reached([*computed.values()], known, ends)
 
     def _flat(self, output: Any) -> Tensors:
         if not self._with_log_det:

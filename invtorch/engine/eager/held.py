@@ -43,11 +43,6 @@ class Held(NamedTuple):
         return tensor
 
 
-def can_be_held(parts: Sequence[nn.Module]) -> bool:
-    """Return whether hooks may keep what the modules inside of a layer return."""
-    return any(map(_torch.has_hooks, parts[1:]))
-
-
 @contextmanager
 def watched(parts: Sequence[nn.Module]) -> Iterator[list[Held]]:
     """Note what modules return while a layer is evaluated for the first time."""

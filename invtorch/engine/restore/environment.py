@@ -50,6 +50,11 @@ class Environment:
     other attributes, such as the training mode, are restored too. Changes that a replay
     makes are undone.
 
+    Attributes:
+        computed: The attributes and buffers that need a gradient, once the call was
+            run: weights that a hook of the layer or a replica computes, for instance.
+        hooked_inside: Whether a module inside of the layer has hooks.
+
     Args:
         parts: The layer and all modules in it.
         device: The device of the state.
@@ -69,6 +74,8 @@ class Environment:
         modules = [*map(_torch.submodules_of, parts)]
         self.holders: list[Holder] = [*map(vars, parts), *modules, *hooks]
         self.hooks = len(hooks)
+        self.hooked_inside = any(hooks[len(_torch.HOOKS) :])
+        self.computed: list[Slot] = []
 
     def before(self) -> Before:
         """Record what the next call may change."""
@@ -86,6 +93,8 @@ class Environment:
         self.tensors = [slot for slot in before.tensors if _comes_back(slot)]
         self.drawn_from = advanced(before.random)
         self.module_tensors.keep_changed(before.buffers)
+        others = (*self.tensors, *self.module_tensors.buffers)
+        self.computed = [slot for slot in others if slot.tensor.requires_grad]
 
     def restored(self, stand_ins: dict[int, Tensor]) -> AbstractContextManager[None]:
         """Return a context in which the environment is restored.
@@ -127,16 +136,6 @@ class Environment:
     def parameters(self) -> list[Tensor]:
         """The parameters of its modules."""
         return [slot.tensor for slot in self.module_tensors.parameters]
-
-    @property
-    def computed(self) -> list[Slot]:
-        """The other tensors of its modules that need a gradient.
-
-        They are attributes or buffers: weights that a hook of the layer or a replica
-        computes from parameters, for instance.
-        """
-        others = (*self.tensors, *self.module_tensors.buffers)
-        return [slot for slot in others if slot.tensor.requires_grad]
 
     @property
     def buffers(self) -> list[Tensor]:

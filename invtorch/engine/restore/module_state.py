@@ -87,6 +87,8 @@ class ParametersAndBuffers:
         ]
 
     def _changed_buffers(self) -> list[Slot]:
+        if not self.buffers:
+            return []
         now = versions([slot.tensor for slot in self.buffers])
         pairs = zip(self.buffers, now, strict=True)
         return [slot for slot, count in pairs if count != slot.version]
