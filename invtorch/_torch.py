@@ -11,17 +11,16 @@ if nothing could).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch._C import _len_torch_function_stack
-from torch._C._autograd import DeviceType
 from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import GradientEdge
-from torch.autograd.profiler import profile
 from torch.nn.modules.batchnorm import _NormBase as RunningStatistics
 from torch.nn.modules.conv import _ConvNd as Convolution
 from torch.nn.modules.dropout import _DropoutNd as Dropout
@@ -69,6 +68,7 @@ __all__ = [
     "recorded_allocations",
     "run_backward",
     "set_parametrization_cache",
+    "start_recording_allocations",
     "submodules_of",
     "tree_leaves",
     "tree_map",
@@ -357,28 +357,43 @@ def assert_async(condition: Tensor, message: str) -> None:
     torch._assert_async(condition, message)
 
 
-# --- the profiler ---------------------------------------------------------------------
+# --- the allocations of a thread ------------------------------------------------------
 
 
 def is_profiling() -> bool:
-    """Return whether a profiler is running; they cannot be nested. Without: none."""
+    """Return whether a profiler records this thread; they cannot be nested.
+
+    Without: none.
+    """
     enabled: bool = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
     return enabled
 
 
-def recorded_allocations(record: profile, marker: str) -> Iterator[int | None]:
-    """Yield the bytes of each allocation on the CPU, and `None` where a marker starts.
+def start_recording_allocations() -> None:
+    """Record the allocations on the CPU that operations of this thread make.
 
-    The bytes are negative where memory is freed. The public events of a profile do not
-    include single allocations. Without: none.
+    The public profiler is one for the whole process: two threads that use it at the
+    same time crash. This one is its predecessor, with a record for each thread.
+    Without: the public profiler, under a lock.
     """
-    results = record.kineto_results
-    assert results is not None
-    names = ("[memory]", marker)
-    events = [
-        event
-        for event in results.events()
-        if event.name() in names and event.device_type() == DeviceType.CPU
-    ]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        yield None if event.name() == marker else event.nbytes()  # type: ignore[attr-defined]
+    options: Any = torch.autograd
+    memory = False, True, False, False, False  # profile_memory, and not the others
+    extra = torch._C._profiler._ExperimentalConfig()
+    config = options.ProfilerConfig(options.ProfilerState.CPU, *memory, extra)
+    options._enable_profiler_legacy(config)
+
+
+def recorded_allocations(marker: str) -> list[int | None]:
+    """Stop recording, and return the bytes of each allocation, in order.
+
+    The bytes are negative where memory is freed. `None` stands where a
+    `record_function(marker)` begins. Without: as for `start_recording_allocations`.
+    """
+    records: Any = torch.autograd._disable_profiler_legacy()  # type: ignore[attr-defined]
+    found: list[int | None] = []
+    for event in chain.from_iterable(records):
+        if event.kind() == "memory_alloc":
+            found.append(event.cpu_memory_usage())
+        elif event.kind() == "push" and event.name() == marker:
+            found.append(None)
+    return found

@@ -247,13 +247,14 @@ class TestTensors:
 
 
 @ON_THE_CPU
-def test_the_profiler_counts_every_allocation() -> None:
-    with torch.autograd.profiler.profile(profile_memory=True) as record:
-        assert _torch.is_profiling()
-        kept = torch.zeros(256)
-        with torch.autograd.profiler.record_function("here"):
-            torch.zeros(512).sum()
-    changes = list(_torch.recorded_allocations(record, "here"))
+def test_the_allocations_of_a_thread_are_counted() -> None:
+    _torch.start_recording_allocations()
+    assert _torch.is_profiling()
+    kept = torch.zeros(256)
+    with torch.autograd.profiler.record_function("here"):
+        torch.zeros(512).sum()
+    changes = _torch.recorded_allocations("here")
+    assert not _torch.is_profiling()
     place = changes.index(None)
     assert sum(changes[:place]) == kept.nbytes
     assert max(changes[place + 1 :]) == 2048
