@@ -43,6 +43,7 @@ __all__ = [
     "RunningStatistics",
     "SpectralNorm",
     "WeightNorm",
+    "add_to_parametrization_cache",
     "assert_async",
     "backward_id",
     "backward_keeps_graph",
@@ -67,7 +68,6 @@ __all__ = [
     "queue_callback",
     "recorded_allocations",
     "run_backward",
-    "set_parametrization_cache",
     "start_recording_allocations",
     "submodules_of",
     "tree_leaves",
@@ -302,9 +302,17 @@ def parametrization_cache() -> int:
     return int(parametrize._cache_enabled)
 
 
-def set_parametrization_cache(entered: int) -> None:
-    """Set the number that `parametrization_cache` returns. Without: none."""
-    parametrize._cache_enabled = entered
+def add_to_parametrization_cache(entered: int) -> None:
+    """Add to the number that `parametrization_cache` returns.
+
+    The number is one for all threads. Another thread may have entered or left such a
+    context meanwhile, so that the number before must not be written back. If the last
+    one was left meanwhile, the cached weights are dropped, as it would have done.
+    Without: none.
+    """
+    parametrize._cache_enabled += entered
+    if entered > 0 and not parametrize._cache_enabled:
+        parametrize._cache = {}
 
 
 # --- tensors --------------------------------------------------------------------------

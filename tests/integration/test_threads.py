@@ -6,13 +6,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd import grad
+from torch.nn.utils import parametrize
 
-from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch import AdditiveCoupling, InvertibleSequential, _torch
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner
 from tests.stacks import both, mixed, parameters, sample, stack
@@ -172,6 +174,54 @@ def test_a_garbage_collection_while_other_threads_compute() -> None:
             done.set()
         collector.result()
 
+
+class Meets(Conditioner):
+    """A conditioner that waits while another thread does something."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.meet = lambda: None
+
+    def forward(self, x, *context):
+        y = super().forward(x, *context)
+        self.meet()
+        return y
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("order", ["enters", "leaves", "enters and leaves"])
+def test_another_thread_enters_or_leaves_cached_parametrizations(own, order) -> None:
+    net = InvertibleSequential(AdditiveCoupling(Meets())).double()
+    part, x = net[0].conditioner, sample(requires_grad=True)
+    nn.utils.parametrizations.weight_norm(part.first)
+    other = parametrize.cached()
+    with ThreadPoolExecutor(1) as pool:
+
+        def step(name: str):
+            return lambda: pool.submit(getattr(other, name), *EXITS[name]).result()
+
+        if order == "leaves":
+            step("__enter__")()
+        parts = {"enters": "__enter__", "leaves": "__exit__"}
+        steps = iter([step(parts[word]) for word in order.split(" and ")])
+        part.meet = lambda: next(steps, lambda: None)()
+        wanted = [x, *parameters(net)]
+        with parametrize.cached() if own else nullcontext():
+            found = torch.autograd.grad(weighed(net(x)), wanted)
+            assert (_torch.parametrization_cache() > 0) == (own or order == "enters")
+        if order == "enters":
+            step("__exit__")()
+    assert _torch.parametrization_cache() == 0
+    net.memory, part.meet = "store", lambda: None
+    assert_all_equal(found, torch.autograd.grad(weighed(net(x)), wanted))
+    with torch.no_grad():  # a weight that was cached would be read
+        part.first.parametrizations.weight.original0.add_(1)
+    with parametrize.cached():
+        fresh = part.first.weight.clone()
+    assert torch.equal(fresh, part.first.weight)
+
+
+EXITS = {"__enter__": (), "__exit__": (None, None, None)}
 
 SHARED = """
 import gc, random, threading, time

@@ -173,13 +173,9 @@ class Call:
         counts, before = versions(state), self.environment.before()
         with WeightCachesOff(), Recording(None):
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
-        self.environment.after(before)
+        changed = self.environment.after(before)
         self._check(state, outputs)
-        check_own_tensors(
-            self.label,
-            self.environment.changed_parameter(),
-            self.environment.changed_attribute(),
-        )
+        check_own_tensors(self.label, self.environment.changed_parameter(), changed)
         check_input_unmodified(self.label, versions(state) == counts)
         return outputs
 

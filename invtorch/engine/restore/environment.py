@@ -19,6 +19,7 @@ from invtorch.engine.restore.module_state import (
     Slot,
     changed_in_place,
     exchanged,
+    has_graph,
     has_no_graph,
     slots,
 )
@@ -78,12 +79,18 @@ class Environment:
             attributes,
         )
 
-    def after(self, before: Before) -> None:
-        """Keep the random states, buffers and attributes that the call changed."""
+    def after(self, before: Before) -> str | None:
+        """Keep the random states, buffers and attributes that the call changed.
+
+        Returns:
+            The name of a tensor attribute that it changed in place, if any.
+        """
         self.attributes = AttributesOfCall(before.attributes, self.hooks)
-        self.tensors = [slot for slot in before.tensors if _comes_back(slot)]
+        come_back = [slot for slot in before.tensors if _comes_back(slot)]
+        self.tensors = [slot for slot in come_back if not has_graph(slot.tensor)]
         self.drawn_from = advanced(before.random)
         self.module_tensors.keep_changed(before.buffers)
+        return changed_in_place(come_back)
 
     def restored(self, stand_ins: dict[int, Tensor]) -> AbstractContextManager[None]:
         """Return a context in which the environment is restored.
@@ -127,16 +134,12 @@ class Environment:
         """Return the name of a parameter changed in place since the call, if any."""
         return changed_in_place(self.module_tensors.parameters)
 
-    def changed_attribute(self) -> str | None:
-        """Return the name of another tensor attribute changed in place, if any."""
-        return changed_in_place(self.tensors)
-
     def changed_tensor(self) -> str | None:
         """Return the name of any tensor of the modules changed in place, if any."""
         return (
             self.changed_parameter()
             or changed_in_place(self.module_tensors.buffers)
-            or self.changed_attribute()
+            or changed_in_place(self.tensors)
         )
 
 
@@ -164,11 +167,13 @@ class WeightCachesOff:
         self.autocast = torch.is_autocast_cache_enabled()
         self.parametrizations = _torch.parametrization_cache()
         torch.set_autocast_cache_enabled(False)
-        _torch.set_parametrization_cache(0)
+        if self.parametrizations:
+            _torch.add_to_parametrization_cache(-self.parametrizations)
 
     def __exit__(self, *_: object) -> None:
         torch.set_autocast_cache_enabled(self.autocast)
-        _torch.set_parametrization_cache(self.parametrizations)
+        if self.parametrizations:
+            _torch.add_to_parametrization_cache(self.parametrizations)
 
 
 class AttributesRestored(WeightCachesOff):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
 
 from invtorch import _torch
 from invtorch._torch import versions
@@ -196,6 +197,8 @@ class Attributes:
         self.filled = [*filter(None, holders)]
         self.names = [*chain.from_iterable(self.filled)]
         self.values = [*_values(self.filled)]
+        kinds = {*map(type, self.values)}
+        self.plain = not any(issubclass(kind, Tensor) for kind in kinds)
 
     def unchanged(self) -> bool:
         """Return whether the modules hold the same objects."""
@@ -207,7 +210,7 @@ class Attributes:
 
     def tensors(self) -> list[Place]:
         """Return the tensors among the values, each with its place."""
-        if not any(issubclass(kind, Tensor) for kind in {*map(type, self.values)}):
+        if self.plain:
             return []
         return [
             (holder, name, value)
@@ -215,6 +218,10 @@ class Attributes:
             for name, value in own.items()
             if isinstance(value, Tensor)
         ]
+
+    def has_graphs(self) -> bool:
+        """Return whether a tensor among the values has a graph."""
+        return any(has_graph(value) for _, _, value in self.tensors())
 
     def each(self) -> list[tuple[Holder, Holder]]:
         """Return every holder, and what it held at the time of the call."""
@@ -235,7 +242,9 @@ class AttributesOfCall:
 
     Objects that the call itself replaced are left out, because they may hold the graph
     of the previous pass. Numbers, strings, `None`, tensors without a graph, and hooks
-    are restored in any case.
+    are restored in any case. Tensors with a graph, such as outputs that a hook stored,
+    are restored while something else refers to them: the graph may be that of this or
+    of an earlier pass, and would never be freed.
 
     Args:
         before: The attributes before the call. The modules now hold those after it.
@@ -244,7 +253,8 @@ class AttributesOfCall:
 
     def __init__(self, before: Attributes, hooks: int) -> None:
         self.holders = before.holders
-        self.all = before if before.unchanged() else None
+        same = before.unchanged() and not before.has_graphs()
+        self.all = before if same else None
         self.some: list[tuple[Holder, Holder]] = []
         if self.all is None:
             each = before.each()
@@ -258,7 +268,8 @@ class AttributesOfCall:
             return self.all
         present = Attributes(self.holders)
         for holder, own in self.some if self.all is None else self.all.each():
-            there = [(k, v) for k, v in own.items() if v is not KEEP or k in holder]
+            found = {name: _alive(value) for name, value in own.items()}
+            there = [(k, v) for k, v in found.items() if v is not KEEP or k in holder]
             _fill(holder, {k: holder[k] if v is KEEP else v for k, v in there})
         return present
 
@@ -277,9 +288,27 @@ def _values(holders: Sequence[Holder]) -> chain[Any]:
 def _safe(holder: Holder, before: Holder) -> Holder:
     """Return what did not change or certainly has no graph; `KEEP` for the rest."""
     return {
-        name: value if holder.get(name) is value or has_no_graph(value) else KEEP
+        name: _held(value) if holder.get(name) is value or has_no_graph(value) else KEEP
         for name, value in before.items()
     }
+
+
+def _held(value: object) -> object:
+    if isinstance(value, Tensor) and has_graph(value):
+        return TensorWeakRef(value)
+    return value
+
+
+def _alive(value: object) -> object:
+    if not isinstance(value, TensorWeakRef):
+        return value
+    tensor = value()
+    return KEEP if tensor is None else tensor
+
+
+def has_graph(value: object) -> bool:
+    """Return whether a value is a tensor with a graph."""
+    return isinstance(value, Tensor) and value.grad_fn is not None
 
 
 def _fill(holder: Holder, own: Holder) -> None:
