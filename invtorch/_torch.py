@@ -11,6 +11,7 @@ if nothing could).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -37,6 +38,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = [
     "CONVOLVE",
     "HOOKS",
+    "RUN_BACKWARD",
     "Convolution",
     "Dropout",
     "LazyModule",
@@ -49,6 +51,7 @@ __all__ = [
     "backward_keeps_graph",
     "buffers_of",
     "exchange_tensors",
+    "frames_compiled",
     "has_global_hooks",
     "has_hooks",
     "has_tensor_hooks",
@@ -62,6 +65,7 @@ __all__ = [
     "is_tracing",
     "modes_are_active",
     "modules_inside",
+    "nodes_created",
     "normalized_weight",
     "parameters_of",
     "parametrization_cache",
@@ -117,6 +121,14 @@ def run_backward(
     )
 
 
+# The functions of PyTorch and of this file in which a thread waits for a backward pass
+# that it started, by file and name. Without: no lock is lent to the threads of a GPU.
+RUN_BACKWARD = {
+    (torch.autograd.graph.__file__, "_engine_run_backward"),
+    (__file__, "run_backward"),
+}
+
+
 def queue_callback(callback: Callable[[], None]) -> None:
     """Call `callback` at the end of the backward pass that runs in this thread.
 
@@ -145,6 +157,26 @@ def backward_keeps_graph() -> bool:
 
 
 # --- modes of PyTorch -----------------------------------------------------------------
+
+
+def nodes_created() -> int:
+    """Return how many nodes of graphs this thread has created so far.
+
+    Without: none; a replay that takes another branch than the forward pass would not be
+    noticed where both return the same values.
+    """
+    number: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+    return number
+
+
+def frames_compiled() -> int:
+    """Return how many frames `torch.compile` has compiled so far in this process.
+
+    To compile a frame creates nodes, which are not those of the call. Without: `0`, and
+    no comparison of the nodes of layers that contain something compiled.
+    """
+    module = sys.modules.get("torch._dynamo.convert_frame")
+    return 0 if module is None else int(module.FRAME_COUNTER)
 
 
 def is_functorch_active() -> bool:

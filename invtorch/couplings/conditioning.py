@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from invtorch import _torch
 from invtorch._checks import check_batched
 from invtorch.precision import is_differentiable
+from invtorch.recording import evaluated
 
 
 def in_its_precision(
@@ -30,10 +31,10 @@ def in_its_precision(
     check_batched(conditioner, x)
     parameter = _parameter(conditioner)
     if parameter is None:
-        return conditioner(x, *context)
+        return evaluated(conditioner, x, context)
     if parameter.dtype != x.dtype and parameter.is_complex() == x.is_complex():
         x = x.to(parameter.dtype)
-    return conditioner(x, *context)
+    return evaluated(conditioner, x, context)
 
 
 def _parameter(module: nn.Module) -> Tensor | None:

@@ -262,6 +262,22 @@ def check_unbroken(label: str, above: str, same: bool) -> None:
         )
 
 
+def check_same_branch(label: str, same: bool) -> None:
+    """Refuse a replay that took another branch than the forward pass.
+
+    Its gradients may be wrong even if its values are not, for instance where the last
+    layer of each branch is initialized with zeros.
+
+    Raises:
+        RuntimeError: If it did.
+    """
+    if not same:
+        raise RuntimeError(
+            f"{label} was evaluated by other operations in its replay than in the "
+            f"forward pass: draw by a generator on the module, or set memory='store'"
+        )
+
+
 # --- gradients ------------------------------------------------------------------------
 
 

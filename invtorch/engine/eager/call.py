@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -22,20 +22,23 @@ from invtorch.engine.checks import (
     check_output_unmodified,
     check_own_tensors,
     check_parts,
+    check_same_branch,
     check_shapes,
     check_unmodified,
 )
 from invtorch.engine.restore.context import (
     copy_context,
     exchange_context,
+    objects_in,
     tensors_in,
 )
 from invtorch.engine.restore.environment import Environment, WeightCachesOff
+from invtorch.engine.restore.generators import Source
 from invtorch.engine.restore.locks import Locks
-from invtorch.engine.restore.random_numbers import RandomStatesKept
+from invtorch.engine.restore.random_numbers import DRAWING, Drawn
 from invtorch.module import REPLAYS, InvertibleModule
 from invtorch.precision import is_differentiable, tf32_dtypes
-from invtorch.recording import Direction, Recording, State
+from invtorch.recording import Direction, NodesCounted, Recording, State
 from invtorch.replay import FullGraph, Graph, Replay, ShiftGraph, Tensors
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -64,6 +67,13 @@ class RecordedCall(Protocol):
     label: str
     arity: int
     grad_inputs: Tensors
+
+    @property
+    def read(self) -> Sequence[Drawn]:
+        """The states of Python's and NumPy's generators that it read, if any."""
+
+    def watch(self, sources: set[Source]) -> None:
+        """Refuse a replay that draws from these generators, if it has not read them."""
 
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time; log-determinants come last."""
@@ -110,10 +120,16 @@ def labeled(method: Method) -> Method:
 
 
 def exclusive(method: Method) -> Method:
-    """Hold the locks of the layer during the call, and add its label to errors."""
+    """Hold the locks of the layer during the call, and add its label to errors.
+
+    The lock of layers that draw comes first, in every thread.
+    """
 
     @functools.wraps(method)
     def call(self: Call, *arguments: Any, **options: Any) -> Any:
+        if self.environment.may_draw():
+            with DRAWING, self.locks:
+                return method(self, *arguments, **options)
         with self.locks:
             return method(self, *arguments, **options)
 
@@ -160,7 +176,9 @@ class Call:
         self.locks = Locks(parts)
         check_parts(self.label, parts[1:])
         with self.locks:
-            self.environment = Environment(parts, first.device)
+            self.environment = Environment(
+                parts, first.device, direction.name, objects_in(context)
+            )
         parameters = self.environment.parameters
         check_shapes(self.label, [*parameters, *self.environment.buffers])
         own = (*self.context_tensors, *parameters)
@@ -171,7 +189,8 @@ class Call:
     def run(self, state: Tensors, context: tuple[Any, ...]) -> Tensors:
         """Evaluate the call for the first time, with the context as it was given."""
         counts, before = versions(state), self.environment.before()
-        with WeightCachesOff(), Recording(None):
+        self.nodes = NodesCounted(state)
+        with WeightCachesOff(), Recording(None), self.nodes:
             outputs = self._flat(self.direction(self.module, self._as(state), *context))
         changed = self.environment.after(before)
         self._check(state, outputs)
@@ -193,8 +212,8 @@ class Call:
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
         context, counts = copy_context(self.context), versions(output)
-        unmoved = RandomStatesKept(self.environment.device)  # an inverse may draw too
-        with torch.no_grad(), unmoved, self.environment.restored({}), Recording(None):
+        restored = self.environment.restored({}, self.locks, inverse=True)
+        with torch.no_grad(), restored, Recording(None):
             state = as_tensors(inverse(self._as(output), *context))
         check_output_unmodified(self.label, versions(output) == counts)
         return state
@@ -225,6 +244,15 @@ class Call:
         known = {d for d in used if d.is_floating_point or d.is_complex}
         return known | tf32_dtypes(parameters, self.environment.device)
 
+    @property
+    def read(self) -> Sequence[Drawn]:
+        """The states of Python's and NumPy's generators that it read, if any."""
+        return self.environment.read
+
+    def watch(self, sources: set[Source]) -> None:
+        """Refuse a replay that draws from these generators, if it has not read them."""
+        self.environment.watch(sources)
+
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""
         state = self._as(outputs)
@@ -237,7 +265,7 @@ class Call:
             outputs = self.direction(self.module, self._as(state), *context)
             return FullGraph(state, self._flat(outputs))
 
-        return self._graph(evaluate, stand_in)
+        return self._graph(evaluate, stand_in, whole=True)
 
     def _record_replay(self, replay: Callable[..., Any], output: Tensors) -> Replay:
         """Record the graph of the layer's own `replay`, which rebuilds the state."""
@@ -251,24 +279,36 @@ class Call:
             state, outputs = graph
             return FullGraph(as_tensors(state), self._flat(outputs))
 
-        return self._graph(evaluate, _leaf)
+        return self._graph(evaluate, _leaf, whole=False)
 
     @exclusive
     def _graph(
-        self, evaluate: Callable[..., Graph], stand_in: Callable[[Tensor], Tensor]
+        self,
+        evaluate: Callable[..., Graph],
+        stand_in: Callable[[Tensor], Tensor],
+        *,
+        whole: bool,
     ) -> Replay:
         """Record a graph in the environment of the forward pass; check its leaves.
 
         Context and parameters that need a gradient are replaced by stand-ins. The graph
         then ends at the stand-ins, and the graphs and hooks of the originals run once,
         on the gradients that the node returns.
+
+        Args:
+            evaluate: Records the graph.
+            stand_in: Makes a stand-in.
+            whole: Whether the graph is that of the whole direction.
         """
         self._check_unmodified()
         with torch.enable_grad():
             stand_ins = {id(t): stand_in(t) for t in self.grad_inputs}
             context = exchange_context(self.context, stand_ins)
-            with self.environment.restored(stand_ins), Recording(None):
+            nodes = NodesCounted(())
+            restored = self.environment.restored(stand_ins, self.locks)
+            with restored, Recording(None), nodes:
                 graph = evaluate(*context)
+        check_same_branch(self.label, not self.nodes.differ(nodes, whole))
         others = tuple(stand_ins.values())
         own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]

@@ -14,7 +14,9 @@ from invtorch.closed_form import Gradients, Shift, ShiftPullBack, closed_form
 from invtorch.engine.checks import check_unmodified, has_hooks
 from invtorch.engine.eager.call import labeled
 from invtorch.engine.restore.context import exchange_context
+from invtorch.engine.restore.generators import Source
 from invtorch.engine.restore.locks import Locks
+from invtorch.engine.restore.random_numbers import Drawn
 from invtorch.module import InvertibleModule
 from invtorch.precision import autocast_enabled, no_autocast, tf32_dtypes
 from invtorch.recording import Direction, State
@@ -44,6 +46,7 @@ class ClosedFormCall:
     """
 
     arity = 1
+    read: Sequence[Drawn] = ()  # it draws nothing
 
     def __init__(
         self,
@@ -109,6 +112,9 @@ class ClosedFormCall:
             return graph.pull_back(tuple(others.values()), grads, needed)
 
         return Replay(graph.state, graph.outputs, pull_back)
+
+    def watch(self, sources: set[Source]) -> None:
+        """Do nothing: it draws nothing."""
 
     def dtypes(self) -> set[torch.dtype]:
         """Return the dtype of its tensors, and that of TF32."""

@@ -32,6 +32,7 @@ from invtorch.engine.eager.closed_form_call import closed_form_call
 from invtorch.engine.eager.node import CallNode
 from invtorch.engine.guard.guard import Guard
 from invtorch.engine.restore.locks import gradient_accumulators
+from invtorch.engine.restore.random_numbers import Quiet
 from invtorch.module import MEMORY, InvertibleModule
 from invtorch.recording import Direction, State
 from invtorch.replay import Replay, Tensors
@@ -73,6 +74,7 @@ class Tape:
         # backward passes of several threads may replay calls of the same tape; what a
         # replay calls may unpack a state of it, or free a handle, in the same thread
         self.lock = threading.RLock()
+        self.quiet = Quiet()
 
     # --- the forward pass -------------------------------------------------------------
 
@@ -93,7 +95,7 @@ class Tape:
         inputs = (*tensors, *call.grad_inputs)
         after_stored, self.stored = self.stored, False
         if not any(t.requires_grad for t in inputs):
-            outputs, kept = call.run(tensors, context), False
+            outputs, kept = self._run(call, tensors, context), False
         elif memory == "store":
             assert isinstance(call, Call)
             outputs, kept = call.store(state, context), not after_stored
@@ -117,6 +119,10 @@ class Tape:
     def end(self) -> None:
         """End the forward pass: from now on, states that are not needed are dropped."""
         self.ended = True
+        moved = self.quiet.end()
+        if moved:
+            for call in self.calls:
+                call.watch(moved)  # a replay that draws could not repeat it
         with self.lock:
             self._drop_unreachable()
 
@@ -125,11 +131,18 @@ class Tape:
         asked = (module.memory or "invert", self.memory, *planned)
         return max(asked, key=MEMORY.index)
 
+    def _run(
+        self, call: RecordedCall, state: Tensors, context: tuple[Any, ...]
+    ) -> Tensors:
+        outputs = call.run(state, context)
+        self.quiet.follow(call.read)
+        return outputs
+
     def _node(
         self, call: RecordedCall, index: int, state: Tensors, context: tuple[Any, ...]
     ) -> Tensors:
         """Evaluate a call without a graph, and attach its outputs to one node."""
-        outputs = [t.detach() for t in call.run(state, context)]
+        outputs = [t.detach() for t in self._run(call, state, context)]
         inputs = (*state, *call.grad_inputs)
         # both must live until the node exists: then its saved tensors hold the handle
         handle, held = self._handle(index, call), gradient_accumulators(inputs)

@@ -8,7 +8,7 @@ tensors a replay replaces. `Attributes` compares and restores the rest.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeAlias
@@ -197,7 +197,7 @@ class Attributes:
         self.filled = [*filter(None, holders)]
         self.names = [*chain.from_iterable(self.filled)]
         self.values = [*_values(self.filled)]
-        kinds = {*map(type, self.values)}
+        self.kinds = kinds = {*map(type, self.values)}
         self.plain = not any(issubclass(kind, Tensor) for kind in kinds)
 
     def unchanged(self) -> bool:
@@ -218,6 +218,13 @@ class Attributes:
             for name, value in own.items()
             if isinstance(value, Tensor)
         ]
+
+    def instances_of(self, wanted: Callable[[type], bool]) -> list[Any]:
+        """Return the values of some classes, each once."""
+        kinds = {kind for kind in self.kinds if wanted(kind)}
+        if not kinds:
+            return []
+        return [*{id(v): v for v in self.values if type(v) in kinds}.values()]
 
     def has_graphs(self) -> bool:
         """Return whether a tensor among the values has a graph."""
