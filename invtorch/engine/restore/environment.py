@@ -33,6 +33,7 @@ from invtorch.engine.restore.module_state import (
     slots,
 )
 from invtorch.engine.restore.random_numbers import (
+    DRAWING,
     Drawn,
     Habits,
     InverseKept,
@@ -50,6 +51,7 @@ from invtorch.precision import autocast_dtype
 class Before(NamedTuple):
     """What a call may change, recorded before the call."""
 
+    lends: int
     random: list[tuple[Source, Any]]
     buffers: list[Tensor]
     tensors: list[Slot]
@@ -104,6 +106,7 @@ class Environment:
         own = [*attributes.instances_of(is_generator), *self.context]
         shared = [*on_devices(self.device), *self._sources(self.habits)]
         return Before(
+            DRAWING.lends,
             states_of([*shared, *own]),
             self.module_tensors.copy_buffers(),
             slots(attributes.tensors()),
@@ -119,7 +122,7 @@ class Environment:
         self.attributes = AttributesOfCall(before.attributes, self.hooks)
         come_back = [slot for slot in before.tensors if _comes_back(slot)]
         self.tensors = [slot for slot in come_back if not has_graph(slot.tensor)]
-        self._learn(changes_of(before.random))
+        self._learn(changes_of(before.random), before.lends)
         self.module_tensors.keep_changed(before.buffers)
         return changed_in_place(come_back)
 
@@ -128,9 +131,10 @@ class Environment:
         """Return which global generators of other libraries a call reads."""
         return of_other_libraries() if not habits.known else [*habits.sources]
 
-    def _learn(self, changes: list[Drawn]) -> None:
+    def _learn(self, changes: list[Drawn], lends: int) -> None:
         """Learn from a call which generators it may have moved."""
-        alone = threading.active_count() == 1
+        # threads that evaluate layers for this one, and nobody else, draw for it too
+        alone = threading.active_count() == 1 or DRAWING.lends > lends
         self.drawn = [one for one in changes if one.moved]
         self.read = [one for one in changes if one.source in PYTHON_AND_NUMPY]
         self.habits.sources |= {one.source for one in self.read if one.moved}

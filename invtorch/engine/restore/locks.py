@@ -41,6 +41,7 @@ class Lock:
         self.owner: int | None = None
         self.count = 0
         self.changed = False
+        self.lends = 0  # how often it was lent
         self.hold = object()  # another one each time that the lock is acquired
         self.lent: dict[int, object] = {}  # the threads that it is lent to, by hold
 
@@ -87,6 +88,7 @@ class Lock:
                 "waits: evaluate it in one thread, or set memory='store' outside"
             )
         self.lent[thread] = hold
+        self.lends += 1
 
 
 def _place(owner: int, thread: int) -> object:
