@@ -227,6 +227,24 @@ def check_unmodified(label: str, name: str | None) -> None:
         )
 
 
+def check_copied(label: str, buffer: str | None) -> None:
+    """Refuse a replay of a layer that wrote a large buffer for the first time.
+
+    Args:
+        label: The name of the layer in messages.
+        buffer: The name of a buffer that the forward pass has written, of which no copy
+            was kept, because no call before has written it.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
+    if buffer is not None:
+        raise RuntimeError(
+            f"{label} wrote its buffer {buffer}, which it only read before, and no "
+            f"copy was kept: repeat the forward pass"
+        )
+
+
 def check_state_unmodified(label: str, unmodified: bool) -> None:
     """Refuse to rebuild states from one that was modified in place.
 

@@ -15,6 +15,7 @@ from invtorch.engine.checks import (
     as_tensors,
     check_arity,
     check_closed,
+    check_copied,
     check_dtypes,
     check_input_unmodified,
     check_kinds,
@@ -333,6 +334,7 @@ class Call:
 
     def _check_unmodified(self) -> None:
         check_kinds(self.label, self.environment.has_same_kinds())
+        check_copied(self.label, self.environment.lost_buffer())
         changed = versions(self.context_tensors) != self.versions
         name = "the context" if changed else self.environment.changed_tensor()
         check_unmodified(self.label, name)

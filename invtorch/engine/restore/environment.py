@@ -23,6 +23,7 @@ from invtorch.engine.restore.locks import Locks
 from invtorch.engine.restore.module_state import (
     Attributes,
     AttributesOfCall,
+    Copy,
     Holder,
     ParametersAndBuffers,
     Slot,
@@ -53,7 +54,7 @@ class Before(NamedTuple):
 
     lends: int
     random: list[tuple[Source, Any]]
-    buffers: list[Tensor]
+    buffers: list[Copy]
     tensors: list[Slot]
     attributes: Attributes
 
@@ -108,7 +109,7 @@ class Environment:
         return Before(
             DRAWING.lends,
             states_of([*shared, *own]),
-            self.module_tensors.copy_buffers(),
+            self.module_tensors.copy_buffers(self.habits.written, self.habits.known),
             slots(attributes.tensors()),
             attributes,
         )
@@ -122,8 +123,9 @@ class Environment:
         self.attributes = AttributesOfCall(before.attributes, self.hooks)
         come_back = [slot for slot in before.tensors if _comes_back(slot)]
         self.tensors = [slot for slot in come_back if not has_graph(slot.tensor)]
+        written, known = self.habits.written, self.habits.known
+        self.module_tensors.keep_changed(before.buffers, written, known)
         self._learn(changes_of(before.random), before.lends)
-        self.module_tensors.keep_changed(before.buffers)
         return changed_in_place(come_back)
 
     @staticmethod
@@ -223,6 +225,10 @@ class Environment:
     def changed_parameter(self) -> str | None:
         """Return the name of a parameter changed in place since the call, if any."""
         return changed_in_place(self.module_tensors.parameters)
+
+    def lost_buffer(self) -> str | None:
+        """Return the name of a buffer of which the call kept no copy, if any."""
+        return self.module_tensors.lost
 
     def changed_tensor(self) -> str | None:
         """Return the name of any tensor of the modules changed in place, if any."""

@@ -44,6 +44,71 @@ class Slot(NamedTuple):
         return self.holder.get(self.name) is tensor
 
 
+class Copy(NamedTuple):
+    """A copy of a buffer before a call, or of some of its entries.
+
+    Attributes:
+        tensor: The copy.
+        entire: Whether it is a copy of all entries.
+    """
+
+    tensor: Tensor
+    entire: bool
+
+    @classmethod
+    def whole(cls, buffer: Tensor) -> Copy:
+        """Copy all entries."""
+        return cls(buffer.clone(), True)
+
+    @classmethod
+    def sample(cls, buffer: Tensor) -> Copy:
+        """Copy some entries, spread evenly; none where a comparison would wait."""
+        count = SAMPLE if compares_at_once(buffer) else 0
+        return cls(_some(buffer, count).clone(), False)
+
+    def equals(self, slot: Slot, *, waits: bool, doubtful: bool) -> bool:
+        """Return whether a buffer is unchanged.
+
+        Batch normalization updates its statistics without incrementing their version,
+        as does a change of `buffer.data`, so that the values are compared. On a device
+        other than the CPU this would wait for the device.
+
+        Args:
+            slot: The buffer.
+            waits: Whether to compare on such a device too.
+            doubtful: The result where it is not compared is the contrary.
+        """
+        if versions([slot.tensor]) != [slot.version]:
+            return False
+        if not waits and not compares_at_once(slot.tensor):
+            return not doubtful
+        now = slot.tensor if self.entire else _some(slot.tensor, SAMPLE)
+        try:
+            return torch.equal(self.tensor, now)
+        except (RuntimeError, AttributeError):  # for example of sparse tensors
+            return False
+
+
+SMALL = 4096  # entries of a buffer that costs little to copy and compare
+SAMPLE = 8  # entries along each axis
+
+
+def compares_at_once(tensor: Tensor) -> bool:
+    """Return whether values can be compared without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.layout is not torch.strided or tensor.numel() <= SMALL
+
+
+def _some(tensor: Tensor, count: int) -> Tensor:
+    """Return a view of `count` entries along each axis, or fewer."""
+    if not count:
+        return tensor[:0]
+    return tensor[tuple(slice(None, None, -(-size // count)) for size in tensor.shape)]
+
+
 class ParametersAndBuffers:
     """The parameters and buffers of modules at the time of a call.
 
@@ -59,19 +124,41 @@ class ParametersAndBuffers:
         self.holders: list[Holder] = [*parameters, *buffers]
         self.names = [*chain.from_iterable(self.holders)]
         self.sizes = [*map(len, self.holders)]
+        self.lost: str | None = None  # a buffer that was written without a copy
         filled = len(self.parameters) + len(self.buffers)
         self.empty = _empty(self.holders) if filled < len(self.names) else []
 
-    def copy_buffers(self) -> list[Tensor]:
-        """Copy the buffers, because the next call may change them in place."""
-        return [slot.tensor.clone() for slot in self.buffers]
+    def copy_buffers(self, written: set[Any], known: bool) -> list[Copy]:
+        """Copy the buffers that the next call may change in place.
 
-    def keep_changed(self, copies: list[Tensor]) -> None:
-        """Keep the copies of the buffers that the call changed."""
-        self.buffers = [
-            slot if _unchanged(slot, copy) else slot._replace(tensor=copy, version=0)
-            for slot, copy in zip(self.buffers, copies, strict=True)
+        A layer that has been evaluated before has shown which buffers it writes. Of the
+        others, large ones are not copied, and a few of their entries are.
+
+        Args:
+            written: The buffers that earlier calls of the layer have written.
+            known: Whether there were any.
+        """
+        return [
+            Copy.whole(slot.tensor)
+            if not known or key in written or _is_small(slot.tensor)
+            else Copy.sample(slot.tensor)
+            for key, slot in self._keyed()
         ]
+
+    def keep_changed(self, copies: list[Copy], written: set[Any], known: bool) -> None:
+        """Keep the copies of the buffers that the call changed."""
+        kept = []
+        for (key, slot), copy in zip(self._keyed(), copies, strict=True):
+            if copy.equals(slot, waits=not known, doubtful=key in written):
+                kept.append(slot)
+                continue
+            written.add(key)
+            self.lost = self.lost if copy.entire else slot.name
+            kept.append(slot._replace(tensor=copy.tensor, version=0))
+        self.buffers = kept
+
+    def _keyed(self) -> list[tuple[tuple[int, str], Slot]]:
+        return [((i, slot.name), slot) for i, slot in enumerate(self.buffers)]
 
     def changes(self, stand_ins: dict[int, Tensor]) -> list[Change]:
         """Return the changes that restore the parameters and buffers of the call.
@@ -155,21 +242,6 @@ def _empty(holders: Sequence[Holder]) -> list[tuple[Holder, str]]:
 
 def _lost(slot: Slot) -> bool:
     return not slot.holds(slot.tensor)
-
-
-def _unchanged(slot: Slot, copy: Tensor) -> bool:
-    """Return whether a buffer is certainly unchanged.
-
-    Batch normalization updates its statistics without incrementing their version, so
-    that the values are compared. This is cheap on the CPU. On other devices it would
-    wait for the device, so that the copy is kept without a comparison.
-    """
-    if versions([slot.tensor]) != [slot.version] or copy.device.type != "cpu":
-        return False
-    try:
-        return torch.equal(copy, slot.tensor)
-    except (RuntimeError, AttributeError):  # for example of sparse tensors
-        return False
 
 
 def _sharded(slot: Slot, tensor: Tensor) -> bool:

@@ -63,12 +63,14 @@ class Habits:
         known: Whether a call was evaluated.
         draws: Whether one has certainly drawn from a generator of PyTorch.
         sources: The generators of Python and NumPy that moved during one.
+        written: The buffers that one has written.
     """
 
     def __init__(self) -> None:
         self.known = False
         self.draws = False
         self.sources: set[Source] = set()
+        self.written: set[Any] = set()
 
     @property
     def may_draw(self) -> bool:
