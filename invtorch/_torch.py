@@ -14,18 +14,17 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch._C import _len_torch_function_stack
-from torch._C._autograd import DeviceType
 from torch._subclasses import FakeTensor
 from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import GradientEdge
-from torch.autograd.profiler import profile
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase as RunningStatistics
@@ -48,6 +47,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = [
     "CONVOLVE",
     "HOOKS",
+    "RUN_BACKWARD",
     "Convolution",
     "LazyModule",
     "RunningStatistics",
@@ -55,6 +55,7 @@ __all__ = [
     "SavedTensorsHooksOff",
     "SpectralNorm",
     "WeightNorm",
+    "add_to_parametrization_cache",
     "assert_async",
     "backward_id",
     "backward_keeps_graph",
@@ -62,6 +63,7 @@ __all__ = [
     "buffers_of",
     "constant_in_graphs",
     "exchange_tensors",
+    "frames_compiled",
     "function_modes",
     "has_global_hooks",
     "has_hooks",
@@ -77,6 +79,7 @@ __all__ = [
     "is_tracing",
     "modes_are_active",
     "modules_inside",
+    "nodes_created",
     "normalized_weight",
     "parameters_of",
     "parametrization_cache",
@@ -88,7 +91,7 @@ __all__ = [
     "same_values",
     "saved_tensors_hooks_now",
     "set_function_modes",
-    "set_parametrization_cache",
+    "start_recording_allocations",
     "submodules_of",
     "traced_as",
     "traced_operations",
@@ -140,6 +143,14 @@ def run_backward(
     return engine(
         outputs, gradients, *flags, tuple(inputs), True, accumulate_grad=False
     )
+
+
+# The functions of PyTorch and of this file in which a thread waits for a backward pass
+# that it started, by file and name. Without: no lock is lent to the threads of a GPU.
+RUN_BACKWARD = {
+    (torch.autograd.graph.__file__, "_engine_run_backward"),
+    (__file__, "run_backward"),
+}
 
 
 def queue_callback(callback: Callable[[], None]) -> None:
@@ -206,6 +217,26 @@ def plain_tensors(tensor: Tensor) -> Tensors | None:
 
 
 # --- modes of PyTorch -----------------------------------------------------------------
+
+
+def nodes_created() -> int:
+    """Return how many nodes of graphs this thread has created so far.
+
+    Without: none; a replay that takes another branch than the forward pass would not be
+    noticed where both return the same values.
+    """
+    number: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+    return number
+
+
+def frames_compiled() -> int:
+    """Return how many frames `torch.compile` has compiled so far in this process.
+
+    To compile a frame creates nodes, which are not those of the call. Without: `0`, and
+    no comparison of the nodes of layers that contain something compiled.
+    """
+    module = sys.modules.get("torch._dynamo.convert_frame")
+    return 0 if module is None else int(module.FRAME_COUNTER)
 
 
 def is_functorch_active() -> bool:
@@ -437,9 +468,17 @@ def parametrization_cache() -> int:
     return int(parametrize._cache_enabled)
 
 
-def set_parametrization_cache(entered: int) -> None:
-    """Set the number that `parametrization_cache` returns. Without: none."""
-    parametrize._cache_enabled = entered
+def add_to_parametrization_cache(entered: int) -> None:
+    """Add to the number that `parametrization_cache` returns.
+
+    The number is one for all threads. Another thread may have entered or left such a
+    context meanwhile, so that the number before must not be written back. If the last
+    one was left meanwhile, the cached weights are dropped, as it would have done.
+    Without: none.
+    """
+    parametrize._cache_enabled += entered
+    if entered > 0 and not parametrize._cache_enabled:
+        parametrize._cache = {}
 
 
 # --- tensors --------------------------------------------------------------------------
@@ -650,28 +689,43 @@ def assert_async(condition: Tensor, message: str) -> None:
     torch._assert_async(condition, message)
 
 
-# --- the profiler ---------------------------------------------------------------------
+# --- the allocations of a thread ------------------------------------------------------
 
 
 def is_profiling() -> bool:
-    """Return whether a profiler is running; they cannot be nested. Without: none."""
+    """Return whether a profiler records this thread; they cannot be nested.
+
+    Without: none.
+    """
     enabled: bool = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
     return enabled
 
 
-def recorded_allocations(record: profile, marker: str) -> Iterator[int | None]:
-    """Yield the bytes of each allocation on the CPU, and `None` where a marker starts.
+def start_recording_allocations() -> None:
+    """Record the allocations on the CPU that operations of this thread make.
 
-    The bytes are negative where memory is freed. The public events of a profile do not
-    include single allocations. Without: none.
+    The public profiler is one for the whole process: two threads that use it at the
+    same time crash. This one is its predecessor, with a record for each thread.
+    Without: the public profiler, under a lock.
     """
-    results = record.kineto_results
-    assert results is not None
-    names = ("[memory]", marker)
-    events = [
-        event
-        for event in results.events()
-        if event.name() in names and event.device_type() == DeviceType.CPU
-    ]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        yield None if event.name() == marker else event.nbytes()  # type: ignore[attr-defined]
+    options: Any = torch.autograd
+    memory = False, True, False, False, False  # profile_memory, and not the others
+    extra = torch._C._profiler._ExperimentalConfig()
+    config = options.ProfilerConfig(options.ProfilerState.CPU, *memory, extra)
+    options._enable_profiler_legacy(config)
+
+
+def recorded_allocations(marker: str) -> list[int | None]:
+    """Stop recording, and return the bytes of each allocation, in order.
+
+    The bytes are negative where memory is freed. `None` stands where a
+    `record_function(marker)` begins. Without: as for `start_recording_allocations`.
+    """
+    records: Any = torch.autograd._disable_profiler_legacy()  # type: ignore[attr-defined]
+    found: list[int | None] = []
+    for event in chain.from_iterable(records):
+        if event.kind() == "memory_alloc":
+            found.append(event.cpu_memory_usage())
+        elif event.kind() == "push" and event.name() == marker:
+            found.append(None)
+    return found

@@ -75,6 +75,8 @@ class Recorder(Protocol):
 class _Running(threading.local):
     recorder: Recorder | None = None
     recording = False  # Dynamo can guard on a boolean, but not on every object
+    counting = False
+    counts: list[int | None] | None = None
 
 
 _running = _Running()
@@ -98,6 +100,71 @@ class Recording:
     def __exit__(self, *_: object) -> None:
         _running.recorder = self.previous
         _running.recording = self.previous is not None
+
+
+class NodesCounted:
+    """Count the nodes that a call, and each conditioner in it, adds to the graph.
+
+    A replay that adds another number than the forward pass has taken another branch.
+
+    Args:
+        state: The state of the call. Where a part of it needs no gradient, the forward
+            pass adds fewer nodes than the replay, and nothing is counted.
+    """
+
+    def __init__(self, state: tuple[Tensor, ...]) -> None:
+        self.whole: int | None = None
+        self.of_conditioners: list[int | None] = []
+        self.comparable = all(t.requires_grad or _is_discrete(t) for t in state)
+
+    def __enter__(self) -> None:
+        self.outside = _running.counting, _running.counts
+        _running.counting, _running.counts = True, self.of_conditioners
+        self.start = _nodes()
+
+    def __exit__(self, *_: object) -> None:
+        _running.counting, _running.counts = self.outside
+        self.whole = _since(self.start) if self.comparable else None
+
+    def differ(self, replay: NodesCounted, whole: bool) -> bool:
+        """Return whether a replay has added another number of nodes.
+
+        Args:
+            replay: The nodes of the replay.
+            whole: Whether it evaluated the whole direction, or only its conditioners.
+        """
+        pairs = zip(self.of_conditioners, replay.of_conditioners, strict=False)
+        counts = [*pairs, *[(self.whole, replay.whole)] * whole]
+        return any(a != b for a, b in counts if a is not None and b is not None)
+
+
+def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
+    """Evaluate a conditioner, and count the nodes that it adds to the graph."""
+    if not _running.counting:
+        return context.offer(network, x)
+    counts, start = _running.counts, _nodes()
+    _running.counting = False
+    try:
+        output = context.offer(network, x)
+    finally:
+        _running.counting = True
+    assert counts is not None
+    counts.append(_since(start) if x.requires_grad else None)
+    return output
+
+
+def _nodes() -> tuple[int, int]:
+    return _torch.nodes_created(), _torch.frames_compiled()
+
+
+def _since(start: tuple[int, int]) -> int | None:
+    """Return the nodes created since; `None` if something was compiled meanwhile."""
+    nodes, frames = _nodes()
+    return nodes - start[0] if frames == start[1] else None
+
+
+def _is_discrete(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def initialize(module: Any, direction: str, state: Any, context: Context) -> None:

@@ -11,7 +11,7 @@ from invtorch import _torch
 from invtorch._checks import check_batched, check_returned, check_takes
 from invtorch.couplings.partition import Partition
 from invtorch.precision import is_differentiable
-from invtorch.recording import Context
+from invtorch.recording import Context, evaluated
 from invtorch.replay import Shift, ShiftGraph, start_of
 
 
@@ -39,7 +39,7 @@ def in_its_precision(conditioner: nn.Module, x: Tensor, context: Context) -> Any
         if own != x.dtype and parameter.is_complex() == x.is_complex():
             x = x.to(own)
     try:
-        return context.offer(conditioner, x)
+        return evaluated(conditioner, x, context)
     except TypeError as error:
         check_takes(conditioner, context.args, error)
         raise

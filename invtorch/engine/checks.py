@@ -267,6 +267,24 @@ def check_unmodified(label: str, name: str | None) -> None:
         )
 
 
+def check_copied(label: str, buffer: str | None) -> None:
+    """Refuse a replay of a layer that wrote a large buffer for the first time.
+
+    Args:
+        label: The name of the layer in messages.
+        buffer: The name of a buffer that the forward pass has written, of which no copy
+            was kept, because no call before has written it.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
+    if buffer is not None:
+        raise RuntimeError(
+            f"{label} wrote its buffer {buffer}, which it only read before, and no "
+            f"copy was kept: repeat the forward pass"
+        )
+
+
 def check_state_unmodified(label: str, unmodified: bool) -> None:
     """Refuse to rebuild states from one that was modified in place.
 
@@ -299,6 +317,22 @@ def check_unbroken(label: str, above: str, same: bool) -> None:
         raise RuntimeError(
             f"the input of {label} is not the output of {above}: a hook or an in-place "
             f"operation changed it; use an invertible module instead"
+        )
+
+
+def check_same_branch(label: str, same: bool) -> None:
+    """Refuse a replay that took another branch than the forward pass.
+
+    Its gradients may be wrong even if its values are not, for instance where the last
+    layer of each branch is initialized with zeros.
+
+    Raises:
+        RuntimeError: If it did.
+    """
+    if not same:
+        raise RuntimeError(
+            f"{label} was evaluated by other operations in its replay than in the "
+            f"forward pass: draw by a generator on the module, or set memory='store'"
         )
 
 

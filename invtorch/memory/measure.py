@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import gc
-import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.profiler import profile, record_function
+from torch.autograd.profiler import record_function
 
 from invtorch import _torch
 
 T = TypeVar("T")
 BETWEEN = "invtorch: the second call"
-LOG_LEVEL = "KINETO_LOG_LEVEL"
+# The peak that a GPU's allocator keeps is one for all threads, and is reset.
+_ONE_ON_A_GPU = threading.RLock()
 
 
 class Memory(NamedTuple):
@@ -37,9 +38,10 @@ def measure_memory(
 ) -> Memory:
     """Count the bytes that a call allocates and frees.
 
-    On the CPU the allocations are those that PyTorch's profiler records, exact to the
-    byte. On a GPU they are those of the caching allocator. Memory that the allocator
-    only reserves (which `nvidia-smi` includes) is not counted.
+    On the CPU the allocations are those of the calling thread, exact to the byte, and
+    other threads may measure at the same time. On a GPU they are those of the caching
+    allocator, by whichever thread; one measurement waits for another. Memory that the
+    allocator only reserves (which `nvidia-smi` includes) is not counted.
 
     Args:
         call: The function to measure. Its result is kept until the end of the
@@ -52,7 +54,7 @@ def measure_memory(
 
     Raises:
         ValueError: If `device` is neither the CPU nor a CUDA device.
-        RuntimeError: If it is the CPU and a profiler is already running.
+        RuntimeError: If it is the CPU and a profiler records this thread already.
 
     Examples:
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
@@ -66,10 +68,10 @@ def measure_memory(
     gc.collect()  # garbage must not be freed during the call
     if device.type == "cuda":
         return _measure_cuda(call, device)
-    with _profiled() as record:
+    with _recorded() as changes:
         result = call()
     del result
-    return _memory_of(_torch.recorded_allocations(record, BETWEEN))
+    return _memory_of(changes)
 
 
 def measure_two(
@@ -80,71 +82,66 @@ def measure_two(
     The second call receives the result of the first. One profile records both, so that
     it knows the sizes of the allocations that the second call frees.
     """
-    with _collection_disabled():
+    with _collection_disabled:
         if device.type == "cuda":
             results: list[T] = []
             before = _measure_cuda(lambda: results.append(first()), device)
             return before, _measure_cuda(lambda: second(results.pop()), device)
-        with _profiled() as record:
+        with _recorded() as changes:
             result = first()
             with record_function(BETWEEN):
                 second(result)
-    changes = list(_torch.recorded_allocations(record, BETWEEN))
-    place = next(i for i, change in enumerate(changes) if change is None)
+    place = changes.index(None)
     return _memory_of(changes[:place]), _memory_of(changes[place + 1 :])
 
 
-@contextmanager
-def _collection_disabled() -> Iterator[None]:
-    """Disable the garbage collector, so that nothing allocated before is freed.
+class _CollectionDisabled:
+    """Disables the garbage collector, so that nothing allocated before is freed.
 
     `gc.collect()` beforehand has the same effect, but takes longer than the measurement
-    of a layer.
+    of a layer. The collector is one for all threads: the last one enables it again.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.enabled = False
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.enabled = gc.isenabled()
+                gc.disable()
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside and self.enabled:
+                gc.enable()
+
+
+_collection_disabled = _CollectionDisabled()
 
 
 @contextmanager
-def _profiled() -> Iterator[profile]:
-    """Profile the memory of the calls in this context.
+def _recorded() -> Iterator[list[int | None]]:
+    """Record what this thread allocates in this context; the list is filled at its end.
 
     Raises:
-        RuntimeError: If a profiler is running.
+        RuntimeError: If a profiler records this thread.
     """
     if _torch.is_profiling():
         raise RuntimeError(
             "memory is counted by PyTorch's profiler, which does not nest: end the "
             'other one, or with memory="auto", call it before on an input of this shape'
         )
-    record = profile(profile_memory=True)
-    with ExitStack() as stack:
-        with _logging_disabled():
-            stack.enter_context(record)
-        yield record
-
-
-@contextmanager
-def _logging_disabled() -> Iterator[None]:
-    """Prevent the profiler from logging that it starts and stops.
-
-    Kineto, the library behind the profiler, reads its log level once, when a profiler
-    first starts. A level that the user has set is not changed; otherwise the variable
-    is removed at the end.
-    """
-    if LOG_LEVEL in os.environ:
-        yield
-        return
-    os.environ[LOG_LEVEL] = "99"  # above all levels of messages
+    changes: list[int | None] = []
+    _torch.start_recording_allocations()
     try:
-        yield
+        yield changes
     finally:
-        os.environ.pop(LOG_LEVEL, None)
+        changes += _torch.recorded_allocations(BETWEEN)
 
 
 def _memory_of(changes: Iterable[int | None]) -> Memory:
@@ -158,12 +155,13 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def _measure_cuda(call: Callable[[], object], device: torch.device) -> Memory:
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    result = call()
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device)
-    live = torch.cuda.memory_allocated(device)
-    del result
+    with _ONE_ON_A_GPU:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = call()
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_allocated(device)
+        live = torch.cuda.memory_allocated(device)
+        del result
     return Memory(peak - before, live - before)

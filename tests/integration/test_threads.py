@@ -1,18 +1,24 @@
 """Threads that share a network, or a part of one."""
 
+import _thread
+import functools
 import gc
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd import grad
+from torch.nn.utils import parametrize
 
-from invtorch import AdditiveCoupling, InvertibleSequential
+from invtorch import AdditiveCoupling, InvertibleSequential, _torch
+from invtorch._torch import RUN_BACKWARD
+from invtorch.engine.restore.locks import Lock, waits
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner
 from tests.stacks import both, mixed, parameters, sample, stack
@@ -172,6 +178,235 @@ def test_a_garbage_collection_while_other_threads_compute() -> None:
             done.set()
         collector.result()
 
+
+class Meets(Conditioner):
+    """A conditioner that waits while another thread does something."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.meet = lambda: None
+
+    def forward(self, x, *context):
+        y = super().forward(x, *context)
+        self.meet()
+        return y
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("order", ["enters", "leaves", "enters and leaves"])
+def test_another_thread_enters_or_leaves_cached_parametrizations(own, order) -> None:
+    net = InvertibleSequential(AdditiveCoupling(Meets())).double()
+    part, x = net[0].conditioner, sample(requires_grad=True)
+    nn.utils.parametrizations.weight_norm(part.first)
+    other = parametrize.cached()
+    with ThreadPoolExecutor(1) as pool:
+
+        def step(name: str):
+            return lambda: pool.submit(getattr(other, name), *EXITS[name]).result()
+
+        if order == "leaves":
+            step("__enter__")()
+        parts = {"enters": "__enter__", "leaves": "__exit__"}
+        steps = iter([step(parts[word]) for word in order.split(" and ")])
+        part.meet = lambda: next(steps, lambda: None)()
+        wanted = [x, *parameters(net)]
+        with parametrize.cached() if own else nullcontext():
+            found = torch.autograd.grad(weighed(net(x)), wanted)
+            assert (_torch.parametrization_cache() > 0) == (own or order == "enters")
+        if order == "enters":
+            step("__exit__")()
+    assert _torch.parametrization_cache() == 0
+    net.memory, part.meet = "store", lambda: None
+    assert_all_equal(found, torch.autograd.grad(weighed(net(x)), wanted))
+    with torch.no_grad():  # a weight that was cached would be read
+        part.first.parametrizations.weight.original0.add_(1)
+    with parametrize.cached():
+        fresh = part.first.weight.clone()
+    assert torch.equal(fresh, part.first.weight)
+
+
+def in_threads(*functions) -> list:
+    """Call functions at the same time, each in a thread, and return their results."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [f.result(60) for f in [pool.submit(f) for f in functions]]
+
+
+def test_threads_that_train_separate_nets_with_dropout(anchors) -> None:
+    """Each step is right by the mask that it drew: the outputs tell which."""
+    barrier = threading.Barrier(2)
+
+    def train() -> None:
+        net, x = stack(anchors, dropout=0.5), sample(requires_grad=True)
+        part = next(m for m in net.modules() if isinstance(m, nn.Dropout))
+        for _ in range(8):
+            masks = []
+            hook = part.register_forward_hook(
+                lambda _, given, kept, to=masks: to.append(kept[0] != 0)
+            )
+            barrier.wait(60)
+            net(x).sum().backward()
+            hook.remove()
+            assert len(masks) >= 2
+            assert all(torch.equal(mask, masks[0]) for mask in masks)
+
+    in_threads(train, train)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_background_thread_draws_no_number_twice(anchors, dropout) -> None:
+    """It draws inside of every evaluation of every layer."""
+    torch.manual_seed(0)
+    expected = [float(torch.rand(())) for _ in range(10_000)]
+    net, x = mixed(Meets, anchors), sample(requires_grad=True)
+    net.append(AdditiveCoupling(Conditioner(2, 2, dropout=dropout)).double())
+    found: list[float] = []
+    torch.manual_seed(0)
+    with ThreadPoolExecutor(1) as pool:
+
+        def draw() -> None:
+            pool.submit(lambda: found.append(float(torch.rand(())))).result(60)
+
+        for module in net.modules():
+            if isinstance(module, Meets):
+                module.meet = draw
+        for _ in range(2):
+            weighed(net(x)).backward()
+    assert len(found) > len(net)
+    if dropout:
+        assert len({*found}) == len(found)
+    else:
+        assert found == expected[: len(found)]
+
+
+@pytest.mark.parametrize(
+    ("inner_memory", "dropout"),
+    [("store", 0.0), ("invert", 0.0), ("invert", 0.5), ("checkpoint", 0.5)],
+)
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_conditioner_that_evaluates_a_container_in_another_thread(
+    anchors, inner_memory, dropout, backward
+) -> None:
+    """It waits for the thread: to hold the locks meanwhile would be a deadlock."""
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = [AdditiveCoupling(Conditioner(1, 1, dropout=dropout))] * 2
+            self.inner = InvertibleSequential(*layers, memory=inner_memory)
+
+        def forward(self, x):
+            return pool.submit(self.evaluate, x, torch.is_grad_enabled()).result(60)
+
+        def evaluate(self, x, enabled):
+            with torch.set_grad_enabled(enabled):
+                if not backward:
+                    return self.inner(x)
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(self.inner(leaf).sum(), leaf)
+            with torch.set_grad_enabled(enabled):
+                return self.inner(x) + slope
+
+    with ThreadPoolExecutor(1) as pool:
+        layers = [AdditiveCoupling(Outer()) for _ in range(2)]
+        net = InvertibleSequential(*layers, anchors=anchors).double()
+        x = sample(requires_grad=True)
+        wanted = [x, *parameters(net)]
+
+        def gradients():
+            torch.manual_seed(3)
+            return torch.autograd.grad(weighed(net(x)), wanted)
+
+        assert_all_equal(*both(net, gradients))
+
+
+def test_a_lock_is_lent_only_while_its_owner_waits() -> None:
+    lock, order, computing = Lock(), [], threading.Event()
+    inside = threading.Event()
+
+    def owner() -> None:
+        with lock:
+            inside.set()
+            while not computing.is_set():  # it computes, and waits for nobody
+                order.append("computes")
+            order.append("leaves")
+
+    def other() -> None:
+        inside.wait(60)
+        threading.Timer(0.05, computing.set).start()
+        with lock:
+            order.append("enters")
+
+    in_threads(owner, other)
+    assert order[-2:] == ["leaves", "enters"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_lock_is_not_lent_where_modules_were_exchanged(changed) -> None:
+    lock, entered = Lock(), []
+
+    def enter() -> None:
+        with lock:
+            entered.append(lock.owner)
+
+    with ThreadPoolExecutor(1) as pool, lock:
+        lock.changed = changed
+        lent = pytest.raises(RuntimeError, match="evaluate it in one thread")
+        with lent if changed else nullcontext():
+            pool.submit(enter).result(60)
+        assert lock.count == 1
+    assert lock.owner is None
+    assert len(entered) == (not changed)
+
+
+def test_threads_that_wait_for_the_locks_of_each_other() -> None:
+    """Two locks in opposite order: one of the threads is lent what it waits for."""
+    one, two, barrier = Lock(), Lock(), threading.Barrier(2)
+
+    def run(first: Lock, second: Lock) -> None:
+        with first:
+            barrier.wait(60)
+            with second:
+                pass
+
+    in_threads(lambda: run(one, two), lambda: run(two, one))
+    assert one.owner is two.owner is None
+
+
+def test_the_engine_of_autograd_is_waited_for_by_its_own_threads_only() -> None:
+    """As a thread of a GPU would see it, which runs a part of a backward pass."""
+    (file, function), *_ = RUN_BACKWARD
+    seen = []
+
+    class Sees(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(waits(file, function))
+            return grad
+
+    def backward(done: threading.Event) -> None:
+        x = torch.ones(2, requires_grad=True)
+        Sees.apply(x).sum().backward()
+        done.set()
+
+    for start in (lambda f: threading.Thread(target=f).start(), started_elsewhere):
+        done = threading.Event()
+        start(functools.partial(backward, done))
+        assert done.wait(60)
+    assert seen == [False, True]
+    assert not waits(file, function)
+
+
+def started_elsewhere(function) -> None:
+    """Start a thread of which `threading` has no object, as C++ does."""
+    _thread.start_new_thread(function, ())
+
+
+EXITS = {"__enter__": (), "__exit__": (None, None, None)}
 
 SHARED = """
 import gc, random, threading, time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -16,6 +16,7 @@ from invtorch._torch import versions
 from invtorch.engine.checks import (
     as_tensors,
     check_closed,
+    check_copied,
     check_dtypes,
     check_input_unmodified,
     check_inverse_arity,
@@ -24,6 +25,7 @@ from invtorch.engine.checks import (
     check_output_unmodified,
     check_own_tensors,
     check_parts,
+    check_same_branch,
     check_shapes,
     check_unmodified,
     reached,
@@ -33,15 +35,17 @@ from invtorch.engine.eager.held import Held, cut, skipping, watched
 from invtorch.engine.restore.context import (
     copy_context,
     exchange_context,
+    objects_in,
     tensors_in,
 )
 from invtorch.engine.restore.environment import Environment, WeightCachesOff
+from invtorch.engine.restore.generators import Source
 from invtorch.engine.restore.locks import Locks
 from invtorch.engine.restore.module_state import ChangedBufferError
-from invtorch.engine.restore.random_numbers import RandomStatesKept
+from invtorch.engine.restore.random_numbers import DRAWING, Drawn
 from invtorch.module import REPLAYS, InvertibleModule
 from invtorch.precision import is_differentiable, tf32_dtypes
-from invtorch.recording import Context, Direction, Recording, State
+from invtorch.recording import Context, Direction, NodesCounted, Recording, State
 from invtorch.replay import (
     FullGraph,
     Graph,
@@ -88,6 +92,13 @@ class RecordedCall(Protocol):
     @property
     def output_arity(self) -> int:
         """The number of tensors of the output state, known after `run`."""
+
+    @property
+    def read(self) -> Sequence[Drawn]:
+        """The states of Python's and NumPy's generators that it read, if any."""
+
+    def watch(self, sources: set[Source]) -> None:
+        """Refuse a replay that draws from these generators, if it has not read them."""
 
     def run(self, state: Tensors, context: Context) -> Tensors:
         """Evaluate the call for the first time; log-determinants come last."""
@@ -140,10 +151,16 @@ def labeled(method: Method) -> Method:
 
 
 def exclusive(method: Method) -> Method:
-    """Hold the locks of the layer during the call, and add its label to errors."""
+    """Hold the locks of the layer during the call, and add its label to errors.
+
+    The lock of layers that draw comes first, in every thread.
+    """
 
     @functools.wraps(method)
     def call(self: Call, *arguments: Any, **options: Any) -> Any:
+        if self.environment.may_draw():
+            with DRAWING, self.locks:
+                return method(self, *arguments, **options)
         with self.locks:
             return method(self, *arguments, **options)
 
@@ -188,7 +205,9 @@ class Call:
         self.locks = Locks(parts)
         check_parts(self.label, parts[1:])
         with self.locks:
-            self.environment = Environment(parts, first.device)
+            self.environment = Environment(
+                parts, first.device, direction.name, objects_in(context)
+            )
         parameters = self.environment.parameters
         check_shapes(self.label, [*parameters, *self.environment.buffers])
         own = (*self.context_tensors, *parameters)
@@ -206,17 +225,20 @@ class Call:
         if self.environment.hooked_inside:  # a hook may keep what a module returns
             watch = watched(parts)
         off = _torch.SavedTensorsHooksOff()
-        with WeightCachesOff(), Recording(None), off, watch as self.returned_inside:
-            given = self.input_form.of_tensors(state)
+        self.nodes = NodesCounted(state)
+        given = self.input_form.of_tensors(state)
+        with (
+            WeightCachesOff(),
+            Recording(None),
+            off,
+            watch as self.returned_inside,
+            self.nodes,
+        ):
             outputs = self._first(self.direction(self.module, given, context))
-        self.environment.after(before)
+        changed = self.environment.after(before)
         self._check(state, outputs)
         self.grad_inputs += self._computed(state, outputs)
-        check_own_tensors(
-            self.label,
-            self.environment.changed_parameter(),
-            self.environment.changed_attribute(),
-        )
+        check_own_tensors(self.label, self.environment.changed_parameter(), changed)
         check_input_unmodified(self.label, versions(state) == counts)
         return outputs
 
@@ -245,8 +267,8 @@ class Call:
         self._check_unmodified()
         inverse = getattr(self.module, INVERSES[self.direction.name])
         context, counts = copy_context(self.context), versions(output)
-        unmoved = RandomStatesKept(self.environment.device)  # an inverse may draw too
-        with torch.no_grad(), unmoved, self.environment.restored({}), Recording(None):
+        restored = self.environment.restored({}, self.locks, inverse=True)
+        with torch.no_grad(), restored, Recording(None):
             state = as_tensors(
                 context.call(inverse, self.output_form.of_tensors(output))
             )
@@ -283,6 +305,15 @@ class Call:
         known = {d for d in used if d.is_floating_point or d.is_complex}
         return known | tf32_dtypes(parameters, self.environment.device)
 
+    @property
+    def read(self) -> Sequence[Drawn]:
+        """The states of Python's and NumPy's generators that it read, if any."""
+        return self.environment.read
+
+    def watch(self, sources: set[Source]) -> None:
+        """Refuse a replay that draws from these generators, if it has not read them."""
+        self.environment.watch(sources)
+
     def returned(self, outputs: Tensors) -> Any:
         """Give the outputs the form in which the caller expects them."""
         state = self.output_form.of_tensors(outputs[: self.output_arity])
@@ -290,13 +321,14 @@ class Call:
 
     def _record(self, state: Tensors, stand_in: Callable[[Tensor], Tensor]) -> Replay:
         """Record the graph of the direction, from the state to the outputs."""
+        with torch.enable_grad():
+            start = self.input_form.of_tensors(tuple(map(start_of, state)))
 
         def evaluate(context: Context) -> Graph:
-            start = self.input_form.of_tensors(tuple(map(start_of, state)))
             outputs = self.direction(self.module, start, context)
             return FullGraph(state, self._flat(outputs))
 
-        return self._graph(evaluate, stand_in)
+        return self._graph(evaluate, stand_in, whole=True)
 
     def _record_replay(self, replay: Callable[..., Any], output: Tensors) -> Replay:
         """Record the graph of the layer's own `replay`, which rebuilds the state."""
@@ -310,17 +342,26 @@ class Call:
             state, outputs = graph
             return FullGraph(as_tensors(state), self._flat(outputs))
 
-        return self._graph(evaluate, _leaf)
+        return self._graph(evaluate, _leaf, whole=False)
 
     @exclusive
     def _graph(
-        self, evaluate: Callable[[Context], Graph], stand_in: Callable[[Tensor], Tensor]
+        self,
+        evaluate: Callable[[Context], Graph],
+        stand_in: Callable[[Tensor], Tensor],
+        *,
+        whole: bool,
     ) -> Replay:
         """Record a graph in the environment of the forward pass; check its leaves.
 
         Context and parameters that need a gradient are replaced by stand-ins. The graph
         then ends at the stand-ins, and the graphs and hooks of the originals run once,
         on the gradients that the node returns.
+
+        Args:
+            evaluate: Records the graph.
+            stand_in: Makes a stand-in.
+            whole: Whether the graph is that of the whole direction.
         """
         unshard(self.label, self.module, self.environment.parameters)
         self._check_unmodified()
@@ -335,9 +376,13 @@ class Call:
             stop: AbstractContextManager[list[Tensor | None]] = nullcontext([])
             if self.held:
                 stop = cut(self.held, kept)
-            restored = self.environment.restored(stand_ins)
-            with restored, Recording(None), hooks, stop as found:
+            nodes = NodesCounted(())
+            restored = self.environment.restored(stand_ins, self.locks)
+            with restored, Recording(None), hooks, stop as found, nodes:
                 graph = evaluate(context)
+        # a graph that is cut at tensors that somebody holds has other nodes
+        same = bool(self.held) or not self.nodes.differ(nodes, whole)
+        check_same_branch(self.label, same)
         inside = [t for t in found if t is not None]
         others = (*stand_ins.values(), *inside)
         own = (*self.context_tensors, *self.environment.parameters)
@@ -375,7 +420,13 @@ class Call:
         computed = {id(slot.tensor): slot.tensor for slot in self.environment.computed}
         ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
         known = (*state, *self.grad_inputs)
-        return reached([*computed.values()], known, ends)
+        used = reached([*computed.values()], known, ends)
+        # others are not kept: a graph that a hook stored would keep earlier passes
+        slots = self.environment.computed
+        self.environment.computed = [
+            s for s in slots if any(s.tensor is t for t in used)
+        ]
+        return used
 
     def _flat(self, output: Any) -> Tensors:
         if not self._with_log_det:
@@ -389,6 +440,7 @@ class Call:
 
     def _check_unmodified(self) -> None:
         check_kinds(self.label, self.environment.has_same_kinds())
+        check_copied(self.label, self.environment.lost_buffer())
         changed = versions(self.context_tensors) != self.versions
         name = "the context" if changed else self.environment.changed_tensor()
         check_unmodified(self.label, name)

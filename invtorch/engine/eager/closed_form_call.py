@@ -16,8 +16,9 @@ from invtorch.closed_form import Gradients, Shift, ShiftPullBack, closed_form
 from invtorch.engine.checks import check_unmodified, has_hooks, unshard
 from invtorch.engine.eager.call import labeled
 from invtorch.engine.restore.context import map_tensors
+from invtorch.engine.restore.generators import Source, on_devices
 from invtorch.engine.restore.locks import Locks
-from invtorch.engine.restore.random_numbers import RandomStatesKept
+from invtorch.engine.restore.random_numbers import Drawn, RandomStatesKept
 from invtorch.module import InvertibleModule
 from invtorch.precision import autocast_enabled, eps_of, no_autocast, tf32_dtypes
 from invtorch.recording import Context, Direction, Recording, State
@@ -49,6 +50,7 @@ class ClosedFormCall:
     """
 
     arity = output_arity = 1
+    read: Sequence[Drawn] = ()  # it draws nothing
 
     def __init__(
         self,
@@ -122,6 +124,9 @@ class ClosedFormCall:
             return graph.pull_back(tuple(others.values()), grads, needed)
 
         return Replay(graph.state, graph.outputs, pull_back)
+
+    def watch(self, sources: set[Source]) -> None:
+        """Do nothing: it draws nothing."""
 
     def dtypes(self) -> set[torch.dtype]:
         """Return the dtype of its tensors, and that of TF32."""
@@ -219,7 +224,7 @@ def _both(
     call: ClosedFormCall, direction: Direction, x: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the output of a closed form, and that of the layer."""
-    with torch.no_grad(), RandomStatesKept(x.device), Recording(None):
+    with torch.no_grad(), RandomStatesKept(on_devices(x.device)), Recording(None):
         none = Context()
         return call.run((x,), none)[0], direction(call.module, x, none)
 

@@ -38,6 +38,7 @@ from invtorch.engine.eager.closed_form_call import closed_form_call
 from invtorch.engine.eager.node import CallNode
 from invtorch.engine.guard.guard import Guard
 from invtorch.engine.restore.locks import gradient_accumulators
+from invtorch.engine.restore.random_numbers import Quiet
 from invtorch.module import MEMORY, InvertibleModule
 from invtorch.recording import Context, Direction, State
 from invtorch.replay import Replay, Tensors
@@ -87,6 +88,7 @@ class Tape:
         # backward passes of several threads may replay calls of the same tape; what a
         # replay calls may unpack a state of it, or free a handle, in the same thread
         self.lock = threading.RLock()
+        self.quiet = Quiet()
 
     # --- the forward pass -------------------------------------------------------------
 
@@ -110,7 +112,7 @@ class Tape:
             outputs, kept = call.store(state, context), not after_stored
             self.stored = True
         else:
-            outputs, kept = call.run(tensors, context), False
+            outputs, kept = self._run(call, tensors, context), False
             if _is_differentiable(tensors, call):
                 outputs = tuple([t.detach() for t in outputs])  # frees the graph inside
                 outputs = self._node(call, index, tensors, outputs)
@@ -135,6 +137,10 @@ class Tape:
         self.ended = True
         if self.chain is None:
             self.chain = Chain(self.limit)
+        moved = self.quiet.end()
+        if moved:
+            for call in self.calls:
+                call.watch(moved)  # a replay that draws could not repeat it
         with self.lock:
             self._drop_unreachable()
             if self.pending:  # a node needs the last state
@@ -144,6 +150,11 @@ class Tape:
         planned = self.strategies[index : index + 1]
         asked = (module.memory or "invert", self.memory, *planned)
         return max(asked, key=MEMORY.index)
+
+    def _run(self, call: RecordedCall, state: Tensors, context: Context) -> Tensors:
+        outputs = call.run(state, context)
+        self.quiet.follow(call.read)
+        return outputs
 
     def _node(
         self, call: RecordedCall, index: int, state: Tensors, outputs: Tensors

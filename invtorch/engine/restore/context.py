@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from invtorch._torch import tree_map
+from invtorch._torch import tree_leaves, tree_map
 from invtorch.recording import Context
 
 Tree = TypeVar("Tree")
@@ -29,6 +29,13 @@ def tensors_in(context: Any) -> tuple[Tensor, ...]:
 
     map_tensors(keep, context)
     return tuple(tensors)
+
+
+def objects_in(context: Context) -> list[Any]:
+    """Return the leaves of a context that are not tensors."""
+    if _flat(context):
+        return []
+    return [leaf for leaf in tree_leaves(context) if not isinstance(leaf, Tensor)]
 
 
 def copy_context(context: Context) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -11,22 +12,39 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
+from invtorch.engine.restore.generators import (
+    PYTHON_AND_NUMPY,
+    Source,
+    is_generator,
+    of_other_libraries,
+    on_devices,
+)
+from invtorch.engine.restore.locks import Locks
 from invtorch.engine.restore.module_state import (
     Attributes,
     AttributesOfCall,
+    Copy,
     Holder,
     ParametersAndBuffers,
     Slot,
     changed_in_place,
     exchanged,
+    has_graph,
     has_no_graph,
     slots,
 )
 from invtorch.engine.restore.random_numbers import (
-    RandomStates,
-    advanced,
-    random_states,
-    random_states_set,
+    DRAWING,
+    Drawn,
+    Habits,
+    InverseKept,
+    StatesKeptIfDrawn,
+    StatesSet,
+    StatesSetIfDrawn,
+    Watched,
+    changes_of,
+    habits_of,
+    states_of,
 )
 from invtorch.precision import autocast_dtype
 
@@ -34,8 +52,9 @@ from invtorch.precision import autocast_dtype
 class Before(NamedTuple):
     """What a call may change, recorded before the call."""
 
-    random: RandomStates
-    buffers: list[Tensor]
+    lends: int
+    random: list[tuple[Source, Any]]
+    buffers: list[Copy]
     tensors: list[Slot]
     attributes: Attributes
 
@@ -58,10 +77,22 @@ class Environment:
     Args:
         parts: The layer and all modules in it.
         device: The device of the state.
+        direction: The name of the direction.
+        context: The tensors and other objects of the context.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(
+        self,
+        parts: Sequence[nn.Module],
+        device: torch.device,
+        direction: str,
+        context: Sequence[Any] = (),
+    ) -> None:
         self.parts = parts
+        self.context = [c for c in context if is_generator(type(c))]
+        mode = direction, *[part.training for part in parts]
+        self.habits = habits_of(parts[0], mode)
+        self.inverse_habits = habits_of(parts[0], (*mode, "inverse"))
         self.kinds = [*map(type, parts)]
         self.device = device
         self.autocast = autocast_dtype(device.type)
@@ -69,7 +100,9 @@ class Environment:
         self.modes = _torch.function_modes()
         self.module_tensors = ParametersAndBuffers(parts)
         self.tensors: list[Slot] = []
-        self.drawn_from: RandomStates = {}
+        self.drawn: list[Drawn] = []
+        self.read: list[Drawn] = []  # the states of Python and NumPy, if it read them
+        self.unread: list[Source] = []  # what may have moved without having been read
         hooks = [one for part in parts for one in _torch.hooks_of(part)]
         modules = [*map(_torch.submodules_of, parts)]
         self.holders: list[Holder] = [*map(vars, parts), *modules, *hooks]
@@ -80,41 +113,106 @@ class Environment:
     def before(self) -> Before:
         """Record what the next call may change."""
         attributes = Attributes(self.holders)
+        own = [*attributes.instances_of(is_generator), *self.context]
+        shared = [*on_devices(self.device), *self._sources(self.habits)]
         return Before(
-            random_states(self.device),
-            self.module_tensors.copy_buffers(),
+            DRAWING.lends,
+            states_of([*shared, *own]),
+            self.module_tensors.copy_buffers(self.habits.written, self.habits.known),
             slots(attributes.tensors()),
             attributes,
         )
 
-    def after(self, before: Before) -> None:
-        """Keep the random states, buffers and attributes that the call changed."""
-        self.attributes = AttributesOfCall(before.attributes, self.hooks)
-        self.tensors = [slot for slot in before.tensors if _comes_back(slot)]
-        self.drawn_from = advanced(before.random)
-        self.module_tensors.keep_changed(before.buffers)
-        others = (*self.tensors, *self.module_tensors.buffers)
-        self.computed = [slot for slot in others if slot.tensor.requires_grad]
+    def after(self, before: Before) -> str | None:
+        """Keep the random states, buffers and attributes that the call changed.
 
-    def restored(self, stand_ins: dict[int, Tensor]) -> AbstractContextManager[None]:
+        Returns:
+            The name of a tensor attribute that it changed in place, if any.
+        """
+        self.attributes = AttributesOfCall(before.attributes, self.hooks)
+        come_back = [slot for slot in before.tensors if _comes_back(slot)]
+        self.tensors = [slot for slot in come_back if not has_graph(slot.tensor)]
+        written, known = self.habits.written, self.habits.known
+        self.module_tensors.keep_changed(before.buffers, written, known)
+        others = (*come_back, *self.module_tensors.buffers)
+        self.computed = [slot for slot in others if slot.tensor.requires_grad]
+        self._learn(changes_of(before.random), before.lends)
+        return changed_in_place(come_back)
+
+    @staticmethod
+    def _sources(habits: Habits) -> list[Source]:
+        """Return which global generators of other libraries a call reads."""
+        return of_other_libraries() if not habits.known else [*habits.sources]
+
+    def _learn(self, changes: list[Drawn], lends: int) -> None:
+        """Learn from a call which generators it may have moved."""
+        # threads that evaluate layers for this one, and nobody else, draw for it too
+        alone = threading.active_count() == 1 or DRAWING.lends > lends
+        self.drawn = [one for one in changes if one.moved]
+        self.read = [one for one in changes if one.source in PYTHON_AND_NUMPY]
+        self.habits.sources |= {one.source for one in self.read if one.moved}
+        self.habits.draws |= alone and any(map(_is_of_a_device, self.drawn))
+        self.habits.known = True
+
+    def watch(self, sources: set[Source]) -> None:
+        """Refuse a replay that draws from these generators, if the call read none."""
+        self.unread = [*sources.difference(one.source for one in self.read)]
+
+    def may_draw(self) -> bool:
+        """Return whether no other layer may draw while the layer is evaluated."""
+        return self.habits.may_draw or bool(self.drawn)
+
+    def restored(
+        self, stand_ins: dict[int, Tensor], locks: Locks, *, inverse: bool = False
+    ) -> AbstractContextManager[None]:
         """Return a context in which the environment is restored.
 
         Args:
             stand_ins: What replaces a tensor of a module, found by its `id`.
+            locks: The locks of the modules.
+            inverse: Whether the inverse is evaluated in it, which may draw fewer
+                numbers than the call, or others.
         """
-        contexts = [*self._changed(stand_ins), AttributesRestored(self.attributes)]
+        contexts = [
+            *self._randomness(inverse),
+            *self._changed(stand_ins, locks),
+            AttributesRestored(self.attributes, locks),
+        ]
         places = [(s, stand_ins.get(id(s.tensor))) for s in self.computed]
         changes = [(s.holder, s.name, t) for s, t in places if t is not None]
         if changes:  # after the attributes were restored
-            contexts.append(exchanged(changes))
+            contexts += [locks.changing(), exchanged(changes)]
         return contexts[0] if len(contexts) == 1 else _all(contexts)
 
+    def _randomness(self, inverse: bool) -> Iterator[AbstractContextManager[Any]]:
+        """Yield contexts in which the numbers of the call are drawn again."""
+        of_devices = [one for one in self.drawn if _is_of_a_device(one)]
+        others = [one for one in self.drawn if not _is_of_a_device(one)]
+        if inverse:
+            yield from self._unmoved({one.source for one in of_devices})
+        elif self.unread:
+            yield Watched(self.unread, self.habits)
+        certain = of_devices if self.habits.draws else []
+        if others or certain:
+            yield StatesSet([*others, *certain], repeats=not inverse)
+        if of_devices and not certain:  # another thread may have drawn
+            yield StatesSetIfDrawn(of_devices, self.habits, repeats=not inverse)
+
+    def _unmoved(
+        self, known: set[torch.device]
+    ) -> Iterator[AbstractContextManager[Any]]:
+        """Yield a context that an inverse leaves unmoved: it may draw too."""
+        habits = self.inverse_habits
+        devices = [one for one in on_devices(self.device) if one not in known]
+        if threading.active_count() == 1 or habits.draws:
+            yield InverseKept([*devices, *self._sources(habits)], habits)
+        elif not habits.known:
+            yield StatesKeptIfDrawn(devices, habits)
+
     def _changed(
-        self, stand_ins: dict[int, Tensor]
+        self, stand_ins: dict[int, Tensor], locks: Locks
     ) -> Iterator[AbstractContextManager[Any]]:
         """Yield contexts for what differs from the forward pass, but attributes."""
-        if self.drawn_from:
-            yield random_states_set(self.drawn_from)
         kind = self.device.type
         if autocast_dtype(kind) != self.autocast:
             enabled = self.autocast is not None
@@ -125,6 +223,7 @@ class Environment:
             yield _function_modes_set(self.modes)
         changes = self.module_tensors.changes(stand_ins)
         if changes:
+            yield locks.changing()
             yield exchanged(changes)
 
     def has_same_kinds(self) -> bool:
@@ -146,16 +245,20 @@ class Environment:
         """Return the name of a parameter changed in place since the call, if any."""
         return changed_in_place(self.module_tensors.parameters)
 
-    def changed_attribute(self) -> str | None:
-        """Return the name of another tensor attribute changed in place, if any."""
-        return changed_in_place(self.tensors)
+    def lost_buffer(self) -> str | None:
+        """Return the name of a buffer of which the call kept no copy, if any."""
+        return self.module_tensors.lost
 
     def changed_tensor(self) -> str | None:
         """Return the name of a tensor changed in place since the call, if any.
 
         A replay raises an error if it reads a buffer that was changed.
         """
-        return self.changed_parameter() or self.changed_attribute()
+        return self.changed_parameter() or changed_in_place(self.tensors)
+
+
+def _is_of_a_device(drawn: Drawn) -> bool:
+    return isinstance(drawn.source, torch.device)
 
 
 def _comes_back(slot: Slot) -> bool:
@@ -202,23 +305,32 @@ class WeightCachesOff:
         self.autocast = torch.is_autocast_cache_enabled()
         self.parametrizations = _torch.parametrization_cache()
         torch.set_autocast_cache_enabled(False)
-        _torch.set_parametrization_cache(0)
+        if self.parametrizations:
+            _torch.add_to_parametrization_cache(-self.parametrizations)
 
     def __exit__(self, *_: object) -> None:
         torch.set_autocast_cache_enabled(self.autocast)
-        _torch.set_parametrization_cache(self.parametrizations)
+        if self.parametrizations:
+            _torch.add_to_parametrization_cache(self.parametrizations)
 
 
 class AttributesRestored(WeightCachesOff):
     """Restore the attributes that a call found, and undo changes made inside."""
 
-    def __init__(self, attributes: AttributesOfCall) -> None:
+    def __init__(self, attributes: AttributesOfCall, locks: Locks) -> None:
         self.attributes = attributes
+        self.locks = locks
 
     def __enter__(self) -> None:
         self.present = self.attributes.restore()
+        self.others = self.present is not self.attributes.all
+        if self.others:
+            self.changing = self.locks.changing()
+            self.changing.__enter__()
         super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
         self.present.restore()
+        if self.others:
+            self.changing.__exit__(None, None, None)

@@ -8,13 +8,14 @@ tensors a replay replaces. `Attributes` compares and restores the rest.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
 
 from invtorch import _torch
 from invtorch._torch import versions
@@ -43,6 +44,71 @@ class Slot(NamedTuple):
         return self.holder.get(self.name) is tensor
 
 
+class Copy(NamedTuple):
+    """A copy of a buffer before a call, or of some of its entries.
+
+    Attributes:
+        tensor: The copy.
+        entire: Whether it is a copy of all entries.
+    """
+
+    tensor: Tensor
+    entire: bool
+
+    @classmethod
+    def whole(cls, buffer: Tensor) -> Copy:
+        """Copy all entries."""
+        return cls(buffer.clone(), True)
+
+    @classmethod
+    def sample(cls, buffer: Tensor) -> Copy:
+        """Copy some entries, spread evenly; none where a comparison would wait."""
+        count = SAMPLE if compares_at_once(buffer) else 0
+        return cls(_some(buffer, count).clone(), False)
+
+    def equals(self, slot: Slot, *, waits: bool, doubtful: bool) -> bool:
+        """Return whether a buffer is unchanged.
+
+        Batch normalization updates its statistics without incrementing their version,
+        as does a change of `buffer.data`, so that the values are compared. On a device
+        other than the CPU this would wait for the device.
+
+        Args:
+            slot: The buffer.
+            waits: Whether to compare on such a device too.
+            doubtful: The result where it is not compared is the contrary.
+        """
+        if versions([slot.tensor]) != [slot.version]:
+            return False
+        if not waits and not compares_at_once(slot.tensor):
+            return not doubtful
+        now = slot.tensor if self.entire else _some(slot.tensor, SAMPLE)
+        try:
+            return torch.equal(self.tensor, now)
+        except (RuntimeError, AttributeError):  # for example of sparse tensors
+            return False
+
+
+SMALL = 4096  # entries of a buffer that costs little to copy and compare
+SAMPLE = 8  # entries along each axis
+
+
+def compares_at_once(tensor: Tensor) -> bool:
+    """Return whether values can be compared without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.layout is not torch.strided or tensor.numel() <= SMALL
+
+
+def _some(tensor: Tensor, count: int) -> Tensor:
+    """Return a view of `count` entries along each axis, or fewer."""
+    if not count:
+        return tensor[:0]
+    return tensor[tuple(slice(None, None, -(-size // count)) for size in tensor.shape)]
+
+
 class ParametersAndBuffers:
     """The parameters and buffers of modules at the time of a call.
 
@@ -58,19 +124,41 @@ class ParametersAndBuffers:
         self.holders: list[Holder] = [*parameters, *buffers]
         self.names = [*chain.from_iterable(self.holders)]
         self.sizes = [*map(len, self.holders)]
+        self.lost: str | None = None  # a buffer that was written without a copy
         filled = len(self.parameters) + len(self.buffers)
         self.empty = _empty(self.holders) if filled < len(self.names) else []
 
-    def copy_buffers(self) -> list[Tensor]:
-        """Copy the buffers, because the next call may change them in place."""
-        return [slot.tensor.clone() for slot in self.buffers]
+    def copy_buffers(self, written: set[Any], known: bool) -> list[Copy]:
+        """Copy the buffers that the next call may change in place.
 
-    def keep_changed(self, copies: list[Tensor]) -> None:
-        """Keep the copies of the buffers that the call changed."""
-        self.buffers = [
-            slot if _unchanged(slot, copy) else slot._replace(tensor=copy, version=0)
-            for slot, copy in zip(self.buffers, copies, strict=True)
+        A layer that has been evaluated before has shown which buffers it writes. Of the
+        others, large ones are not copied, and a few of their entries are.
+
+        Args:
+            written: The buffers that earlier calls of the layer have written.
+            known: Whether there were any.
+        """
+        return [
+            Copy.whole(slot.tensor)
+            if not known or key in written or _is_small(slot.tensor)
+            else Copy.sample(slot.tensor)
+            for key, slot in self._keyed()
         ]
+
+    def keep_changed(self, copies: list[Copy], written: set[Any], known: bool) -> None:
+        """Keep the copies of the buffers that the call changed."""
+        kept = []
+        for (key, slot), copy in zip(self._keyed(), copies, strict=True):
+            if copy.equals(slot, waits=not known, doubtful=key in written):
+                kept.append(slot)
+                continue
+            written.add(key)
+            self.lost = self.lost if copy.entire else slot.name
+            kept.append(slot._replace(tensor=copy.tensor, version=0))
+        self.buffers = kept
+
+    def _keyed(self) -> list[tuple[tuple[int, str], Slot]]:
+        return [((i, slot.name), slot) for i, slot in enumerate(self.buffers)]
 
     def changes(self, stand_ins: dict[int, Tensor]) -> list[Change]:
         """Return the changes that restore the parameters and buffers of the call.
@@ -203,21 +291,6 @@ def _lost(slot: Slot) -> bool:
     return not slot.holds(slot.tensor)
 
 
-def _unchanged(slot: Slot, copy: Tensor) -> bool:
-    """Return whether a buffer is certainly unchanged.
-
-    Batch normalization updates its statistics without incrementing their version, so
-    that the values are compared. This is cheap on the CPU. On other devices it would
-    wait for the device, so that the copy is kept without a comparison.
-    """
-    if versions([slot.tensor]) != [slot.version] or copy.device.type != "cpu":
-        return False
-    try:
-        return torch.equal(copy, slot.tensor)
-    except (RuntimeError, AttributeError):  # for example of sparse tensors
-        return False
-
-
 def _sharded(slot: Slot, tensor: Tensor) -> bool:
     """Return whether the place now holds a shard of FSDP, which only FSDP replaces."""
     current = slot.holder.get(slot.name)
@@ -243,6 +316,8 @@ class Attributes:
         self.filled = [*filter(None, holders)]
         self.names = [*chain.from_iterable(self.filled)]
         self.values = [*_values(self.filled)]
+        self.kinds = kinds = {*map(type, self.values)}
+        self.plain = not any(issubclass(kind, Tensor) for kind in kinds)
 
     def unchanged(self) -> bool:
         """Return whether the modules hold the same objects."""
@@ -254,7 +329,7 @@ class Attributes:
 
     def tensors(self) -> list[Place]:
         """Return the tensors among the values, each with its place."""
-        if not any(issubclass(kind, Tensor) for kind in {*map(type, self.values)}):
+        if self.plain:
             return []
         return [
             (holder, name, value)
@@ -262,6 +337,17 @@ class Attributes:
             for name, value in own.items()
             if isinstance(value, Tensor)
         ]
+
+    def instances_of(self, wanted: Callable[[type], bool]) -> list[Any]:
+        """Return the values of some classes, each once."""
+        kinds = {kind for kind in self.kinds if wanted(kind)}
+        if not kinds:
+            return []
+        return [*{id(v): v for v in self.values if type(v) in kinds}.values()]
+
+    def has_graphs(self) -> bool:
+        """Return whether a tensor among the values has a graph."""
+        return any(has_graph(value) for _, _, value in self.tensors())
 
     def each(self) -> list[tuple[Holder, Holder]]:
         """Return every holder, and what it held at the time of the call."""
@@ -282,7 +368,9 @@ class AttributesOfCall:
 
     Objects that the call itself replaced are left out, because they may hold the graph
     of the previous pass. Numbers, strings, `None`, tensors without a graph, and hooks
-    are restored in any case.
+    are restored in any case. Tensors with a graph, such as outputs that a hook stored,
+    are restored while something else refers to them: the graph may be that of this or
+    of an earlier pass, and would never be freed.
 
     Args:
         before: The attributes before the call. The modules now hold those after it.
@@ -291,7 +379,8 @@ class AttributesOfCall:
 
     def __init__(self, before: Attributes, hooks: int) -> None:
         self.holders = before.holders
-        self.all = before if before.unchanged() else None
+        same = before.unchanged() and not before.has_graphs()
+        self.all = before if same else None
         self.some: list[tuple[Holder, Holder]] = []
         if self.all is None:
             each = before.each()
@@ -305,7 +394,8 @@ class AttributesOfCall:
             return self.all
         present = Attributes(self.holders)
         for holder, own in self.some if self.all is None else self.all.each():
-            there = [(k, v) for k, v in own.items() if v is not KEEP or k in holder]
+            found = {name: _alive(value) for name, value in own.items()}
+            there = [(k, v) for k, v in found.items() if v is not KEEP or k in holder]
             _fill(holder, {k: holder[k] if v is KEEP else v for k, v in there})
         return present
 
@@ -324,9 +414,27 @@ def _values(holders: Sequence[Holder]) -> chain[Any]:
 def _safe(holder: Holder, before: Holder) -> Holder:
     """Return what did not change or certainly has no graph; `KEEP` for the rest."""
     return {
-        name: value if holder.get(name) is value or has_no_graph(value) else KEEP
+        name: _held(value) if holder.get(name) is value or has_no_graph(value) else KEEP
         for name, value in before.items()
     }
+
+
+def _held(value: object) -> object:
+    if isinstance(value, Tensor) and has_graph(value):
+        return TensorWeakRef(value)
+    return value
+
+
+def _alive(value: object) -> object:
+    if not isinstance(value, TensorWeakRef):
+        return value
+    tensor = value()
+    return KEEP if tensor is None else tensor
+
+
+def has_graph(value: object) -> bool:
+    """Return whether a value is a tensor with a graph."""
+    return isinstance(value, Tensor) and value.grad_fn is not None
 
 
 def _fill(holder: Holder, own: Holder) -> None:

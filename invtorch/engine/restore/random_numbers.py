@@ -1,71 +1,259 @@
-"""The random states of PyTorch on the devices that a layer may draw from."""
+"""The random states that a layer may draw from, and what is known about its draws.
+
+A call of a layer may draw from the generators of PyTorch, Python and NumPy, which all
+threads share, and from generators of its own. The state of each generator that moved
+during a call is set for its replay, and restored afterwards.
+"""
 
 from __future__ import annotations
 
-import random
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from invtorch._torch import same_values
+from invtorch.engine.restore.generators import (
+    CPU,
+    PYTHON_AND_NUMPY,
+    Source,
+    name_of,
+    of_other_libraries,
+    same_state,
+    set_state,
+    state_of,
+)
+from invtorch.engine.restore.locks import Lock
 
-CPU = torch.device("cpu")
-RandomStates: TypeAlias = dict[torch.device, Tensor]
-
-# PyTorch allocates the tensor of a state while it holds the lock of the generator. If
-# Python then collects garbage and switches threads, the other thread could wait for the
-# lock of the generator while it holds the GIL: a deadlock.
-_ONE_THREAD = threading.RLock()
-
-
-def random_states(device: torch.device) -> RandomStates:
-    """Return the random state of the CPU and of the accelerator `device`."""
-    states = {CPU: _get(CPU)}
-    if device.type not in ("cpu", "meta"):
-        states[device] = _get(device)
-    return states
+# Held while a layer that draws, or may draw, is evaluated: draws of two layers must not
+# interleave, or neither could be repeated.
+DRAWING = Lock()
 
 
-def advanced(before: RandomStates) -> RandomStates:
-    """Return the states in `before` that have advanced since."""
-    return {
-        device: state
-        for device, state in before.items()
-        if not same_values(state, _get(device))
-    }
+class Drawn(NamedTuple):
+    """A generator that moved during a call.
+
+    Attributes:
+        source: The generator.
+        before: Its state before the call.
+        after: Its state after the call.
+    """
+
+    source: Source
+    before: Any
+    after: Any
+
+    @property
+    def moved(self) -> bool:
+        """Return whether the state moved."""
+        return not same_state(self.before, self.after)
+
+
+# --- what is known about a layer ------------------------------------------------------
+
+
+class Habits:
+    """What the calls of a layer, in one direction and mode, have shown so far.
+
+    Attributes:
+        known: Whether a call was evaluated.
+        draws: Whether one has certainly drawn from a generator of PyTorch.
+        sources: The generators of Python and NumPy that moved during one.
+        written: The buffers that one has written.
+    """
+
+    def __init__(self) -> None:
+        self.known = False
+        self.draws = False
+        self.sources: set[Source] = set()
+        self.written: set[Any] = set()
+
+    @property
+    def may_draw(self) -> bool:
+        """Return whether no other layer may draw while the layer is evaluated."""
+        return self.draws or bool(self.sources) or not self.known
+
+
+_habits: dict[ref[nn.Module], dict[Any, Habits]] = {}
+
+
+def habits_of(layer: nn.Module, mode: Any) -> Habits:
+    """Return the habits of a layer in a mode."""
+    key = ref(layer)
+    modes = _habits.get(key)
+    if modes is None:
+        modes = _habits.setdefault(ref(layer, _forget), {})
+    return modes.get(mode) or modes.setdefault(mode, Habits())
+
+
+def _forget(layer: ref[nn.Module], habits: dict[Any, Any] = _habits) -> None:
+    habits.pop(layer, None)
+
+
+# --- states ---------------------------------------------------------------------------
+
+
+def states_of(sources: Iterable[Source]) -> list[tuple[Source, Any]]:
+    """Return the states of generators, each with its generator."""
+    return [(source, state_of(source)) for source in sources]
+
+
+def changes_of(before: Iterable[tuple[Source, Any]]) -> list[Drawn]:
+    """Return the states before and now."""
+    return [Drawn(source, state, state_of(source)) for source, state in before]
 
 
 class RandomStatesKept:
-    """Context manager after which random states are as before.
+    """Context manager after which the states of generators are as before.
 
     Args:
-        device: The device whose random state is kept, besides the CPU.
+        sources: The generators.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self.sources = sources
 
     def __enter__(self) -> None:
-        self.before = random_states(self.device)
+        self.before = states_of(self.sources)
 
     def __exit__(self, *_: object) -> None:
-        _set(advanced(self.before))
+        self.moved = [one for one in changes_of(self.before) if one.moved]
+        for one in self.moved:
+            set_state(one.source, one.before)
 
 
-@contextmanager
-def random_states_set(states: RandomStates) -> Iterator[None]:
-    """Set random states in this context, and restore the current ones afterwards."""
-    present = {device: _get(device) for device in states}
-    _set(states)
-    try:
-        yield
-    finally:
-        _set(present)
+class StatesSet:
+    """Context manager in which generators draw what they drew in the forward pass.
+
+    Their states of now are restored afterwards.
+
+    Args:
+        drawn: The generators that moved in the forward pass.
+        repeats: Whether the same numbers must be drawn, and not only some of them.
+
+    Raises:
+        RuntimeError: If the states at the end are not those of the forward pass.
+    """
+
+    def __init__(self, drawn: list[Drawn], repeats: bool) -> None:
+        self.drawn = drawn
+        self.repeats = repeats
+
+    def __enter__(self) -> None:
+        self.present = states_of([one.source for one in self.drawn])
+        for one in self.drawn:
+            set_state(one.source, one.before)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        ends = [state_of(one.source) for one in self.drawn]
+        for source, state in self.present:
+            set_state(source, state)
+        if kind is None and self.repeats:
+            for one, end in zip(self.drawn, ends, strict=True):
+                check_repeated(one, end)
+
+
+def check_repeated(drawn: Drawn, end: Any) -> None:
+    """Refuse a replay that did not draw as many numbers as the forward pass.
+
+    The generators of Python and NumPy may have been moved by another thread, where the
+    layer drew nothing.
+
+    Raises:
+        RuntimeError: If it did not.
+    """
+    if same_state(end, drawn.after):
+        return
+    foreign = drawn.source in PYTHON_AND_NUMPY and same_state(end, drawn.before)
+    if foreign and threading.active_count() > 1:
+        return
+    raise RuntimeError(
+        f"the replay drew other random numbers from {name_of(drawn.source)} than the "
+        f"forward pass: draw in one thread at a time, or set memory='store'"
+    )
+
+
+class InverseKept(RandomStatesKept):
+    """Context manager as `RandomStatesKept`, which learns whether an inverse draws.
+
+    Args:
+        sources: The generators.
+        habits: What is known about the inverse.
+    """
+
+    def __init__(self, sources: Iterable[Source], habits: Habits) -> None:
+        super().__init__(sources)
+        self.habits = habits
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.habits.known = True
+        for one in self.moved:
+            if one.source in PYTHON_AND_NUMPY:
+                self.habits.sources.add(one.source)
+            else:
+                self.habits.draws = True
+
+
+class StatesSetIfDrawn(TorchDispatchMode):
+    """Context manager as `StatesSet`, for calls that may not have drawn at all.
+
+    The state of a generator has moved, but another thread may have moved it. The states
+    are set when an operation of this thread first draws. If none does, the generators
+    of the other threads are left alone.
+
+    Args:
+        drawn: The generators of PyTorch that moved in the forward pass.
+        habits: What is known about the layer; it learns whether the layer draws.
+        repeats: As for `StatesSet`.
+    """
+
+    def __init__(self, drawn: list[Drawn], habits: Habits, repeats: bool) -> None:
+        super().__init__()
+        self.states: StatesSet | RandomStatesKept = StatesSet(drawn, repeats)
+        self.habits = habits
+        self.drawing = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Set the states before an operation that may draw."""
+        kwargs = kwargs or {}
+        if not self.drawing and kwargs.get("generator") is None and _may_draw(func):
+            self.drawing = True
+            self.states.__enter__()
+        return func(*args, **kwargs)
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        super().__exit__(kind, value, traceback)
+        self.habits.known = True
+        if self.drawing:
+            self.habits.draws = True
+            self.states.__exit__(kind, value, traceback)
+
+
+class StatesKeptIfDrawn(StatesSetIfDrawn):
+    """Context manager as `RandomStatesKept`, for an inverse that may not draw at all.
+
+    Args:
+        sources: The generators of PyTorch.
+        habits: What is known about the inverse.
+    """
+
+    def __init__(self, sources: Iterable[Source], habits: Habits) -> None:
+        super().__init__([], habits, repeats=False)
+        self.states = RandomStatesKept(sources)
+
+
+def _may_draw(operation: Any) -> bool:
+    """Return whether an operation draws, or is not one of PyTorch's own."""
+    if getattr(operation, "namespace", "") not in ("aten", "prim", "prims"):
+        return True
+    return torch.Tag.nondeterministic_seeded in operation.tags
 
 
 @contextmanager
@@ -73,33 +261,62 @@ def all_random_states_kept() -> Iterator[None]:
     """Restore the random states of PyTorch, Python and NumPy afterwards.
 
     It replaces `torch.random.fork_rng`, in which threads may deadlock (see
-    `_ONE_THREAD`).
+    `generators.py`).
     """
-    numpy = sys.modules.get("numpy")
-    python, arrays = random.getstate(), numpy and numpy.random.get_state()
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    present = {device: _get(device) for device in (CPU, *gpus)}
-    try:
+    with RandomStatesKept([CPU, *gpus, *of_other_libraries()]):
         yield
-    finally:
-        _set(present)
-        random.setstate(python)
-        if numpy:
-            numpy.random.set_state(arrays)
 
 
-def _get(device: torch.device) -> Tensor:
-    with _ONE_THREAD:
-        if device == CPU:
-            return torch.default_generator.get_state()
-        state: Tensor = torch.get_device_module(device).get_rng_state(device)
-        return state
+class Quiet:
+    """Notices that Python's or NumPy's generator moved where no call has read it.
+
+    Reading their states takes longer than a small layer. So a call reads one only if
+    the layer is new or was seen to draw from it. In between, the states are compared at
+    the next call that reads them, and at the end of the pass.
+    """
+
+    def __init__(self) -> None:
+        self.states = dict(states_of(of_other_libraries()))
+        self.moved: set[Source] = set()
+
+    def follow(self, read: Iterable[Drawn]) -> None:
+        """Compare with the states that a call has read."""
+        for one in read:
+            if one.source in self.states:
+                self._compare(one.source, one.before)
+                self.states[one.source] = one.after
+
+    def end(self) -> set[Source]:
+        """Return the generators that moved during calls that did not read them."""
+        for source in self.states:
+            self._compare(source, state_of(source))
+        return self.moved
+
+    def _compare(self, source: Source, state: Any) -> None:
+        if not same_state(self.states[source], state):
+            self.moved.add(source)
 
 
-def _set(states: RandomStates) -> None:
-    with _ONE_THREAD:
-        for device, state in states.items():
-            if device == CPU:
-                torch.set_rng_state(state)
-            else:
-                torch.get_device_module(device).set_rng_state(state, device)
+class Watched(RandomStatesKept):
+    """Context manager that refuses draws from generators which a call did not read.
+
+    Raises:
+        RuntimeError: If there are any, unless another thread may have made them.
+    """
+
+    def __init__(self, sources: Iterable[Source], habits: Habits) -> None:
+        super().__init__(sources)
+        self.habits = habits
+
+    def __exit__(self, *error: object) -> None:
+        if threading.active_count() > 1:
+            return
+        super().__exit__(*error)
+        for one in self.moved:
+            self.habits.sources.add(one.source)
+            if error[0] is None:
+                raise RuntimeError(
+                    f"a layer that drew nothing before drew from {one.source}, and its "
+                    f"state was not kept: repeat the forward pass"
+                )

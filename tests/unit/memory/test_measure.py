@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -116,3 +118,52 @@ def test_amounts_are_written_to_three_digits() -> None:
         *("0 B", "9 B", "999 B", "1 kB", "12.3 kB", "999 kB", "1 MB", "1 MB"),
         *("5 TB", "1e+04 TB"),
     ]
+
+
+PLANNERS = """
+import faulthandler, sys, threading
+import torch
+from torch import nn
+from invtorch import AdditiveCoupling, InvertibleSequential
+
+faulthandler.dump_traceback_later(240, exit=True)
+barrier, found = threading.Barrier(4), []
+
+def work():
+    for size in range(3, 8):
+        layers = [AdditiveCoupling(nn.Linear(2, 2)) for _ in range(4)]
+        net = InvertibleSequential(*layers, memory="auto", budget=10**9)
+        barrier.wait()
+        net(torch.ones(size, 4)).sum().backward()
+        found.append((size, net.plan.peak))
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(found) == 20, found
+assert len(set(found)) == 5, found
+"""
+
+
+def test_threads_that_plan_at_the_same_time() -> None:
+    """In a process of its own, which may crash."""
+    command = [sys.executable, "-W", "error", "-c", PLANNERS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_another_thread_allocates_is_not_counted() -> None:
+    kept = []
+
+    def call():
+        thread = threading.Thread(target=lambda: kept.append(torch.ones(10**4)))
+        thread.start()
+        thread.join()
+        return allocate()
+
+    assert measure_memory(call) == Memory(peak=2048, live=1024)
+    with torch.profiler.profile(profile_memory=True), ThreadPoolExecutor(1) as pool:
+        found = pool.submit(measure_memory, allocate).result()
+    assert found == Memory(peak=2048, live=1024)

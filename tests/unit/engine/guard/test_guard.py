@@ -1,5 +1,6 @@
 """The guard notices wrong states, names the layer, and does what it was told."""
 
+import functools
 import pickle
 
 import pytest
@@ -28,16 +29,16 @@ class Wrong(AdditiveCoupling):
 
 
 class Noisy(nn.Module):
-    """Draws from a generator of its own, which no replay can rewind."""
+    """Draws from a generator that no replay finds, so that none can rewind it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inner = conditioner(1.0)
-        self.generator = torch.Generator()
+        hidden = {"generator": torch.Generator(), "device": "cpu"}
+        self.draw = functools.partial(torch.rand, 1, **hidden)
 
     def forward(self, x):
-        drawn = torch.rand(1, generator=self.generator, device="cpu")
-        return self.inner(x) * (1 + drawn.to(x))
+        return self.inner(x) * (1 + self.draw().to(x))
 
 
 class ReadsGlobal(nn.Module):

@@ -3,6 +3,9 @@
 import gc
 import weakref
 
+import pytest
+
+from tests.stacks import sample, stack
 from tests.unit.engine.restore.test_module_state import conditioner, gradients, network
 
 
@@ -34,3 +37,28 @@ def test_a_removed_layer_is_freed() -> None:
     del net[-1]
     assert layer() is None
     assert part() is None
+
+
+@pytest.mark.parametrize("backward", [True, False])
+@pytest.mark.parametrize("other", [-1, 0, 1])
+def test_a_hook_that_stores_outputs_keeps_one_pass(anchors, backward, other) -> None:
+    """On the module itself, or on the one before or after it."""
+    net, x, outputs = stack(anchors, depth=5), sample(), []
+    modules = [*net.modules()]
+    for i, module in enumerate(modules):
+        holder = modules[(i + other) % len(modules)]
+
+        def store(module, arguments, output, holder=holder) -> None:
+            holder.output = output
+            outputs.append(weakref.ref(output))
+
+        module.register_forward_hook(store)
+    alive = []
+    for _ in range(4):
+        loss = net(x).sum()
+        if backward:
+            loss.backward()
+        del loss
+        gc.collect()
+        alive.append(sum(output() is not None for output in outputs))
+    assert len({*alive[1:]}) == 1, alive
