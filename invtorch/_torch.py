@@ -179,7 +179,7 @@ def plain_tensors(tensor: Tensor) -> Tensors | None:
     if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(
             f"a state is a {kind.__name__}, whose values cannot be compared: define "
-            f"its __tensor_flatten__, or set memory='store' or 'checkpoint'"
+            f"its __tensor_flatten__, or set memory='store'"
         )
     with torch._C.DisableTorchFunctionSubclass():
         return (tensor.as_subclass(Tensor),)
