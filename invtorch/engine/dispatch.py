@@ -205,7 +205,7 @@ def _like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
 
 def _has_values(state: Any) -> bool:
     """Return whether a state has values to compare; fake and meta tensors have none."""
-    return all(_torch.plain_tensors(t) is not None for t in _tensors(state))
+    return all(isinstance(t, Tensor) and _torch.has_values(t) for t in _tensors(state))
 
 
 def _tensors(state: Any) -> tuple[Any, ...]:

@@ -307,7 +307,7 @@ class Guard:
 
 def _plain(state: Tensors) -> Tensors:
     """Return the plain tensors of a state, of which subclasses are made."""
-    return tuple(plain for t in state for plain in plain_tensors(t) or ())
+    return tuple(plain for t in state for plain in plain_tensors(t))
 
 
 def _kept(numbers: Tensor) -> Tensor:
