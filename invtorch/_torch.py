@@ -68,6 +68,7 @@ __all__ = [
     "has_global_hooks",
     "has_hooks",
     "has_tensor_hooks",
+    "has_values",
     "hooks_of",
     "is_compiled",
     "is_exporting",
@@ -183,37 +184,40 @@ def backward_keeps_graph() -> bool:
 # --- subclasses of tensors ------------------------------------------------------------
 
 
-def plain_tensors(tensor: Tensor) -> Tensors | None:
+def plain_tensors(tensor: Tensor) -> Tensors:
     """Return the plain tensors that hold the values of a tensor of a subclass.
 
     A subclass may intercept functions (`__torch_function__`): then its memory is that
     of a plain tensor. Or it wraps other tensors (`__torch_dispatch__`), and says which
     (`__tensor_flatten__`). Without: the guard refuses all subclasses.
 
-    Returns:
-        The tensors, or `None` if there are no values: fake tensors and those on the
-        meta device.
-
     Raises:
         TypeError: If the tensors inside of a wrapper are not known.
     """
-    if isinstance(tensor, FakeTensor) or tensor.device.type == "meta":
-        return None
     kind = type(tensor)
-    if kind in (Tensor, nn.Parameter):
+    if kind in (Tensor, nn.Parameter, FakeTensor):
         return (tensor,)
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        inner = [plain_tensors(getattr(tensor, name)) for name in names]
-        known = [tensors for tensors in inner if tensors is not None]
-        return sum(known, ()) if len(known) == len(inner) else None
+        return tuple(t for name in names for t in plain_tensors(getattr(tensor, name)))
     if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(
             f"a state is a {kind.__name__}, whose values cannot be compared: define "
-            f"its __tensor_flatten__, or set memory='store' or 'checkpoint'"
+            f"its __tensor_flatten__, or set memory='store'"
         )
     with torch._C.DisableTorchFunctionSubclass():
         return (tensor.as_subclass(Tensor),)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Return whether a tensor has values; fake and meta tensors have none.
+
+    Without: fake tensors fail where their values are read.
+    """
+    return not any(
+        isinstance(t, FakeTensor) or t.device.type == "meta"
+        for t in plain_tensors(tensor)
+    )
 
 
 # --- modes of PyTorch -----------------------------------------------------------------

@@ -218,7 +218,7 @@ def _cast_back(output: Any, given: tuple[Tensor, ...]) -> Any:
 
 def _has_values(state: Any) -> bool:
     """Return whether a state has values to compare; fake and meta tensors have none."""
-    return all(_torch.plain_tensors(t) is not None for t in _tensors(state))
+    return all(isinstance(t, Tensor) and _torch.has_values(t) for t in _tensors(state))
 
 
 def _tensors(state: Any) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import invtorch
@@ -45,6 +46,24 @@ def test_every_name_says_why_and_what_stands_in() -> None:
 def test_nothing_is_left_untested() -> None:
     here = Path(__file__).read_text()
     assert [name for name in _torch.__all__ if f"_torch.{name}" not in here] == []
+
+
+class TestSubclasses:
+    """Names of subclasses of tensors."""
+
+    def test_the_values_of_a_tensor(self) -> None:
+        class Own(torch.Tensor):
+            """A tensor of another class, with the same memory."""
+
+        x = torch.ones(2, device="cpu")
+        (found,) = _torch.plain_tensors(x.as_subclass(Own))
+        assert (type(found), found.data_ptr()) == (torch.Tensor, x.data_ptr())
+        weight = nn.Parameter(x)
+        assert _torch.plain_tensors(weight)[0] is weight
+        assert _torch.has_values(x)
+        assert not _torch.has_values(x.to("meta"))
+        with FakeTensorMode():
+            assert not _torch.has_values(torch.ones(2))
 
 
 class TestBackward:

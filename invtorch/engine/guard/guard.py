@@ -37,7 +37,10 @@ from invtorch.precision import eps_of
 Tensors: TypeAlias = tuple[Tensor, ...]
 GUARDS = ("raise", "warn", "adapt", None)
 CPU = torch.device("cpu")
-ROWS = 32  # rows of marks that are compared at once, unless one state has more
+# Elements of a state for each row of marks that is compared at once: to compare them
+# takes a small part of the memory of a state, whatever the depth.
+SHARE = 512
+ROWS = 32  # the least number of rows that are compared at once
 NOT_REPEATED = (
     "The layer draws random numbers of its own, or reads something that changed since "
     "the forward pass (a fused optimizer that stepped, for instance): pass it as "
@@ -106,10 +109,12 @@ class Guard:
         self.marks: list[Tensor] = []
         self.compared: dict[int, list[tuple[int, int, Tensor]]] = {}
         self.dtype = torch.float32
+        self.most = ROWS
 
     def begin(self, state: Tensors) -> None:
         """Take the mark of the input of a pass."""
         self.dtype = max((t.dtype for t in _plain(state)), key=eps_of)
+        self.most = max(ROWS, sum(t.numel() for t in state) // SHARE)
         self._mark(state)
 
     def take(self, label: str, dtypes: Iterable[torch.dtype], output: Tensors) -> None:
@@ -173,7 +178,7 @@ class Guard:
         first = rows = 0
         for place, state in enumerate(states):
             rows += len(self.marks[state])
-            if rows > ROWS and place > first:
+            if rows > self.most and place > first:
                 yield range(first, place)
                 first, rows = place, len(self.marks[state])
         yield range(first, len(states))
@@ -320,7 +325,7 @@ class Guard:
 
 def _plain(state: Tensors) -> Tensors:
     """Return the plain tensors of a state, of which subclasses are made."""
-    return tuple(plain for t in state for plain in plain_tensors(t) or ())
+    return tuple(plain for t in state for plain in plain_tensors(t))
 
 
 def _kept(numbers: Tensor) -> Tensor:

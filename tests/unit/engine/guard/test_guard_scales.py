@@ -1,0 +1,206 @@
+"""Small inputs, and small parts of a state beside large ones."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from invtorch import (
+    AdditiveCoupling,
+    DriftError,
+    Householder1x1,
+    InvertibleModule,
+    InvertibleSequential,
+    OrthogonalCoupling,
+)
+from tests.compilation import COMPILING, compiled
+from tests.devices import ON_THE_CPU
+from tests.strategies import costly
+
+pytestmark = [*COMPILING, ON_THE_CPU]
+TOLERANCE = math.sqrt(torch.finfo(torch.float32).eps)
+scales = st.floats(-30, 30).map(lambda exponent: 10.0**exponent) | st.just(0.0)
+
+
+def couplings(depth: int) -> list[InvertibleModule]:
+    def conditioner() -> nn.Module:
+        first, last = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        return nn.Sequential(first, nn.SiLU(), last)
+
+    return [OrthogonalCoupling(conditioner(), channels=8) for _ in range(depth)]
+
+
+def errors(net, x, scale, run=lambda net: net) -> tuple[float, float]:
+    """Return the largest relative error of a gradient: rebuilt, and by autograd."""
+
+    def gradients(net, x, run=lambda net: net):
+        y = run(net)(x) / max(scale, 1.0)
+        return torch.autograd.grad(y.square().sum(), list(net.parameters()))
+
+    def worst(found, truth) -> float:
+        pairs = zip(found, truth, strict=True)
+        total = math.sqrt(sum(float(t.square().sum()) for t in truth))
+        return max(float((f - t).norm() / (t.norm() or total)) for f, t in pairs)
+
+    plain = copy.deepcopy(net)
+    plain.memory = "store"
+    truth = gradients(copy.deepcopy(plain).double(), x.double())
+    return worst(gradients(net, x, run), truth), worst(gradients(plain, x), truth)
+
+
+@costly(25)
+@given(scales, st.sampled_from([0, 3, 8]), st.integers(0, 2**32 - 1))
+def test_the_scale_of_the_input_does_not_matter(scale, anchors, seed) -> None:
+    torch.manual_seed(seed)
+    net = InvertibleSequential(*couplings(12), anchors=anchors)
+    found, plain = errors(net, torch.randn(2, 8, 6, 6) * scale, scale)
+    assert found <= 3 * plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e30])
+def test_the_scale_of_the_input_does_not_matter_when_compiled(scale) -> None:
+    net = InvertibleSequential(*couplings(3), anchors=0)
+    x = torch.randn(2, 8, 6, 6) * scale
+    found, plain = errors(net, x, scale, compiled)
+    assert found <= 3 * plain
+
+
+@costly(25)
+@given(scales, st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_a_leap_that_loses_the_digits_of_a_rebuilt_state_raises(
+    scale, mixed, seed
+) -> None:
+    """The layers that mix leave the scale as it is; the next one leaps to ones."""
+    torch.manual_seed(seed)
+    layers = [Householder1x1(8) for _ in range(mixed)]
+    net = InvertibleSequential(*layers, *couplings(4), anchors=0)
+    try:
+        found, plain = errors(net, torch.randn(2, 8, 6, 6) * scale, scale)
+    except DriftError:
+        found, plain = (math.inf if scale > 1e-2 else 0.0), 0.0  # raises for a reason
+    assert found <= 3 * plain + 10 * TOLERANCE
+
+
+class OffIn(InvertibleModule):
+    """Its inverse is wrong in a part of the state."""
+
+    def __init__(self, part: tuple[slice, ...], wrong: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.part, self.wrong = part, wrong
+
+    def forward(self, x, *_):
+        return x * self.scale
+
+    def inverse(self, y, *_):
+        x = y / self.scale
+        x[self.part] = x[self.part] * (1 + self.wrong)
+        return x
+
+
+PARTS = {
+    "sample": ((slice(2, 3),), r"the size of sample 2"),
+    "samples": ((slice(1, 3),), r"the size of sample [12]"),
+    "channels": ((slice(None), slice(8, 16)), r"channels (8 to 11|12 to 15) \("),
+    "both": ((slice(0, 1), slice(8, 16)), r"sample 0, channels (8 to 11|12 to 15) \("),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+@given(
+    st.integers(0, 8).map(lambda exponent: 10.0**exponent),
+    st.floats(-2, 0).map(lambda exponent: 10.0**exponent),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_loud_part_hides_no_error_of_a_quiet_one(name, ratio, wrong, seed) -> None:
+    part, message = PARTS[name]
+    torch.manual_seed(seed)
+    x = torch.randn(4, 32, 5, 5) * ratio
+    x[part] /= ratio
+    layers = [OffIn(part, 0.0), OffIn(part, wrong), OffIn(part, 0.0)]
+    net = InvertibleSequential(*layers, anchors=0)
+    with pytest.raises(DriftError, match=r"inverting layer 1 \(OffIn\)") as raised:
+        net(x).square().mean().backward()
+    raised.match(message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sample", "channels"])
+def test_a_loud_part_hides_no_error_when_compiled(name) -> None:
+    part, _ = PARTS[name]
+    x = torch.randn(4, 32, 5, 5) * 1e4
+    x[part] /= 1e4
+    net = InvertibleSequential(OffIn(part, 0.0), OffIn(part, 1e-2), anchors=0)
+    loss = compiled(net)(x).square().mean()
+    with pytest.raises(RuntimeError, match=r"inverting layer 1 \(OffIn\) is off"):
+        loss.backward()
+
+
+class Beside(InvertibleModule):
+    """A layer of the first channels; the others are handed on."""
+
+    def __init__(self, layer: InvertibleModule, channels: int) -> None:
+        super().__init__()
+        self.layer, self.channels = layer, channels
+
+    def forward(self, x, *_):
+        own, others = x[:, : self.channels], x[:, self.channels :]
+        return torch.cat([self.layer(own), others], 1)
+
+    def inverse(self, y, *_):
+        own, others = y[:, : self.channels], y[:, self.channels :]
+        return torch.cat([self.layer.inverse(own), others], 1)
+
+
+class Shrinks(AdditiveCoupling):
+    """A coupling that also shrinks the channels, each by another factor."""
+
+    replay = None
+
+    def __init__(self, conditioner: nn.Module, channels: int, least: float) -> None:
+        super().__init__(conditioner)
+        factors = torch.logspace(math.log10(least), 0, channels).view(-1, 1, 1)
+        self.register_buffer("factors", factors.flip(0))
+
+    def forward(self, x, *context):
+        return super().forward(x.flip(1), *context) * self.factors
+
+    def inverse(self, y, *context):
+        return super().inverse(y / self.factors, *context).flip(1)
+
+
+@costly(15)
+@given(
+    st.integers(1, 6).map(lambda exponent: 10.0**exponent),
+    st.floats(0.3, 0.95),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_drift_of_a_quiet_part_is_noticed_or_small(ratio, least, stream, seed) -> None:
+    torch.manual_seed(seed)
+    layers = [Shrinks(nn.Conv2d(4, 4, 1), 8, least) for _ in range(41)]
+    x = torch.randn(3, 8, 5, 5)
+    if stream:  # the loud part is other channels, or another sample
+        layers = [Beside(layer, 8) for layer in layers]
+        x = torch.cat([x, torch.full_like(x, ratio)], 1)
+    else:
+        x[0] *= ratio
+    net = InvertibleSequential(*layers)
+    quiet = (slice(1, None), slice(8))
+    w = next(net.parameters())
+    grads = []
+    for memory, dtype in (("invert", None), ("store", torch.float64)):
+        net, given = net.to(dtype or torch.float32), x.to(dtype or torch.float32)
+        net.memory = memory
+        try:
+            (grad,) = torch.autograd.grad(net(given)[quiet].square().sum(), w)
+        except DriftError:
+            return
+        grads.append(grad.double())
+    found, truth = grads
+    assert float((found - truth).norm() / truth.norm()) <= 30 * TOLERANCE
