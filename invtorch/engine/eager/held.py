@@ -17,7 +17,7 @@ from weakref import ref
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch.replay import Gradients, PullBack, alias_of
+from invtorch.replay import Gradients, PullBack, alias_of, start_of
 
 
 class Held(NamedTuple):
@@ -78,7 +78,7 @@ def cut(held: Sequence[Held], attached: bool) -> Iterator[list[Tensor | None]]:
             return None
         leaf = alias_of(tensor) if attached else output.detach().requires_grad_()
         found[place] = leaf
-        return leaf
+        return start_of(leaf)
 
     with _outputs([*{id(one.module): one.module for one in held}.values()], replace):
         yield found
