@@ -63,6 +63,7 @@ __all__ = [
     "buffers_of",
     "constant_in_graphs",
     "exchange_tensors",
+    "expect_break",
     "frames_compiled",
     "function_modes",
     "has_global_hooks",
@@ -586,18 +587,28 @@ def break_graph(reason: str) -> None:
     again the functions through which it was raised.
     Without: none.
     """
-    if torch.compiler.is_compiling():
-        _note_break()
     torch._dynamo.graph_break(reason)
 
 
 @constant_in_graphs
-def _note_break() -> bool:
-    """Set `breaks_graph` of the module whose method Dynamo compiles, if it has it."""
+def expect_break(expected: bool) -> bool:
+    """Set `breaks_graph` of the module whose method Dynamo compiles, if it has it.
+
+    It is set while Dynamo traces, for it starts again where a graph broke, and then
+    compares what it read of the module at first with what it reads later.
+    Without: none; a module would use what was compiled of another one that broke it.
+
+    Returns:
+        What it was before.
+    """
     module = _translator().output.root_tx.f_locals.get("self")
-    if isinstance(module, nn.Module) and hasattr(module, "breaks_graph"):
-        vars(module)["breaks_graph"] = True
-    return True
+    if not isinstance(module, nn.Module) or not hasattr(module, "breaks_graph"):
+        return False
+    attributes = vars(module)  # Dynamo also compares whether it is among them
+    before = bool(attributes.pop("breaks_graph", False))
+    if expected:
+        attributes["breaks_graph"] = True
+    return before
 
 
 @constant_in_graphs
@@ -644,7 +655,7 @@ class _Draws(TorchDispatchMode):
 
 
 def _draws(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Return whether a call of an operator draws random numbers."""
+    """Return whether a call of an operator draws random numbers. Without: as above."""
     arguments = operator._schema.arguments
     given = {a.name: a.default_value for a in arguments if a.has_default_value()}
     given |= dict(zip([a.name for a in arguments], args, strict=False)) | kwargs
@@ -656,7 +667,10 @@ def _draws(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 
 def _run_again(nodes: Sequence[Node], graphs: dict[str, Any]) -> None:
-    """Run nodes of a graph again, and in place of a graph its nodes."""
+    """Run nodes of a graph again, and in place of a graph its nodes.
+
+    Without: as above.
+    """
     for node in nodes:
         if isinstance(graphs.get(str(node.target)), GraphModule):
             _run_again([*graphs[str(node.target)].graph.nodes], graphs)
@@ -671,17 +685,19 @@ def _run_again(nodes: Sequence[Node], graphs: dict[str, Any]) -> None:
 
 
 def _calls_a_graph(node: Node) -> bool:
-    """Return whether a node calls a graph, or switches a mode as grad mode."""
+    """Return whether a node calls a graph, or switches a mode. Without: as above."""
     return any("example_value" not in n.meta for n in (node, *node.all_input_nodes))
 
 
 def _translator() -> Any:
+    """Return what translates the function that Dynamo traces. Without: as above."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     return InstructionTranslator.current_tx()
 
 
 def _traced_graph() -> Any:
+    """Return the graph that it has traced so far. Without: as above."""
     return _translator().output.current_tracer.graph
 
 

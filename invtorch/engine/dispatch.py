@@ -147,13 +147,17 @@ def _trace(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any
     """Run a pass as a part of the graph that `torch.compile` makes."""
     if strategy.memory == "store":
         return chain(state, context)
+    expected = _torch.expect_break(True)  # a layer may break it too, without an error
     try:
         _check_compilable(strategy, chain, state)
         kept = strategy.anchors.places(strategy.layers)
         guarded = strategy.guard is not None
-        return function.run(kept, guarded, chain.steps, state, context)
+        output = function.run(kept, guarded, chain.steps, state, context)
     except Exception as error:  # of a check, or of a layer
         reason = str(error)
+    else:
+        _torch.expect_break(expected)
+        return output
     _torch.break_graph(reason)
     return _run_outside(strategy, chain, state, context)
 

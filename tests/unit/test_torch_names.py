@@ -328,6 +328,18 @@ class TestCompilation:
             torch.compile(function, backend="eager", fullgraph=True)(torch.ones(1))
         assert torch.compile(function, backend="eager")(torch.ones(1)).item() == 2
 
+    def test_a_module_that_breaks_its_graph(self) -> None:
+        class Module(nn.Module):
+            breaks_graph = False
+
+            def forward(self, x):
+                return x if _torch.expect_break(True) else 2 * x
+
+        module = Module()
+        compiled = torch.compile(module, backend="eager", fullgraph=True)
+        assert compiled(torch.ones(1)).item() == 2
+        assert module.breaks_graph
+
     def test_what_is_not_traced(self) -> None:
         seen = []
 

@@ -112,7 +112,7 @@ def check_repeatable(label: str, module: nn.Module) -> None:
 
     Raises:
         RuntimeError: If the module updates running statistics, has hooks, has no shape
-            yet, or has a `memory` of its own.
+            yet, has a `memory` of its own, or contains a `MultiheadAttention`.
     """
     reason = ""
     if getattr(module, "memory", None) in KEEPING:
@@ -139,6 +139,9 @@ def _reason(part: nn.Module) -> str:
         return f"updates its estimate of the norm ({name})"
     if isinstance(part, _torch.LazyModule):
         return f"has parameters without a shape ({name})"
+    if isinstance(part, nn.MultiheadAttention):
+        # Dynamo fails on views that it makes of its arguments in an autograd function
+        return f"calls a {name}"
     if has_hooks(part):
         return f"has hooks (on its {name})"
     return ""

@@ -130,7 +130,8 @@ class Attention(nn.Module):
         if self.own:
             s = self.attention(s, s, s, need_weights=False)[0]
         else:
-            s = F.scaled_dot_product_attention(s, s, s, dropout_p=0.5)
+            rate = 0.5 if self.training else 0.0
+            s = F.scaled_dot_product_attention(s, s, s, dropout_p=rate)
         return s.transpose(1, 2).reshape(h.shape)
 
 
@@ -156,7 +157,6 @@ RANDOM = {
     "AlphaDropout": lambda: nn.AlphaDropout(0.5),
     "FeatureAlphaDropout": lambda: nn.FeatureAlphaDropout(0.5),
     "RReLU": nn.RReLU,
-    "MultiheadAttention": lambda: Attention(own=True),
     "scaled_dot_product_attention": lambda: Attention(own=False),
     "dropout": lambda: lambda h: F.dropout(h, 0.1),
     "dropout in place": lambda: lambda h: F.dropout(h * 1, 0.1, inplace=True),
@@ -197,6 +197,12 @@ def test_recurrent_networks_with_dropout_are_not_compiled_wrongly(name) -> None:
     assert_right_or_refused(net, "RNN|LSTM|GRU|draws random numbers")
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_module_of_attention_is_refused(training) -> None:
+    net = chain(additive(), AdditiveCoupling(Added(Attention(own=True))))
+    assert_right_or_refused(net.train(training), r"layer 2 .* calls a MultiheadAtt")
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin")
 @pytest.mark.parametrize(
     "part", [lambda h: h * random.random(), lambda h: h * np.random.rand()]
@@ -211,7 +217,7 @@ def test_random_numbers_of_python_and_numpy_are_refused(part) -> None:
 QUIET = {
     "Dropout": lambda: nn.Dropout(0.5),
     "RReLU": nn.RReLU,
-    "MultiheadAttention": lambda: Attention(own=True),
+    "scaled_dot_product_attention": lambda: Attention(own=False),
 }
 
 
@@ -262,6 +268,11 @@ def with_memory(module, memory):
 
 def with_hook(module):
     module.register_forward_hook(lambda _, __, y: 2 * y)
+    return module
+
+
+def watched(module):
+    module.register_forward_hook(lambda *_: None)
     return module
 
 
@@ -320,6 +331,7 @@ def test_hooks_on_anything_are_refused(owner, case, data) -> None:
     assert_right_or_refused(net, rf"{type(module).__name__}\)? has hooks")
 
 
+@pytest.mark.filterwarnings("ignore:Using `torch.compile.module.` when there are")
 def test_hooks_of_all_modules_are_refused() -> None:
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
@@ -437,7 +449,7 @@ def is_in_a_graph(function, x) -> bool:
 
 REASONS = {
     "dropout": lambda: AdditiveCoupling(Conditioner(2, 2, dropout=0.5)),
-    "a hook": lambda: with_hook(WithoutContext(additive())),
+    "a hook": lambda: watched(WithoutContext(additive())),
     "another strategy": lambda: with_memory(additive(), "store"),
     "a graph break": lambda: AdditiveCoupling(Breaks(2, 2)),
     "a wrong shape": lambda: AdditiveCoupling(Conditioner(3, 3)),
