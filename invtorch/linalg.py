@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -247,6 +247,48 @@ def correlate_channels(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
             return rows.T @ columns.conj()
         per_sample = torch.bmm(_flat(a), _flat(b).mH)
         return per_sample[0] if len(per_sample) == 1 else per_sample.sum(0)
+
+
+def matrix_gradient(matrix: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Return `correlate_channels(a, b, dim)`, real if the matrix is real."""
+    grad = correlate_channels(a, b, dim)
+    return grad if matrix.is_complex() else grad.real
+
+
+def known_product(output: Tensor, matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Return `output`, known to be the product of a matrix and `x`, with a graph.
+
+    A layer whose input is rebuilt from its output need not multiply again.
+    """
+    product: Tensor = _KnownProduct.apply(output, matrix.to(x.dtype), x, dim)
+    return product
+
+
+class _KnownProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, matrix: Tensor, x: Tensor, dim: int
+    ) -> Tensor:
+        ctx.save_for_backward(matrix, x)
+        ctx.dim = dim
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        matrix, x = ctx.saved_tensors
+        _, matrix_needed, x_needed, _ = ctx.needs_input_grad
+        return (
+            None,
+            matrix_gradient(matrix, grad, x, ctx.dim) if matrix_needed else None,
+            mix_channels(matrix.mH, grad, ctx.dim) if x_needed else None,
+            None,
+        )
+
+
+def rebuilt(matrix: Tensor, output: Tensor, dim: int) -> Tensor:
+    """Return the product of a matrix and an output as a leaf."""
+    with torch.no_grad():
+        return mix_channels(matrix, output, dim).requires_grad_()
 
 
 def _flat(x: Tensor) -> Tensor:

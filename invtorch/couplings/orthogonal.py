@@ -17,9 +17,9 @@ from invtorch._checks import (
 from invtorch.couplings.conditioning import in_its_precision
 from invtorch.keywords import keywords_of
 from invtorch.linalg import (
-    correlate_channels,
     householder_product,
     householder_vectors,
+    matrix_gradient,
     mix_channels,
     orthogonal_matrix,
     orthogonal_weight,
@@ -206,12 +206,6 @@ class _Projected(torch.autograd.Function):
         return (
             None,
             mix_channels(U1.mH, grad, dim).reshape(state.shape) if x_needed else None,
-            _matrix_gradient(U1, grad, state, dim) if matrix_needed else None,
+            matrix_gradient(U1, grad, state, dim) if matrix_needed else None,
             None,
         )
-
-
-def _matrix_gradient(matrix: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Return the gradient of a matrix, real if the matrix is real."""
-    grad = correlate_channels(a, b, dim)
-    return grad if matrix.is_complex() else grad.real

@@ -7,7 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from invtorch._checks import check_axis, check_channels
-from invtorch.linalg import householder_product, householder_vectors, mix_channels
+from invtorch.linalg import (
+    householder_product,
+    householder_vectors,
+    known_product,
+    mix_channels,
+    rebuilt,
+)
 from invtorch.module import VolumePreserving
 
 
@@ -58,6 +64,18 @@ class Householder1x1(VolumePreserving):
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         r"""Return $U^\top y$ at every position."""
         return mix_channels(self._matrix(y).mH, y, self.dim)
+
+    def replay(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """Rebuild `x`, and return it with `y` as a function of it."""
+        matrix = self._matrix(y)
+        x = rebuilt(matrix.mH, y, self.dim)
+        return x, known_product(y, matrix, x, self.dim)
+
+    def replay_inverse(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """Rebuild `y`, and return it with `x` as a function of it."""
+        matrix = self._matrix(x)
+        y = rebuilt(matrix, x, self.dim)
+        return y, known_product(x, matrix.mH, y, self.dim)
 
     def extra_repr(self) -> str:
         """Show the size of the matrix, and the axis if it is not 1."""

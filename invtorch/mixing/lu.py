@@ -13,7 +13,13 @@ from invtorch._checks import (
     check_count,
     check_real_log_det,
 )
-from invtorch.linalg import mix_channels, precise_dtype, random_orthogonal
+from invtorch.linalg import (
+    known_product,
+    mix_channels,
+    precise_dtype,
+    random_orthogonal,
+    rebuilt,
+)
 from invtorch.module import InvertibleModule
 from invtorch.precision import no_autocast
 
@@ -82,21 +88,11 @@ class LU1x1(InvertibleModule):
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Return $Wx$ at every position."""
-        L, U, order = self._factors(x)
-        with no_autocast(x):
-            W = (L @ U)[order]
-        return mix_channels(W, x, self.dim)
+        return mix_channels(self._matrix(x), x, self.dim)
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Return $W^{-1} y$ at every position."""
-        L, U, order = self._factors(y)
-        with no_autocast(y):
-            identity = torch.eye(self.channels, dtype=L.dtype, device=L.device)
-            half = torch.linalg.solve_triangular(
-                L, identity, upper=False, unitriangular=True
-            )
-            inverse = torch.linalg.solve_triangular(U, half, upper=True)[:, order]
-        return mix_channels(inverse, y, self.dim)
+        return mix_channels(self._inverse_matrix(y), y, self.dim)
 
     def forward_and_log_det(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         r"""Return `y` and $n \sum_i s_i$."""
@@ -105,6 +101,30 @@ class LU1x1(InvertibleModule):
     def inverse_and_log_det(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         r"""Return `x` and $-n \sum_i s_i$."""
         return self.inverse(y), -self._log_det(y)
+
+    def replay(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """Rebuild `x`, and return it with `y` as a function of it."""
+        with torch.no_grad():
+            inverse = self._inverse_matrix(y)
+        x = rebuilt(inverse, y, self.dim)
+        return x, known_product(y, self._matrix(y), x, self.dim)
+
+    def replay_inverse(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """Rebuild `y`, and return it with `x` as a function of it."""
+        with torch.no_grad():
+            matrix = self._matrix(x)
+        y = rebuilt(matrix, x, self.dim)
+        return y, known_product(x, self._inverse_matrix(x), y, self.dim)
+
+    def replay_and_log_det(self, y: Tensor, *_: Any) -> Any:
+        """Same as `replay`, with the log-determinant."""
+        x, y = self.replay(y)
+        return x, (y, self._log_det(x))
+
+    def replay_inverse_and_log_det(self, x: Tensor, *_: Any) -> Any:
+        """Same as `replay_inverse`, with the log-determinant."""
+        y, x = self.replay_inverse(x)
+        return y, (x, -self._log_det(y))
 
     def extra_repr(self) -> str:
         """Show the size of the matrix, and the axis."""
@@ -119,6 +139,21 @@ class LU1x1(InvertibleModule):
         L = self.lower.to(dtype).tril(-1) + identity
         U = self.upper.to(dtype).triu(1) + diagonal.diag()
         return L, U, self.get_buffer("permutation")
+
+    def _matrix(self, state: Tensor) -> Tensor:
+        L, U, order = self._factors(state)
+        with no_autocast(state):
+            return (L @ U)[order]
+
+    def _inverse_matrix(self, state: Tensor) -> Tensor:
+        L, U, order = self._factors(state)
+        with no_autocast(state):
+            identity = torch.eye(self.channels, dtype=L.dtype, device=L.device)
+            half = torch.linalg.solve_triangular(
+                L, identity, upper=False, unitriangular=True
+            )
+            inverse: Tensor = torch.linalg.solve_triangular(U, half, upper=True)
+        return inverse[:, order]
 
     def _log_det(self, state: Tensor) -> Tensor:
         check_real_log_det(self, state)

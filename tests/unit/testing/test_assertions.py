@@ -1,5 +1,9 @@
 """Each assertion finds the fault that it is for, and says by how much."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -167,3 +171,9 @@ def test_single_precision_passes() -> None:
     module, x = AdditiveCoupling(nn.Linear(2, 2)), torch.randn(5, 4)
     for check in (assert_invertible, assert_gradients_match, assert_log_det):
         check(module, x)
+
+
+def test_assertions_do_not_need_hypothesis() -> None:
+    code = "import invtorch.testing, sys; assert 'hypothesis' not in sys.modules"
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
