@@ -32,6 +32,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.nn.utils.parametrizations import _WeightNorm as WeightNorm
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -40,6 +41,7 @@ __all__ = [
     "HOOKS",
     "RUN_BACKWARD",
     "Convolution",
+    "DispatchMode",
     "Dropout",
     "LazyModule",
     "RunningStatistics",
@@ -90,6 +92,10 @@ Tensors: TypeAlias = tuple[Tensor, ...]
 # instance normalizations, of its convolutions and of its dropouts. SpectralNorm and
 # WeightNorm: the modules that the parametrizations of these names register.
 # Without: a list of the public subclasses; for a parametrization, its parameters.
+
+
+# DispatchMode: the base class of modes that see each operation of a thread. It tells
+# draws of a layer from those of other threads. Without: a replay sets the generators.
 
 
 # The method that the `forward` of a convolution calls. A class or an instance that
