@@ -171,6 +171,7 @@ class Call:
         self.context = copy_context(context)
         self.context_tensors = tensors_in(context)
         self.versions = versions(self.context_tensors)
+        self.flags = [t.requires_grad for t in self.context_tensors]
         first, *others = as_tensors(state)
         self.arity = 1 + len(others)
         parts = _torch.modules_inside(module)
@@ -309,7 +310,8 @@ class Call:
             restored = self.environment.restored(stand_ins, self.locks)
             with restored, Recording(None), nodes:
                 graph = evaluate(*context)
-        check_same_branch(self.label, not self.nodes.differ(nodes, whole))
+        if self.flags == [t.requires_grad for t in self.context_tensors]:
+            check_same_branch(self.label, not self.nodes.differ(nodes, whole))
         others = tuple(stand_ins.values())
         own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]
