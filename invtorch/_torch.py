@@ -36,8 +36,8 @@ from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.nn.utils.parametrizations import _WeightNorm as WeightNorm
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._python_dispatch import (
-    TorchDispatchMode,
     _disable_current_modes,
     _get_current_dispatch_mode,
     is_traceable_wrapper_subclass,
@@ -49,6 +49,7 @@ __all__ = [
     "HOOKS",
     "RUN_BACKWARD",
     "Convolution",
+    "DispatchMode",
     "LazyModule",
     "RunningStatistics",
     "SavedTensorsHooks",
@@ -116,6 +117,10 @@ SavedTensorsHooks: TypeAlias = tuple[Callable[[Tensor], Any], Callable[[Any], Te
 # normalizations, and of its convolutions. SpectralNorm and WeightNorm: the modules that
 # the parametrizations of these names register.
 # Without: a list of the public subclasses; for a parametrization, its parameters.
+
+
+# DispatchMode: the base class of modes that see each operation of a thread. It tells
+# draws of a layer from those of other threads. Without: a replay sets the generators.
 
 
 # The method that the `forward` of a convolution calls. A class or an instance that
@@ -640,7 +645,7 @@ def random_operation(start: tuple[int, int]) -> str:
     return draws.name
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(DispatchMode):
     """Notes the name of an operator that draws random numbers."""
 
     name: str = ""

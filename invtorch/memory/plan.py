@@ -14,8 +14,11 @@ the last layers free their activations before anything is rebuilt.
 from __future__ import annotations
 
 import math
+import operator
 import os
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,6 +35,8 @@ from invtorch.precision import eps_of
 from invtorch.recording import Context
 
 Times: TypeAlias = dict[str, Fraction]
+SIMILAR = 2  # how much smaller an input may be than the one that was measured
+KEPT = 32  # measurements and plans of one container
 
 
 class Plan(NamedTuple):
@@ -415,8 +420,9 @@ class Automatic:
     """
 
     def __init__(self, budget: float) -> None:
-        self.costs: dict[Any, list[Cost]] = {}
-        self.plans: dict[Any, Plan] = {}
+        # the last ones used are at the end
+        self.costs: OrderedDict[Any, list[Cost]] = OrderedDict()
+        self.plans: OrderedDict[Any, Plan] = OrderedDict()
         self.latest: Plan | None = None
         self.budget = budget
 
@@ -440,34 +446,82 @@ class Automatic:
     ) -> tuple[str, ...]:
         """Return the strategy of each layer of a pass, in order.
 
-        Layers are measured again if shapes, dtypes or devices change, or if a layer is
-        frozen, unfrozen or switched between training and evaluation.
+        Layers are measured again if dtypes or devices change, if a layer is frozen,
+        unfrozen or switched between training and evaluation, or if an input is larger
+        along an axis, or smaller by more than half, than those measured so far. An
+        input that is a little smaller takes less, so that the plan holds for it too.
+        Only the plans used last are kept.
         """
         steps = elementary(chain.steps)
         tensors = as_tensors(state)
         inputs = (*tensors, *tensors_in(context))
-        kinds = tuple((t.shape, t.dtype, t.device) for t in inputs)
+        kinds = tuple(Kind(t.shape, t.dtype, t.device) for t in inputs)
         configurations = tuple(map(_configuration, steps))
         places = anchors.places(len(steps))
         least = tuple(_least_memory(chain.steps))
-        key = kinds, configurations, least, places, self.budget
-        if key not in self.plans:
-            if (kinds, configurations) not in self.costs:
-                self.costs[kinds, configurations] = measure_costs(steps, state, context)
-            self.plans[key] = plan(
-                self.costs[kinds, configurations],
-                [step.module for step in steps],
-                places,
-                self._bytes(tensors[0].device),
-                max(eps_of(t.dtype) for t in tensors),
-                least,
-            )
-        self.latest = self.plans[key]
+        eps = max(eps_of(t.dtype) for t in tensors)
+
+        def planned(measured: Any) -> Plan:
+            key = measured, least, places, self.budget
+            costs = self.costs[measured]
+            _keep(self.costs, measured, costs)
+            if key not in self.plans:
+                modules, budget = [s.module for s in steps], self._bytes(state_device)
+                _keep(self.plans, key, plan(costs, modules, places, budget, eps, least))
+            _keep(self.plans, key, self.plans[key])
+            return self.plans[key]
+
+        state_device, exact = tensors[0].device, (kinds, configurations)
+        similar = self._measured(kinds, configurations)
+        if similar is not None:
+            # where a larger input is refused, this one may fit
+            with nullcontext() if similar == exact else suppress(ValueError):
+                self.latest = planned(similar)
+                return self.latest.strategies
+        if exact not in self.costs:
+            _keep(self.costs, exact, measure_costs(steps, state, context))
+        self.latest = planned(exact)
         return self.latest.strategies
+
+    def _measured(self, kinds: Any, configurations: Any) -> Any:
+        """Return the key of the smallest measurement that holds for some inputs."""
+        covering = [
+            (sum(kind.shape.numel() for kind in measured), i, (measured, layers))
+            for i, (measured, layers) in enumerate([*self.costs])
+            if layers == configurations and _cover(measured, kinds)
+        ]
+        return min(covering)[-1] if covering else None
 
     def _bytes(self, device: torch.device) -> int:
         unit = 1 if self.budget >= 1 else capacity(device)
         return int(self.budget * unit)
+
+
+class Kind(NamedTuple):
+    """What the cost of an input depends on."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def _cover(measured: Sequence[Kind], kinds: Sequence[Kind]) -> bool:
+    """Return whether inputs are as large as those measured, or a little smaller."""
+    return len(measured) == len(kinds) and all(
+        (large.dtype, large.device) == (small.dtype, small.device)
+        and len(large.shape) == len(small.shape)
+        and all(map(operator.ge, large.shape, small.shape))
+        and SIMILAR * small.shape.numel() >= large.shape.numel()
+        for large, small in zip(measured, kinds, strict=True)
+    )
+
+
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    """Keep a value as the last one used, and drop those that were not used for long."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > KEPT:
+        kept.popitem(last=False)
 
 
 def capacity(device: torch.device) -> int:

@@ -4,6 +4,7 @@
 """
 
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -402,3 +403,46 @@ def test_the_allocations_of_a_thread_are_counted() -> None:
     assert sum(changes[:place]) == kept.nbytes
     assert max(changes[place + 1 :]) == 2048
     assert sum(changes[place + 1 :]) == 0
+
+
+def test_nodes_and_compiled_frames_are_counted() -> None:
+    x, frames = torch.ones(2, requires_grad=True), _torch.frames_compiled()
+    before = _torch.nodes_created()
+    x.sin().cos()
+    assert _torch.nodes_created() - before == 2
+    assert _torch.frames_compiled() == frames >= 0
+
+
+def test_where_a_thread_waits_for_a_backward_pass() -> None:
+    seen = []
+
+    class Sees(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.extend((f.filename, f.name) for f in traceback.extract_stack())
+            return grad
+
+    x = torch.ones(2, requires_grad=True)
+    torch.autograd.grad(Sees.apply(x).sum(), x)
+    y = Sees.apply(x)
+    _torch.run_backward((y,), (torch.ones(2),), (x,), create_graph=False)
+    assert {*seen} >= _torch.RUN_BACKWARD
+
+
+def test_a_mode_sees_operations() -> None:
+    seen = []
+
+    class Sees(_torch.DispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(torch.Tag.nondeterministic_seeded in func.tags)
+            return func(*args, **(kwargs or {}))
+
+    with Sees():
+        torch.ones(2).sin()
+        torch.rand(2)
+    assert True in seen
+    assert False in seen

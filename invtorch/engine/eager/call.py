@@ -200,6 +200,7 @@ class Call:
         self.context = copy_context(context)
         self.context_tensors = tensors_in(context)
         self.versions = versions(self.context_tensors)
+        self.flags = [t.requires_grad for t in self.context_tensors]
         first = as_tensors(state)[0]
         parts = _torch.modules_inside(module)
         self.locks = Locks(parts)
@@ -381,8 +382,9 @@ class Call:
             with restored, Recording(None), hooks, stop as found, nodes:
                 graph = evaluate(context)
         # a graph that is cut at tensors that somebody holds has other nodes
-        same = bool(self.held) or not self.nodes.differ(nodes, whole)
-        check_same_branch(self.label, same)
+        comparable = self.flags == [t.requires_grad for t in self.context_tensors]
+        if comparable and not self.held:
+            check_same_branch(self.label, not self.nodes.differ(nodes, whole))
         inside = [t for t in found if t is not None]
         others = (*stand_ins.values(), *inside)
         own = (*self.context_tensors, *self.environment.parameters)

@@ -15,8 +15,8 @@ from weakref import ref
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from invtorch._torch import DispatchMode
 from invtorch.engine.restore.generators import (
     CPU,
     PYTHON_AND_NUMPY,
@@ -199,7 +199,7 @@ class InverseKept(RandomStatesKept):
                 self.habits.draws = True
 
 
-class StatesSetIfDrawn(TorchDispatchMode):
+class StatesSetIfDrawn(DispatchMode):
     """Context manager as `StatesSet`, for calls that may not have drawn at all.
 
     The state of a generator has moved, but another thread may have moved it. The states

@@ -521,3 +521,61 @@ def test_under_compile_it_is_refused() -> None:
     net.memory = "auto"
     with pytest.raises(Unsupported, match="memory='auto' is not supported under"):
         torch.compile(net, backend="eager", fullgraph=True)(sample())
+
+
+sizes = st.lists(st.tuples(*[st.integers(8, 16)] * 2), min_size=1, max_size=3)
+
+
+@functools.cache
+def measured_small():
+    net = paper(depth=6, anchors=0, budget=PLAIN)
+    step_of(net, torch.randn(1, CHANNELS, 16, 16))
+    return net, net.plan
+
+
+@settings(max_examples=4)
+@given(sizes, st.floats(0.05, 1))
+def test_plans_of_similar_sizes_are_shared_and_never_over_budget(sizes, place) -> None:
+    net, largest = measured_small()
+    least = peak(largest.costs, ["invert"] * len(net), frozenset())
+    net.budget = int(least + place * (largest.peak - least))
+    for height, width in sizes:
+        before = len(net._automatic.costs)
+        step = step_of(net, torch.randn(1, CHANNELS, height, width))
+        assert measure_memory(step).peak <= net.budget + 64
+        if 2 * height * width >= 16 * 16:
+            assert len(net._automatic.costs) == before  # nothing was measured
+
+
+def test_a_larger_input_is_measured() -> None:
+    net = paper(depth=3, budget=PLAIN)
+    for size, measured in ((8, 1), (7, 1), (9, 2), (9, 2), (8, 2), (3, 3), (18, 4)):
+        net(torch.randn(1, CHANNELS, size, 8)).sum().backward()
+        assert len(net._automatic.costs) == measured
+
+
+def test_a_smaller_input_is_planned_where_the_larger_one_is_refused() -> None:
+    net = paper(depth=3, anchors=0, budget=PLAIN)
+    large, small = (torch.randn(1, CHANNELS, size, 8) for size in (8, 6))
+    net(large).sum().backward()
+    net.budget = peak(net.plan.costs, ["invert"] * 3, frozenset()) - 1
+    with pytest.raises(ValueError, match="budget is"):
+        net(large)
+    assert measure_memory(step_of(net, small)).peak <= net.budget + 64
+
+
+def test_the_number_of_plans_is_bounded(monkeypatch) -> None:
+    monkeypatch.setattr("invtorch.memory.plan.KEPT", 3)
+    net = InvertibleSequential(Scale(4), memory="auto", budget=PLAIN)
+    for size in range(3, 12):
+        net(torch.randn(size, 4, 2, 2)).sum().backward()
+        assert len(net._automatic.costs) <= 3
+        assert len(net._automatic.plans) <= 3
+    before = [*net._automatic.costs]
+    net(torch.randn(9, 4, 2, 2)).sum().backward()
+    assert [*net._automatic.costs] == [*before[1:], before[0]]  # used last
+    net.anchors = 0
+    for budget in range(10**6, 10**6 + 6):
+        net.budget = budget
+        net(torch.randn(9, 4, 2, 2)).sum().backward()
+    assert len(net._automatic.plans) <= 3
