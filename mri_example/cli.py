@@ -218,6 +218,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
 }
 GROUPS = ("model", "masks", "training", "data", "trainer", "simulation")
+OF_A_CLASS = re.compile(r"(Problem with given class_path .*?)( - Expected |$)")
 OF_NO_TYPE = re.compile(r'key "(\S+)": Does not validate .* Given value: (.*)')
 
 
@@ -254,7 +255,9 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         said = " ".join(message.split()).rstrip(".:")
-        if match := OF_NO_TYPE.search(said):
+        if match := OF_A_CLASS.search(said):
+            said = match[1]
+        elif match := OF_NO_TYPE.search(said):
             said = '"{}" is {}, which it cannot be'.format(*match.groups())
         if "Expected a <class 'tuple'>" in said:
             said += ": write what belongs together as a list, such as [4,8] or [4]"

@@ -133,15 +133,6 @@ class IRIM2D(Reconstructor):
         parametric = read_out == "parametric"
         self.read_out = ReadOut(channels, self.dims) if parametric else None
 
-    @property
-    def memory(self) -> str:
-        """The memory strategy of the network."""
-        return self.irim.steps.memory or "invert"
-
-    @memory.setter
-    def memory(self, memory: str) -> None:
-        self.irim.steps.memory = memory
-
     def forward(
         self,
         zero_filled: Tensor,

@@ -174,14 +174,6 @@ class SliceData(lightning.LightningDataModule):
                     f"which needs no maps: leave it null"
                 )
 
-    def setup(self, stage: str) -> None:
-        """Look through the files, unless that was done."""
-        del stage
-        if not hasattr(self, "training"):
-            assert self.trainer is not None
-            model: Any = self.trainer.lightning_module.model
-            self.check(model)
-
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the training slices of this rank, shuffled anew in every epoch."""
         sampler = EpochSampler(self.training, seed=self.seed, **self._ranks())

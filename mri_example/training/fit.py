@@ -173,15 +173,15 @@ def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
         raise InputError(
             f"training stopped at step {task.global_step}: {error}"
         ) from error
-    except MisconfigurationException as error:
-        raise InputError(
-            f"the trainer cannot be had ({' '.join(str(error).split())}): change its "
-            f"options"
-        ) from error
     except Exception as error:  # of any kind, by what is damaged
-        if task.started or not last.exists():
+        of_options = isinstance(error, MisconfigurationException | ValueError)
+        if task.started or not (of_options or last.exists()):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if not last.exists():
+            raise InputError(
+                f"the trainer cannot begin ({reason}): change its options"
+            ) from error
         raise InputError(
             f"{last} cannot be gone on from ({reason}): train into another folder"
         ) from error

@@ -78,6 +78,7 @@ def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
             f"({' '.join(str(error).split())}): choose others"
         ) from error
     _check(trainer, options)
+    _check_callbacks(trainer)
     return trainer
 
 
@@ -87,6 +88,11 @@ def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
         raise InputError(
             "max_epochs is 0, but must be positive: give -1 for no limit of epochs"
         )
+    if trainer.accumulate_grad_batches < 1:
+        raise InputError(
+            f"accumulate_grad_batches is {trainer.accumulate_grad_batches}, but must "
+            f"be positive"
+        )
     limit = trainer.limit_val_batches
     whole = limit == 0 or (isinstance(limit, float) and limit == 1)
     if not whole and not options.get("fast_dev_run"):
@@ -94,6 +100,9 @@ def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
             f"limit_val_batches is {limit}, but volumes are validated whole: leave it "
             f"out, or give 0"
         )
+
+
+def _check_callbacks(trainer: lightning.Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
         if monitor not in (None, *LOGGED):

@@ -50,6 +50,7 @@ def validate(root: Path, name: str, devices: int) -> dict[str, object]:
         enable_model_summary=False,
     )
     data = SliceData(root, MASKS, batch_size=2)
+    data.check(task.model)
     (scores,) = trainer.validate(task, data, verbose=False)
     return {"scores": scores, "seen": task.seen}
 

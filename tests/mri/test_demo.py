@@ -40,7 +40,7 @@ def small(monkeypatch):
 
 def test_the_demo_trains_by_inversion() -> None:
     model = demonstration.TRAINED.model()
-    assert model.memory == "invert"
+    assert model.options["memory"] == "invert"
     assert model.options["steps"] >= 6
     assert len(model.options["hidden"]) >= 5
 
