@@ -128,12 +128,9 @@ def _nodes() -> tuple[int, int]:
 
 
 def _since(start: tuple[int, int]) -> int | None:
-    """Return the nodes created since; `None` where compiled code may have created some.
-
-    The nodes of compiled code are not those of its first, traced call.
-    """
+    """Return the nodes created since; `None` if something was compiled meanwhile."""
     nodes, frames = _nodes()
-    return nodes - start[0] if not frames else None
+    return nodes - start[0] if frames == start[1] else None
 
 
 def _is_discrete(tensor: Tensor) -> bool:

@@ -310,7 +310,9 @@ class Call:
             restored = self.environment.restored(stand_ins, self.locks)
             with restored, Recording(None), nodes:
                 graph = evaluate(*context)
-        if self.flags == [t.requires_grad for t in self.context_tensors]:
+        flags = [t.requires_grad for t in self.context_tensors]
+        compiled = any(map(_torch.is_compiled, self.environment.parts))
+        if flags == self.flags and not compiled:
             check_same_branch(self.label, not self.nodes.differ(nodes, whole))
         others = tuple(stand_ins.values())
         own = (*self.context_tensors, *self.environment.parameters)

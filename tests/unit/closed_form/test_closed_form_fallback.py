@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from invtorch import (
     AdditiveCoupling,
-    DriftError,
     GatedResidualBlock,
     InvertibleSequential,
     OrthogonalCoupling,
