@@ -76,7 +76,7 @@ class _Running(threading.local):
     recorder: Recorder | None = None
     recording = False  # Dynamo can guard on a boolean, but not on every object
     counting = False
-    counts: list[int | None] | None = None
+    counts: list[Nodes] | None = None
 
 
 _running = _Running()
@@ -102,40 +102,61 @@ class Recording:
         _running.recording = self.previous is not None
 
 
+class Nodes(NamedTuple):
+    """How many nodes an evaluation added to the graph.
+
+    Attributes:
+        number: `None` if it is not known.
+        strides: The memory layout of what was evaluated. With another one, operations
+            such as `reshape` copy, and add other nodes.
+    """
+
+    number: int | None
+    strides: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def since(cls, start: tuple[int, int], inputs: tuple[Tensor, ...]) -> Nodes:
+        """Count the nodes since `start`. An input without gradient adds fewer."""
+        known = all(t.requires_grad or _is_discrete(t) for t in inputs)
+        number = _since(start) if known else None
+        return cls(number, tuple(map(_stride, inputs)))
+
+    def differ(self, other: Nodes) -> bool:
+        """Return whether the evaluations took different branches."""
+        numbers = self.number, other.number
+        comparable = None not in numbers and self.strides == other.strides
+        return comparable and self.number != other.number
+
+
 class NodesCounted:
     """Count the nodes that a call, and each conditioner in it, adds to the graph.
 
     A replay that adds another number than the forward pass has taken another branch.
 
     Args:
-        state: The state of the call. Where a part of it needs no gradient, the forward
-            pass adds fewer nodes than the replay, and nothing is counted.
+        state: The state of the call; `None` if only its conditioners are evaluated.
     """
 
-    def __init__(self, state: tuple[Tensor, ...]) -> None:
-        self.whole: int | None = None
-        self.of_conditioners: list[int | None] = []
-        self.comparable = all(t.requires_grad or _is_discrete(t) for t in state)
+    def __init__(self, state: tuple[Tensor, ...] | None) -> None:
+        self.state = state
+        self.counts: list[Nodes] = []
+        self.whole = Nodes(None, ())
 
     def __enter__(self) -> None:
         self.outside = _running.counting, _running.counts
-        _running.counting, _running.counts = True, self.of_conditioners
+        _running.counting, _running.counts = True, self.counts
         self.start = _nodes()
 
     def __exit__(self, *_: object) -> None:
         _running.counting, _running.counts = self.outside
-        self.whole = _since(self.start) if self.comparable else None
+        if self.state is not None:
+            self.whole = Nodes.since(self.start, self.state)
+        self.state = None
 
-    def differ(self, replay: NodesCounted, whole: bool) -> bool:
-        """Return whether a replay has added another number of nodes.
-
-        Args:
-            replay: The nodes of the replay.
-            whole: Whether it evaluated the whole direction, or only its conditioners.
-        """
-        pairs = zip(self.of_conditioners, replay.of_conditioners, strict=False)
-        counts = [*pairs, *[(self.whole, replay.whole)] * whole]
-        return any(a != b for a, b in counts if a is not None and b is not None)
+    def differ(self, replay: NodesCounted) -> bool:
+        """Return whether a replay has added another number of nodes."""
+        pairs = [*zip(self.counts, replay.counts, strict=False)]
+        return any(a.differ(b) for a, b in [*pairs, (self.whole, replay.whole)])
 
 
 def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
@@ -149,8 +170,12 @@ def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
     finally:
         _running.counting = True
     assert counts is not None
-    counts.append(_since(start) if x.requires_grad else None)
+    counts.append(Nodes.since(start, (x,)))
     return output
+
+
+def _stride(tensor: Tensor) -> tuple[int, ...]:
+    return tensor.stride() if tensor.layout is torch.strided else ()
 
 
 def _nodes() -> tuple[int, int]:
@@ -158,12 +183,9 @@ def _nodes() -> tuple[int, int]:
 
 
 def _since(start: tuple[int, int]) -> int | None:
-    """Return the nodes created since; `None` where compiled code may have created some.
-
-    The nodes of compiled code are not those of its first, traced call.
-    """
+    """Return the nodes created since; `None` if something was compiled meanwhile."""
     nodes, frames = _nodes()
-    return nodes - start[0] if not frames else None
+    return nodes - start[0] if frames == start[1] else None
 
 
 def _is_discrete(tensor: Tensor) -> bool:

@@ -53,6 +53,6 @@ class Members(NamedTuple):
         return (
             parameters == self.parameters
             and (self.submodules is None or submodules == self.submodules)
-            and not _torch.buffers_of(module)
+            and all(b is None for b in _torch.buffers_of(module).values())
             and self.names.isdisjoint(vars(module))
         )

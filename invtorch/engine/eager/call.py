@@ -329,7 +329,7 @@ class Call:
             outputs = self.direction(self.module, start, context)
             return FullGraph(state, self._flat(outputs))
 
-        return self._graph(evaluate, stand_in, whole=True)
+        return self._graph(evaluate, stand_in, whole=state)
 
     def _record_replay(self, replay: Callable[..., Any], output: Tensors) -> Replay:
         """Record the graph of the layer's own `replay`, which rebuilds the state."""
@@ -343,15 +343,14 @@ class Call:
             state, outputs = graph
             return FullGraph(as_tensors(state), self._flat(outputs))
 
-        return self._graph(evaluate, _leaf, whole=False)
+        return self._graph(evaluate, _leaf)
 
     @exclusive
     def _graph(
         self,
         evaluate: Callable[[Context], Graph],
         stand_in: Callable[[Tensor], Tensor],
-        *,
-        whole: bool,
+        whole: Tensors | None = None,
     ) -> Replay:
         """Record a graph in the environment of the forward pass; check its leaves.
 
@@ -362,7 +361,7 @@ class Call:
         Args:
             evaluate: Records the graph.
             stand_in: Makes a stand-in.
-            whole: Whether the graph is that of the whole direction.
+            whole: The state, if the graph is that of the whole direction.
         """
         unshard(self.label, self.module, self.environment.parameters)
         self._check_unmodified()
@@ -377,14 +376,15 @@ class Call:
             stop: AbstractContextManager[list[Tensor | None]] = nullcontext([])
             if self.held:
                 stop = cut(self.held, kept)
-            nodes = NodesCounted(())
+            nodes = NodesCounted(whole)
             restored = self.environment.restored(stand_ins, self.locks)
             with restored, Recording(None), hooks, stop as found, nodes:
                 graph = evaluate(context)
+        flags = [t.requires_grad for t in self.context_tensors]
+        compiled = any(map(_torch.is_compiled, self.environment.parts))
         # a graph that is cut at tensors that somebody holds has other nodes
-        comparable = self.flags == [t.requires_grad for t in self.context_tensors]
-        if comparable and not self.held:
-            check_same_branch(self.label, not self.nodes.differ(nodes, whole))
+        if flags == self.flags and not compiled and not self.held:
+            check_same_branch(self.label, not self.nodes.differ(nodes))
         inside = [t for t in found if t is not None]
         others = (*stand_ins.values(), *inside)
         own = (*self.context_tensors, *self.environment.parameters)
