@@ -80,6 +80,7 @@ __all__ = [
     "is_gathered",
     "is_profiling",
     "is_tracing",
+    "is_view",
     "modes_are_active",
     "modules_inside",
     "nodes_created",
@@ -100,6 +101,7 @@ __all__ = [
     "traced_operations",
     "tree_leaves",
     "tree_map",
+    "unseen_by_modes",
     "untraced",
     "versions",
     "weight_norm_backward",
@@ -326,6 +328,17 @@ def same_values(a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b)
 
 
+def unseen_by_modes() -> AbstractContextManager[object]:
+    """Return a context in which dispatch modes, such as a counter, see no operation.
+
+    Without: none; `FlopCounterMode` would count what the guard computes.
+    """
+    active = _get_current_dispatch_mode() is not None
+    unseen: AbstractContextManager[object]
+    unseen = _disable_current_modes() if active else nullcontext()
+    return unseen
+
+
 def saved_tensors_hooks_now() -> SavedTensorsHooks | None:
     """Return the innermost hooks that pack saved tensors and unpack them, if any.
 
@@ -438,6 +451,14 @@ def is_fully_sharded(module: nn.Module) -> bool:
     half a second.
     """
     return hasattr(type(module), "_get_fsdp_state")
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Return whether autograd knows a tensor as a view of another one.
+
+    Without: compare `untyped_storage()` with those of all other tensors.
+    """
+    return tensor._is_view()
 
 
 def is_gathered(module: nn.Module) -> bool:

@@ -107,24 +107,24 @@ class Nodes(NamedTuple):
 
     Attributes:
         number: `None` if it is not known.
-        strides: The memory layout of what was evaluated. With another one, operations
-            such as `reshape` copy, and add other nodes.
+        layouts: The memory layouts of what was evaluated. With another one, operations
+            such as `reshape` copy, and those in place add other nodes.
     """
 
     number: int | None
-    strides: tuple[tuple[int, ...], ...]
+    layouts: tuple[Any, ...]
 
     @classmethod
     def since(cls, start: tuple[int, int], inputs: tuple[Tensor, ...]) -> Nodes:
         """Count the nodes since `start`. An input without gradient adds fewer."""
         known = all(t.requires_grad or _is_discrete(t) for t in inputs)
         number = _since(start) if known else None
-        return cls(number, tuple(map(_stride, inputs)))
+        return cls(number, tuple(map(_layout, inputs)))
 
     def differ(self, other: Nodes) -> bool:
         """Return whether the evaluations took different branches."""
         numbers = self.number, other.number
-        comparable = None not in numbers and self.strides == other.strides
+        comparable = None not in numbers and self.layouts == other.layouts
         return comparable and self.number != other.number
 
 
@@ -174,8 +174,9 @@ def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
     return output
 
 
-def _stride(tensor: Tensor) -> tuple[int, ...]:
-    return tensor.stride() if tensor.layout is torch.strided else ()
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    strides = tensor.stride() if tensor.layout is torch.strided else ()
+    return type(tensor), strides, _torch.is_view(tensor)
 
 
 def _nodes() -> tuple[int, int]:

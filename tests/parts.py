@@ -106,25 +106,3 @@ class Reverse(VolumePreserving):
 
     def inverse(self, y: Tensor, *_: Tensor) -> Tensor:
         return y.flip(1)
-
-
-class FirstOfTwo(InvertibleModule):
-    """Applies a module to the first tensor of a state of two."""
-
-    def __init__(self, module: InvertibleModule):
-        super().__init__()
-        self.module = module
-
-    def forward(self, x, *context):
-        return self.module(x[0], *context), x[1]
-
-    def inverse(self, y, *context):
-        return self.module.inverse(y[0], *context), y[1]
-
-    def forward_and_log_det(self, x, *context):
-        y, log_det = self.module.forward_and_log_det(x[0], *context)
-        return (y, x[1]), log_det
-
-    def inverse_and_log_det(self, y, *context):
-        x, log_det = self.module.inverse_and_log_det(y[0], *context)
-        return (x, y[1]), log_det

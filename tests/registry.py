@@ -44,7 +44,7 @@ from invtorch import (
     WithoutContext,
 )
 from invtorch.nets import IRIM
-from tests.parts import Conditioner, FirstOfTwo, FromContext, Leapfrog, Scale, known
+from tests.parts import Conditioner, FromContext, Leapfrog, Scale, known
 
 Maker = Callable[[int, int], InvertibleModule]
 
@@ -198,7 +198,7 @@ def per_channel(channels: int, dims: int) -> InvertibleModule:
 
 def normalizing(channels: int, dims: int) -> InvertibleModule:
     layer = ActNorm(channels)
-    layer.initialize(torch.randn(8, channels, *(3,) * dims) * 1.2 + 0.3)
+    layer.initialize(torch.randn(8, channels, *(6,) * dims) * 1.02 + 0.1)
     return layer
 
 
@@ -270,7 +270,8 @@ def sequential(channels: int, dims: int) -> InvertibleModule:
 
 def in_parts(channels: int, dims: int) -> InvertibleModule:
     first = channels // 2
-    parts = FirstOfTwo(orthogonal(first, dims) if first > 1 else Scale(first, dims))
+    inner = orthogonal(first, dims) if first > 1 else Scale(first, dims)
+    parts = OnPart(inner, 0)
     return InvertibleSequential(Split(), parts, Join())
 
 

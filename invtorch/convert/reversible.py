@@ -59,10 +59,9 @@ class ReversibleBlocks(nn.Module):
     evaluation mode. They run as they are.
 
     Examples:
+        >>> from invtorch.convert import reversible
         >>> blocks = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-        >>> net = invtorch.convert.reversible(blocks, residual=False)
-        >>> isinstance(net, invtorch.convert.ReversibleBlocks)
-        True
+        >>> net = reversible(blocks, residual=False)
         >>> [*net.state_dict()] == [*blocks.state_dict()]
         True
     """
@@ -167,7 +166,7 @@ class ReversibleBlocks(nn.Module):
         return 1
 
     def __getitem__(self, index: int | slice) -> Any:
-        count = len(self._modules)
+        count = len([*self.children()])
         if isinstance(index, slice):
             if [*range(count)][index] == [*range(count)]:
                 return self
@@ -182,10 +181,10 @@ class ReversibleBlocks(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            blocks = [*self.__dict__.get("_modules", {}).values()]
-            if not blocks or name.startswith("__"):
+            # before the blocks are registered there is nothing to look at
+            if name.startswith("_") or "_original" not in self.__dict__:
                 raise
-            return getattr(blocks[0], name)
+            return getattr(next(self.children()), name)
 
     # --- how it runs ------------------------------------------------------------------
 
@@ -196,8 +195,7 @@ class ReversibleBlocks(nn.Module):
         self.left = self._changing(x, context, named)
         segments: list[tuple[str, Any]] = []
         run: list[tuple[str, nn.Module]] = []
-        for name, block in self._modules.items():
-            assert block is not None
+        for name, block in self.named_children():
             if name not in self.left:
                 run.append((name, block))
                 continue
@@ -205,7 +203,7 @@ class ReversibleBlocks(nn.Module):
             run = []
             segments.append((name, _Plain(name, block, self.output)))
         segments += self._run_of(run)
-        if len(self.left) == len(self._modules):
+        if len(self.left) == len([*self.children()]):
             name, why = next(iter(self.left.items()))
             raise ValueError(
                 f"no block can be converted: block {name} {why}; give blocks that keep "
@@ -224,8 +222,8 @@ class ReversibleBlocks(nn.Module):
         self.eval()
         try:
             with torch.no_grad():
-                for name, block in self._modules.items():
-                    y = state_of(name, block(x, *context, **named), self.output)  # type: ignore[misc]
+                for name, block in self.named_children():
+                    y = state_of(name, block(x, *context, **named), self.output)
                     if y.shape != x.shape:
                         shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
                         changing[name] = f"changes the shape from {shapes}"
@@ -267,8 +265,8 @@ class ReversibleBlocks(nn.Module):
         self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
     ) -> Tensor:
         """Apply the blocks as the original does."""
-        for name, block in self._modules.items():
-            y = state_of(name, block(x, *context, **named), self.output)  # type: ignore[misc]
+        for name, block in self.named_children():
+            y = state_of(name, block(x, *context, **named), self.output)
             x = y if self.residual or name in self.left else x + y
         return x
 
@@ -398,9 +396,10 @@ def reversible(
         AttributeError: If nothing is at the path.
 
     Examples:
-        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> from invtorch.convert import reversible
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
         >>> model = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
-        >>> blocks = invtorch.convert.reversible(model, "layers")
+        >>> blocks = reversible(model, "layers")
         >>> x = torch.randn(2, 5, 8)
         >>> model(x).sum().backward()
         >>> blocks.report(x).converted < blocks.report(x).original

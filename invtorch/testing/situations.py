@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from invtorch.containers import InvertibleSequential
 from invtorch.module import InvertibleModule
-from invtorch.testing.assertions import leaves
+from invtorch.testing.assertions import between_others, leaves
 from invtorch.testing.compare import Tensors, as_tuple, assert_close, weighed
 
 Results = tuple[Tensor | None, ...]
@@ -200,7 +200,7 @@ def assert_right_or_raises(
     for situation in SITUATIONS:
         results: list[Results] = []
         for memory in ("store", "invert"):
-            net = InvertibleSequential(copy.deepcopy(module), memory=memory, anchors=0)
+            net = between_others(copy.deepcopy(module), memory=memory, anchors=0)
             state, inputs = leaves(x)
             try:
                 results.append(situation(Use(net, state, inputs, context)))

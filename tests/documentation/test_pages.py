@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import invtorch
+import invtorch.convert
+import invtorch.flows
 import invtorch.nets
 import invtorch.testing
 from mri_example.cli import main
@@ -57,7 +59,7 @@ def test_there_are_commands_and_links_lead_somewhere() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    [invtorch, invtorch.nets, invtorch.testing],
+    [invtorch, invtorch.convert, invtorch.flows, invtorch.nets, invtorch.testing],
     ids=lambda p: p.__name__,
 )
 def test_the_reference_has_every_public_name(package) -> None:

@@ -5,13 +5,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import grad
 from torch.utils.checkpoint import checkpoint
 
-from invtorch import InvertibleSequential
+from invtorch import InvertibleSequential, ResidualFlow
 from tests.devices import DEVICE
 from tests.strategies import Example, directions, memories, stacks, weighed
 from tests.tolerances import assert_equal, assert_same_gradients, relative_error
@@ -77,6 +77,8 @@ def test_under_autocast(example, memory, direction, probability, seed) -> None:
     def autocast():
         return torch.autocast(DEVICE, dtype=torch.bfloat16)
 
+    # its bounded weights are in float64, which autocast does not convert
+    assume(not any(isinstance(m, ResidualFlow) for m in example.module.modules()))
     set_dropout(example, probability)
     example.module.float()
     example.context = tuple(

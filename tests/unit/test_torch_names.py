@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.utils.flop_counter import FlopCounterMode
 
 import invtorch
 from invtorch import _torch
@@ -233,6 +234,26 @@ class TestModules:
             """What `fully_shard` makes of the class of a linear map."""
 
         assert _torch.is_fully_sharded(object.__new__(Sharded))
+
+    def test_gathered_parameters_are_those_that_fsdp_holds(self, monkeypatch) -> None:
+        module = nn.Linear(2, 2)
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        assert not _torch.is_gathered(module)
+        holder = {"_unsharded_param": module.weight}
+        assert _torch.is_gathered(module)
+        del holder
+
+    def test_views(self) -> None:
+        x = torch.zeros(2, 3)
+        assert _torch.is_view(x[0])
+        assert not _torch.is_view(x)
+
+    def test_operations_that_no_mode_sees(self) -> None:
+        with FlopCounterMode(display=False) as counter, _torch.unseen_by_modes():
+            torch.zeros(2, 2) @ torch.zeros(2, 2)
+        assert counter.get_total_flops() == 0
+        with _torch.unseen_by_modes():
+            torch.zeros(1)
 
     def test_tensors_are_exchanged_inside(self) -> None:
         module, other = nn.Linear(1, 1, bias=False), torch.full((1, 1), 3.0)

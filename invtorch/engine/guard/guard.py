@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from invtorch._torch import backward_id, plain_tensors
+from invtorch._torch import backward_id, plain_tensors, unseen_by_modes
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.blocks import Blocks, blocks_of, names_of
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
@@ -138,7 +138,8 @@ class Guard:
             state: The state.
         """
         task = backward_id()
-        one = layer, index, _kept(fingerprint(_plain(state)))
+        with unseen_by_modes():
+            one = layer, index, _kept(fingerprint(_plain(state)))
         if task in self.compared:
             self.compared[task].append(one)
         else:
@@ -165,7 +166,8 @@ class Guard:
     def _mark(self, state: Tensors) -> None:
         plain = _plain(state)
         self.parts.append(tuple(map(blocks_of, plain)))
-        self.marks.append(_kept(mark(plain)))
+        with unseen_by_modes():
+            self.marks.append(_kept(mark(plain)))
 
     def _counts(self, indices: Iterable[int]) -> list[int]:
         return [blocks.number for i in indices for blocks in self.parts[i]]

@@ -14,14 +14,17 @@ from tests.strategies import weighed
 from tests.tolerances import assert_all_equal
 
 
-def test_a_layer_in_closed_form_saves_nothing_but_the_output(recorded_calls) -> None:
+def test_a_layer_in_closed_form_saves_nothing_but_input_and_output(
+    recorded_calls,
+) -> None:
     net, x = closed_form_network(0), sample(requires_grad=True)
     saved: list[Tensor] = []
     with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         y = net(x)
     assert len(recorded_calls) == len(net)
     assert all(recorded_calls)
-    (output,) = saved
+    start, output = saved
+    assert torch.equal(start, x)
     assert torch.equal(output, y)
     y.sum().backward()
 

@@ -105,15 +105,6 @@ def test_a_layer_that_changes_the_dtype(x) -> None:
         InvertibleSequential(Scale(4), Rounds(4))(x)
 
 
-def test_a_layer_that_changes_the_number_of_tensors(x) -> None:
-    class Splits(Scale):
-        def forward(self, x):
-            return tuple(x.chunk(2, 1))
-
-    with pytest.raises(RuntimeError, match=r"layer 0 \(Splits\) returned 2 tensors"):
-        InvertibleSequential(Splits(4))(x)
-
-
 def test_a_state_that_is_no_tensor() -> None:
     with pytest.raises(TypeError, match=r"a tensor or a tuple of tensors, not list"):
         InvertibleSequential(Scale(4))([torch.ones(1, 4, 2, 2, requires_grad=True)])
