@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -76,6 +76,7 @@ class _Running(threading.local):
     recorder: Recorder | None = None
     recording = False  # Dynamo can guard on a boolean, but not on every object
     counting = False
+    ignored = 0  # nodes that are no part of what a layer computes
     counts: list[Nodes] | None = None
 
 
@@ -179,8 +180,18 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return type(tensor), strides, _torch.is_view(tensor)
 
 
+@contextmanager
+def nodes_ignored() -> Iterator[None]:
+    """Return a context whose nodes are not counted: those of the engine itself."""
+    start = _torch.nodes_created()
+    try:
+        yield
+    finally:
+        _running.ignored += _torch.nodes_created() - start
+
+
 def _nodes() -> tuple[int, int]:
-    return _torch.nodes_created(), _torch.frames_compiled()
+    return _torch.nodes_created() - _running.ignored, _torch.frames_compiled()
 
 
 def _since(start: tuple[int, int]) -> int | None:

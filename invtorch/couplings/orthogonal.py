@@ -143,7 +143,8 @@ class OrthogonalCoupling(VolumePreserving):
         projected = _Projected.apply(output, x, U1, self.dim)
         shape = [*x.shape]
         shape[self.dim] = len(U1)
-        projected = projected.reshape(shape)
+        if [*projected.shape] != shape:  # a view only where it is one in `forward`
+            projected = projected.reshape(shape)
         shift = mix_channels(U2.mH, self._shift(projected, context), self.dim)
         # the graph does not need the values of the shift: x is written over them
         state = torch.sub(output.detach(), shift.data, alpha=sign, out=shift.data)

@@ -69,10 +69,10 @@ def assert_gradients_match(
 ) -> None:
     """Assert that gradients through rebuilt states are those of plain autograd.
 
-    The module is a member of a container that keeps only its own input, so the input of
-    the module is rebuilt. Compared are the gradients of the state, of tensors of the context that
-    require one and of the parameters, in both directions, with the log-determinant
-    where there is one.
+    The module is a member of a container that keeps only its own input, so that the
+    input of the module is rebuilt. Compared are the gradients of the state, of tensors
+    of the context that require one and of the parameters, in both directions, with the
+    log-determinant where there is one.
 
     Args:
         module: The module.

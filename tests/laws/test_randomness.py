@@ -113,7 +113,7 @@ LAYERS = {
 def seed_all(seed: int, net: nn.Module) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
-    numpy.random.seed(seed)
+    numpy.random.seed(seed % 2**32)
     for i, module in enumerate(net.modules()):
         held = getattr(module, "generator", None)
         if isinstance(held, torch.Generator):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch._torch import RUN_BACKWARD, backward_id
+from invtorch.recording import nodes_ignored
 from invtorch.replay import alias_of
 
 POLL = 0.002  # seconds between two looks at what the owner of a lock does
@@ -185,5 +186,5 @@ def gradient_accumulators(tensors: Iterable[Tensor]) -> list[Tensor]:
     """
     if threading.active_count() == 1:
         return []
-    with torch.enable_grad():
+    with torch.enable_grad(), nodes_ignored():
         return [alias_of(t) for t in tensors if t.requires_grad and t.is_leaf]
