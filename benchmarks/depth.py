@@ -133,7 +133,7 @@ PRECISIONS = {  # and the strategies that are tried in each
 def network(layer: str, strength: float, depth: int) -> InvertibleSequential:
     """Stack `depth` couplings."""
     members = [module for _ in range(depth) for module in LAYERS[layer](strength)]
-    return InvertibleSequential(Tap(), *members, guard="warn")
+    return InvertibleSequential(Tap(), Tap(), *members, guard="warn")
 
 
 def gradient(net: nn.Module, x: Tensor) -> Tensor:
@@ -195,25 +195,28 @@ def measure(layer: str, strength: float, depth: int, seed: int) -> list[dict[str
             for _ in range(LEARNING if options.get("anchors") == "auto" else 1):
                 with listening() as heard:
                     found = gradient(contender, start)
-            rebuilt = rebuilt_input(contender, start)
+            rebuilt, exact_state = rebuilt_state(contender, start)
             row = {"layer": layer, "strength": strength, "depth": depth, "seed": seed}
             row |= {"precision": precision, "strategy": strategy, "growth": growth}
             row |= {"gradient_error": relative(found, truth)}
-            row |= {"rebuilt_error": relative(rebuilt.double(), start.double())}
+            row |= {"rebuilt_error": relative(rebuilt.double(), exact_state.double())}
             # no public name says where "auto" places the anchors of the next pass
             row |= {"anchors": len(contender._anchors.places(contender._layers))}
             rows.append(row | {"refused": bool(heard)})
     return rows
 
 
-def rebuilt_input(net: InvertibleSequential, x: Tensor) -> Tensor:
-    """Return the input that the last backward pass rebuilt, or else the inverse's."""
-    if net.memory == "store":
-        with torch.no_grad():
-            return net.inverse(net(x))
-    seen: Tensor
-    (seen,) = net[0].rebuilt
-    return seen
+def rebuilt_state(net: InvertibleSequential, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the state before the first coupling: rebuilt, and exact.
+
+    It equals the input. The input itself is kept, and the layer before only notes it.
+    """
+    with torch.no_grad():
+        exact: Tensor = net[0](x)
+        if net.memory == "store":
+            return net[1:].inverse(net(x)), exact
+    (seen,) = net[1].rebuilt
+    return seen, exact
 
 
 def number(value: float | None) -> str:

@@ -14,7 +14,13 @@ from invtorch.engine.checks import has_hooks
 from invtorch.engine.guard.blocks import blocks_of
 from invtorch.engine.guard.fingerprint import PROBES
 from invtorch.engine.guard.fingerprint import mark as mark_of
-from invtorch.engine.guard.tolerance import SAME, distance, relative_error, tolerance
+from invtorch.engine.guard.tolerance import (
+    SAME,
+    distance,
+    least_share,
+    relative_error,
+    tolerance,
+)
 from invtorch.module import MEMORY, Inverse
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
 from invtorch.recording import Context
@@ -192,6 +198,18 @@ def state_tolerance(
 def _tolerance(state: float, computed: float, steep: bool) -> float:
     # for dynamic shapes Dynamo makes inputs of global numbers, which it cannot print
     return tolerance(state, computed, math.inf if steep else 1.0)
+
+
+def state_least_share(
+    state: Sequence[Tensor], computed: float, steep: bool = False
+) -> float:
+    """Return the smallest share of a sample that is judged by its own size."""
+    return _least_share(_eps(state), computed, steep)
+
+
+@_torch.constant_in_graphs
+def _least_share(state: float, computed: float, steep: bool) -> float:
+    return least_share(state, computed, math.inf if steep else 1.0)
 
 
 def _eps(state: Sequence[Tensor]) -> float:

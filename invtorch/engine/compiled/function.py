@@ -28,6 +28,7 @@ from invtorch.engine.compiled.checks import (
     check_repeatable,
     computed_eps,
     mark,
+    state_least_share,
     state_tolerance,
 )
 from invtorch.engine.guard.blocks import blocks_of
@@ -35,6 +36,7 @@ from invtorch.engine.guard.tolerance import (
     floors_of,
     growth_of,
     owners,
+    sizes_of_samples,
     whole_norms,
 )
 from invtorch.recording import Context, State
@@ -239,7 +241,14 @@ def _assert_replay(
             state_tolerance(output, eps),
             state_tolerance(output, eps, steep=True),
         )
-        scales = guard.scales(index)
+        shares = (
+            state_least_share(output, eps),
+            state_least_share(output, eps, steep=True),
+        )
+        share = torch.where(steep, shares[1], shares[0])
+        norms = guard.rows[index][:, -1].double()
+        whole = sizes_of_samples(norms, [blocks_of(t) for t in state])
+        scales = torch.maximum(guard.scales(index), share * whole)
         assert_rebuilt(call.label, now, guard.rows[index], scales, limits, steep)
 
 

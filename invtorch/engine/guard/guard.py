@@ -27,8 +27,10 @@ from invtorch.engine.guard.tolerance import (
     distance,
     floors_of,
     growth_of,
+    least_share,
     owners,
     relative_error,
+    sizes_of_samples,
     tolerance,
     whole_norms,
 )
@@ -154,9 +156,9 @@ class Guard:
         if not all(finite):
             self._raise_or_warn(self._not_finite(finite.index(False)))
             return
-        measured = self._measure(compared, marks, self._floors(sizes))
-        self.anchors.learn(measured, eps_of(self.dtype))
         growth = float(growth_of(sizes))
+        measured = self._measure(compared, marks, self._floors(sizes), growth)
+        self.anchors.learn(measured, eps_of(self.dtype))
         breaches = self._breaches(measured, growth)
         if breaches:
             self._raise_or_warn(*self._message(breaches, growth))
@@ -206,11 +208,15 @@ class Guard:
         floors = floors_of(sizes, ragged=len({*arities}) > 1)
         return [row[:n] for row, n in zip(floors, arities, strict=True)]
 
+    def _least_share(self, layer: int, growth: float) -> float:
+        return least_share(eps_of(self.dtype), self.eps[layer], growth)
+
     def _measure(
         self,
         compared: list[tuple[int, int, Tensor]],
         marks: Sequence[Tensor],
         floors: Sequence[Tensor],
+        growth: float,
     ) -> list[Measured]:
         layers, indices, numbers = zip(*compared, strict=True)
         rebuilt = _on_cpu(numbers)
@@ -223,6 +229,13 @@ class Guard:
             floor = torch.cat([floors[i] for i in chosen])
             floor = floor[owners(self._counts(chosen), CPU)]
             scale = torch.where(norms > 0, norms, floor)
+            parts = [blocks for i in chosen for blocks in self.parts[i]]
+            share = [self._least_share(layers[i], growth) for i in some]
+            counts = [len(marks[i]) for i in chosen]
+            least = torch.tensor(share, device=CPU).repeat_interleave(
+                torch.tensor(counts, device=CPU)
+            )
+            scale = torch.maximum(scale, least * sizes_of_samples(norms, parts))
             errors = relative_error(distance(now, before[:, :-1]).double(), scale)
             blocks = pad_sequence(errors.split([len(marks[i]) for i in chosen]), True)
             largest, places = blocks.max(1)

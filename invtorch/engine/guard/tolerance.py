@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invtorch.engine.guard.blocks import Blocks
+
 # Tolerances, in eps.
 STEEP = 64.0  # for states that grow by more than 1 / eps: 4 times `anchors.BUDGET`
+ROUNDED = 16.0  # of a part, relative to its whole sample: `anchors.BUDGET`
 SAME = 64.0  # between two marks of one state, whose sums may be added in another order
 
 LEAP = 10.0  # largest growth of one layer that counts: more is a change of units
@@ -106,6 +109,37 @@ def floors_of(sizes: Tensor, ragged: bool = False) -> Tensor:
     places = torch.arange(last + 1, device=sizes.device).unsqueeze(1)
     positive = torch.where(sizes > 0, places, last)
     return sizes.gather(0, positive.flip(0).cummin(0).values.flip(0))
+
+
+def least_share(state: float, computed: float, growth: float = 1.0) -> float:
+    """Return the smallest share of a sample that is judged by its own size.
+
+    A smaller part of it, such as a channel of rounding errors beside large ones, may be
+    off by what 16 roundings of the whole sample are. Layers that mix channels make no
+    smaller error.
+
+    Args:
+        state: The eps of the state's dtype.
+        computed: The eps of the coarsest dtype in which the layer computes.
+        growth: As for `tolerance`.
+    """
+    allowed = tolerance(state, computed, growth)
+    return min(1.0, ROUNDED * state / allowed) if allowed else 0.0
+
+
+def sizes_of_samples(norms: Tensor, parts: Sequence[Blocks]) -> Tensor:
+    """Return for each block of a state the norm of all groups of its samples.
+
+    Args:
+        norms: The norms of the blocks, first those of the first tensor.
+        parts: How the tensors are divided.
+    """
+    whole = []
+    for one, blocks in zip(norms.split([b.number for b in parts]), parts, strict=True):
+        groups = one.view(-1, blocks.groups)
+        size = torch.linalg.vector_norm(groups, dim=1, keepdim=True)
+        whole.append(size.expand_as(groups).reshape(-1))
+    return torch.cat(whole)
 
 
 def distance(projections: Tensor, others: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -119,6 +119,9 @@ PARTS = {
 )
 def test_a_loud_part_hides_no_error_of_a_quiet_one(name, ratio, wrong, seed) -> None:
     part, message = PARTS[name]
+    # what 16 roundings of the other channels of a sample explain is no error
+    eps = torch.finfo(torch.float32).eps
+    assume(name.rstrip("s") == "sample" or wrong / ratio > 64 * eps)
     torch.manual_seed(seed)
     x = torch.randn(4, 32, 5, 5) * ratio
     x[part] /= ratio
@@ -133,8 +136,8 @@ def test_a_loud_part_hides_no_error_of_a_quiet_one(name, ratio, wrong, seed) -> 
 @pytest.mark.parametrize("name", ["sample", "channels"])
 def test_a_loud_part_hides_no_error_when_compiled(name) -> None:
     part, _ = PARTS[name]
-    x = torch.randn(4, 32, 5, 5) * 1e4
-    x[part] /= 1e4
+    x = torch.randn(4, 32, 5, 5) * 1e3
+    x[part] /= 1e3
     net = InvertibleSequential(OffIn(part, 0.0), OffIn(part, 1e-2), anchors=0)
     loss = compiled(net)(x).square().mean()
     with pytest.raises(RuntimeError, match=r"inverting layer 1 \(OffIn\) is off"):
