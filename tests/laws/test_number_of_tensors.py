@@ -14,6 +14,7 @@ from invtorch import (
     Split,
 )
 from invtorch.planning import measure_memory
+from tests.compilation import COMPILING, compiled
 from tests.devices import ON_THE_CPU
 from tests.parts import Conditioner, Reverse, Scale
 from tests.strategies import (
@@ -217,3 +218,22 @@ def test_inverse_with_another_number_of_tensors_is_refused() -> None:
     y = net(torch.randn(3, 2, requires_grad=True))
     with pytest.raises(RuntimeError, match="returned 1 tensors, but the layer"):
         y.sum().backward()
+
+
+class TestCompiled:
+    """Under `torch.compile` the number of tensors may not change."""
+
+    pytestmark = COMPILING
+
+    def test_another_number_is_refused_by_name(self) -> None:
+        net = InvertibleSequential(Scale(4, 1), Split(), Join())
+        with pytest.raises(Exception, match=r"layer 1 \(Split\) made 2 tensors"):
+            compiled(net)(torch.randn(2, 4, 3, requires_grad=True))
+
+    def test_it_runs_outside_of_a_graph_that_may_break(self) -> None:
+        net = InvertibleSequential(Scale(4, 1), Split(), Join(), anchors=0)
+        x = torch.randn(2, 4, 3, requires_grad=True)
+        y = compiled(net, fullgraph=False)(x)
+        assert_equal(
+            torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(net(x).sum(), x)[0]
+        )

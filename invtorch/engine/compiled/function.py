@@ -26,6 +26,7 @@ from invtorch.engine.compiled.checks import (
     check_deterministic,
     check_global_hooks,
     check_repeatable,
+    check_same_arity,
     computed_eps,
     mark,
     state_least_share,
@@ -117,6 +118,7 @@ class CompiledPass(torch.autograd.Function):
             with torch.enable_grad():
                 state = call.evaluate(given, read)
             check_deterministic(call.label, _torch.random_operation(before))
+            check_same_arity(call.label, len(given), len(state))
             check_dtypes(call.label, given, state)
             check_no_gradient(call.label, state)
             marks += [mark(list(state))] if guarded else []
