@@ -13,5 +13,5 @@ COMPILING = [
 ]
 
 
-def compiled(function, backend="aot_eager", fullgraph=True):
-    return torch.compile(function, backend=backend, fullgraph=fullgraph)
+def compiled(function, backend="aot_eager", fullgraph=True, **options):
+    return torch.compile(function, backend=backend, fullgraph=fullgraph, **options)

@@ -318,6 +318,28 @@ def assert_repeated(
         )
 
 
+def assert_repeated_from(
+    label: str, again: Tensor, before: Tensor, scales: Tensor, limit: float
+) -> None:
+    """Assert in the graph that a replay from a kept input returns the output again.
+
+    The state above may be rebuilt with an error, so that marks are compared.
+
+    Args:
+        label: The name of the layer in messages.
+        again: The mark of the output of the replay.
+        before: The mark of its output in the forward pass.
+        scales: The size relative to which the error of each block is measured.
+        limit: The tolerance.
+    """
+    distances = distance(again[:, :-1], before[:, :-1])
+    _assert(
+        (relative_error(distances, scales) <= limit).all(),
+        f"{label} did not repeat itself: it draws random numbers, or reads something "
+        f"that changes; set memory='store' under torch.compile",
+    )
+
+
 def _energy(tensor: Tensor) -> Tensor:
     """Return the sum of squares, without an overflow of half precision."""
     sizes = tensor.detach().abs()

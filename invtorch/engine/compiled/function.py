@@ -20,6 +20,7 @@ from invtorch.engine.compiled.checks import (
     assert_finite,
     assert_rebuilt,
     assert_repeated,
+    assert_repeated_from,
     assert_unchanged,
     check_arguments,
     check_composites,
@@ -234,10 +235,16 @@ def _assert_replay(
     must be within the tolerance of the layers through which it was rebuilt.
     """
     limit = state_tolerance(output, computed_eps(call.step.module, output))
+    if call.anchor:
+        if guard is not None:
+            again_mark, scales = mark(list(again)), guard.scales(index + 1)
+            rows = guard.rows[index + 1]
+            assert_repeated_from(call.label, again_mark, rows, scales, limit)
+        return
     none = output[0].new_zeros(len(output), dtype=torch.float32)
     least = none if guard is None else guard.least(index + 1)
     assert_repeated(call.label, again, output, least.unbind(), limit)
-    if guard is not None and not call.anchor:
+    if guard is not None:
         now, steep = mark(list(state)), growth_of(guard.sizes) * eps > 1
         limits = (
             state_tolerance(output, eps),

@@ -142,7 +142,7 @@ class Single(InvertibleModule):
 
 
 BROKEN = {
-    "two for one": (Split, r"layer 0 \(Split\) returned 2 tensors for a state of 1"),
+    "two for one": (Split, r"layer 0 \(Split\) made 2 tensors of a state of 1"),
     "dtype": (Single, r"layer 0 \(Single\) changed the dtype of the state from"),
 }
 

@@ -112,8 +112,9 @@ class Units(InvertibleModule):
 @given(seeds)
 def test_a_change_of_units_is_no_growth(seed) -> None:
     torch.manual_seed(seed)
-    plain, x = orthogonal(2.0, 90, anchors=0), images()
-    net = InvertibleSequential(Units(2.0**27), *plain, anchors=0)
+    layers, x = orthogonal(2.0, 90, anchors=0), images()
+    net = InvertibleSequential(Units(2.0**27), *layers, anchors=0)
+    plain = InvertibleSequential(Units(1.0), *layers, anchors=0)
     assert torch.equal(gradient(net, x / 2**27), gradient(plain, x))
 
 
