@@ -37,6 +37,10 @@ class ReversibleBlock(VolumePreserving):
     reversible residual networks, and with attention as $f$, a feed-forward network as
     $g$ and `dim=-1` that of reversible transformers.
 
+    The inverse evaluates $g$ before $f$. If both draw random numbers, as dropout does,
+    a rebuilt state would have those of the other network, and the guard raises: set
+    `block.memory = "checkpoint"`.
+
     Args:
         f: The network that shifts $x_1$. It takes $x_2$ and the context, and returns a
             tensor of the shape of $x_1$.

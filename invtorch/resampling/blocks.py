@@ -66,7 +66,7 @@ class Downsample(VolumePreserving):
         self._check_output(y, entries)
         blocks = y.reshape(len(y), y.shape[1] // entries, entries, *y.shape[2:])
         matrix = self._matrix(y)
-        blocks = _product(None if matrix is None else matrix.mT, blocks)
+        blocks = _product(None if matrix is None else matrix.mH, blocks)
         return self._cropped(from_blocks(blocks, self.stride))
 
     def extra_repr(self) -> str:

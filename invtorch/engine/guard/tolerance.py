@@ -124,7 +124,8 @@ def least_share(state: float, computed: float, growth: float = 1.0) -> float:
         growth: As for `tolerance`.
     """
     allowed = tolerance(state, computed, growth)
-    return min(1.0, ROUNDED * state / allowed) if allowed else 0.0
+    rounded = ROUNDED * max(state, computed)  # a rounding of a coarse one may flip
+    return min(1.0, rounded / allowed) if allowed else 0.0
 
 
 def sizes_of_samples(norms: Tensor, parts: Sequence[Blocks]) -> Tensor:
