@@ -105,7 +105,7 @@ def test_temperature_scales_the_latent_variable(seed, temperature) -> None:
     generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
     x = flow.sample(5, temperature=temperature, generator=generators[0])
     usual = flow.sample(5, generator=generators[1])
-    assert_equal(flow.to_latent(x), temperature * flow.to_latent(usual))
+    assert_equal(flow.to_latent(x), temperature * flow.to_latent(usual), least=1.0)
 
 
 BASES = {

@@ -177,6 +177,7 @@ class Shrinks(AdditiveCoupling):
         return super().inverse(y / self.factors, *context).flip(1)
 
 
+@pytest.mark.filterwarnings("ignore:the state grows")
 @costly(15)
 @given(
     st.integers(1, 6).map(lambda exponent: 10.0**exponent),
