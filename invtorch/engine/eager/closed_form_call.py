@@ -18,7 +18,7 @@ from invtorch.engine.eager.call import labeled
 from invtorch.engine.restore.context import map_tensors
 from invtorch.engine.restore.generators import Source, on_devices
 from invtorch.engine.restore.locks import Locks
-from invtorch.engine.restore.random_numbers import Drawn, RandomStatesKept
+from invtorch.engine.restore.random_numbers import DRAWING, Drawn, RandomStatesKept
 from invtorch.module import InvertibleModule
 from invtorch.precision import autocast_enabled, eps_of, no_autocast, tf32_dtypes
 from invtorch.recording import Context, Direction, Recording, State
@@ -224,7 +224,9 @@ def _both(
     call: ClosedFormCall, direction: Direction, x: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the output of a closed form, and that of the layer."""
-    with torch.no_grad(), RandomStatesKept(on_devices(x.device)), Recording(None):
+    kept = RandomStatesKept(on_devices(x.device))
+    # another thread must not draw meanwhile: its numbers would be drawn twice
+    with DRAWING, torch.no_grad(), kept, Recording(None):
         none = Context()
         return call.run((x,), none)[0], direction(call.module, x, none)
 
