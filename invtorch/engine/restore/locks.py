@@ -25,6 +25,17 @@ from invtorch._torch import RUN_BACKWARD, backward_id
 from invtorch.recording import nodes_ignored
 from invtorch.replay import alias_of
 
+# functions of `threading` that return at once
+AT_ONCE = (
+    "is_set",
+    "is_alive",
+    "locked",
+    "set",
+    "clear",
+    "notify",
+    "release",
+    "get_ident",
+)
 POLL = 0.002  # seconds between two looks at what the owner of a lock does
 
 
@@ -119,7 +130,7 @@ def waits(file: str, function: str) -> bool:
     if (file, function) in RUN_BACKWARD:
         dummy = type(threading.current_thread()).__name__ == "_DummyThread"
         return dummy and backward_id() != -1
-    return file == threading.__file__
+    return file == threading.__file__ and function not in AT_ONCE
 
 
 _locks: dict[ref[nn.Module], Lock] = {}
