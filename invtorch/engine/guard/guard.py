@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from invtorch._torch import backward_id, plain_tensors, unseen_by_modes
-from invtorch.engine.guard.anchors import Anchors
+from invtorch.engine.guard.anchors import BUDGET, Anchors
 from invtorch.engine.guard.blocks import Blocks, blocks_of, names_of
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
 from invtorch.engine.guard.fingerprint import fingerprint, mark, uncounted
@@ -158,7 +158,8 @@ class Guard:
             return
         growth = float(growth_of(sizes))
         measured = self._measure(compared, marks, self._floors(sizes), growth)
-        self.anchors.learn(measured, eps_of(self.dtype))
+        planned = [self._planned(one, growth) for one in measured]
+        self.anchors.learn(planned, eps_of(self.dtype))
         breaches = self._breaches(measured, growth)
         if breaches:
             self._raise_or_warn(*self._message(breaches, growth))
@@ -220,33 +221,62 @@ class Guard:
     ) -> list[Measured]:
         layers, indices, numbers = zip(*compared, strict=True)
         rebuilt = _on_cpu(numbers)
-        worst: list[tuple[float, int]] = []
+        errors: list[tuple[float, int, float]] = []
         for some in self._few(indices):
             chosen = [indices[i] for i in some]
+            sizes = [len(marks[i]) for i in chosen]
             before = torch.cat([marks[i] for i in chosen])
-            now = torch.cat([rebuilt[i] for i in some])
-            norms = before[:, -1].double()
-            floor = torch.cat([floors[i] for i in chosen])
-            floor = floor[owners(self._counts(chosen), CPU)]
-            scale = torch.where(norms > 0, norms, floor)
-            parts = [blocks for i in chosen for blocks in self.parts[i]]
+            norms, now = before[:, -1].double(), torch.cat([rebuilt[i] for i in some])
+            distances = distance(now, before[:, :-1]).double()
             share = [self._least_share(layers[i], growth) for i in some]
-            counts = [len(marks[i]) for i in chosen]
-            least = torch.tensor(share, device=CPU).repeat_interleave(
-                torch.tensor(counts, device=CPU)
-            )
-            scale = torch.maximum(scale, least * sizes_of_samples(norms, parts))
-            errors = relative_error(distance(now, before[:, :-1]).double(), scale)
-            blocks = pad_sequence(errors.split([len(marks[i]) for i in chosen]), True)
-            largest, places = blocks.max(1)
-            worst += zip(largest.tolist(), places.tolist(), strict=True)
+            scale = self._scale(chosen, norms, floors, torch.tensor(share, device=CPU))
+            parts = relative_error(distances, scale).split(sizes)
+            largest, places = pad_sequence(list(parts), True).max(1)
+            whole = relative_error(_whole(distances, sizes), _whole(norms, sizes))
+            columns = largest.tolist(), places.tolist(), whole.tolist()
+            errors += zip(*columns, strict=True)
         measured: list[Measured] = []
-        for layer, index, (error, block) in zip(layers, indices, worst, strict=True):
-            one = Measured(layer, index, error, self.eps[layer], block)
+        for layer, index, (error, block, of_all) in zip(
+            layers, indices, errors, strict=True
+        ):
+            one = Measured(layer, index, error, self.eps[layer], block, of_all)
             if measured and one.follows(measured[-1]):
                 one = one._replace(eps=max(one.eps, measured[-1].eps))
             measured.append(one)
         return measured
+
+    def _scale(
+        self,
+        states: Sequence[int],
+        norms: Tensor,
+        floors: Sequence[Tensor],
+        share: Tensor,
+    ) -> Tensor:
+        """Return the size relative to which the error of each block is measured.
+
+        Args:
+            states: The states that are compared.
+            norms: The norms of their blocks.
+            floors: For each state of the pass, the sizes that count for zeros.
+            share: For each of `states`, the smallest part that is judged by its size.
+        """
+        floor = torch.cat([floors[i] for i in states])
+        floor = floor[owners(self._counts(states), CPU)]
+        parts = [blocks for i in states for blocks in self.parts[i]]
+        of_blocks = share[owners([len(self.marks[i]) for i in states], CPU)]
+        least = of_blocks * sizes_of_samples(norms, parts)
+        return torch.maximum(torch.where(norms > 0, norms, floor), least)
+
+    def _planned(self, one: Measured, growth: float) -> Measured:
+        """Return an error in the unit of the budget that anchors are placed for.
+
+        The budget is one of the whole state. The error of a part counts as the whole
+        budget where it reaches the tolerance.
+        """
+        eps = eps_of(self.dtype)
+        allowed = tolerance(eps, one.eps, growth)
+        part = one.error * BUDGET * eps / allowed if allowed else one.error
+        return one._replace(error=max(one.whole, part))
 
     def _breaches(
         self, measured: list[Measured], growth: float
@@ -336,6 +366,13 @@ class Guard:
                 f"the conditioners",
                 stacklevel=2,
             )
+
+
+def _whole(parts: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the norms of states from those of their blocks."""
+    rows = pad_sequence(list(parts.split(list(sizes))), batch_first=True)
+    whole: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return whole
 
 
 def _plain(state: Tensors) -> Tensors:

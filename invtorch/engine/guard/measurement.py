@@ -25,6 +25,7 @@ class Measured(NamedTuple):
         eps: The eps of the coarsest dtype in which the state was computed, since the
             state kept exactly above it.
         block: The index of that block.
+        whole: The distance of the whole state, relative to its size.
     """
 
     layer: int
@@ -32,6 +33,7 @@ class Measured(NamedTuple):
     error: float
     eps: float
     block: int = 0
+    whole: float = 0.0
 
     @property
     def rebuilt(self) -> bool:

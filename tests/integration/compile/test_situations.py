@@ -123,7 +123,8 @@ class Attention(nn.Module):
     def __init__(self, own: bool) -> None:
         super().__init__()
         self.own = own
-        self.attention = nn.MultiheadAttention(2, 1, dropout=0.5, batch_first=True)
+        if own:
+            self.attention = nn.MultiheadAttention(2, 1, dropout=0.5, batch_first=True)
 
     def forward(self, h):
         s = h.flatten(2).transpose(1, 2)
