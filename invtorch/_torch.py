@@ -69,6 +69,7 @@ __all__ = [
     "function_modes",
     "has_global_hooks",
     "has_hooks",
+    "has_node_hooks",
     "has_tensor_hooks",
     "has_values",
     "hooks_of",
@@ -392,6 +393,16 @@ def has_hooks(module: nn.Module) -> bool:
     Without: none, as for `HOOKS`.
     """
     return any(map(vars(module).__getitem__, HOOKS))
+
+
+def has_node_hooks(module: nn.Module) -> bool:
+    """Return whether a module has hooks of the deprecated `register_backward_hook`.
+
+    They see the node that computed the output, which depends on how that was done.
+    Without: none.
+    """
+    own = vars(module)
+    return bool(own["_backward_hooks"]) and own["_is_full_backward_hook"] is False
 
 
 def has_global_hooks() -> bool:

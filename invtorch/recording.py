@@ -57,7 +57,13 @@ class Direction(NamedTuple):
 
 
 class Recorder(Protocol):
-    """Receives the calls of invertible modules while a pass is recorded."""
+    """Receives the calls of invertible modules while a pass is recorded.
+
+    Attributes:
+        replays: Whether it evaluates calls again in the backward pass.
+    """
+
+    replays: bool
 
     def record(
         self,
@@ -75,6 +81,7 @@ class Recorder(Protocol):
 class _Running(threading.local):
     recorder: Recorder | None = None
     recording = False  # Dynamo can guard on a boolean, but not on every object
+    replays = False
     counting = False
     ignored = 0  # nodes that are no part of what a layer computes
     counts: list[Nodes] | None = None
@@ -95,12 +102,17 @@ class Recording:
         self.recorder = recorder
 
     def __enter__(self) -> None:
-        self.previous, _running.recorder = _running.recorder, self.recorder
-        _running.recording = self.recorder is not None
+        self.previous = _running.recorder
+        self._set(self.recorder)
 
     def __exit__(self, *_: object) -> None:
-        _running.recorder = self.previous
-        _running.recording = self.previous is not None
+        self._set(self.previous)
+
+    @staticmethod
+    def _set(recorder: Recorder | None) -> None:
+        _running.recorder = recorder
+        _running.recording = recorder is not None
+        _running.replays = recorder is not None and recorder.replays
 
 
 class Nodes(NamedTuple):
@@ -249,6 +261,20 @@ def initializing(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def check_hooks(module: nn.Module) -> None:
+    """Refuse a module whose hooks see the graph inside, which is not there.
+
+    Raises:
+        RuntimeError: If it has hooks of `register_backward_hook`.
+    """
+    if _torch.has_node_hooks(module):
+        raise RuntimeError(
+            f"{type(module).__name__} has a hook of the deprecated "
+            f"`register_backward_hook`, which depends on the graph inside: use "
+            f"`register_full_backward_hook`"
+        )
+
+
 def recorded(direction: Direction) -> Callable[..., Any]:
     """Wrap a method of an elementary module, to pass its calls to the recorder."""
 
@@ -260,6 +286,8 @@ def recorded(direction: Direction) -> Callable[..., Any]:
             initialize(self, direction.name, state, Context(context, named))
         if not _running.recording:
             return direction.function(self, state, *context, **named)
+        if _running.replays:
+            check_hooks(self)
         return _record(self, direction, state, Context(context, named))
 
     return call
@@ -292,6 +320,8 @@ def nested(direction: Direction) -> Callable[..., Any]:
 
     def call(self: Any, state: State, *context: Any, **named: Any) -> Any:
         _own_graph(self)
+        if _running.replays:
+            check_hooks(self)
         if not _running.recording or self.memory in (None, "auto"):
             return direction.function(self, state, *context, **named)
         recorder = _running.recorder

@@ -14,7 +14,7 @@ from invtorch.composite import Composite, Pass, Step
 from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
 from invtorch.memory.plan import Automatic, Plan
 from invtorch.module import MEMORY, OPPOSITE, InvertibleModule
-from invtorch.recording import Context
+from invtorch.recording import Context, check_hooks, is_recording
 
 
 class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
@@ -168,6 +168,9 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
 
     def _run(self, chain: Pass, state: Any, context: Context) -> Any:
         """Apply the members with the memory strategy."""
+        outermost = torch.is_grad_enabled() and not is_recording()
+        if outermost and self.memory != "store":
+            check_hooks(self)
         strategy = Strategy(
             self.memory or "invert",
             self._anchors,

@@ -32,6 +32,8 @@ class Planner(Protocol):
 class Store:
     """A recorder that evaluates every call under autograd, which saves activations."""
 
+    replays = False
+
     def record(
         self,
         module: InvertibleModule,

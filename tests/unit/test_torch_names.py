@@ -243,6 +243,14 @@ class TestModules:
         assert _torch.is_gathered(module)
         del holder
 
+    def test_hooks_of_nodes(self) -> None:
+        module, other = nn.Linear(1, 1), nn.Linear(1, 1)
+        assert not _torch.has_node_hooks(module)
+        module.register_backward_hook(lambda *_: None)
+        other.register_full_backward_hook(lambda *_: None)
+        assert _torch.has_node_hooks(module)
+        assert not _torch.has_node_hooks(other)
+
     def test_views(self) -> None:
         x = torch.zeros(2, 3)
         assert _torch.is_view(x[0])

@@ -58,6 +58,8 @@ class Tape:
         limit: How many states between consecutive passes are kept.
     """
 
+    replays = True
+
     def __init__(
         self,
         memory: str,
