@@ -1,23 +1,15 @@
-"""Multiplication of the channels with a learned orthogonal matrix."""
+"""Multiplication of the channels with a product of reflections."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import Tensor
 
 from invtorch._checks import check_axis, check_channels
-from invtorch.linalg import (
-    householder_product,
-    householder_vectors,
-    known_product,
-    mix_channels,
-    rebuilt,
-)
-from invtorch.module import VolumePreserving
+from invtorch.linalg import householder_product, householder_vectors
+from invtorch.mixing.unitary import UnitaryMixing
 
 
-class Householder1x1(VolumePreserving):
+class Householder1x1(UnitaryMixing):
     r"""Mix the channels at every position with one learned orthogonal matrix.
 
     $$ U = H_1 H_2 \cdots H_R, \qquad H_r = I - 2\,v_r v_r^\top / (v_r^\top v_r) $$
@@ -56,26 +48,6 @@ class Householder1x1(VolumePreserving):
         check_axis(dim)
         self.dim = dim
         self.vectors = householder_vectors(channels, reflections)
-
-    def forward(self, x: Tensor, *_: Any) -> Tensor:
-        """Return $Ux$ at every position."""
-        return mix_channels(self._matrix(x), x, self.dim)
-
-    def inverse(self, y: Tensor, *_: Any) -> Tensor:
-        r"""Return $U^\top y$ at every position."""
-        return mix_channels(self._matrix(y).mH, y, self.dim)
-
-    def replay(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `x`, and return it with `y` as a function of it."""
-        matrix = self._matrix(y)
-        x = rebuilt(matrix.mH, y, self.dim)
-        return x, known_product(y, matrix, x, self.dim)
-
-    def replay_inverse(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `y`, and return it with `x` as a function of it."""
-        matrix = self._matrix(x)
-        y = rebuilt(matrix, x, self.dim)
-        return y, known_product(x, matrix.mH, y, self.dim)
 
     def extra_repr(self) -> str:
         """Show the size of the matrix, and the axis if it is not 1."""

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from invtorch._checks import check_axis, check_channels, check_count
 from invtorch.linalg import (
-    known_product,
-    mix_channels,
     orthogonal_matrix,
     orthogonal_weight,
     random_orthogonal,
-    rebuilt,
 )
-from invtorch.module import VolumePreserving
+from invtorch.mixing.unitary import UnitaryMixing
 
 
-class Orthogonal1x1(VolumePreserving):
+class Orthogonal1x1(UnitaryMixing):
     r"""Mix the channels at every position with any orthogonal matrix.
 
     $$ y = Q B x, \qquad Q = \exp A \quad \text{or} \quad
@@ -73,26 +68,6 @@ class Orthogonal1x1(VolumePreserving):
         self.channels = channels
         self.map = map
         self.dim = dim
-
-    def forward(self, x: Tensor, *_: Any) -> Tensor:
-        """Multiply with the matrix at every position."""
-        return mix_channels(self._matrix(x), x, self.dim)
-
-    def inverse(self, y: Tensor, *_: Any) -> Tensor:
-        """Multiply with the transposed matrix at every position."""
-        return mix_channels(self._matrix(y).mH, y, self.dim)
-
-    def replay(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `x`, and return it with `y` as a function of it."""
-        matrix = self._matrix(y)
-        x = rebuilt(matrix.mH, y, self.dim)
-        return x, known_product(y, matrix, x, self.dim)
-
-    def replay_inverse(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        """Rebuild `y`, and return it with `x` as a function of it."""
-        matrix = self._matrix(x)
-        y = rebuilt(matrix, x, self.dim)
-        return y, known_product(x, matrix.mH, y, self.dim)
 
     def extra_repr(self) -> str:
         """Show the size of the matrix, the map and the axis."""
