@@ -123,7 +123,7 @@ def seed_all(seed: int, net: nn.Module) -> None:
         elif isinstance(held, numpy.random.Generator):
             held.bit_generator.state = numpy.random.PCG64(seed + i).state
         elif held is not None:
-            held.seed(seed + i)
+            held.seed((seed + i) % 2**32)
 
 
 def drawn_next(net: nn.Module) -> list[float]:
