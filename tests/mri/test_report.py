@@ -1,0 +1,118 @@
+"""The page of a run: whole in one file, of a bounded size, and shown by a browser."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mri_example.report import Report, Slice, Table, versions
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--enable-logging=stderr"),
+)
+
+
+def curve() -> Figure:
+    figure = Figure()
+    figure.subplots().plot([1, 2, 3], [3, 1, 2])
+    return figure
+
+
+def noise(seed: int, shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def page(path, slices: int = 2, shape: tuple[int, int] = (20, 20), name: str = "a"):
+    shown = [
+        Slice(
+            f"{name}, slice {i}",
+            {"zero-filled": noise(i, shape), "i-RIM": noise(i + 100, shape)},
+            noise(i + 200, shape),
+        )
+        for i in range(slices)
+    ]
+    tables = [Table("Scores", ["volume", "NMSE"], [[name, "0.1"]], "means")]
+    facts = {"Configuration": {"data": name}, "Versions": versions()}
+    curves = {"Training loss": curve()}
+    return Report("A run", "Two volumes.", tables, shown, curves, facts).write(path)
+
+
+class Addresses(HTMLParser):
+    """Collect what a page asks a browser to load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        del tag
+        self.found += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+
+def test_a_page_loads_nothing_from_outside(tmp_path):
+    parser = Addresses()
+    text = page(tmp_path / "report.html").read_text()
+    parser.feed(text)
+    assert len(parser.found) > 6
+    assert all(address.startswith(("data:", "#")) for address in parser.found)
+    assert not re.search(r"@import|url\((?!#)", text)
+
+
+@pytest.mark.parametrize("slices", [4, 12])
+def test_a_page_of_large_noisy_slices_stays_below_5_MB(tmp_path, slices):
+    path = page(tmp_path / "report.html", slices, shape=(640, 640))
+    assert path.stat().st_size < 5e6
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a & b", '"quoted"'])
+def test_names_are_shown_and_never_run(tmp_path, name):
+    text = page(tmp_path / "report.html", name=name).read_text()
+    assert name not in text
+    assert text.count("<script>") == 1
+
+
+def test_a_page_without_slices_and_curves_is_a_page(tmp_path):
+    text = Report("A run", "Nothing.").write(tmp_path / "report.html").read_text()
+    assert "Nothing." in text
+    assert "<script>" not in text
+
+
+def test_images_of_a_slice_share_a_scale_and_errors_are_relative_to_white():
+    target = np.full((8, 8), 2.0, np.float32)
+    shown = Slice("a", {"half": target / 2, "exact": target}, target)
+    pictures, errors = shown.pictures(), shown.errors()
+    assert pictures["exact"] == pictures["target"] != pictures["half"]
+    assert errors["exact"] != errors["half"]
+
+
+def test_a_slice_that_is_zero_everywhere_is_drawn():
+    dark = np.zeros((8, 8), np.float32)
+    assert Slice("a", {"i-RIM": dark}, dark).errors()["i-RIM"].startswith("data:")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_a_page_without_errors(tmp_path, width):
+    path = page(tmp_path / "report.html")
+    folder, size = (
+        f"--user-data-dir={tmp_path / 'browser'}",
+        f"--window-size={width},900",
+    )
+    done = subprocess.run(
+        [BROWSER, *FLAGS, folder, size, "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr
+    # the script ran: it marks the name of the image that is shown
+    assert done.stdout.count('class="here"') == 2
