@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -387,13 +388,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # PyTorch's, where a disk is full
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} cannot be written ({error}): choose another folder or make room"
+            f"{path} cannot be written ({reason}): choose another folder or make room"
         ) from error
     finally:
         if partial.exists():
             partial.unlink()
+
+
+@contextmanager
+def _new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Offer a file in memory, and write it at the end, whole or not at all.
+
+    HDF5 itself prints tracebacks where a disk is full.
+    """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    with whole_file(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 def write_kspace(
@@ -416,7 +431,7 @@ def write_kspace(
         mask: Which columns were measured, of undersampled k-space, `(cols,)`.
     """
     name = SINGLE_COIL if kspace.ndim == 3 else MULTI_COIL
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    with _new_hdf5(path) as file:
         file["kspace"] = kspace
         file["ismrmrd_header"] = header.xml() if isinstance(header, Header) else header
         if target is not None:
@@ -438,7 +453,7 @@ def write_reconstruction(
     The attributes say how it was undersampled: `acceleration`, `num_low_frequency` and
     `mask`.
     """
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    with _new_hdf5(path) as file:
         file["reconstruction"] = volume.astype(np.float32)
         file.attrs.update(attributes or {})
 

@@ -254,4 +254,7 @@ def _check_ending(output: Path) -> None:
 def _save(model: Reconstructor, configuration: dict[str, Any], output: Path) -> None:
     tensors = {n: tensor.contiguous() for n, tensor in model.state_dict().items()}
     with whole_file(output) as partial:
-        save_file(tensors, partial, {CONFIGURATION: json.dumps(configuration)})
+        try:
+            save_file(tensors, partial, {CONFIGURATION: json.dumps(configuration)})
+        except SafetensorError as error:
+            raise OSError(error) from error

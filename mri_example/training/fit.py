@@ -156,6 +156,11 @@ def _stopping_well(
         if nothing and trainer.is_global_zero:
             _remove_logs(trainer, output)
         raise
+    except OSError as error:  # of the log; checkpoints and data say so themselves
+        raise InputError(
+            f"training stopped at step {task.global_step}, as {output} cannot be "
+            f"written ({error}): make room, and run the same command again"
+        ) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from stop

@@ -1,0 +1,175 @@
+"""Faults in the middle of a run: files that break or vanish, disks that fill up."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mri_example.training.module import ReconstructionTask
+from tests.mri.test_command_line import (
+    ROOT,
+    configuration,
+    refused,
+    root,
+    run,
+    write_volume,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+__all__ = ["root"]  # a fixture
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def overwritten(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[100:-100] = bytes(len(content) - 200)
+    path.write_bytes(content)
+
+
+BREAK = {"cut": cut, "overwritten": overwritten, "removed": Path.unlink}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("fault", sorted(BREAK))
+def test_a_file_that_breaks_in_the_middle_of_an_epoch_is_named(
+    fault, split, workers, root, capsys, monkeypatch
+) -> None:
+    """What was saved stays, and with the file back the run goes on."""
+    path = root / f"data/singlecoil_{split}/file_{split}.h5"
+    content, step = path.read_bytes(), ReconstructionTask.training_step
+
+    def training_step(self, batch):
+        if self.global_step == 5:  # of the second epoch
+            BREAK[fault](path)
+        return step(self, batch)
+
+    more = {"max_epochs": 3}  # a worker reads ahead
+    data = {"batch_size": 2, "workers": workers}
+    config = configuration(root, data=data, trainer=more)
+    with monkeypatch.context() as patched:
+        patched.setattr(ReconstructionTask, "training_step", training_step)
+        message = refused(capsys, "fit", "--config", config)
+    assert path.name in message
+    last = torch.load(root / "run/last.ckpt", weights_only=True)
+    assert last["epoch"] in ((0, 1) if workers else (0,))
+    assert not list(root.rglob("*.partial"))
+    path.write_bytes(content)
+    assert run("fit", "--config", config) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, bytes]:
+    """Return a configuration, and the bytes of a checkpoint that it wrote."""
+    folder = tmp_path_factory.mktemp("trained")
+    for split, slices in {"train": 4, "val": 2, "test": 2}.items():
+        write_volume(folder / f"data/singlecoil_{split}/file_{split}.h5", slices)
+    config = configuration(folder, trainer={"max_epochs": 1})
+    assert run("fit", "--config", config) == 0
+    more = configuration(folder, trainer={"max_epochs": 2})
+    return more, (folder / "run/last.ckpt").read_bytes()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_checkpoint_cut_at_any_byte_is_refused(share, trained, capsys) -> None:
+    config, whole = trained
+    last = config.parent / "run/last.ckpt"
+    last.write_bytes(whole[: int(share * len(whole))])
+    damaged = digest(last)
+    assert "last.ckpt" in refused(capsys, "fit", "--config", config)
+    test, out = config.parent / "data/singlecoil_test", config.parent / "out"
+    arguments = ("--data", test, "--output", out, "--checkpoint", last)
+    assert "last.ckpt" in refused(capsys, "reconstruct", *arguments)
+    assert not out.exists()
+    assert digest(last) == damaged
+
+
+FULL = """
+import json, os, resource, signal, sys
+from mri_example.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails, as on a full disk
+codes = []
+for limit, arguments in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+        os._exit(main(arguments))
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+with open(sys.argv[2], "w") as report:
+    json.dump(codes, report)
+"""
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    """Return a folder, and commands that each wrote a file there and write it again."""
+    folder = tmp_path_factory.mktemp("writers")
+    for split, slices in {"train": 4, "val": 2, "test": 3}.items():
+        write_volume(folder / f"data/singlecoil_{split}/file_{split}.h5", slices)
+    assert run("fit", "--config", configuration(folder, trainer={"max_epochs": 1})) == 0
+    more = configuration(folder, trainer={"max_epochs": 2})
+    test, best = folder / "data/singlecoil_test", folder / "run/best.ckpt"
+    out, scores, model = (
+        folder / "out",
+        folder / "scores.json",
+        folder / "m.safetensors",
+    )
+    both = [f"--targets={test}", f"--reconstructions={out}"]
+    commands = {
+        "run/last.ckpt": ["fit", "--config", more],
+        "out/file_test.h5": [
+            *("reconstruct", "--data", test, "--output", out, "--checkpoint", best)
+        ],
+        "scores.json": ["evaluate", *both, "--output", scores],
+        "m.safetensors": ["export", "--checkpoint", best, "--output", model],
+    }
+    texts = {name: [str(a) for a in command] for name, command in commands.items()}
+    for command in [*texts.values()][1:]:
+        assert run(*command) == 0
+    return folder, texts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_files_that_cannot_be_written_whole_are_named_and_left_as_they_were(
+    share, writers
+) -> None:
+    folder, commands = writers
+    before = {name: digest(folder / name) for name in commands}
+    sizes = {name: (folder / name).stat().st_size for name in commands}
+    report = folder / "codes.json"
+    plan = [[int(share * sizes[name]), command] for name, command in commands.items()]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, json.dumps(plan), report],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    codes = json.loads(report.read_text())
+    assert codes == [2] * len(commands), ended.stderr
+    for name in commands:
+        assert str(folder / name.split("/")[0]) in ended.stderr
+        assert digest(folder / name) == before[name]
+    assert ended.stderr.count("cannot be written") == len(commands)
+    assert not list(folder.rglob("*.partial"))
