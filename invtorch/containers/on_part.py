@@ -10,7 +10,12 @@ from torch import Tensor
 from invtorch._checks import check_count
 from invtorch.composite import Composite, Step, elementary
 from invtorch.containers.sequential import invertible
-from invtorch.module import InvertibleModule, VolumePreserving, no_log_det
+from invtorch.module import (
+    InvertibleModule,
+    MemoryStrategy,
+    VolumePreserving,
+    no_log_det,
+)
 from invtorch.precision import is_differentiable
 from invtorch.recording import Context
 from invtorch.replay import ShiftGraph
@@ -133,12 +138,12 @@ class PartLayer(InvertibleModule):
         self.index = index
 
     @property
-    def memory(self) -> str | None:
+    def memory(self) -> MemoryStrategy | None:
         """The memory strategy of the layer."""
         return self.module.memory
 
     @memory.setter
-    def memory(self, memory: str | None) -> None:
+    def memory(self, memory: MemoryStrategy | None) -> None:
         self.module.memory = memory
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
 import torch
 from torch import nn
@@ -11,10 +11,19 @@ from torch import nn
 from invtorch._checks import check_initialized
 from invtorch._repr import parameter_count
 from invtorch.composite import Composite, Pass, Step
-from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
+from invtorch.engine import (
+    GUARDS,
+    Anchors,
+    AnchorsArgument,
+    GuardPolicy,
+    Strategy,
+    run,
+)
 from invtorch.memory.plan import Automatic, Plan
-from invtorch.module import MEMORY, OPPOSITE, InvertibleModule
+from invtorch.module import MEMORY, OPPOSITE, InvertibleModule, MemoryStrategy
 from invtorch.recording import Context, check_hooks, is_recording
+
+MemoryArgument: TypeAlias = MemoryStrategy | Literal["auto"] | None
 
 
 class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
@@ -86,9 +95,9 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
     def __init__(
         self,
         *modules: Any,
-        memory: str | None = "invert",
+        memory: MemoryArgument = "invert",
         anchors: AnchorsArgument = 8,
-        guard: str | None = "raise",
+        guard: GuardPolicy | None = "raise",
         state_dtype: torch.dtype | None = None,
         budget: float = 0.5,
     ) -> None:
@@ -99,19 +108,19 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
         self.guard = guard
         self.state_dtype = state_dtype
 
-    @property
-    def memory(self) -> str | None:
+    @property  # type: ignore[override]  # "auto" is for containers alone
+    def memory(self) -> MemoryArgument:
         """What is kept for the backward pass."""
         return "auto" if self._planning else self._memory
 
     @memory.setter
-    def memory(self, memory: str | None) -> None:
+    def memory(self, memory: MemoryArgument) -> None:
         if memory is not None and memory not in (*MEMORY, "auto"):
             raise ValueError(
                 f"memory is {memory!r}, but must be one of {(*MEMORY, 'auto')}"
             )
         self._planning = memory == "auto"
-        self._memory = None if self._planning else memory
+        self._memory = None if memory == "auto" else memory
 
     @property
     def budget(self) -> float:
@@ -152,12 +161,12 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
         self._state_dtype = dtype
 
     @property
-    def guard(self) -> str | None:
+    def guard(self) -> GuardPolicy | None:
         """What happens if a rebuilt state differs from that of the forward pass."""
         return self._guard
 
     @guard.setter
-    def guard(self, guard: str | None) -> None:
+    def guard(self, guard: GuardPolicy | None) -> None:
         if guard not in GUARDS:
             raise ValueError(f"guard is {guard!r}, but must be one of {GUARDS}")
         self._guard = guard
@@ -195,6 +204,16 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
 
     def __setitem__(self, index: int, module: nn.Module) -> None:
         super().__setitem__(index, invertible(module))
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[InvertibleModule]: ...
+
+    @overload
+    def __getitem__(self, index: int) -> InvertibleModule: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> InvertibleSequential: ...
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -240,7 +259,7 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
 
     @property
     def _members(self) -> list[InvertibleModule]:
-        return list(self)  # type: ignore[arg-type]
+        return list(self)
 
 
 def invertible(module: nn.Module | None) -> InvertibleModule:

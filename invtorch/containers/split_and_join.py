@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -47,6 +47,14 @@ class Split(VolumePreserving):
         super().__init__()
         self.sizes = _checked(sizes)
         self.dim = dim
+
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]
+            self, x: Tensor, /, *context: Any
+        ) -> tuple[Tensor, ...]:
+            """Return the parts."""
+            ...
 
     def forward(self, x: Tensor, *_: Any) -> tuple[Tensor, ...]:
         """Return the parts."""
@@ -92,6 +100,14 @@ class Join(VolumePreserving):
         super().__init__()
         self.sizes = _checked(sizes)
         self.dim = dim
+
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]
+            self, x: tuple[Tensor, ...], /, *context: Any
+        ) -> Tensor:
+            """Concatenate the parts."""
+            ...
 
     def forward(self, x: tuple[Tensor, ...], *_: Any) -> Tensor:
         """Concatenate the parts."""

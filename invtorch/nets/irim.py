@@ -16,6 +16,8 @@ from invtorch import (
     VolumePreserving,
     WithoutContext,
 )
+from invtorch.containers.sequential import MemoryArgument
+from invtorch.engine import GuardPolicy
 from invtorch.keywords import keywords_of
 from invtorch.recording import Context
 
@@ -93,9 +95,9 @@ class IRIM(Composite):
         *,
         estimate_channels: int = 2,
         final_update: bool = False,
-        memory: str = "invert",
+        memory: MemoryArgument = "invert",
         anchors: int | Sequence[int] | str = 8,
-        guard: str | None = "raise",
+        guard: GuardPolicy | None = "raise",
     ) -> None:
         super().__init__()
         members: list[InvertibleModule] = []
