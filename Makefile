@@ -7,13 +7,15 @@ STAMP := $(VENV)/.stamp
 DOCS_STAMP := $(VENV)/.docs
 OLDEST ?= torch==2.11.0
 OLDEST_VENV := .venv-oldest
+BUILD_VENV := .venv-build
+EMPTY_VENV := .venv-empty
 PEERS ?= memcnn==1.5.2 revlib==1.7.2
 PEERS_STAMP := $(VENV)/.peers
 STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick thorough oldest check docs bench compare figures clean
+.PHONY: help demo test quick thorough oldest check docs package bench compare figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +73,16 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 docs: $(DOCS_STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
 
+package: ## build wheel and sdist, check them, use the wheel in an empty environment
+	rm -rf dist $(EMPTY_VENV)
+	test -x $(BUILD_VENV)/bin/python || $(PYTHON) -m venv $(BUILD_VENV)
+	$(BUILD_VENV)/bin/python -m pip install --quiet build twine mypy
+	$(BUILD_VENV)/bin/python -m build
+	$(BUILD_VENV)/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv $(EMPTY_VENV)
+	$(EMPTY_VENV)/bin/python -m pip install --quiet "$(TORCH)" dist/*.whl
+	$(BUILD_VENV)/bin/python tests/installed_package.py $(EMPTY_VENV)/bin/python dist
+
 bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets and drift; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
@@ -85,4 +97,5 @@ figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results
 	$(BIN)/python -m benchmarks.figures
 
 clean: ## remove everything that can be made again
-	rm -rf $(VENV) $(OLDEST_VENV) site runs dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST_VENV) $(BUILD_VENV) $(EMPTY_VENV) site runs dist *.egg-info \
+	.hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache
