@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from mri_example import figures
-from mri_example.data import Simulation, whole_file
+from mri_example.data.files import whole_file
+from mri_example.data.simulate import Simulation
 from mri_example.errors import InputError
 from mri_example.experiment import TESTED, Contender, picture, run, say, table
 from mri_example.models import IRIM2D, IRIM3D, RIM, UNet

@@ -12,19 +12,14 @@ from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
-from mri_example.data import Simulation, whole_file
-from mri_example.experiment import (
-    Contender,
-    picture,
-    run,
-    say,
-    step_memory,
-    table,
-)
+from mri_example.data.files import whole_file
+from mri_example.data.simulate import Simulation
+from mri_example.experiment import Contender, picture, run, say, step_memory, table
 from mri_example.figures import learning_curve, memory_against_depth, save
 from mri_example.models import IRIM2D
 from mri_example.models.irim import Memory
-from mri_example.training import ReconstructionTask, SliceData
+from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
 
 ZERO_FILLED = Contender("zero-filled")
 TRAINED = Contender(

@@ -13,22 +13,20 @@ from matplotlib.figure import Figure
 
 from invtorch.planning import measure_memory
 from mri_example import figures
-from mri_example.data import KSpaceFile, Simulation, read_reconstruction, simulate_demo
+from mri_example.data.files import KSpaceFile, read_reconstruction
+from mri_example.data.simulate import Simulation, simulate_demo
 from mri_example.evaluate import evaluate
+from mri_example.masks import Masks
 from mri_example.models import Reconstructor
 from mri_example.reconstruct import Method, reconstruct, zero_filled
-from mri_example.training import (
-    MaskConfig,
-    ReconstructionTask,
-    SliceData,
-    fit,
-    load,
-)
-from mri_example.training.checkpoints import load_checkpoint
+from mri_example.training.checkpoints import load, load_checkpoint
+from mri_example.training.data import SliceData
+from mri_example.training.fit import fit
+from mri_example.training.module import ReconstructionTask
 
 TESTED = {
-    4: MaskConfig("random", (0.08,), (4,)),
-    8: MaskConfig("random", (0.04,), (8,)),
+    4: Masks("random", (0.08,), (4,)),
+    8: Masks("random", (0.04,), (8,)),
 }
 SHOWN_SLICE = 30
 
@@ -37,12 +35,7 @@ SHOWN_SLICE = 30
 class Contender:
     """A method and how it is trained; without a model the zero-filled images.
 
-    Attributes:
-        name: What it is called in tables and pictures.
-        model: Makes the network.
-        task: Options of `ReconstructionTask`.
-        batch_size: Slices in a step.
-        trainer: Options of `lightning.Trainer`.
+    `task` are options of `ReconstructionTask`, `trainer` those of `lightning.Trainer`.
     """
 
     name: str
@@ -72,49 +65,32 @@ def run(
 ) -> list[dict[str, Any]]:
     """Train a method, test it on the unseen head, and return a row for each mask.
 
-    What is there already is kept, and a training that was interrupted goes on.
-
-    Args:
-        folder: Holds `data/`, a folder for the training of each method, and
-            `reconstructions/`.
-        contender: The method.
-        simulation: How k-space is simulated.
-        device: Where to reconstruct.
-        workers: Processes that load the training data.
-
-    Raises:
-        InputError: If what is there is of another training.
+    The folder holds `data/`, a folder for the training of each method, and
+    `reconstructions/`. What is there already is kept, and a training that was
+    interrupted goes on.
     """
-    data, method, costs = folder / "data", zero_filled, _costs()
+    data = folder / "data"
+    method: Method = zero_filled
+    costs = {"parameters": 0, "steps": 0, "peak": 0}
     simulate_demo(data, simulation)
     if contender.model is not None:
         say(f"{contender.name}: training ({folder / contender.name})")
         task, slices = contender.setting(data, simulation.challenge, workers)
         last = fit(task, slices, folder / contender.name, **contender.trainer)
-        method, costs = _trained(last, task, slices)
+        method = load(last)
+        costs["parameters"] = sum(p.numel() for p in task.model.parameters())
+        costs["steps"] = int(load_checkpoint(last)["global_step"])
+        costs["peak"] = step_memory(task, slices)
         say(f"{contender.name}: {costs['steps']} steps ({last})")
     test = data / f"{simulation.challenge}_test"
     rows = []
     for acceleration, masks in TESTED.items():
         out = reconstructions(folder, contender.name, acceleration)
-        reconstruct(method, test, out, masks.build(), device=device, progress=False)
+        reconstruct(method, test, out, masks, device=device)
         scores = asdict(evaluate(test, out).summary.mean)
         named = {"method": contender.name, "acceleration": acceleration}
         rows.append(named | costs | scores)
     return rows
-
-
-def _costs(parameters: int = 0, steps: int = 0, peak: int = 0) -> dict[str, int]:
-    return {"parameters": parameters, "steps": steps, "peak": peak}
-
-
-def _trained(
-    last: Path, task: ReconstructionTask, data: SliceData
-) -> tuple[Method, dict[str, int]]:
-    model = load(last)
-    parameters = sum(p.numel() for p in model.parameters())
-    steps = int(load_checkpoint(last)["global_step"])
-    return model, _costs(parameters, steps, step_memory(task, data))
 
 
 def step_memory(task: ReconstructionTask, data: SliceData) -> int:

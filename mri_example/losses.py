@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mri_example.data import Sample
+from mri_example.data.dataset import Sample
 from mri_example.models import Reconstructor
 from mri_example.transforms import root_sum_of_squares
 
@@ -45,8 +45,6 @@ class SubsampledNMSE(nn.Module):
 
     def __init__(self, fraction: float = 0.01, *, magnitude: bool = False) -> None:
         super().__init__()
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction is {fraction}, but must be in (0, 1]")
         self.fraction, self.magnitude = fraction, magnitude
 
     def forward(
@@ -85,22 +83,9 @@ def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
-    r"""One minus the structural similarity of the magnitudes.
+    """One minus the structural similarity of magnitudes, as `metrics.ssim` has it.
 
-    On whole slices, with the maximum of the target volume, $1 - L$ is the metric
-    `mri_example.metrics.ssim`.
-
-    Args:
-        estimate: The estimate; its last two axes are rows and columns.
-        target: The target.
-        maximum: Maxima of the target volumes, `(batch,)`.
-
-    Raises:
-        ValueError: If the shapes differ, or an image is smaller than the window.
-
-    References:
-        Wang et al., *Image quality assessment: from error visibility to structural
-        similarity*, 2004.
+    The maxima `(batch,)` are those of the target volumes.
     """
     p, t = magnitudes(estimate, target)
     if min(t.shape[-2:]) < WINDOW:
@@ -158,11 +143,7 @@ def _some_coils(batch: Sample, coils: int) -> Sample:
 
 
 def magnitudes(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the root-sum-of-squares of both over their copies, `(batch, *space)`.
-
-    Raises:
-        ValueError: If their shapes differ.
-    """
+    """Return the root-sum-of-squares of both over their copies, `(batch, *space)`."""
     p, t = (root_sum_of_squares(images, dim=1) for images in (estimate, target))
     _check_shapes(p, t)
     return p, t

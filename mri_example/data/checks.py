@@ -308,7 +308,7 @@ TRANSFORMED = {  # by the axes over which k-space must be transformed to be the 
     (-2, -1): "",
     (-1,): "k-space is hybrid, its rows are positions: transform them with fft",
     (-2,): "k-space is hybrid, its columns are positions: transform them with fft",
-    (): "k-space holds images: transform them with fft2c",
+    (): "k-space holds images: transform them with fftc",
 }
 AXES = ("rows", "columns")
 

@@ -12,8 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mri_example.errors import InputError
-from mri_example.models import IRIM2D, Reconstructor
-from mri_example.training.data import MaskConfig, SliceData, check_range
+from mri_example.masks import Masks
+from mri_example.models import IRIM2D, MODELS, Reconstructor
+from mri_example.training.data import SliceData, check_range
 from mri_example.training.fit import fit
 from mri_example.training.module import ReconstructionTask
 from mri_example.training.trainer import DEFAULTS
@@ -28,15 +29,13 @@ def add_fit_options(parser: LightningArgumentParser) -> None:
         "--output",
         type=Path,
         required=True,
-        help="Folder for best.ckpt, last.ckpt and log/; a run that was interrupted "
-        "goes on there.",
+        help="Folder for best.ckpt, last.ckpt and log/; a run goes on there.",
     )
     parser.add_argument(
         "--init",
         type=Path | None,
         default=None,
-        help="A trained model, .ckpt or .safetensors, whose weights the run starts "
-        "from.",
+        help="A trained model, .ckpt or .safetensors, to start from.",
     )
     parser.add_argument(
         "--seed_everything", type=int, default=0, help="What all randomness follows."
@@ -45,15 +44,12 @@ def add_fit_options(parser: LightningArgumentParser) -> None:
         Reconstructor,
         "model",
         default={"class_path": f"{IRIM2D.__module__}.IRIM2D"},
-        help="IRIM2D, IRIM3D, ChallengeIRIM, RIM or UNet; --model.help NAME lists its "
-        "options.",
+        help=f"{', '.join(MODELS)}; --model.help NAME lists its options.",
     )
-    groups = {"training": ReconstructionTask, "data": SliceData}
-    for name, group in groups.items():
-        parser.add_class_arguments(
-            group, name, skip={"model", "masks", "seed"}, instantiate=False
-        )
-    parser.add_class_arguments(MaskConfig, "masks")
+    of_ours: dict[str, Any] = {"skip": {"model", "masks", "seed"}, "instantiate": False}
+    parser.add_class_arguments(ReconstructionTask, "training", **of_ours)
+    parser.add_class_arguments(SliceData, "data", **of_ours)
+    parser.add_class_arguments(Masks, "masks")
     parser.add_lightning_class_args(lightning.Trainer, "trainer")
     parser.set_defaults({f"trainer.{name}": v for name, v in DEFAULTS.items()})
 

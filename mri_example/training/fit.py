@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 
 from invtorch import DriftError
 from mri_example.errors import InputError
@@ -51,7 +50,7 @@ def fit(
     init: Path | None = None,
     **trainer: Any,
 ) -> Path:
-    """Train a model on files in the fastMRI layout.
+    """Train a model on files in the fastMRI layout, and return the last checkpoint.
 
     A run that was interrupted goes on from the end of its last whole epoch, and on a
     CPU ends with the very weights it would have had. A run that is over is left as it
@@ -64,9 +63,6 @@ def fit(
             `log/`.
         init: A trained model whose weights the run starts from.
         **trainer: Options of `lightning.Trainer`.
-
-    Returns:
-        The path of the last checkpoint.
 
     Raises:
         InputError: If data, configuration or a checkpoint in `output` cannot be used,
@@ -132,17 +128,12 @@ def _notes(
 
 def _seconds(limit: Any) -> float | None:
     """Return a time limit, which Lightning takes in several forms, in seconds."""
-    if limit is None:
-        return None
-    if isinstance(limit, dict):
-        limit = timedelta(**limit)
-    if isinstance(limit, timedelta):
-        return limit.total_seconds()
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(limit).strip())
-    if match is None:
-        raise InputError(f"max_time is {limit!r}, but must be written DD:HH:MM:SS")
-    days, hours, minutes, seconds = map(int, match.groups())
-    return timedelta(days, seconds, 0, 0, minutes, hours).total_seconds()
+    try:
+        return Timer(limit).time_remaining()
+    except (MisconfigurationException, AttributeError, TypeError) as error:
+        raise InputError(
+            f"max_time is {limit!r}, but must be written DD:HH:MM:SS"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from mri_example.errors import InputError
 from mri_example.metrics import METRICS
+from mri_example.progress import LINES
 from mri_example.training.checkpoints import WholeCheckpointIO
 
-INTERVAL = 20.0  # seconds between lines of progress
 LOGGED = ("loss", *(f"validation_{metric}" for metric in METRICS))
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,
@@ -30,24 +29,19 @@ DEFAULTS: dict[str, Any] = {
 
 
 class ProgressLines(Callback):
-    """Print a line every 20 seconds, where no terminal shows a bar."""
-
-    def on_train_start(self, *_: Any) -> None:
-        """Start the clock."""
-        self.start = self.printed = time.monotonic()
+    """Print step and loss every 20 seconds, where no terminal shows a bar."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Print the step and the loss, if it is time."""
-        now = time.monotonic()
-        if now - self.printed < INTERVAL or not trainer.is_global_zero:
-            return
-        self.printed = now
-        loss = float(trainer.callback_metrics.get("loss", float("nan")))
-        sys.stderr.write(
-            f"epoch {trainer.current_epoch}, step {trainer.global_step}, loss "
-            f"{loss:.4g}, {now - self.start:.0f} s\n"
-        )
-        sys.stderr.flush()
+        if LINES.due() and trainer.is_global_zero:
+            loss = float(trainer.callback_metrics.get("loss", float("nan")))
+            where = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
+            LINES.say(f"{where}, loss {loss:.4g}")
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Print how far the validation is, if it is time."""
+        if LINES.due() and trainer.is_global_zero:
+            LINES.say(f"epoch {trainer.current_epoch}, validation, slice {args[3] + 1}")
 
 
 def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
@@ -65,7 +59,8 @@ def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
     chosen["callbacks"] = [*_list(chosen.get("callbacks")), *_callbacks(output)]
     chosen["logger"] = _loggers(output, chosen.get("logger"))
     chosen["plugins"] = [*_list(chosen.get("plugins")), WholeCheckpointIO()]
-    chosen["strategy"] = _strategy(chosen)
+    if chosen.get("strategy") == "fsdp":
+        chosen["strategy"] = _sharding(chosen)
     if not sys.stderr.isatty():
         chosen["enable_progress_bar"] = False
     try:
@@ -125,19 +120,10 @@ def _list(value: Any) -> list[Any]:
 
 
 def _callbacks(output: Path) -> list[Callback]:
-    best = ModelCheckpoint(
-        dirpath=output,
-        filename="best",
-        monitor="validation_ssim",
-        mode="max",
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(
-        dirpath=output,
-        filename="last",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    options: dict[str, Any] = {"dirpath": output, "enable_version_counter": False}
+    highest: dict[str, Any] = {"monitor": "validation_ssim", "mode": "max"}
+    best = ModelCheckpoint(filename="best", **highest, **options)
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options)
     return [best, last, *([] if sys.stderr.isatty() else [ProgressLines()])]
 
 
@@ -150,10 +136,7 @@ def _loggers(output: Path, chosen: Any) -> list[Logger]:
     return [CSVLogger(output, name="log"), *own]
 
 
-def _strategy(options: dict[str, Any]) -> Any:
-    strategy = options.get("strategy", "auto")
-    if strategy != "fsdp":
-        return strategy
+def _sharding(options: dict[str, Any]) -> ModelParallelStrategy:
     devices = options.get("devices", 1)
     devices = len(devices) if isinstance(devices, list | tuple) else devices
     if not str(devices).isdigit() or int(devices) < 1:

@@ -5,17 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_example.data import SliceDataset
+from mri_example.data.dataset import SliceDataset
 from mri_example.errors import InputError
 from mri_example.losses import SubsampledNMSE, normalized_l1, training_loss
-from mri_example.models import (
-    IRIM2D,
-    IRIM3D,
-    RIM,
-    UNet,
-)
-from mri_example.models.base import standard_deviation
-from mri_example.training import ReconstructionTask
+from mri_example.models import IRIM2D, IRIM3D, RIM, UNet
+from mri_example.training.module import ReconstructionTask
 from tests.mri.test_multicoil import COILS, FAN, MASKS, root
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -36,7 +30,7 @@ def test_a_step_on_some_coils_sees_them_as_among_all(root, model, few, seed):
     folder = root / "multicoil_train"
     dataset = SliceDataset(folder, MASKS, slab=model.slab, epoch=0)
     batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
-    network, scale = model, standard_deviation(batch.zero_filled)
+    network, scale = model, model.scale_of(batch.zero_filled)
     for loss in ("l1", "nmse"):
         torch.manual_seed(seed)
         found = training_loss(loss, 1.0, coils_per_step=few)(network, batch)

@@ -74,7 +74,6 @@ def test_each_is_of_its_model_and_of_the_published_size(name, fitted) -> None:
     if name.startswith("small"):
         assert count < 2e6
         assert trainer["accelerator"] == "auto"
-    data.masks.build()
     several = (model.coils or 1) > 1
     challenge = "multicoil" if several else "singlecoil"
     assert data.describe()["challenge"] == challenge

@@ -12,13 +12,14 @@ import pytest
 from mri_example import demo as demonstration
 from mri_example import experiment
 from mri_example.cli import main
-from mri_example.data import Simulation, simulate_volumes
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
+from mri_example.data.simulate import Simulation, simulate_volumes
 from mri_example.experiment import Contender, step_memory
 from mri_example.figures import compare
 from mri_example.models import IRIM2D
-from mri_example.training import ReconstructionTask, SliceData
+from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

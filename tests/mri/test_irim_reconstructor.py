@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from mri_example.errors import InputError
 from mri_example.losses import SubsampledNMSE
-from mri_example.models import IRIM2D, ChallengeIRIM, load_authors_weights
-from mri_example.models.authors import own_name
+from mri_example.models import IRIM2D, ChallengeIRIM
+from mri_example.models.authors import load_authors_weights, own_name
 from tests.tolerances import assert_equal
 
 REFERENCE = Path(__file__).parents[1] / "data/reference_irim_small.npz"

@@ -9,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mri_example.errors import InputError
-from mri_example.losses import (
-    SubsampledNMSE,
-    dissimilarity,
-    normalized_l1,
-)
+from mri_example.losses import SubsampledNMSE, dissimilarity, normalized_l1
 from mri_example.masks import undersample
 from mri_example.metrics import ssim
 from mri_example.models import (
@@ -26,7 +22,7 @@ from mri_example.models import (
     build,
     describe,
 )
-from mri_example.transforms import fft2c, ifft2c
+from mri_example.transforms import fftc, ifftc
 from tests.tolerances import assert_equal
 
 FAN = {"hidden": (4, 4), "strides": (1, 2)}
@@ -49,7 +45,7 @@ def problem(config, rows: int = 12, cols: int = 11):
     space = (rows, cols) if config.slab is None else (config.slab, rows, cols)
     image = torch.randn(2, coils, *space, dtype=torch.complex128)
     mask = (torch.rand(2, *(1,) * len(space), cols) < 0.5).double()
-    return ifft2c(undersample(fft2c(image), mask)), mask
+    return ifftc(undersample(fftc(image), mask)), mask
 
 
 @pytest.mark.parametrize(
