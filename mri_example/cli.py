@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning
 import torch
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
@@ -17,24 +18,23 @@ from jsonargparse import (  # type: ignore[attr-defined]
 )
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mri_example.comparison import compare
 from mri_example.data.anatomy import nifti_volumes
 from mri_example.data.convert import convert_raw
 from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
-from mri_example.demo import demo
+from mri_example.demo import compare, demo, say
 from mri_example.errors import InputError
 from mri_example.evaluate import check_ending, write
 from mri_example.evaluate import evaluate as evaluate_folders
-from mri_example.experiment import say
 from mri_example.inspection import inspect_root
 from mri_example.masks import Masks
-from mri_example.models import ChallengeIRIM, Reconstructor
+from mri_example.models import IRIM2D, MODELS, ChallengeIRIM, Reconstructor
 from mri_example.reconstruct import check_device, zero_filled
 from mri_example.reconstruct import reconstruct as reconstruct_folder
 from mri_example.training.checkpoints import export as export_model
 from mri_example.training.checkpoints import export_authors, load
-from mri_example.training.command import add_fit_options, run_fit
-from mri_example.training.fit import fit
+from mri_example.training.data import SliceData, check_range
+from mri_example.training.fit import DEFAULTS, fit
+from mri_example.training.module import ReconstructionTask
 
 CHALLENGE: Any = lazy_instance(ChallengeIRIM)
 
@@ -257,6 +257,62 @@ class Parser(LightningArgumentParser):
         self.exit(2, f"error: {said}: `{shown} --help` lists what there is\n")
 
 
+def _add_fit_options(parser: LightningArgumentParser) -> None:
+    """Add what `fit` takes: `--trainer` is `lightning.Trainer`, `--data` `SliceData`.
+
+    `--training` is `ReconstructionTask`, and `--model` the network that it trains.
+    """
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="Folder for best.ckpt, last.ckpt and log/; a run goes on there.",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path | None,
+        default=None,
+        help="A trained model, .ckpt or .safetensors, to start from.",
+    )
+    parser.add_argument(
+        "--seed_everything", type=int, default=0, help="What all randomness follows."
+    )
+    parser.add_subclass_arguments(
+        Reconstructor,
+        "model",
+        default={"class_path": f"{IRIM2D.__module__}.IRIM2D"},
+        help=f"{', '.join(MODELS)}; --model.help NAME lists its options.",
+    )
+    of_ours: dict[str, Any] = {"skip": {"model", "masks", "seed"}, "instantiate": False}
+    parser.add_class_arguments(ReconstructionTask, "training", **of_ours)
+    parser.add_class_arguments(SliceData, "data", **of_ours)
+    parser.add_class_arguments(Masks, "masks")
+    parser.add_lightning_class_args(lightning.Trainer, "trainer")
+    parser.set_defaults({f"trainer.{name}": v for name, v in DEFAULTS.items()})
+
+
+def _run_fit(parser: LightningArgumentParser, config: Namespace) -> None:
+    """Train as the options say, and print where the best checkpoint is."""
+    seed = config.seed_everything
+    check_range("seed_everything", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1")
+    torch.manual_seed(seed)
+    try:
+        built = parser.instantiate(config)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"the options cannot be used ({said}): change them") from error
+    trainer: dict[str, Any] = vars(built.trainer)
+    task = ReconstructionTask(built.model, **vars(built.training))
+    data = SliceData(masks=built.masks, seed=seed, **vars(built.data))
+    last = fit(task, data, config.output, init=config.init, **trainer)
+    best = last.with_stem("best")
+    if task.global_rank == 0:
+        found = best if best.exists() else "none was written"
+        sys.stdout.write(f"best checkpoint: {found}\n")
+
+
 def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of the command line, and that of each command."""
     whole = Parser(prog="python -m mri_example", description=__doc__)
@@ -267,7 +323,7 @@ def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
             "--config", action=ActionConfigFile, help="Options as YAML."
         )
         if name == "fit":
-            add_fit_options(parser)
+            _add_fit_options(parser)
         else:
             parser.add_function_arguments(COMMANDS[name])
         subcommands.add_subcommand(name, parser, help=parser.description)
@@ -283,7 +339,7 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = whole.parse_args(arguments)
         name = parsed.subcommand
         if name == "fit":
-            run_fit(parsers[name], parsed[name])
+            _run_fit(parsers[name], parsed[name])
         else:
             options = vars(parsers[name].instantiate(parsed[name]))
             options.pop("config")

@@ -7,14 +7,13 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mri_example.data.checks import checked
+from mri_example.data.checks import OnFailure, checked
 from mri_example.data.files import (
     UNKNOWN,
     KSpaceFile,
@@ -156,32 +155,6 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-class _Failures(dict[str, str]):
-    """Why volumes cannot be evaluated; unless they are skipped, the first raises."""
-
-    def __init__(self, found: Mapping[str, str], *, skip: bool) -> None:
-        super().__init__(found)
-        self.skip = skip
-        if not skip:
-            self.refuse()
-
-    @contextmanager
-    def noted(self, name: str) -> Iterator[None]:
-        """Note the error that ends the block, or pass it on."""
-        try:
-            yield
-        except InputError as error:
-            self[name] = str(error)
-            if not self.skip:
-                raise
-
-    def refuse(self) -> None:
-        """Raise the first failure, if there is one."""
-        for reason in self.values():
-            more = f"; {len(self)} volumes fail in all" if len(self) > 1 else ""
-            raise InputError(f"{reason}{more}")
-
-
 def _paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, str]]:
     """Return the names in both folders, and what is wrong with the others."""
     wanted = [path.name for path in volume_paths(targets)]
@@ -227,31 +200,35 @@ def evaluate(
         InputError: If a volume has no partner or no target, occurs twice or cannot be
             compared, unless failures are skipped; or if nothing is left to count.
     """
-    names, unpaired = _paired(targets, reconstructions)
-    failures = _Failures(unpaired, skip=skip_failures)
+    names, failures = _paired(targets, reconstructions)
+    _refuse(failures, unless=skip_failures)
 
     def failed(path: Path, error: InputError) -> None:
-        with failures.noted(path.name):
+        failures[path.name] = str(error)
+        if not skip_failures:
             raise error
 
-    files: dict[str, KSpaceFile] = {}
     conditions: dict[str, Condition] = {}
-    for file in checked([targets / name for name in names], failed):
-        with failures.noted(name := file.path.name):
-            conditions[name] = _condition(file, reconstructions / name)
-            files[name] = file
-    if not conditions:
-        failures.refuse()
+
+    def group(file: KSpaceFile) -> None:
+        name = file.path.name
+        conditions[name] = _condition(file, reconstructions / name)
+
+    files = checked([targets / name for name in names], failed, group)
+    _refuse(failures, unless=files)
     wanted = _wanted(conditions, acquisition, acceleration)
-    volumes: dict[str, Scores] = {}
-    for name in shown(wanted, "evaluate", "volume"):
-        with failures.noted(name):
-            volumes[name] = _score(files[name], reconstructions / name)
-    if not volumes:
-        failures.refuse()
-    counted = {name: conditions[name] for name in volumes}
+    counted = [file for file in files if file.path.name in wanted]
+    volumes = _scores(counted, reconstructions, failed)
+    _refuse(failures, unless=volumes)
     filtered = tuple(name for name in conditions if name not in wanted)
-    return Evaluation(volumes, counted, failures, filtered)
+    return Evaluation(volumes, {n: conditions[n] for n in volumes}, failures, filtered)
+
+
+def _refuse(failures: Mapping[str, str], *, unless: Any) -> None:
+    """Raise the first failure, if there is one, unless it is possible to go on."""
+    for reason in () if unless else failures.values():
+        more = f"; {len(failures)} volumes fail in all" if len(failures) > 1 else ""
+        raise InputError(f"{reason}{more}")
 
 
 def _condition(file: KSpaceFile, reconstruction: Path) -> Condition:
@@ -263,12 +240,25 @@ def _condition(file: KSpaceFile, reconstruction: Path) -> Condition:
     return Condition(attribute_text(acquisition), attribute_text(plain(told)))
 
 
-def _score(file: KSpaceFile, reconstruction: Path) -> Scores:
-    volume, estimate = file.target_volume(), read_reconstruction(reconstruction)
+def _scores(
+    files: Sequence[KSpaceFile], reconstructions: Path, failed: OnFailure
+) -> dict[str, Scores]:
+    scores: dict[str, Scores] = {}
+    for file in shown(files, "evaluate", "volume"):
+        name = file.path.name
+        try:
+            both = file.target_volume(), read_reconstruction(reconstructions / name)
+            scores[name] = _score(name, *both)
+        except InputError as error:
+            failed(file.path, error)
+    return scores
+
+
+def _score(name: str, target: Any, estimate: Any) -> Scores:
     try:
-        return score(volume, estimate)
+        return score(target, estimate)
     except InputError as error:
-        raise InputError(f"{file.path.name} cannot be evaluated: {error}") from error
+        raise InputError(f"{name} cannot be evaluated: {error}") from error
 
 
 def _wanted(

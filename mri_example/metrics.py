@@ -1,8 +1,4 @@
-"""The metrics of the fastMRI challenge, per volume, with their summaries.
-
-Volumes are magnitudes `(slices, H, W)`, of which the square of the target's width
-counts.
-"""
+"""The metrics of the fastMRI challenge, per volume, with their summaries."""
 
 from __future__ import annotations
 
@@ -26,12 +22,64 @@ WINDOW = 7
 LEVEL, DRAWS, SEED = 0.95, 10_000, 0
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How close a reconstruction is: NMSE (lower is better), PSNR in dB, SSIM."""
+
+    nmse: float
+    psnr: float
+    ssim: float
+
+
+METRICS = tuple(field.name for field in fields(Scores))
+
+
+def score(
+    target: Volume, reconstruction: Volume, maxval: float | None = None
+) -> Scores:
+    r"""Compare a reconstructed volume $p$ with its target $t$.
+
+    - NMSE is $\lVert t - p \rVert^2 / \lVert t \rVert^2$;
+    - PSNR is $10 \log_{10}(\max(t)^2 / \operatorname{mean}((t - p)^2))$ in decibels,
+      infinite if there is no error;
+    - SSIM is the mean over slices. The window is uniform, 7 by 7, and stays within the
+      slice; K1 = 0.01, K2 = 0.03, covariances are those of a sample (48 degrees of
+      freedom), and the range is up to $\max(t)$.
+
+    Args:
+        target: Magnitudes `(slices, H, W)`, of which the square of width W counts.
+        reconstruction: Likewise.
+        maxval: Instead of the maximum of the target.
+
+    Raises:
+        InputError: If they cannot be compared, see `comparable`.
+
+    Examples:
+        >>> t = np.full((1, 8, 8), 4.0)
+        >>> score(t, t), score(t, t - 0.5).psnr  # 20 log10(8)
+        (Scores(nmse=0.0, psnr=inf, ssim=1.0), 18.06...)
+
+    References:
+        Wang et al., *Image quality assessment: from error visibility to structural
+        similarity*, 2004.
+    """
+    t, p = comparable(target, reconstruction)
+    peak, squares = t.max() if maxval is None else maxval, (t - p) ** 2
+    with np.errstate(divide="ignore"):  # without an error
+        psnr = 10 * np.log10(peak**2 / squares.mean())
+    options = {"win_size": WINDOW, "data_range": peak}
+    pairs = zip(t, p, strict=True)
+    ssim = np.mean([structural_similarity(*pair, **options) for pair in pairs])
+    return Scores(float(squares.sum() / np.sum(t**2)), float(psnr), float(ssim))
+
+
 def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magnitudes]:
     """Check two volumes and cut the square of the target's width out of both.
 
     Raises:
         InputError: If a volume is empty, not real or not finite, their numbers of
-            slices differ, or one is too small for the square.
+            slices differ, one is too small for the square, that is too small for SSIM,
+            or the target has no maximum.
     """
     given = {"target": target, "reconstruction": reconstruction}
     t, p = (_magnitudes(name, volume) for name, volume in given.items())
@@ -41,15 +89,29 @@ def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magn
             f"compare volumes of as many slices"
         )
     width = t.shape[-1]
-    for name, volume in {"target": t, "reconstruction": p}.items():
-        if min(volume.shape[1:]) < width:
-            raise InputError(
-                f"slices of the {name} are {volume.shape[1]} by {volume.shape[2]}, but "
-                f"must hold a square of the target's width, {width}: pad them or crop "
-                f"the columns of the target"
-            )
-    both = (center_crop(torch.from_numpy(v), (width, width)).numpy() for v in (t, p))
-    return next(both), next(both)
+    if width < WINDOW:
+        raise InputError(
+            f"slices are {width} wide, but SSIM needs at least {WINDOW}: leave out "
+            f"this volume"
+        )
+    t, p = _square("target", t, width), _square("reconstruction", p, width)
+    if not t.max() > 0:
+        nothing = "positive nowhere" if t.any() else "zero everywhere"
+        raise InputError(
+            f"the target is {nothing}, so no error can be relative to it: leave out "
+            f"this volume"
+        )
+    return t, p
+
+
+def _square(name: str, volume: Magnitudes, width: int) -> Magnitudes:
+    if min(volume.shape[1:]) < width:
+        raise InputError(
+            f"slices of the {name} are {volume.shape[1]} by {volume.shape[2]}, but "
+            f"must hold a square of the target's width, {width}: pad them or crop the "
+            f"columns of the target"
+        )
+    return center_crop(torch.from_numpy(volume), (width, width)).numpy()
 
 
 def _magnitudes(name: str, given: Volume) -> Magnitudes:
@@ -68,102 +130,6 @@ def _magnitudes(name: str, given: Volume) -> Magnitudes:
             f"first being slice {infinite[0]}: mend or leave out this volume"
         )
     return volume.astype(np.float64)
-
-
-def mse(target: Volume, reconstruction: Volume) -> float:
-    r"""Return the mean squared error, $\operatorname{mean}((t - p)^2)$.
-
-    Examples:
-        >>> mse(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
-        1.0
-    """
-    t, p = comparable(target, reconstruction)
-    return float(np.mean((t - p) ** 2))
-
-
-def nmse(target: Volume, reconstruction: Volume) -> float:
-    r"""Return the normalized error, $\lVert t - p \rVert^2 / \lVert t \rVert^2$.
-
-    Examples:
-        >>> nmse(np.full((1, 2, 2), 2.0), np.ones((1, 2, 2)))
-        0.25
-    """
-    t, p = comparable(target, reconstruction)
-    if not t.any():
-        raise InputError(
-            "the target is zero everywhere, so no error can be relative to it: leave "
-            "out this volume"
-        )
-    return float(np.sum((t - p) ** 2) / np.sum(t**2))
-
-
-def psnr(target: Volume, reconstruction: Volume, maxval: float | None = None) -> float:
-    r"""Return the peak signal-to-noise ratio, $10 \log_{10}(\max^2 / \mathrm{MSE})$.
-
-    The peak is that of the target volume unless it is given; decibels, infinite if
-    there is no error.
-
-    Examples:
-        >>> psnr(np.full((1, 2, 2), 4.0), np.full((1, 2, 2), 3.5))  # 20 log10(8)
-        18.06...
-    """
-    peak, error = _peak(target, maxval), mse(target, reconstruction)
-    return float(10 * np.log10(peak**2 / error)) if error else float("inf")
-
-
-def ssim(target: Volume, reconstruction: Volume, maxval: float | None = None) -> float:
-    """Return the structural similarity, the mean over slices.
-
-    The window is uniform, 7 by 7, and stays within the slice; K1 = 0.01, K2 = 0.03,
-    covariances are those of a sample (48 degrees of freedom), and the range is up to
-    the maximum of the target volume unless it is given.
-
-    References:
-        Wang et al., *Image quality assessment: from error visibility to structural
-        similarity*, 2004.
-    """
-    t, p = comparable(target, reconstruction)
-    if t.shape[-1] < WINDOW:
-        raise InputError(
-            f"slices are {t.shape[-1]} wide, but SSIM needs at least {WINDOW}: leave "
-            f"out this volume"
-        )
-    options = {"win_size": WINDOW, "data_range": _peak(t, maxval)}
-    pairs = zip(t, p, strict=True)
-    return float(np.mean([structural_similarity(*pair, **options) for pair in pairs]))
-
-
-def _peak(target: Volume, maxval: float | None) -> float:
-    peak = float(comparable(target, target)[0].max()) if maxval is None else maxval
-    if not peak > 0:
-        raise InputError(
-            f"maxval, the maximum of the target, is {peak}, but must be positive: "
-            f"leave out this volume or give its maxval"
-        )
-    return peak
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How close a reconstruction is: NMSE (lower is better), PSNR in dB, SSIM."""
-
-    nmse: float
-    psnr: float
-    ssim: float
-
-
-METRICS = tuple(field.name for field in fields(Scores))
-
-
-def score(target: Volume, reconstruction: Volume) -> Scores:
-    """Compare a reconstructed volume with its target; see `comparable`.
-
-    Examples:
-        >>> score(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
-        Scores(nmse=0.0, psnr=inf, ssim=1.0)
-    """
-    pair = comparable(target, reconstruction)
-    return Scores(nmse(*pair), psnr(*pair), ssim(*pair))
 
 
 @dataclass(frozen=True)

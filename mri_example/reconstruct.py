@@ -48,26 +48,17 @@ def reconstruct(
 
     Args:
         method: A `Reconstructor`, or a function like one, of zero-filled images of
-            coils and masks. If it has a `slab`, it is given slabs of so many slices
-            that overlap by half, and the magnitudes are blended, but whole volumes
-            where masks tell slices apart; if it has `metadata`, kinds of scans that it
-            knows, it is also given which of them a scan is. A module is moved to the
-            device.
+            coils and masks. Its attributes `slab`, `coils` and `metadata` count if it
+            has them. Slabs overlap by half, and their magnitudes are blended.
         data: Folder of files in the fastMRI layout, of one coil or several.
         output: Folder for the reconstructions, one file for each input, of its name.
         masks: How files without a mask are undersampled.
         device: Where to compute, for example `cuda`.
         batch_size: Slices that are reconstructed at once; at least one slab.
-        slab: Slices of a slab, of methods that take slabs; `None` for as many as the
-            method takes, which is the most.
+        slab: Slices of a slab, at most as many as the method takes.
         on_failure: Called with the path of a volume that fails and the error; the
-            volume is skipped, and an earlier reconstruction of it is removed from
-            `output`. Without it the first failure ends everything, and what can be
-            seen without reconstructing is seen before anything is written.
-
-    Raises:
-        InputError: If `data` cannot be used, `output` is the same folder, the method
-            takes no such slabs, or device or batch size are none.
+            volume is skipped, and an earlier reconstruction of it is removed. Without
+            it the first failure ends everything.
     """
     if output.resolve() == data.resolve():
         raise InputError(f"output is the data folder {data}: choose another folder")

@@ -17,7 +17,7 @@ from mri_example.data.dataset import Sample, SliceDataset, flip_and_turn
 from mri_example.data.files import KSpaceFile
 from mri_example.errors import InputError
 from mri_example.masks import Masks
-from mri_example.metrics import nmse
+from mri_example.metrics import comparable
 from mri_example.models import Reconstructor
 
 
@@ -195,7 +195,7 @@ def _check_scored(file: KSpaceFile) -> None:
     """Make sure that a reconstruction of a file can be compared with its target."""
     target = file.target_volume()
     try:
-        nmse(target, np.zeros((file.slices, *file.crop)))
+        comparable(target, np.zeros((file.slices, *file.crop)))
     except InputError as error:
         raise InputError(f"{file.path} cannot be validated on: {error}") from error
 
