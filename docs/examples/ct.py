@@ -2,10 +2,10 @@
 
     python docs/examples/ct.py
 
-A parallel-beam scanner measures line integrals of an object under 24 angles, with noise.
-Filtered back-projection (FBP) of so few views has streaks. An i-RIM, trained on random
-ellipses alone, starts at the FBP and removes them from the Shepp-Logan phantom. Needs
-`scikit-image` for the phantom, and about three minutes on two cores.
+A parallel-beam scanner measures line integrals of an object under 24 angles, with
+noise. Filtered back-projection (FBP) of so few views has streaks. An i-RIM, trained on
+random ellipses alone, starts at the FBP and removes them from the Shepp-Logan phantom.
+Needs `scikit-image` for the phantom, and about three minutes on two cores.
 """
 
 import math

@@ -4,8 +4,8 @@
 
 The camera was shaken during the exposure: the data are the scene, averaged along the
 path of the camera, plus noise. For another problem, replace `forward_operator` and
-`adjoint`; the network sees the operator in `gradient` only. Needs `scikit-image` for the
-photographs, and about three minutes on two cores.
+`adjoint`; the network sees the operator in `gradient` only. Needs `scikit-image` for
+the photographs, and about three minutes on two cores.
 """
 
 import math
@@ -40,12 +40,12 @@ KERNEL = camera_path()
 
 
 def forward_operator(scene):
-    """Return A p: what the camera records, without noise. It sees less than the scene."""
+    """Return A p: what the camera records. It sees less than the whole scene."""
     return conv2d(scene, KERNEL)
 
 
 def adjoint(data):
-    """Return the adjoint of A, applied to data: <A p, d> = <p, adjoint(d)>."""
+    """Return A* d, such that <A p, d> = <p, A* d>."""
     return conv_transpose2d(data, KERNEL)
 
 

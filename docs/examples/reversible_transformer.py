@@ -5,8 +5,8 @@
 A plain block adds attention and then a feed-forward network to one stream,
 x + f(x) twice. A reversible block adds them to two streams in turns, so that its input
 can be rebuilt from its output, and a training step takes the memory of one block
-whatever the depth. Both have the same numbers of parameters. Needs `scikit-learn`, which
-contains the digits; about two minutes on two cores.
+whatever the depth. Both have the same numbers of parameters. Needs `scikit-learn`,
+which contains the digits; about two minutes on two cores.
 """
 
 import matplotlib.pyplot as plt
