@@ -49,8 +49,11 @@ class ParallelBeam:
         matrix = torch.sparse_coo_tensor(index, weights, shape, check_invariants=True)
         self.matrix = matrix.coalesce()
         self.transposed = self.matrix.t().coalesce()
-        frequency = torch.fft.rfftfreq(2 * size)
-        self.ramp = math.pi / views * frequency
+        at = torch.arange(1, 2 * size)
+        at = torch.minimum(at, 2 * size - at)
+        ramp = torch.where(at % 2 == 1, -1 / (math.pi * at).square(), 0)
+        ramp = torch.cat([torch.tensor([0.25]), ramp])  # in space: no offset
+        self.ramp = math.pi / views * torch.fft.rfft(ramp).real
 
     def __call__(self, image):
         """Return the sinogram, `(batch, 1, views, size)`."""
@@ -164,11 +167,11 @@ def peak(scanner, steps, memory, batch):
 def draw(images, sinogram, picture):
     """Draw the phantom, its sinogram, and both reconstructions."""
     figure, panels = plt.subplots(1, 4, figsize=(11, 3.1), layout="constrained")
-    panels[1].imshow(sinogram, cmap="gray", aspect="auto")
+    panels[1].imshow(sinogram.numpy(), cmap="gray", aspect="auto")
     panels[1].set(xlabel="detector cell", ylabel="angle", xticks=[], yticks=[])
     panels[1].set_title(f"measured: {len(sinogram)} angles", fontsize=11)
     for axes, (title, image) in zip(panels[[0, 2, 3]], images.items(), strict=True):
-        axes.imshow(image, cmap="gray", vmin=0, vmax=0.6)
+        axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=0.6)
         axes.set_title(title, fontsize=11)
         axes.axis("off")
     figure.savefig(picture, dpi=100)

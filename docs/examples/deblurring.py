@@ -147,7 +147,7 @@ def draw(images, memory, picture):
         1, 5, figsize=(13, 3.1), layout="constrained", width_ratios=[1, 1, 1, 1, 1.2]
     )
     for axes, (title, image) in zip(panels, images.items(), strict=False):
-        axes.imshow(image.clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+        axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=11)
         axes.axis("off")
     for name, style in {"store": "C1s--", "invert": "C0o-"}.items():

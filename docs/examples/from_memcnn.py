@@ -51,9 +51,9 @@ def train(net, epochs, batch=64):
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
     labels, order = torch.tensor(labels), torch.Generator().manual_seed(0)
-    optimizer, losses = torch.optim.SGD(net.parameters(), lr=0.02), []
+    optimizer, losses = torch.optim.SGD(net.parameters(), lr=2e-3), []
     for _ in range(epochs):
-        for chosen in torch.randperm(len(x), generator=order).split(batch):
+        for chosen in torch.randperm(len(x), generator=order).split(batch)[:-1]:
             optimizer.zero_grad()
             loss = cross_entropy(net(x[chosen]), labels[chosen])
             loss.backward()
@@ -90,18 +90,11 @@ def succeeds(call):
     return True
 
 
-def right_or_raises(memcnn):
-    """Return whether no wrong gradient is returned silently if an inverse is wrong."""
-
-    def gradient(**options):
-        torch.manual_seed(0)
-        wrappers = [memcnn.InvertibleModuleWrapper(WrongInverse(), **options)] * 12
-        x = torch.rand(2, 4).requires_grad_()
-        nn.Sequential(*wrappers)(1 + x).sum().backward()
-        return x.grad
-
-    right = gradient(disable=True)
-    return not succeeds(gradient) or torch.allclose(gradient(), right, rtol=1e-4)
+def is_noticed(memcnn, wrong):
+    """Return whether a module with a wrong inverse raises an error."""
+    wrappers = [memcnn.InvertibleModuleWrapper(wrong) for _ in range(12)]
+    x = torch.rand(2, 4).requires_grad_()
+    return not succeeds(lambda: nn.Sequential(*wrappers)(1 + x).sum().backward())
 
 
 def behavior(memcnn):
@@ -121,7 +114,7 @@ def behavior(memcnn):
             lambda: torch.autograd.grad(net(x).sum(), parameters)
         ),
         "a second backward pass": succeeds(twice),
-        "no wrong gradient, silently": right_or_raises(memcnn),
+        "a wrong inverse raises": is_noticed(memcnn, WrongInverse()),
     }
 
 
@@ -160,7 +153,7 @@ def draw(losses, memory, works, picture):
     plt.close(figure)
 
 
-def main(wrappers=8, epochs=2, depths=(4, 16, 64), picture="from_memcnn.png"):
+def main(wrappers=8, epochs=3, depths=(4, 16, 64), picture="from_memcnn.png"):
     """Train with each library, measure, and try them out; return what was found."""
     losses, memory, works, states = {}, {}, {}, {}
     for name in filter(importlib.util.find_spec, LIBRARIES):

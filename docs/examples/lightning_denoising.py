@@ -107,12 +107,13 @@ def draw(noisy, denoised, clean, memory, picture):
         1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=[1.5, 1]
     )
     rows = [torch.cat([*images[:6, 0]], 1) for images in (noisy, denoised, clean)]
-    left.imshow(torch.cat(rows).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    left.imshow(torch.cat(rows).numpy(), cmap="gray", vmin=0, vmax=1)
     names = (
         f"noisy\n{psnr(noisy, clean):.1f} dB",
         f"denoised\n{psnr(denoised, clean):.1f} dB",
         "clean",
     )
+    figure.get_layout_engine().set(wspace=0.06)
     size = noisy.shape[-1]
     left.set_yticks([size * (k + 0.5) for k in range(3)], names)
     left.set_xticks([])
@@ -131,8 +132,8 @@ def draw(noisy, denoised, clean, memory, picture):
 
 
 def main(
-    blocks=16,
-    epochs=40,
+    blocks=12,
+    epochs=80,
     depths=(8, 16, 32, 64),
     picture="lightning_denoising.png",
 ):

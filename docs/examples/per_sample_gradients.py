@@ -147,13 +147,21 @@ def peaks(blocks, x, labels):
 def draw(norms, wrong, memory, picture):
     """Draw the norms of right and wrong labels, and memory against depth."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    edges = torch.logspace(-4, 2, 49).tolist()
-    values = norms.clamp(min=1e-4)
+    edges = torch.logspace(-3, 2, 41).tolist()
+    values = norms.clamp(min=1e-3)
     for name, chosen, color in (("right", ~wrong, "C0"), ("wrong", wrong, "C3")):
         label = f"{name} label ({chosen.sum()} digits)"
-        left.hist(values[chosen].tolist(), edges, color=color, alpha=0.75, label=label)
-    left.set(xscale="log", xlabel="norm of the gradient of a digit", ylabel="digits")
-    left.set_yscale("symlog", linthresh=10)
+        share = torch.full([int(chosen.sum())], 100 / int(chosen.sum())).tolist()
+        left.hist(
+            values[chosen].tolist(),
+            edges,
+            weights=share,
+            color=color,
+            alpha=0.75,
+            label=label,
+        )
+    left.set(xscale="log", xlabel="norm of the gradient of a digit")
+    left.set_ylabel("share of the digits with such a label (%)")
     left.set_title("Digits with a wrong label have large gradients", fontsize=11)
     for k, (name, style) in enumerate({"vmap(grad)": "C1s--", "hooks": "C0o-"}.items()):
         sizes = [pair[k] / 1e6 for pair in memory.values()]
