@@ -126,7 +126,7 @@ def draw(losses, memory, works, picture):
         color, line = styles[name][:2], styles[name][3:]
         width = 4 if name == "memcnn" else 1.5
         panels[0].plot(values, line, color=color, linewidth=width, label=name)
-    panels[0].set(xlabel="step", ylabel="training loss", yscale="log")
+    panels[0].set(xlabel="step", ylabel="training loss")
     panels[0].set_title("The same losses", fontsize=11)
     for name, sizes in memory.items():
         values = [b / 1e6 for b in sizes.values()]
