@@ -28,9 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) "$(TORCH)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(INSTALL) --constraint $(VENV)/constraints.txt --editable '.[mri,dev,bench]' || \
+	$(INSTALL) --constraint $(VENV)/constraints.txt --editable '.[mri,dev,bench,examples]' || \
 	{ echo "constraints.txt can't be met: taking what pyproject.toml allows"; \
-	$(INSTALL) --editable '.[mri,dev,bench]'; }
+	$(INSTALL) --editable '.[mri,dev,bench,examples]'; }
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)
