@@ -179,7 +179,7 @@ def _entries(mask: Tensor) -> str:
     if mask.all():
         return "all entries"
     for dim in range(mask.ndim):
-        rows = mask.movedim(dim, 0).flatten(1)
+        rows = mask.movedim(dim, 0).reshape(mask.shape[dim], -1)
         if torch.equal(rows.all(1), rows.any(1)):
             return f"entries {_ranges(rows.all(1))} along dim {dim + 1}"
     first = tuple(mask.nonzero()[0].tolist())
