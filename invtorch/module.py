@@ -29,14 +29,15 @@ REPLAYS = {
 
 
 def _inherit_no_replay(cls: type) -> None:
-    """Set the replays to `None` that a class with an own direction does not define.
+    """Set to `None` what a class with an own direction does not define for it.
 
-    A replay is valid only for the direction that it was written for. Otherwise a class
-    that overrides a direction would be differentiated as its base class.
+    Replays and `unchanged` are valid only for the directions that they were written
+    for. Otherwise a class that overrides a direction would be differentiated as its
+    base class.
     """
-    for replay in REPLAYS.values():
-        if replay not in cls.__dict__:
-            setattr(cls, replay, None)
+    for name in (*REPLAYS.values(), "unchanged"):
+        if name not in cls.__dict__:
+            setattr(cls, name, None)
 
 
 class InvertibleModule(nn.Module):
@@ -66,6 +67,13 @@ class InvertibleModule(nn.Module):
     saved in the `state_dict`, so that a resumed run does not initialize again. In
     distributed training `initialize` must set the same values on all ranks.
 
+    A layer that leaves entries of the state as they are, or only moves them, can define
+    `unchanged(mask, direction)`. The mask has the form of a state of one sample, and is
+    true where an entry is that of the input of the container. The method returns such a
+    mask for the output of `direction`, `"forward"` or `"inverse"`; in place of a tensor
+    without such entries it may return `None`. A container warns at its first call if
+    entries are unchanged at its end. A layer without the method changes all entries.
+
     Examples:
         >>> class Shift(InvertibleModule):
         ...     def forward(self, x):
@@ -81,6 +89,7 @@ class InvertibleModule(nn.Module):
     _memory: MemoryStrategy | None = None
     breaks_graph = False  # set where `torch.compile` runs it outside of its graph
     initialize: Callable[..., None]  # of layers that set parameters from data
+    unchanged: Callable[[Any, str], Any] | None = None  # of layers that keep entries
     _waits_for_data = False  # whether `initialize` is still to be called
     _names: frozenset[str] | None = frozenset()  # the keyword context of `forward`
 
@@ -253,6 +262,12 @@ class Inverse(InvertibleModule, elementary=False):
     @property
     def _layers(self) -> int:
         return self.module._layers
+
+
+def rearranged(layer: InvertibleModule, mask: State, direction: str) -> State:
+    """Return which entries are unchanged, for a layer that only moves entries."""
+    moved: State = getattr(layer, direction)(mask)
+    return moved
 
 
 def _loaded(module: InvertibleModule, _: object) -> None:

@@ -182,6 +182,12 @@ class PartLayer(InvertibleModule):
         )
         return self._with(y, part), log_det
 
+    def unchanged(self, mask: Tensors, direction: str) -> tuple[Tensor | None, ...]:
+        """All other tensors are unchanged, and of its own what the layer leaves."""
+        inner = self.module.unchanged
+        part = None if inner is None else inner(self._part(mask), direction)
+        return (*mask[: self.index], part, *mask[self.index + 1 :])
+
     @property
     def replay(self) -> Any:
         """The replay of the layer, with the other tensors beside it, if it has one."""

@@ -11,6 +11,7 @@ from torch import nn
 from invtorch._checks import check_initialized
 from invtorch._repr import parameter_count
 from invtorch.composite import Composite, Pass, Step
+from invtorch.containers.unchanged import FirstPass
 from invtorch.engine import (
     GUARDS,
     Anchors,
@@ -36,6 +37,9 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
     The gradients are those of plain autograd. Each layer is evaluated once more.
     Otherwise the container behaves as `nn.Sequential`: index, slice, append, insert,
     iterate. The keys of its `state_dict` are "0.…" with every strategy.
+
+    At its first call a container of several layers warns if entries of the state pass
+    through all of them unchanged, as in a chain of couplings that never take turns.
 
     Args:
         modules: The invertible modules, or one ordered dictionary of them.
@@ -91,6 +95,8 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
 
         Putzky and Welling, *Invert to learn to invert*, 2019. arXiv:1911.10914
     """
+
+    _called = False
 
     def __init__(
         self,
@@ -188,7 +194,13 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
             self.state_dtype,
             self._automatic if self._planning else None,
         )
-        return run(strategy, chain, state, context)
+        if self._called or torch.compiler.is_compiling():
+            return run(strategy, chain, state, context)
+        first = FirstPass()
+        result = run(strategy._replace(observer=first), chain, state, context)
+        self._called = bool(first.calls) or is_recording()
+        first.warn()
+        return result
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a member. `append` and `extend` call this too."""

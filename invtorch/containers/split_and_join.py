@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invtorch._checks import check_count
-from invtorch.module import VolumePreserving
+from invtorch.module import VolumePreserving, rearranged
 
 
 class Split(VolumePreserving):
@@ -64,6 +64,8 @@ class Split(VolumePreserving):
         """Concatenate the parts."""
         return _joined(y, self.sizes, self.dim)
 
+    unchanged = rearranged
+
     def extra_repr(self) -> str:
         """Show the sizes and the axis."""
         return _shown(self.sizes, self.dim)
@@ -116,6 +118,8 @@ class Join(VolumePreserving):
     def inverse(self, y: Tensor, *_: Any) -> tuple[Tensor, ...]:
         """Return the parts."""
         return _parts(y, self.sizes, self.dim)
+
+    unchanged = rearranged
 
     def extra_repr(self) -> str:
         """Show the sizes and the axis."""

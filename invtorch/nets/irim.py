@@ -179,6 +179,12 @@ class GradientUpdate(VolumePreserving):
         """Rebuild `y`, and compute `x` from it, in one evaluation of the gradient."""
         return self._replay(x, Context(data, named), sign=-1)
 
+    def unchanged(self, mask: Tensor, direction: str) -> Tensor:
+        """All channels but those that the gradient is added to."""
+        del direction
+        estimate, moved, rest = self._parts(mask)
+        return torch.cat([estimate, torch.zeros_like(moved), rest], dim=1)
+
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.gradient)
 
