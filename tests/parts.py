@@ -29,7 +29,7 @@ class Conditioner(nn.Module):
             h = h * (1 + self.on_grid(c, h) / 2)
         return self.second(self.dropout(h))
 
-    def on_grid(self, context: Tensor, h: Tensor) -> Tensor:
+    def on_grid(self, context: Tensor, _: Tensor) -> Tensor:
         """Return what multiplies the hidden channels."""
         return context
 

@@ -203,11 +203,11 @@ def normalizing(channels: int, dims: int) -> InvertibleModule:
     return layer
 
 
-def perturbed(layer: InvertibleModule) -> InvertibleModule:
+def perturbed(layer: InvertibleModule, by: float = 0.1) -> InvertibleModule:
     """Move the parameters of a layer away from where they begin."""
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.add_(torch.randn_like(parameter) / 10)
+            parameter.add_(by * torch.randn_like(parameter))
     return layer
 
 
@@ -317,7 +317,8 @@ def glow(channels: int, dims: int) -> Glow:
 def there_and_back(channels: int, dims: int) -> InvertibleModule:
     """Return a Glow and the inverse of another one: a state has one shape again."""
     net = glow(channels, dims)
-    return InvertibleSequential(net, perturbed(copy.deepcopy(net)).inv)
+    # matrices of many channels: more would make some of them nearly singular
+    return InvertibleSequential(net, perturbed(copy.deepcopy(net), by=0.02).inv)
 
 
 def inverse(channels: int, dims: int) -> InvertibleModule:
