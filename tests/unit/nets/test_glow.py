@@ -82,7 +82,7 @@ def test_the_density_is_that_of_the_levels_one_by_one() -> None:
     """The oracle states the split prior as a conditional normal distribution."""
     net = trained(Glow(1, levels=2, steps=1, hidden=4), 1, 8, 8)
     x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
-    unshuffle, step, prior, aside, down, rest = net.layers
+    unshuffle, step, prior, *_, rest = net.layers
     h, log_det = step.forward_and_log_det(unshuffle(x))
     h, u = h.chunk(2, 1)
     a, t = prior.conditioner(h).chunk(2, 1)
@@ -210,9 +210,7 @@ def test_states_and_contexts_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match="cannot be divided into blocks"):
             net(x[..., :size, :size], context)
     for bad in (context[:, :1], context[:1], context[..., 0], context[0, :, 0]):
-        with pytest.raises(
-            ValueError, match="the context has shape .*, but context_ch"
-        ):
+        with pytest.raises(ValueError, match="the context has shape"):
             net(x, bad)
     with pytest.raises(ValueError, match="the context has shape"):
         net(x)

@@ -91,7 +91,8 @@ def test_nothing_is_lost_beside_the_coarser_levels(stride, inner, aside, data) -
     space = [data.draw(st.integers(s, 3 * s + 1)) for s in stride]
     x = torch.randn(2, inner + aside, *space)
     inside, skipped, *border = layer(x)
-    assert inside.shape == (2, inner, *(n - n % s for n, s in zip(space, stride)))
+    multiples = [n - n % s for n, s in zip(space, stride, strict=True)]
+    assert inside.shape == (2, inner, *multiples)
     assert skipped.shape == (2, aside, *space)
     assert len(border) == (inside.shape[2:] != x.shape[2:])
     assert torch.equal(layer.inverse((inside, skipped, *border)), x)
