@@ -93,27 +93,27 @@ def glow(
         coupling: InvertibleModule = AffineCoupling(network, scale=as_nflows)
         if form == "normflows":
             coupling = AffineCoupling(network, scale=as_normflows).inv
-        layers += [drawn_norm(channels), drawn_matrix(channels), coupling]
-    return InvertibleSequential(*layers, guard="raise")
-
-
-def drawn_norm(channels: int) -> ActNorm:
-    """Return a normalization that is initialized, with numbers of no special value."""
-    norm = ActNorm(channels)
-    norm.initialize(torch.randn(64, channels))
-    return norm
-
-
-def drawn_matrix(channels: int) -> LU1x1:
-    """Return a matrix without a permutation and signs, as nflows can have it."""
-    matrix = LU1x1(channels)
+        layers += [ActNorm(channels), rotation(channels), coupling]
+    net = InvertibleSequential(*layers)
     with torch.no_grad():
-        matrix.permutation.copy_(torch.arange(channels))
-        matrix.signs.fill_(1.0)
-        matrix.lower.mul_(0.1)
-        matrix.upper.mul_(0.1)
-        matrix.log_diagonal.mul_(0.1)
-    return matrix
+        net(torch.randn(BATCH, *image))  # the normalizations are initialized
+    return net
+
+
+def rotation(channels: int) -> LU1x1:
+    """Return a rotation that is near the identity, as nflows can have it.
+
+    Its factors need neither a permutation nor signs.
+    """
+    matrix = LU1x1(channels)
+    skew = 0.05 * torch.randn(channels, channels, dtype=torch.float64)
+    order, lower, upper = torch.linalg.lu(torch.linalg.matrix_exp(skew - skew.T))
+    diagonal = upper.diagonal()
+    if not torch.equal(order, torch.eye(channels, dtype=order.dtype)):
+        raise RuntimeError("the rotation needs a permutation: draw another one")
+    values = {"lower": lower.tril(-1), "upper": upper.triu(1)}
+    values |= {"log_diagonal": diagonal.log(), "signs": torch.ones(channels)}
+    return _assigned(matrix, **values, permutation=order.argmax(1))
 
 
 # --- the peers ------------------------------------------------------------------------
@@ -218,7 +218,7 @@ _NORMFLOWS: dict[type | None, Callable[[Any, Any], nn.Module]] = {
 }
 
 
-def _assigned(module: nn.Module, **values: Tensor) -> nn.Module:
+def _assigned(module: Any, **values: Tensor) -> Any:
     with torch.no_grad():
         for name, value in values.items():
             target = getattr(module, name)
