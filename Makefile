@@ -10,7 +10,7 @@ OLDEST_VENV := .venv-oldest
 GOLDEN ?= nflows==0.14 normflows==1.7.3 FrEIA==0.2 zuko==1.6.0
 GOLDEN_VENV := .venv-golden
 GOLDEN_STAMP := $(GOLDEN_VENV)/.stamp
-PEERS ?= memcnn==1.5.2 revlib==1.7.2
+PEERS ?= memcnn==1.5.2 revlib==1.7.2 nflows==0.14 normflows==1.7.3
 PEERS_STAMP := $(VENV)/.peers
 STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
 export OMP_NUM_THREADS ?= 2
@@ -38,7 +38,8 @@ $(DOCS_STAMP): $(STAMP)
 	$(INSTALL) --editable '.[docs]'
 	touch $@
 
-# Peers need torch and numpy alone, whatever they ask for. Benchmarks run without them.
+# Peers need torch, numpy and matplotlib alone, whatever they ask for. Benchmarks run
+# without them.
 $(PEERS_STAMP): $(STAMP)
 	@all=yes; for peer in $(PEERS); do \
 	$(INSTALL) --no-deps "$$peer" || \
@@ -87,12 +88,14 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 docs: $(DOCS_STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets and drift; results in benchmarks/results/
+bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets, drift, flows and converted models; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
 	$(STEADY) $(BIN)/python -m benchmarks.overhead
 	$(STEADY) $(BIN)/python -m benchmarks.budget
 	$(STEADY) $(BIN)/python -m benchmarks.depth
+	$(STEADY) $(BIN)/python -m benchmarks.flows
+	$(STEADY) $(BIN)/python -m benchmarks.convert
 
 compare: $(STAMP) ## train every method for 10 minutes on 1 and on 8 coils (95 minutes), print a table
 	$(STEADY) $(BIN)/python -m mri_example compare
