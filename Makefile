@@ -69,7 +69,7 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 	$(BIN)/codespell
 
 docs: $(DOCS_STAMP) ## build the documentation site into site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict --clean
 
 bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets and drift; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
