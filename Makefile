@@ -88,7 +88,7 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 	$(BIN)/codespell
 
 docs: $(DOCS_STAMP) ## build the documentation site into site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict --clean
 
 package: ## build wheel and sdist, check them, use the wheel in an empty environment
 	rm -rf dist $(EMPTY_VENV)
