@@ -20,6 +20,8 @@ from invtorch import (
     Step,
 )
 from invtorch._checks import check_count
+from invtorch.containers.sequential import MemoryArgument
+from invtorch.engine import GuardPolicy
 from invtorch.nets.set_aside import SetAside, on_first
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -107,9 +109,9 @@ class Glow(Composite):
         context_channels: int = 0,
         conditioner: Callable[[int, int], nn.Module] | None = None,
         bound: float = 2.0,
-        memory: str = "invert",
+        memory: MemoryArgument = "invert",
         anchors: int | Sequence[int] | str = 8,
-        guard: str | None = "raise",
+        guard: GuardPolicy | None = "raise",
     ) -> None:
         super().__init__()
         counts = {"channels": channels, "levels": levels, "steps": steps}
