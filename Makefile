@@ -7,13 +7,18 @@ STAMP := $(VENV)/.stamp
 DOCS_STAMP := $(VENV)/.docs
 OLDEST ?= torch==2.11.0
 OLDEST_VENV := .venv-oldest
-PEERS ?= memcnn==1.5.2 revlib==1.7.2
+BUILD_VENV := .venv-build
+EMPTY_VENV := .venv-empty
+GOLDEN ?= nflows==0.14 normflows==1.7.3 FrEIA==0.2 zuko==1.6.0
+GOLDEN_VENV := .venv-golden
+GOLDEN_STAMP := $(GOLDEN_VENV)/.stamp
+PEERS ?= memcnn==1.5.2 revlib==1.7.2 nflows==0.14 normflows==1.7.3
 PEERS_STAMP := $(VENV)/.peers
 STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick thorough oldest check docs bench compare figures clean
+.PHONY: help demo test quick thorough oldest golden check docs package bench compare figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,16 +31,17 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) "$(TORCH)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(INSTALL) --constraint $(VENV)/constraints.txt --editable '.[mri,dev,bench]' || \
+	$(INSTALL) --constraint $(VENV)/constraints.txt --editable '.[mri,dev,bench,examples]' || \
 	{ echo "constraints.txt can't be met: taking what pyproject.toml allows"; \
-	$(INSTALL) --editable '.[mri,dev,bench]'; }
+	$(INSTALL) --editable '.[mri,dev,bench,examples]'; }
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)
 	$(INSTALL) --editable '.[docs]'
 	touch $@
 
-# Peers need torch and numpy alone, whatever they ask for. Benchmarks run without them.
+# Peers need torch, numpy and matplotlib alone, whatever they ask for. Benchmarks run
+# without them.
 $(PEERS_STAMP): $(STAMP)
 	@all=yes; for peer in $(PEERS); do \
 	$(INSTALL) --no-deps "$$peer" || \
@@ -61,6 +67,19 @@ oldest: ## run the library's tests with the oldest PyTorch that is supported (OL
 	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -n 2 --dist worksteal \
 	-m "not slow" tests/unit tests/laws tests/integration
 
+# These libraries import what is listed before them, whatever else they ask for.
+$(GOLDEN_STAMP):
+	test -x $(GOLDEN_VENV)/bin/python || $(PYTHON) -m venv $(GOLDEN_VENV)
+	$(GOLDEN_VENV)/bin/python -m pip install --quiet "$(TORCH)"
+	$(GOLDEN_VENV)/bin/python -m pip install --quiet numpy scipy matplotlib einops pytest pytest-xdist hypothesis
+	$(GOLDEN_VENV)/bin/python -m pip install --quiet --no-deps $(GOLDEN)
+	touch $@
+
+golden: $(GOLDEN_STAMP) ## write the numbers of nflows, normflows, FrEIA and zuko, and test the adapters with them
+	$(GOLDEN_VENV)/bin/python -m tests.golden.peers
+	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(GOLDEN_VENV)/bin/python -m pytest -n 2 --dist worksteal \
+	tests/golden tests/compat/test_freia_itself.py tests/compat/test_flow_libraries.py
+
 check: $(STAMP) ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,14 +88,26 @@ check: $(STAMP) ## lint, format, types, floors, spelling
 	$(BIN)/codespell
 
 docs: $(DOCS_STAMP) ## build the documentation site into site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict --clean
 
-bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets and drift; results in benchmarks/results/
+package: ## build wheel and sdist, check them, use the wheel in an empty environment
+	rm -rf dist $(EMPTY_VENV)
+	test -x $(BUILD_VENV)/bin/python || $(PYTHON) -m venv $(BUILD_VENV)
+	$(BUILD_VENV)/bin/python -m pip install --quiet build twine mypy
+	$(BUILD_VENV)/bin/python -m build
+	$(BUILD_VENV)/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv $(EMPTY_VENV)
+	$(EMPTY_VENV)/bin/python -m pip install --quiet "$(TORCH)" dist/*.whl
+	$(BUILD_VENV)/bin/python tests/installed_package.py $(EMPTY_VENV)/bin/python dist
+
+bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets, drift, flows and converted models; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
 	$(STEADY) $(BIN)/python -m benchmarks.overhead
 	$(STEADY) $(BIN)/python -m benchmarks.budget
 	$(STEADY) $(BIN)/python -m benchmarks.depth
+	$(STEADY) $(BIN)/python -m benchmarks.flows
+	$(STEADY) $(BIN)/python -m benchmarks.convert
 
 compare: $(STAMP) ## train every method for 10 minutes on 1 and on 8 coils (95 minutes), print a table
 	$(STEADY) $(BIN)/python -m mri_example compare
@@ -85,4 +116,5 @@ figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results
 	$(BIN)/python -m benchmarks.figures
 
 clean: ## remove everything that can be made again
-	rm -rf $(VENV) $(OLDEST_VENV) site runs dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST_VENV) $(GOLDEN_VENV) $(BUILD_VENV) $(EMPTY_VENV) site runs dist *.egg-info \
+	.hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .cache

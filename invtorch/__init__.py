@@ -1,5 +1,6 @@
 """Invertible PyTorch modules, and networks of any depth in the memory of one layer."""
 
+from invtorch._version import __version__ as __version__
 from invtorch.composite import Composite, Step
 from invtorch.conditioners import GatedResidualBlock
 from invtorch.containers import (
@@ -84,4 +85,3 @@ __all__ = [
     "WithoutContext",
     "diagnose",
 ]
-__version__ = "0.1.0"

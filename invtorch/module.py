@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from invtorch.keywords import keywords_of
 from invtorch.recording import Direction, State, initializing, nested, recorded
 
 # from the strategy that keeps least to the one that keeps most
-MEMORY = ("invert", "offload", "checkpoint", "store")
+MemoryStrategy: TypeAlias = Literal["invert", "offload", "checkpoint", "store"]
+MEMORY: tuple[MemoryStrategy, ...] = get_args(MemoryStrategy)
+StateT = TypeVar("StateT", bound=Tensor | tuple[Tensor, ...])
 
 DIRECTIONS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
 OPPOSITE = {"forward": "inverse", "inverse": "forward"}
@@ -27,14 +29,15 @@ REPLAYS = {
 
 
 def _inherit_no_replay(cls: type) -> None:
-    """Set the replays to `None` that a class with an own direction does not define.
+    """Set to `None` what a class with an own direction does not define for it.
 
-    A replay is valid only for the direction that it was written for. Otherwise a class
-    that overrides a direction would be differentiated as its base class.
+    Replays and `unchanged` are valid only for the directions that they were written
+    for. Otherwise a class that overrides a direction would be differentiated as its
+    base class.
     """
-    for replay in REPLAYS.values():
-        if replay not in cls.__dict__:
-            setattr(cls, replay, None)
+    for name in (*REPLAYS.values(), "unchanged"):
+        if name not in cls.__dict__:
+            setattr(cls, name, None)
 
 
 class InvertibleModule(nn.Module):
@@ -64,6 +67,13 @@ class InvertibleModule(nn.Module):
     saved in the `state_dict`, so that a resumed run does not initialize again. In
     distributed training `initialize` must set the same values on all ranks.
 
+    A layer that leaves entries of the state as they are, or only moves them, can define
+    `unchanged(mask, direction)`. The mask has the form of a state of one sample, and is
+    true where an entry is that of the input of the container. The method returns such a
+    mask for the output of `direction`, `"forward"` or `"inverse"`; in place of a tensor
+    without such entries it may return `None`. A container warns at its first call if
+    entries are unchanged at its end. A layer without the method changes all entries.
+
     Examples:
         >>> class Shift(InvertibleModule):
         ...     def forward(self, x):
@@ -76,9 +86,10 @@ class InvertibleModule(nn.Module):
         True
     """
 
-    _memory: str | None = None
+    _memory: MemoryStrategy | None = None
     breaks_graph = False  # set where `torch.compile` runs it outside of its graph
     initialize: Callable[..., None]  # of layers that set parameters from data
+    unchanged: Callable[[Any, str], Any] | None = None  # of layers that keep entries
     _waits_for_data = False  # whether `initialize` is still to be called
     _names: frozenset[str] | None = frozenset()  # the keyword context of `forward`
 
@@ -106,7 +117,7 @@ class InvertibleModule(nn.Module):
             _inherit_no_replay(cls)
 
     @property
-    def memory(self) -> str | None:
+    def memory(self) -> MemoryStrategy | None:
         """The memory strategy of this module in a container.
 
         The container keeps at least what this strategy keeps. With `None`, the default,
@@ -116,24 +127,35 @@ class InvertibleModule(nn.Module):
         return self._memory
 
     @memory.setter
-    def memory(self, memory: str | None) -> None:
+    def memory(self, memory: MemoryStrategy | None) -> None:
         if memory is not None and memory not in MEMORY:
             raise ValueError(f"memory is {memory!r}, but must be one of {MEMORY}")
         self._memory = memory
 
-    def forward(self, x: Any, *context: Any) -> Any:
+    if TYPE_CHECKING:
+
+        def __call__(self, x: StateT, /, *context: Any, **named: Any) -> StateT:
+            """Return the output of `forward`, a tensor for a tensor."""
+            ...
+
+    # with these arguments a subclass may choose its own, and give them types
+    def forward(self, x: Any, /, *context: Any, **named: Any) -> Any:
         """Map the state `x` to the state `y`."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
-    def inverse(self, y: Any, *context: Any) -> Any:
+    def inverse(self, y: Any, /, *context: Any, **named: Any) -> Any:
         """Map the state `y` back to `x`."""
         raise NotImplementedError(f"{type(self).__name__} does not define inverse")
 
-    def forward_and_log_det(self, x: Any, *context: Any) -> tuple[Any, Tensor]:
+    def forward_and_log_det(
+        self, x: Any, /, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         r"""Return `y` and $\log\lvert\det \partial y/\partial x\rvert$, `(batch,)`."""
         raise NotImplementedError(_no_log_det(self, "forward_and_log_det"))
 
-    def inverse_and_log_det(self, y: Any, *context: Any) -> tuple[Any, Tensor]:
+    def inverse_and_log_det(
+        self, y: Any, /, *context: Any, **named: Any
+    ) -> tuple[Any, Tensor]:
         r"""Return `x` and $\log\lvert\det \partial x/\partial y\rvert$, `(batch,)`."""
         raise NotImplementedError(_no_log_det(self, "inverse_and_log_det"))
 
@@ -240,6 +262,12 @@ class Inverse(InvertibleModule, elementary=False):
     @property
     def _layers(self) -> int:
         return self.module._layers
+
+
+def rearranged(layer: InvertibleModule, mask: State, direction: str) -> State:
+    """Return which entries are unchanged, for a layer that only moves entries."""
+    moved: State = getattr(layer, direction)(mask)
+    return moved
 
 
 def _loaded(module: InvertibleModule, _: object) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning
 import torch
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
@@ -17,26 +18,23 @@ from jsonargparse import (  # type: ignore[attr-defined]
 )
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mri_example.comparison import compare
-from mri_example.data import (
-    Simulation,
-    convert_raw,
-    nifti_volumes,
-    simulate_demo,
-    simulate_volumes,
-)
-from mri_example.demo import demo
+from mri_example.data.anatomy import nifti_volumes
+from mri_example.data.convert import convert_raw
+from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
+from mri_example.demo import compare, demo, say
 from mri_example.errors import InputError
-from mri_example.evaluate import check_ending
+from mri_example.evaluate import check_ending, write
 from mri_example.evaluate import evaluate as evaluate_folders
-from mri_example.evaluate import write as write_evaluation
 from mri_example.inspection import inspect_root
-from mri_example.models import ChallengeIRIM, Reconstructor
+from mri_example.masks import Masks
+from mri_example.models import IRIM2D, MODELS, ChallengeIRIM, Reconstructor
 from mri_example.reconstruct import check_device, zero_filled
 from mri_example.reconstruct import reconstruct as reconstruct_folder
-from mri_example.training import MaskConfig, export_authors, fit, load
-from mri_example.training import export as export_model
-from mri_example.training.command import add_fit_options, run_fit
+from mri_example.training.checkpoints import export as export_model
+from mri_example.training.checkpoints import export_authors, load
+from mri_example.training.data import SliceData, check_range
+from mri_example.training.fit import DEFAULTS, fit
+from mri_example.training.module import ReconstructionTask
 
 CHALLENGE: Any = lazy_instance(ChallengeIRIM)
 
@@ -49,10 +47,8 @@ def simulate(
 ) -> None:
     """Simulate k-space in the fastMRI layout.
 
-    Without a source, the embedded heads are written as a data root with the folders
-    singlecoil_train, singlecoil_val and singlecoil_test, with several coils
-    multicoil_train and so on, split by subject. Simulated
-    k-space is not raw data: scores on it do not compare with the leaderboard.
+    Without a source, the embedded heads are written as a data root, split by subject.
+    Simulated k-space is not raw data: scores on it do not compare with the leaderboard.
 
     Args:
         output: A data root; with a source, the folder for its files.
@@ -64,7 +60,7 @@ def simulate(
         written = simulate_demo(output, simulation)
     else:
         written = simulate_volumes(nifti_volumes(source, volume), output, simulation)
-    _say(
+    say(
         f"{len(written)} files written to {output}; those already there were kept\n"
         f"k-space is simulated from magnitude images and is not raw data: scores on "
         f"it do not compare with the leaderboard"
@@ -82,7 +78,7 @@ def convert(source: Path, output: Path) -> None:
         output: Folder for the files, for example multicoil_test of a data root.
     """
     written = convert_raw(source, output)
-    _say(f"{len(written)} files written to {output}; those already there were kept")
+    say(f"{len(written)} files written to {output}; those already there were kept")
 
 
 def check(data: Path, quick: bool = False) -> None:
@@ -96,7 +92,7 @@ def check(data: Path, quick: bool = False) -> None:
     """
     reports = inspect_root(data, quick=quick)
     for report in reports:
-        _say(str(report))
+        say(str(report))
     defects = sum(len(report.defects) for report in reports)
     if defects:
         raise InputError(
@@ -108,7 +104,7 @@ def reconstruct(
     data: Path,
     output: Path,
     checkpoint: Path | None = None,
-    masks: MaskConfig = MaskConfig(),
+    masks: Masks = Masks(),
     device: str = "",
     batch_size: int = 8,
     slab: int | None = None,
@@ -135,15 +131,15 @@ def reconstruct(
         method,
         data,
         output,
-        masks.build(),
+        masks,
         device=device,
         batch_size=batch_size,
         slab=slab,
         on_failure=(lambda _, e: failures.append(str(e))) if skip_failures else None,
     )
-    _say(f"{len(written)} reconstructions written to {output}")
+    say(f"{len(written)} reconstructions written to {output}")
     if failures:
-        _say("\n  ".join([f"failed and not written: {len(failures)}", *failures]))
+        say("\n  ".join([f"failed and not written: {len(failures)}", *failures]))
     if not written:
         raise InputError(f"no volume of {data} could be reconstructed: see above")
 
@@ -169,17 +165,13 @@ def evaluate(
     """
     if output is not None:
         check_ending(output)
+    asked = (acquisition, acceleration)
     evaluation = evaluate_folders(
-        targets,
-        reconstructions,
-        acquisition,
-        acceleration,
-        skip_failures=skip_failures,
-        progress=True,
+        targets, reconstructions, *asked, skip_failures=skip_failures
     )
-    _say(str(evaluation))
+    say(str(evaluation))
     if output is not None:
-        write_evaluation(evaluation, output)
+        write(evaluation, output)
 
 
 def export(
@@ -203,7 +195,7 @@ def export(
         export_authors(authors, model, output)
     elif checkpoint is not None:
         export_model(checkpoint, output)
-    _say(f"model written to {output}")
+    say(f"model written to {output}")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -265,6 +257,62 @@ class Parser(LightningArgumentParser):
         self.exit(2, f"error: {said}: `{shown} --help` lists what there is\n")
 
 
+def _add_fit_options(parser: LightningArgumentParser) -> None:
+    """Add what `fit` takes: `--trainer` is `lightning.Trainer`, `--data` `SliceData`.
+
+    `--training` is `ReconstructionTask`, and `--model` the network that it trains.
+    """
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="Folder for best.ckpt, last.ckpt and log/; a run goes on there.",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path | None,
+        default=None,
+        help="A trained model, .ckpt or .safetensors, to start from.",
+    )
+    parser.add_argument(
+        "--seed_everything", type=int, default=0, help="What all randomness follows."
+    )
+    parser.add_subclass_arguments(
+        Reconstructor,
+        "model",
+        default={"class_path": f"{IRIM2D.__module__}.IRIM2D"},
+        help=f"{', '.join(MODELS)}; --model.help NAME lists its options.",
+    )
+    of_ours: dict[str, Any] = {"skip": {"model", "masks", "seed"}, "instantiate": False}
+    parser.add_class_arguments(ReconstructionTask, "training", **of_ours)
+    parser.add_class_arguments(SliceData, "data", **of_ours)
+    parser.add_class_arguments(Masks, "masks")
+    parser.add_lightning_class_args(lightning.Trainer, "trainer")
+    parser.set_defaults({f"trainer.{name}": v for name, v in DEFAULTS.items()})
+
+
+def _run_fit(parser: LightningArgumentParser, config: Namespace) -> None:
+    """Train as the options say, and print where the best checkpoint is."""
+    seed = config.seed_everything
+    check_range("seed_everything", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1")
+    torch.manual_seed(seed)
+    try:
+        built = parser.instantiate(config)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"the options cannot be used ({said}): change them") from error
+    trainer: dict[str, Any] = vars(built.trainer)
+    task = ReconstructionTask(built.model, **vars(built.training))
+    data = SliceData(masks=built.masks, seed=seed, **vars(built.data))
+    last = fit(task, data, config.output, init=config.init, **trainer)
+    best = last.with_stem("best")
+    if task.global_rank == 0:
+        found = best if best.exists() else "none was written"
+        sys.stdout.write(f"best checkpoint: {found}\n")
+
+
 def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of the command line, and that of each command."""
     whole = Parser(prog="python -m mri_example", description=__doc__)
@@ -275,7 +323,7 @@ def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
             "--config", action=ActionConfigFile, help="Options as YAML."
         )
         if name == "fit":
-            add_fit_options(parser)
+            _add_fit_options(parser)
         else:
             parser.add_function_arguments(COMMANDS[name])
         subcommands.add_subcommand(name, parser, help=parser.description)
@@ -284,35 +332,24 @@ def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        0 if it succeeded, 2 if the input was at fault.
-    """
+    """Run one command, and return 0, or 2 if the input was at fault."""
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
     whole, parsers = parser_of([*COMMANDS])
     try:
         parsed = whole.parse_args(arguments)
         name = parsed.subcommand
         if name == "fit":
-            run_fit(parsers[name], parsed[name])
+            _run_fit(parsers[name], parsed[name])
         else:
             options = vars(parsers[name].instantiate(parsed[name]))
             options.pop("config")
             COMMANDS[name](**options)
     except InputError as error:
-        sys.stderr.write(f"error: {_sentence(error)}\n")
+        # without the traceback of a worker that loads data
+        said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
+        sys.stderr.write(f"error: {said}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to go on\n")
         return 130
     return 0
-
-
-def _sentence(error: InputError) -> str:
-    """Return what is wrong, without the traceback of a worker that loads data."""
-    return str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")

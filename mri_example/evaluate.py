@@ -7,17 +7,15 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from mri_example.data.checks import checked
+from mri_example.data.checks import OnFailure, checked
 from mri_example.data.files import (
+    UNKNOWN,
     KSpaceFile,
     opened,
     plain,
@@ -31,22 +29,19 @@ from mri_example.metrics import (
     LEVEL,
     METRICS,
     SEED,
-    Interval,
     Scores,
     Summary,
-    bootstrap,
     score,
     summarize,
 )
+from mri_example.progress import shown
 
-UNKNOWN = "unknown"
 DIGITS = {"nmse": 5, "psnr": 3, "ssim": 4}
 CAPTION = "mean +- 2 sd over volumes [95 % interval of the mean, bootstrap]"
-NAMES = [metric.upper() for metric in METRICS]
-ENDINGS = ("", "_two_sd", "_low", "_high")
+PARTS = {"": "mean", "_two_sd": "spread", "_low": "low", "_high": "high"}
 COLUMNS = (
     *("kind", "name", "acquisition", "acceleration", "volumes"),
-    *(metric + ending for metric in METRICS for ending in ENDINGS),
+    *(metric + ending for metric in METRICS for ending in PARTS),
     "reason",
 )
 
@@ -72,10 +67,8 @@ def attribute_text(value: Any) -> str:
     """Return an attribute as it is compared and shown, numbers without their type.
 
     Examples:
-        >>> attribute_text(4.0), attribute_text(b"8"), attribute_text("AXT2")
-        ('4', '8', 'AXT2')
-        >>> attribute_text(None)
-        'unknown'
+        >>> attribute_text(4.0), attribute_text(b"8"), attribute_text(None)
+        ('4', '8', 'unknown')
     """
     if value is None:
         return UNKNOWN
@@ -84,26 +77,6 @@ def attribute_text(value: Any) -> str:
         return f"{float(text):g}"
     except ValueError:
         return text
-
-
-@dataclass(frozen=True)
-class Group:
-    """The volumes of one condition, or all: their summary, and if several an interval.
-
-    A condition of `None` means all.
-    """
-
-    condition: Condition | None
-    summary: Summary
-    interval: Interval | None
-
-    @property
-    def parts(self) -> tuple[Scores | None, ...]:
-        """Mean, two standard deviations, lower and upper end of the interval."""
-        if self.interval is None:  # one volume tells nothing of others
-            return self.summary.mean, None, None, None
-        ends = (self.interval.low, self.interval.high)
-        return self.summary.mean, self.summary.spread, *ends
 
 
 @dataclass(frozen=True)
@@ -119,46 +92,41 @@ class Evaluation:
 
     volumes: Mapping[str, Scores]
     conditions: Mapping[str, Condition]
-    failures: Mapping[str, str] = field(default_factory=dict)
-    filtered: tuple[str, ...] = ()
+    failures: Mapping[str, str]
+    filtered: tuple[str, ...]
 
     @cached_property
     def summary(self) -> Summary:
-        """Mean over all volumes and two standard deviations."""
+        """The summary of all volumes."""
         return summarize(self.volumes.values())
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """The volumes of each condition, and last all of them."""
-        groups = []
-        for condition in (*sorted(set(self.conditions.values())), None):
-            names = [n for n in self.volumes if condition in (None, self.conditions[n])]
-            scores = [self.volumes[name] for name in names]
-            groups.append(Group(condition, summarize(scores), bootstrap(scores)))
-        return groups
+    def groups(self) -> list[tuple[Condition | None, Summary]]:
+        """The summary of each condition, and last that of all volumes."""
+        groups: list[tuple[Condition | None, Summary]] = []
+        for condition in sorted(set(self.conditions.values())):
+            names = [n for n in self.volumes if self.conditions[n] == condition]
+            groups.append((condition, summarize(self.volumes[n] for n in names)))
+        return [*groups, (None, self.summary)]
 
     def __str__(self) -> str:
+        names = [metric.upper() for metric in METRICS]
         volumes = [
             [name, str(self.conditions[name]), *(_text(s, m) for m in METRICS)]
             for name, s in self.volumes.items()
         ]
         groups = [
-            [
-                str(group.condition or "all"),
-                str(group.summary.volumes),
-                *(_cell(group, metric) for metric in METRICS),
-            ]
-            for group in self.groups
+            [str(c or "all"), str(s.volumes), *(_cell(s, m) for m in METRICS)]
+            for c, s in self.groups
         ]
         lines = [
-            _aligned([["volume", "condition", *NAMES], *volumes]),
+            _aligned([["volume", "condition", *names], *volumes]),
             CAPTION,
-            _aligned([["condition", "volumes", *NAMES], *groups]),
+            _aligned([["condition", "volumes", *names], *groups]),
         ]
         if self.filtered:
-            names = ", ".join(self.filtered)
-            count = len(self.filtered)
-            lines.append(f"of other conditions and not counted: {count} ({names})")
+            text = f"{len(self.filtered)} ({', '.join(self.filtered)})"
+            lines.append(f"of other conditions and not counted: {text}")
         if self.failures:
             lines.append(f"failed and not counted: {len(self.failures)}")
             lines += [f"  {name}: {reason}" for name, reason in self.failures.items()]
@@ -169,10 +137,12 @@ def _text(scores: Scores | None, metric: str) -> str:
     return f"{getattr(scores, metric):.{DIGITS[metric]}f}"
 
 
-def _cell(group: Group, metric: str) -> str:
-    if group.interval is None:
-        return f"{_text(group.summary.mean, metric)} (one volume)"
-    mean, spread, low, high = (_text(part, metric) for part in group.parts)
+def _cell(summary: Summary, metric: str) -> str:
+    if summary.spread is None:
+        return f"{_text(summary.mean, metric)} (one volume)"
+    mean, spread, low, high = (
+        _text(getattr(summary, part), metric) for part in PARTS.values()
+    )
     return f"{mean} +- {spread} [{low}, {high}]"
 
 
@@ -185,38 +155,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-class _Failures(dict[str, str]):
-    """Why volumes cannot be evaluated; unless they are skipped, the first raises."""
-
-    def __init__(self, found: Mapping[str, str], *, skip: bool) -> None:
-        super().__init__(found)
-        self.skip = skip
-        if not skip:
-            self.refuse()
-
-    @contextmanager
-    def noted(self, name: str) -> Iterator[None]:
-        """Note the error that ends the block, or pass it on."""
-        try:
-            yield
-        except InputError as error:
-            self[name] = str(error)
-            if not self.skip:
-                raise
-
-    def refuse(self) -> None:
-        """Raise the first failure, if there is one."""
-        for reason in self.values():
-            more = f"; {len(self)} volumes fail in all" if len(self) > 1 else ""
-            raise InputError(f"{reason}{more}")
-
-
-def paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, str]]:
-    """Match the files of two folders by their names.
-
-    Returns:
-        The names in both, and what is wrong with the others.
-    """
+def _paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the names in both folders, and what is wrong with the others."""
     wanted = [path.name for path in volume_paths(targets)]
     found: list[str] = []
     if reconstructions.is_dir() and any(reconstructions.iterdir()):
@@ -250,52 +190,45 @@ def evaluate(
     acceleration: float | None = None,
     *,
     skip_failures: bool = False,
-    progress: bool = False,
 ) -> Evaluation:
     """Compare a folder of reconstructions with the targets, volume by volume.
 
-    Every file of either folder counts, or is named as a failure or as filtered.
-
-    Args:
-        targets: Folder of files with targets.
-        reconstructions: Folder of reconstructions with the same names.
-        acquisition: Count only the volumes of this acquisition.
-        acceleration: Count only the volumes of this acceleration, as their
-            reconstruction, or else the file with the target, says it.
-        skip_failures: Go on without the volumes that cannot be compared, and list them.
-        progress: Show a progress bar.
+    Every file of either folder counts, or is named as a failure or as filtered. The
+    acceleration is the one that the reconstruction, or else the target's file, says.
 
     Raises:
         InputError: If a volume has no partner or no target, occurs twice or cannot be
             compared, unless failures are skipped; or if nothing is left to count.
     """
-    names, unpaired = paired(targets, reconstructions)
-    failures = _Failures(unpaired, skip=skip_failures)
+    names, failures = _paired(targets, reconstructions)
+    _refuse(failures, unless=skip_failures)
 
     def failed(path: Path, error: InputError) -> None:
-        with failures.noted(path.name):
+        failures[path.name] = str(error)
+        if not skip_failures:
             raise error
 
-    files: dict[str, KSpaceFile] = {}
     conditions: dict[str, Condition] = {}
-    for file in checked([targets / name for name in names], failed):
-        with failures.noted(name := file.path.name):
-            conditions[name] = _condition(file, reconstructions / name)
-            files[name] = file
-    if not conditions:
-        failures.refuse()
+
+    def group(file: KSpaceFile) -> None:
+        name = file.path.name
+        conditions[name] = _condition(file, reconstructions / name)
+
+    files = checked([targets / name for name in names], failed, group)
+    _refuse(failures, unless=files)
     wanted = _wanted(conditions, acquisition, acceleration)
-    volumes: dict[str, Scores] = {}
-    bar = tqdm(wanted, desc="evaluate", unit="volume", disable=not progress)
-    with bar as names:
-        for name in names:
-            with failures.noted(name):
-                volumes[name] = _score(files[name], reconstructions / name)
-    if not volumes:
-        failures.refuse()
-    counted = {name: conditions[name] for name in volumes}
+    counted = [file for file in files if file.path.name in wanted]
+    volumes = _scores(counted, reconstructions, failed)
+    _refuse(failures, unless=volumes)
     filtered = tuple(name for name in conditions if name not in wanted)
-    return Evaluation(volumes, counted, failures, filtered)
+    return Evaluation(volumes, {n: conditions[n] for n in volumes}, failures, filtered)
+
+
+def _refuse(failures: Mapping[str, str], *, unless: Any) -> None:
+    """Raise the first failure, if there is one, unless it is possible to go on."""
+    for reason in () if unless else failures.values():
+        more = f"; {len(failures)} volumes fail in all" if len(failures) > 1 else ""
+        raise InputError(f"{reason}{more}")
 
 
 def _condition(file: KSpaceFile, reconstruction: Path) -> Condition:
@@ -307,12 +240,25 @@ def _condition(file: KSpaceFile, reconstruction: Path) -> Condition:
     return Condition(attribute_text(acquisition), attribute_text(plain(told)))
 
 
-def _score(file: KSpaceFile, reconstruction: Path) -> Scores:
-    volume, estimate = file.target_volume(), read_reconstruction(reconstruction)
+def _scores(
+    files: Sequence[KSpaceFile], reconstructions: Path, failed: OnFailure
+) -> dict[str, Scores]:
+    scores: dict[str, Scores] = {}
+    for file in shown(files, "evaluate", "volume"):
+        name = file.path.name
+        try:
+            both = file.target_volume(), read_reconstruction(reconstructions / name)
+            scores[name] = _score(name, *both)
+        except InputError as error:
+            failed(file.path, error)
+    return scores
+
+
+def _score(name: str, target: Any, estimate: Any) -> Scores:
     try:
-        return score(volume, estimate)
+        return score(target, estimate)
     except InputError as error:
-        raise InputError(f"{file.path.name} cannot be evaluated: {error}") from error
+        raise InputError(f"{name} cannot be evaluated: {error}") from error
 
 
 def _wanted(
@@ -356,7 +302,7 @@ def check_ending(path: Path) -> None:
 
 
 def _json(evaluation: Evaluation) -> str:
-    *groups, everything = (_group(group) for group in evaluation.groups)
+    *groups, everything = (_group(*group) for group in evaluation.groups)
     numbers = {
         "volumes": {
             name: asdict(scores) | asdict(evaluation.conditions[name])
@@ -380,14 +326,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _group(group: Group) -> dict[str, Any]:
-    spread = group.parts[1]
+def _group(condition: Condition | None, summary: Summary) -> dict[str, Any]:
+    numbers = asdict(summary)
+    several = summary.volumes > 1
     return {
-        **(asdict(group.condition) if group.condition else {}),
-        "count": group.summary.volumes,
-        "mean": asdict(group.summary.mean),
-        "two_standard_deviations": asdict(spread) if spread else None,
-        "interval": asdict(group.interval) if group.interval else None,
+        **(asdict(condition) if condition else {}),
+        "count": summary.volumes,
+        "mean": numbers["mean"],
+        "two_standard_deviations": numbers["spread"],
+        "interval": {n: numbers[n] for n in ("low", "high")} if several else None,
     }
 
 
@@ -398,11 +345,11 @@ def _csv(evaluation: Evaluation) -> str:
     for name, scores in evaluation.volumes.items():
         condition = asdict(evaluation.conditions[name])
         writer.writerow({"kind": "volume", "name": name} | condition | asdict(scores))
-    for group in evaluation.groups:
-        row = {"kind": "group", "volumes": group.summary.volumes}
-        row |= asdict(group.condition) if group.condition else {"name": "all"}
-        for ending, part in zip(ENDINGS, group.parts, strict=True):
-            row |= {m + ending: getattr(part, m, "") for m in METRICS}
+    for group, summary in evaluation.groups:
+        row = {"kind": "group", "volumes": summary.volumes}
+        row |= asdict(group) if group else {"name": "all"}
+        for ending, part in PARTS.items():
+            row |= {m + ending: getattr(getattr(summary, part), m, "") for m in METRICS}
         writer.writerow(row)
     for name in evaluation.filtered:
         writer.writerow({"kind": "filtered", "name": name})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from mri_example.data.checks import Finding, findings, summary
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
+from mri_example.progress import shown
 
 CHALLENGES = ("singlecoil", "multicoil")
 SPLITS = ("train", "val", "test", "challenge")
@@ -26,15 +26,10 @@ EQUAL = 1e-3  # relative, of the attributes to the target
 
 @dataclass
 class FolderReport:
-    """What one folder holds.
+    """What one folder holds, such as `singlecoil_train`.
 
-    Attributes:
-        name: For example `singlecoil_train`.
-        volumes: Number of files, defective ones included.
-        slices: Number of slices in those that can be read.
-        counts: What they are like, and how many are: sizes, coils, acquisitions, ...
-        defects: What is wrong, for each thing that is.
-        doubts: What may be wrong.
+    Volumes are all files, slices those of files that can be read, counts what they are
+    like and how many are; defects are wrong, doubts may be.
     """
 
     name: str
@@ -59,20 +54,14 @@ class FolderReport:
         for kind, value in kinds.items():
             self.counts.setdefault(kind, Counter())[value] += 1
 
-    @property
-    def published(self) -> str:
-        """How it compares with the published data set, or "" if it has no such part."""
-        if self.name not in PUBLISHED:
-            return ""
-        volumes, slices = PUBLISHED[self.name]
-        if (self.volumes, self.slices) == (volumes, slices):
-            return ", as published"
-        return f"; the published knee data have {volumes} volumes, {slices} slices"
-
     def __str__(self) -> str:
-        lines = [
-            f"{self.name}: {self.volumes} volumes, {self.slices} slices{self.published}"
-        ]
+        head = f"{self.name}: {self.volumes} volumes, {self.slices} slices"
+        volumes, slices = known = PUBLISHED.get(self.name, (0, 0))
+        if known == (self.volumes, self.slices):
+            head += ", as published"
+        elif volumes:
+            head += f"; the published knee data have {volumes} volumes, {slices} slices"
+        lines = [head]
         for kind, counter in self.counts.items():
             found = ", ".join(f"{value} ({n})" for value, n in counter.most_common())
             lines.append(f"  {kind}: {found}")
@@ -82,21 +71,14 @@ class FolderReport:
         return "\n".join(lines)
 
 
-def inspect_root(
-    root: Path, *, quick: bool = False, progress: bool = True
-) -> list[FolderReport]:
-    """Look through all folders of a data root.
+def inspect_root(root: Path, *, quick: bool = False) -> list[FolderReport]:
+    """Look through all folders of a data root, and return a report for each.
 
-    Args:
-        root: It holds some of `singlecoil_train`, ..., `multicoil_challenge`.
-        quick: Read one slice of each file instead of all.
-        progress: Show a progress bar.
-
-    Returns:
-        A report for each folder that is there.
+    It holds some of `singlecoil_train`, ..., `multicoil_challenge`. One slice of each
+    file is read if it is to be quick, else all.
 
     Raises:
-        InputError: If none is.
+        InputError: If there is no such folder.
     """
     names = [f"{challenge}_{split}" for challenge in CHALLENGES for split in SPLITS]
     folders = [root / name for name in names if (root / name).is_dir()]
@@ -109,14 +91,23 @@ def inspect_root(
             files |= dict.fromkeys(volume_paths(folder), report)
         except InputError as error:
             report.defects.append(str(error))
+    for path in shown(list(files), "check", "volume"):
+        _examine(path, files[path], quick)
+    for path, defect in _twins(files):
+        files[path].defects.append(defect)
+    return reports
+
+
+def _twins(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Find the files of a challenge with the name of another volume."""
     named: dict[tuple[str, str], list[Path]] = {}
     for path in files:
-        named.setdefault(_name(path), []).append(path)
-    with tqdm(files, desc="check", unit="volume", disable=not progress) as bar:
-        for path in bar:
-            _examine(path, files[path], quick)
-            files[path].defects += _twins(path, named[_name(path)])
-    return reports
+        named.setdefault((path.parent.name.split("_")[0], path.stem), []).append(path)
+    for paths in named.values():
+        for path in paths:
+            others = ", ".join(str(other) for other in paths if other != path)
+            if others:
+                yield path, f"{path} has the name of {others}: rename one"
 
 
 def _examine(path: Path, report: FolderReport, quick: bool) -> None:
@@ -136,20 +127,21 @@ def _examine(path: Path, report: FolderReport, quick: bool) -> None:
 
 def _of_split(file: KSpaceFile) -> Iterator[Finding]:
     """Say what keeps `fit` from using a file of its folder."""
-    split = file.path.parent.name.split("_")[-1]
+    folder = file.path.parent.name
+    split = folder.split("_")[-1]
     if split not in ("train", "val"):
         return
     if file.mask is not None:
         yield Finding(
             "split",
             f"it brings a mask, so its k-space is undersampled and no model can learn "
-            f"from it: move it from {file.path.parent.name}",
+            f"from it: move it from {folder}",
         )
     if split == "val" and file.target_size is None:
         yield Finding(
             "split",
             f"it has no target volume, so nothing can be validated on it: move it from "
-            f"{file.path.parent.name}, or add its target",
+            f"{folder}, or add its target",
         )
     elif split == "val" and file.target_size and file.target_size[0] < file.crop[1]:
         yield Finding(
@@ -174,13 +166,3 @@ def _of_attributes(file: KSpaceFile) -> Iterator[Finding]:
                 )
     except InputError as error:
         yield Finding("values", str(error).removeprefix(f"{file.path}: "))
-
-
-def _name(path: Path) -> tuple[str, str]:
-    """Return what should be unique: the challenge, and the name of the volume."""
-    return path.parent.name.split("_")[0], path.stem
-
-
-def _twins(path: Path, named: list[Path]) -> list[str]:
-    others = ", ".join(str(other) for other in named if other != path)
-    return [f"{path} has the name of {others}: rename one"] if others else []

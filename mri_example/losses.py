@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from mri_example.data import Sample
+from mri_example.data.dataset import Sample
 from mri_example.models import Reconstructor
 from mri_example.transforms import root_sum_of_squares
 
@@ -22,7 +22,13 @@ WINDOW = 7
 K1, K2 = 0.01, 0.03
 
 
-class SubsampledNMSE(nn.Module):
+def subsampled_nmse(
+    estimate: Tensor,
+    target: Tensor,
+    fraction: float = 0.01,
+    magnitude: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     r"""Normalized squared error on a random subset of the pixels (eq. 18).
 
     $$ L = \frac{N}{\sum_i m_i} \cdot
@@ -31,44 +37,25 @@ class SubsampledNMSE(nn.Module):
 
     averaged over the batch. The same mask hides pixels of estimate and target, and the
     expectation is the NMSE whatever the fraction $f$: a cheap source of gradient noise.
-
-    Args:
-        fraction: The share $f$ of pixels that count, in (0, 1]; 1 draws nothing.
-        magnitude: Compare magnitudes instead of complex values.
+    A fraction of 1 draws nothing; `magnitude` compares magnitudes.
 
     Examples:
-        >>> loss = SubsampledNMSE(fraction=0.5)
         >>> target = torch.ones(2, 1, 8, 8, dtype=torch.complex64)
-        >>> float(loss(1.5 * target, target))
+        >>> float(subsampled_nmse(1.5 * target, target, fraction=0.5))
         0.25
     """
-
-    def __init__(self, fraction: float = 0.01, *, magnitude: bool = False) -> None:
-        super().__init__()
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction is {fraction}, but must be in (0, 1]")
-        self.fraction, self.magnitude = fraction, magnitude
-
-    def forward(
-        self,
-        estimate: Tensor,
-        target: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return the loss, drawing the pixels from `generator`."""
-        if self.magnitude or estimate.shape[1] != target.shape[1]:
-            estimate, target = magnitudes(estimate, target)
-        _check_shapes(estimate, target)
-        error = (estimate - target).abs().square().flatten(1)
-        energy = target.abs().square().flatten(1).sum(1)
-        energy = torch.where(energy > 0, energy, 1)
-        counted = torch.ones_like(error)
-        if self.fraction < 1:
-            shape, dtype = error.shape, error.dtype
-            chances = torch.rand(shape, generator=generator, dtype=dtype)
-            counted = (chances < self.fraction).to(error)
-        share = counted.sum(1).clamp(min=1) / error.shape[1]
-        return ((counted * error).sum(1) / energy / share).mean()
+    if magnitude or estimate.shape[1] != target.shape[1]:
+        estimate, target = magnitudes(estimate, target)
+    _check_shapes(estimate, target)
+    error = (estimate - target).abs().square().flatten(1)
+    energy = target.abs().square().flatten(1).sum(1)
+    energy = torch.where(energy > 0, energy, 1)
+    counted = torch.ones_like(error)
+    if fraction < 1:
+        chances = torch.rand(error.shape, generator=generator, dtype=error.dtype)
+        counted = (chances < fraction).to(error)
+    share = counted.sum(1).clamp(min=1) / error.shape[1]
+    return ((counted * error).sum(1) / energy / share).mean()
 
 
 def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
@@ -85,22 +72,9 @@ def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
-    r"""One minus the structural similarity of the magnitudes.
+    """One minus the structural similarity of magnitudes, as `metrics.ssim` has it.
 
-    On whole slices, with the maximum of the target volume, $1 - L$ is the metric
-    `mri_example.metrics.ssim`.
-
-    Args:
-        estimate: The estimate; its last two axes are rows and columns.
-        target: The target.
-        maximum: Maxima of the target volumes, `(batch,)`.
-
-    Raises:
-        ValueError: If the shapes differ, or an image is smaller than the window.
-
-    References:
-        Wang et al., *Image quality assessment: from error visibility to structural
-        similarity*, 2004.
+    The maxima `(batch,)` are those of the target volumes.
     """
     p, t = magnitudes(estimate, target)
     if min(t.shape[-2:]) < WINDOW:
@@ -128,12 +102,11 @@ def training_loss(
     coils_per_step: int | None = None,
 ) -> Callable[[Reconstructor, Sample], Tensor]:
     """Return a function of model and batch, the mean over the model's trajectory."""
-    nmse = SubsampledNMSE(fraction, magnitude=magnitude)
     one: dict[str, Callable[[Tensor, Sample], Tensor]] = {
-        "nmse": lambda estimate, batch: nmse(estimate, batch.image),
-        "l1": lambda estimate, batch: normalized_l1(estimate, batch.image),
-        "ssim": lambda estimate, batch: dissimilarity(
-            estimate, batch.image, torch.as_tensor(batch.maximum)
+        "nmse": lambda x, batch: subsampled_nmse(x, batch.image, fraction, magnitude),
+        "l1": lambda x, batch: normalized_l1(x, batch.image),
+        "ssim": lambda x, batch: dissimilarity(
+            x, batch.image, torch.as_tensor(batch.maximum)
         ),
     }
 
@@ -158,11 +131,7 @@ def _some_coils(batch: Sample, coils: int) -> Sample:
 
 
 def magnitudes(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the root-sum-of-squares of both over their copies, `(batch, *space)`.
-
-    Raises:
-        ValueError: If their shapes differ.
-    """
+    """Return the root-sum-of-squares of both over their copies, `(batch, *space)`."""
     p, t = (root_sum_of_squares(images, dim=1) for images in (estimate, target))
     _check_shapes(p, t)
     return p, t

@@ -22,14 +22,64 @@ WINDOW = 7
 LEVEL, DRAWS, SEED = 0.95, 10_000, 0
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How close a reconstruction is: NMSE (lower is better), PSNR in dB, SSIM."""
+
+    nmse: float
+    psnr: float
+    ssim: float
+
+
+METRICS = tuple(field.name for field in fields(Scores))
+
+
+def score(
+    target: Volume, reconstruction: Volume, maxval: float | None = None
+) -> Scores:
+    r"""Compare a reconstructed volume $p$ with its target $t$.
+
+    - NMSE is $\lVert t - p \rVert^2 / \lVert t \rVert^2$;
+    - PSNR is $10 \log_{10}(\max(t)^2 / \operatorname{mean}((t - p)^2))$ in decibels,
+      infinite if there is no error;
+    - SSIM is the mean over slices. The window is uniform, 7 by 7, and stays within the
+      slice; K1 = 0.01, K2 = 0.03, covariances are those of a sample (48 degrees of
+      freedom), and the range is up to $\max(t)$.
+
+    Args:
+        target: Magnitudes `(slices, H, W)`, of which the square of width W counts.
+        reconstruction: Likewise.
+        maxval: Instead of the maximum of the target.
+
+    Raises:
+        InputError: If they cannot be compared, see `comparable`.
+
+    Examples:
+        >>> t = np.full((1, 8, 8), 4.0)
+        >>> score(t, t), score(t, t - 0.5).psnr  # 20 log10(8)
+        (Scores(nmse=0.0, psnr=inf, ssim=1.0), 18.06...)
+
+    References:
+        Wang et al., *Image quality assessment: from error visibility to structural
+        similarity*, 2004.
+    """
+    t, p = comparable(target, reconstruction)
+    peak, squares = t.max() if maxval is None else maxval, (t - p) ** 2
+    with np.errstate(divide="ignore"):  # without an error
+        psnr = 10 * np.log10(peak**2 / squares.mean())
+    options = {"win_size": WINDOW, "data_range": peak}
+    pairs = zip(t, p, strict=True)
+    ssim = np.mean([structural_similarity(*pair, **options) for pair in pairs])
+    return Scores(float(squares.sum() / np.sum(t**2)), float(psnr), float(ssim))
+
+
 def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magnitudes]:
     """Check two volumes and cut the square of the target's width out of both.
 
-    Both are magnitudes `(slices, H, W)`, and become float64 `(slices, W, W)`.
-
     Raises:
         InputError: If a volume is empty, not real or not finite, their numbers of
-            slices differ, or one is too small for the square.
+            slices differ, one is too small for the square, that is too small for SSIM,
+            or the target has no maximum.
     """
     given = {"target": target, "reconstruction": reconstruction}
     t, p = (_magnitudes(name, volume) for name, volume in given.items())
@@ -39,15 +89,29 @@ def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magn
             f"compare volumes of as many slices"
         )
     width = t.shape[-1]
-    for name, volume in {"target": t, "reconstruction": p}.items():
-        if min(volume.shape[1:]) < width:
-            raise InputError(
-                f"slices of the {name} are {volume.shape[1]} by {volume.shape[2]}, but "
-                f"must hold a square of the target's width, {width}: pad them or crop "
-                f"the columns of the target"
-            )
-    both = (center_crop(torch.from_numpy(v), (width, width)).numpy() for v in (t, p))
-    return next(both), next(both)
+    if width < WINDOW:
+        raise InputError(
+            f"slices are {width} wide, but SSIM needs at least {WINDOW}: leave out "
+            f"this volume"
+        )
+    t, p = _square("target", t, width), _square("reconstruction", p, width)
+    if not t.max() > 0:
+        nothing = "positive nowhere" if t.any() else "zero everywhere"
+        raise InputError(
+            f"the target is {nothing}, so no error can be relative to it: leave out "
+            f"this volume"
+        )
+    return t, p
+
+
+def _square(name: str, volume: Magnitudes, width: int) -> Magnitudes:
+    if min(volume.shape[1:]) < width:
+        raise InputError(
+            f"slices of the {name} are {volume.shape[1]} by {volume.shape[2]}, but "
+            f"must hold a square of the target's width, {width}: pad them or crop the "
+            f"columns of the target"
+        )
+    return center_crop(torch.from_numpy(volume), (width, width)).numpy()
 
 
 def _magnitudes(name: str, given: Volume) -> Magnitudes:
@@ -68,174 +132,51 @@ def _magnitudes(name: str, given: Volume) -> Magnitudes:
     return volume.astype(np.float64)
 
 
-def mse(target: Volume, reconstruction: Volume) -> float:
-    r"""Return the mean squared error, $\operatorname{mean}((t - p)^2)$.
-
-    Examples:
-        >>> mse(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
-        1.0
-    """
-    t, p = comparable(target, reconstruction)
-    return float(np.mean((t - p) ** 2))
-
-
-def nmse(target: Volume, reconstruction: Volume) -> float:
-    r"""Return the normalized error, $\lVert t - p \rVert^2 / \lVert t \rVert^2$.
-
-    Examples:
-        >>> nmse(np.full((1, 2, 2), 2.0), np.ones((1, 2, 2)))
-        0.25
-    """
-    t, p = comparable(target, reconstruction)
-    if not t.any():
-        raise InputError(
-            "the target is zero everywhere, so no error can be relative to it: leave "
-            "out this volume"
-        )
-    return float(np.sum((t - p) ** 2) / np.sum(t**2))
-
-
-def psnr(target: Volume, reconstruction: Volume, maxval: float | None = None) -> float:
-    r"""Return the peak signal-to-noise ratio, $10 \log_{10}(\max^2 / \mathrm{MSE})$.
-
-    The peak is that of the target volume unless it is given; decibels, infinite if
-    there is no error.
-
-    Examples:
-        >>> psnr(np.full((1, 2, 2), 4.0), np.full((1, 2, 2), 3.5))  # 20 log10(8)
-        18.06...
-    """
-    peak, error = _peak(target, maxval), mse(target, reconstruction)
-    return float(10 * np.log10(peak**2 / error)) if error else float("inf")
-
-
-def ssim(target: Volume, reconstruction: Volume, maxval: float | None = None) -> float:
-    """Return the structural similarity, the mean over slices.
-
-    The window is uniform, 7 by 7, and stays within the slice; K1 = 0.01, K2 = 0.03,
-    covariances are those of a sample (48 degrees of freedom), and the range is up to
-    the maximum of the target volume unless it is given.
-
-    Examples:
-        >>> ssim(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
-        1.0
-
-    References:
-        Wang et al., *Image quality assessment: from error visibility to structural
-        similarity*, 2004.
-    """
-    t, p = comparable(target, reconstruction)
-    if t.shape[-1] < WINDOW:
-        raise InputError(
-            f"slices are {t.shape[-1]} wide, but SSIM needs at least {WINDOW}: leave "
-            f"out this volume"
-        )
-    options = {"win_size": WINDOW, "data_range": _peak(t, maxval)}
-    pairs = zip(t, p, strict=True)
-    return float(np.mean([structural_similarity(*pair, **options) for pair in pairs]))
-
-
-def _peak(target: Volume, maxval: float | None) -> float:
-    peak = float(comparable(target, target)[0].max()) if maxval is None else maxval
-    if not peak > 0:
-        raise InputError(
-            f"maxval, the maximum of the target, is {peak}, but must be positive: "
-            f"leave out this volume or give its maxval"
-        )
-    return peak
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How close a reconstruction is: NMSE (lower is better), PSNR in dB, SSIM."""
-
-    nmse: float
-    psnr: float
-    ssim: float
-
-
-METRICS = tuple(field.name for field in fields(Scores))
-
-
-def score(target: Volume, reconstruction: Volume) -> Scores:
-    """Compare a reconstructed volume with its target; see `comparable`.
-
-    Examples:
-        >>> score(np.ones((1, 8, 8)), np.ones((1, 8, 8)))
-        Scores(nmse=0.0, psnr=inf, ssim=1.0)
-    """
-    pair = comparable(target, reconstruction)
-    return Scores(nmse(*pair), psnr(*pair), ssim(*pair))
-
-
 @dataclass(frozen=True)
 class Summary:
-    """Mean over volumes and twice the standard deviation, each a set of scores."""
+    """Mean over volumes, and what it says of other volumes if there are several.
 
-    mean: Scores
-    spread: Scores
+    Attributes:
+        volumes: How many there are.
+        mean: Of each metric.
+        spread: Two standard deviations (ddof 1); NaN where a value is infinite.
+        low: Lower end of the interval of the mean.
+        high: Upper end of it.
+    """
+
     volumes: int
+    mean: Scores
+    spread: Scores | None = None
+    low: Scores | None = None
+    high: Scores | None = None
 
 
 def summarize(scores: Iterable[Scores]) -> Summary:
-    """Return mean and two standard deviations (ddof 1) of each metric over volumes.
-
-    The spread is 0 for a single volume, and NaN where a value is infinite.
-
-    Examples:
-        >>> summarize([Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)]).mean.psnr
-        21.0
-    """
-    table = np.array([astuple(one) for one in scores], dtype=np.float64)
-    if not len(table):
-        raise InputError("there is no volume to summarize: check the folders given")
-    mean, spread = table.mean(axis=0), np.zeros(len(METRICS))
-    if len(table) > 1:
-        with np.errstate(invalid="ignore"):  # inf - inf, the spread of a perfect PSNR
-            spread = 2 * table.std(axis=0, ddof=1)
-    return Summary(Scores(*mean.tolist()), Scores(*spread.tolist()), len(table))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Where the mean over volumes is expected, from `low` to `high`."""
-
-    low: Scores
-    high: Scores
-
-
-def bootstrap(
-    scores: Iterable[Scores],
-    *,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = SEED,
-) -> Interval | None:
-    """Return an interval of the mean over volumes, by drawing volumes again.
+    """Return mean and spread over volumes, and the interval of the mean by bootstrap.
 
     As many volumes as there are, each any number of times, are drawn again and again;
-    the interval holds the middle `level` of their means. With few volumes it is too
-    narrow; it never is wider than from the lowest to the highest of them.
-
-    Returns:
-        The interval of each metric, or `None` of fewer than two volumes: one alone
-        tells nothing of others. NaN where a value is infinite.
+    the interval holds the middle 95 % of their means. With few volumes it is too
+    narrow.
 
     Examples:
-        >>> scores = [Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)]
-        >>> interval = bootstrap(scores)
-        >>> interval.low.psnr, interval.high.psnr, interval.low.ssim
-        (20.0, 22.0, 0.5)
+        >>> summary = summarize([Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)])
+        >>> summary.mean.psnr, summary.low.psnr, summary.high.psnr, summary.low.ssim
+        (21.0, 20.0, 22.0, 0.5)
 
     References:
         Efron, *Bootstrap methods: another look at the jackknife*, 1979.
     """
     table = np.array([astuple(one) for one in scores], dtype=np.float64)
-    if len(table) < 2:
-        return None
-    options = {"n_resamples": draws, "batch": 1000, "confidence_level": level}
+    if not len(table):
+        raise InputError("there is no volume to summarize: check the folders given")
+    mean = Scores(*table.mean(axis=0).tolist())
+    if len(table) == 1:
+        return Summary(1, mean)
+    options = {"n_resamples": DRAWS, "batch": 1000, "confidence_level": LEVEL}
     with np.errstate(invalid="ignore"):  # inf - inf, of a perfect PSNR
-        low, high = stats.bootstrap(
-            (table,), np.mean, method="percentile", rng=seed, **options
+        spread = 2 * table.std(axis=0, ddof=1)
+        interval = stats.bootstrap(
+            (table,), np.mean, method="percentile", rng=SEED, **options
         ).confidence_interval
-    return Interval(Scores(*low.tolist()), Scores(*high.tolist()))
+    parts = (spread, interval.low, interval.high)
+    return Summary(len(table), mean, *(Scores(*part.tolist()) for part in parts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mri_example.errors import InputError
@@ -16,14 +16,6 @@ def check_file(path: Path, what: str = "file") -> None:
         raise InputError(f"the {what} {path} does not exist: check the path")
 
 
-def check_folder(path: Path) -> None:
-    """Refuse what is no folder."""
-    if path.is_file():
-        raise InputError(f"the folder {path} is a file: name the folder it lies in")
-    if not path.is_dir():
-        raise InputError(f"the folder {path} does not exist: check the path")
-
-
 def files_of(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """List the files of a folder that end as they should, sorted by name.
 
@@ -32,7 +24,10 @@ def files_of(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     Raises:
         InputError: If the folder is missing or holds none, or one of them is a folder.
     """
-    check_folder(folder)
+    if folder.is_file():
+        raise InputError(f"the folder {folder} is a file: name the folder it lies in")
+    if not folder.is_dir():
+        raise InputError(f"the folder {folder} does not exist: check the path")
     found = sorted(
         path
         for path in folder.iterdir()
@@ -50,6 +45,16 @@ def files_of(folder: Path, suffixes: Sequence[str]) -> list[Path]:
             f"that does"
         )
     return found
+
+
+def distinct(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Return files by their names, of which no two may be one."""
+    files: dict[str, Path] = {}
+    for name, file in named:
+        other = files.setdefault(name, file)
+        if other != file:
+            raise InputError(f"{other} and {file} would both be {name}: rename one")
+    return files
 
 
 def make_folder(path: Path) -> None:

@@ -11,18 +11,13 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from mri_example.data import (
-    KSpaceFile,
-    Sample,
-    SliceDataset,
-    blend,
-    write_reconstruction,
-)
 from mri_example.data.checks import OnFailure
+from mri_example.data.dataset import Sample, SliceDataset, blend
+from mri_example.data.files import KSpaceFile, write_reconstruction
 from mri_example.errors import InputError
 from mri_example.masks import Masks, volume_seed
+from mri_example.progress import shown
 from mri_example.transforms import center_crop, root_sum_of_squares
 
 Method: TypeAlias = Callable[..., Tensor]  # of `Sample.inputs`
@@ -39,49 +34,35 @@ def reconstruct(
     method: Method,
     data: Path,
     output: Path,
-    mask_function: Masks,
+    masks: Masks,
     *,
     device: str = "cpu",
     batch_size: int = 8,
     slab: int | None = None,
-    progress: bool = True,
     on_failure: OnFailure | None = None,
 ) -> list[Path]:
-    """Reconstruct every file of a folder.
+    """Reconstruct every file of a folder, and return the files written.
 
-    Files that bring a mask keep it; the others are undersampled by `mask_function`,
-    seeded by the name of the file.
+    Files that bring a mask keep it; the others are undersampled, seeded by the name of
+    the file. Data set and attributes of the output are in docs/mri.md.
 
     Args:
         method: A `Reconstructor`, or a function like one, of zero-filled images of
-            coils and masks. If it has a `slab`, it is given slabs of so many slices
-            that overlap by half, and the magnitudes are blended, but whole volumes
-            where masks tell slices apart; if it has `metadata`, kinds of scans that it
-            knows, it is also given which of them a scan is. A module is moved to the
-            device.
+            coils and masks. Its attributes `slab`, `coils` and `metadata` count if it
+            has them. Slabs overlap by half, and their magnitudes are blended.
         data: Folder of files in the fastMRI layout, of one coil or several.
-        output: Folder for the reconstructions, one file for each input, of the same
-            name: data set `reconstruction`, float32 magnitudes `(slices, H, W)`, and
-            the attributes `acceleration`, `num_low_frequency` and `mask`.
-        mask_function: Draws the masks.
+        output: Folder for the reconstructions, one file for each input, of its name.
+        masks: How files without a mask are undersampled.
         device: Where to compute, for example `cuda`.
         batch_size: Slices that are reconstructed at once; at least one slab.
-        slab: Slices of a slab, of methods that take slabs; `None` for as many as the
-            method takes, which is the most.
-        progress: Show a progress bar.
+        slab: Slices of a slab, at most as many as the method takes.
         on_failure: Called with the path of a volume that fails and the error; the
-            volume is skipped, and an earlier reconstruction of it is removed from
-            `output`. Without it the first failure ends everything, and what can be
-            seen without reconstructing is seen before anything is written.
-
-    Returns:
-        The files written.
-
-    Raises:
-        InputError: If `data` cannot be used, `output` is the same folder, the method
-            takes no such slabs, or device or batch size are none.
+            volume is skipped, and an earlier reconstruction of it is removed. Without
+            it the first failure ends everything.
     """
-    _prepare(method, data, output, mask_function, device, batch_size, slab)
+    if output.resolve() == data.resolve():
+        raise InputError(f"output is the data folder {data}: choose another folder")
+    _prepare(method, masks, device, batch_size, slab)
 
     def skip(path: Path, error: InputError) -> None:
         """Let no reconstruction of an earlier run stand for a volume that fails."""
@@ -90,40 +71,26 @@ def reconstruct(
         (output / path.name).unlink(missing_ok=True)
         on_failure(path, error)
 
-    dataset = _dataset(method, data, mask_function, slab, skip)
-    batch = max(1, batch_size // (dataset.slab or 1))
-
-    def written(file: KSpaceFile) -> Path:
-        path, sizes = output / file.path.name, (file.crop[0], file.shape[-1])
-        volume = _volume(method, dataset, file, device, batch)
-        shape = (file.coils, file.slices, *sizes)
-        write_reconstruction(path, volume, _undersampling(file, mask_function, shape))
-        return path
-
-    paths = []
-    bar = tqdm(dataset.files, desc="reconstruct", unit="volume", disable=not progress)
-    with bar as files:
-        for file in files:
-            try:
-                paths.append(written(file))
-            except InputError as error:
-                skip(file.path, error)
-    return paths
-
-
-def _dataset(
-    method: Method, data: Path, masks: Masks, slab: int | None, on_failure: OnFailure
-) -> SliceDataset:
-    """Return the slices or slabs of the files that can be used."""
     whole = method is zero_filled and masks.encodes_slices  # slabs of at least 1 slice
-    return SliceDataset(
+    dataset = SliceDataset(
         data,
         masks,
         slab=slab or (1 if whole else getattr(method, "slab", None)),
         coils=getattr(method, "coils", None),
         metadata=getattr(method, "metadata", ()),
-        on_failure=on_failure,
+        on_failure=skip,
     )
+    batch = max(1, batch_size // (dataset.slab or 1))
+    paths = []
+    for file in shown(dataset.files, "reconstruct", "volume"):
+        try:
+            volume = _volume(method, dataset, file, device, batch)
+            path = output / file.path.name
+            write_reconstruction(path, volume, _undersampling(file, masks))
+            paths.append(path)
+        except InputError as error:
+            skip(file.path, error)
+    return paths
 
 
 def check_device(device: str) -> None:
@@ -139,17 +106,9 @@ def check_device(device: str) -> None:
 
 
 def _prepare(
-    method: Any,
-    data: Path,
-    output: Path,
-    masks: Masks,
-    device: str,
-    batch_size: int,
-    slab: int | None,
+    method: Any, masks: Masks, device: str, batch_size: int, slab: int | None
 ) -> None:
     """Check the options, and move a module to the device."""
-    if output.resolve() == data.resolve():
-        raise InputError(f"output is the data folder {data}: choose another folder")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, but must be at least 1")
     check_device(device)
@@ -159,7 +118,7 @@ def _prepare(
         method.to(device)
 
 
-def _check_slab(slab: int, method: Any, mask_function: Masks) -> None:
+def _check_slab(slab: int, method: Any, masks: Masks) -> None:
     most: int | None = getattr(method, "slab", None)
     name = getattr(method, "__name__", type(method).__name__)
     reason = f"{name} takes slabs of {most} slices: choose at most that"
@@ -170,7 +129,7 @@ def _check_slab(slab: int, method: Any, mask_function: Masks) -> None:
             f"{name} is given slice after slice: lower batch_size to have fewer of "
             f"them at once"
         )
-    elif mask_function.encodes_slices:
+    elif masks.encodes_slices:
         reason = (
             "the masks tell slices apart, so all slices of a volume are measured "
             "together: leave it out"
@@ -187,7 +146,7 @@ def _volume(
     """Reconstruct a volume; where slabs overlap, they are blended."""
     slabs: dict[int, NDArray[np.float32]] = {}
     items = [i for i, (owner, _) in enumerate(dataset.items) if owner is file]
-    for start in range(0, len(items), batch):
+    for start in shown(range(0, len(items), batch), file.path.name, "batch"):
         samples = [dataset[i] for i in items[start : start + batch]]
         images = _magnitudes(method, samples, file, device)
         cropped = center_crop(images, file.crop).float().cpu().numpy()
@@ -213,9 +172,7 @@ def _magnitudes(
         ) from error
 
 
-def _undersampling(
-    file: KSpaceFile, masks: Masks, shape: Sequence[int]
-) -> dict[str, Any]:
+def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:
     """Return the attributes that say how a volume was undersampled.
 
     `acceleration`, the one that the mask was drawn with, or else samples over measured
@@ -223,19 +180,13 @@ def _undersampling(
     where it is known; and `mask`, the pattern or the file.
     """
     if file.mask is not None:
-        own = file.mask.size / float(file.mask.astype(bool).sum())
+        own = round(float(1 / file.mask.mean(dtype=np.float64)), 1)
         stated = {k: v for k, v in file.attributes.items() if k in OF_THE_FILE}
-        return {"mask": "of the file", "acceleration": round(own, 1)} | stated
+        return {"mask": "of the file", "acceleration": own} | stated
     seed = volume_seed(file.path.name)
-    mask, low = masks(shape, seed=seed)
-    drawn: Sequence[float] | None = getattr(masks, "accelerations", None)
-    if drawn is None:
-        acceleration = round(mask.numel() / float(mask.sum()), 1)
-    else:  # of the pair that the first draw of a mask picks
-        acceleration = float(drawn[RandomState(seed).randint(len(drawn))])
-    name = masks.path.name if hasattr(masks, "path") else type(masks).__name__
-    return {
-        "mask": getattr(masks, "pattern", name),
-        "acceleration": acceleration,
-        "num_low_frequency": low,
-    }
+    mask, low = masks((file.coils, file.slices, file.crop[0], file.shape[-1]), seed)
+    known = {"mask": masks.pattern, "num_low_frequency": low}
+    if masks.file is None:
+        return known | {"acceleration": float(masks.pair(RandomState(seed))[1])}
+    acceleration = round(mask.numel() / float(mask.sum()), 1)
+    return known | {"mask": Path(masks.file).name, "acceleration": acceleration}

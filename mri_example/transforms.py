@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 
-def fftc(image: Tensor, dims: int) -> Tensor:
+def fftc(image: Tensor, dims: int = 2) -> Tensor:
     r"""Transform images to k-space over their last two or three axes.
 
     $$ k = \mathrm{shift}\, F\, \mathrm{shift}^{-1} x $$
@@ -31,22 +33,12 @@ def fftc(image: Tensor, dims: int) -> Tensor:
     return torch.fft.fftshift(kspace, dim=axes)  # type: ignore[no-any-return]
 
 
-def ifftc(kspace: Tensor, dims: int) -> Tensor:
+def ifftc(kspace: Tensor, dims: int = 2) -> Tensor:
     """Transform k-space to images, the inverse and the adjoint of `fftc`."""
     axes = _axes(dims)
     unshifted = torch.fft.ifftshift(kspace, dim=axes)
     image: Tensor = torch.fft.ifftn(unshifted, dim=axes, norm="ortho")
     return torch.fft.fftshift(image, dim=axes)  # type: ignore[no-any-return]
-
-
-def fft2c(image: Tensor) -> Tensor:
-    """Transform images to k-space over rows and columns; see `fftc`."""
-    return fftc(image, dims=2)
-
-
-def ifft2c(kspace: Tensor) -> Tensor:
-    """Transform k-space to images over rows and columns; see `ifftc`."""
-    return ifftc(kspace, dims=2)
 
 
 def _axes(dims: int) -> tuple[int, ...]:
@@ -59,8 +51,6 @@ def _axes(dims: int) -> tuple[int, ...]:
 
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """Cut the central `shape` out of the last two axes, from `(size - crop) // 2`.
-
-    The result is a view of the image `(..., rows, cols)`.
 
     Examples:
         >>> center_crop(torch.arange(5).view(1, 5), (1, 2))
@@ -78,11 +68,9 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def root_sum_of_squares(images: Tensor, dim: int) -> Tensor:
-    r"""Combine the images of several coils into one magnitude.
+    r"""Combine images along an axis of coils, $m = \sqrt{\sum_c |x_c|^2}$.
 
-    $$ m = \sqrt{\textstyle\sum_c |x_c|^2} $$
-
-    The coils are along `dim`. The gradient is 0 where all are 0.
+    The gradient is 0 where all are 0.
 
     Examples:
         >>> root_sum_of_squares(torch.tensor([[3 + 0j], [4j]]), dim=0)
@@ -92,10 +80,23 @@ def root_sum_of_squares(images: Tensor, dim: int) -> Tensor:
     return magnitude
 
 
-def complex_to_channels(images: Tensor) -> Tensor:
-    """Write complex images as channels: all real parts, then all imaginary parts.
+def magnitudes(
+    kspace: NDArray[np.complex64], crop: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the target that k-space `(slices, [coils,] rows, cols)` has in its file.
 
-    `(batch, copies, *space)` becomes `(batch, 2 * copies, *space)`.
+    The root-sum-of-squares of the coils, cropped: `(slices, *crop)`.
+    """
+    volume = []
+    for one in kspace:  # a copy of all slices may not fit
+        images = ifftc(torch.from_numpy(one)).view(-1, *one.shape[-2:])
+        volume.append(center_crop(root_sum_of_squares(images, dim=0), crop))
+    target: NDArray[np.float32] = torch.stack(volume).numpy()
+    return target
+
+
+def complex_to_channels(images: Tensor) -> Tensor:
+    """Write complex `(batch, copies, *space)` as real `(batch, 2 * copies, *space)`.
 
     Examples:
         >>> complex_to_channels(torch.tensor([[1 + 2j, 3 + 4j]]))
@@ -106,8 +107,6 @@ def complex_to_channels(images: Tensor) -> Tensor:
 
 def channels_to_complex(channels: Tensor) -> Tensor:
     """Read complex images from channels, the inverse of `complex_to_channels`.
-
-    Half precision becomes single: there is no complex type, or no transform of it.
 
     Examples:
         >>> channels_to_complex(torch.tensor([[1.0, 3.0, 2.0, 4.0]]))

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from invtorch import InvertibleModule, VolumePreserving
 
@@ -25,13 +26,30 @@ class Conditioner(nn.Module):
             self.calls.append(None)
         h = torch.tanh(self.first(x))
         for c in context:
-            h = h * (1 + c / 2)
+            h = h * (1 + self.on_grid(c, h) / 2)
         return self.second(self.dropout(h))
+
+    def on_grid(self, context: Tensor, _: Tensor) -> Tensor:
+        """Return what multiplies the hidden channels."""
+        return context
 
     @property
     def evaluations(self) -> int:
         """How often it was called, replays counted."""
         return len(self.calls)
+
+
+class Averaging(Conditioner):
+    """A conditioner that averages its context over the positions of the state."""
+
+    def on_grid(self, context: Tensor, h: Tensor) -> Tensor:
+        parts = (
+            torch.view_as_real(context).unbind(-1)
+            if context.is_complex()
+            else [context]
+        )
+        parts = [functional.interpolate(p, h.shape[2:], mode="area") for p in parts]
+        return torch.complex(*parts) if context.is_complex() else parts[0]
 
 
 class FromContext(Conditioner):

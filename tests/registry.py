@@ -4,6 +4,7 @@ Every law of `tests/laws/` is stated for all of them. A maker takes the channels
 state and its number of spatial axes.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -43,8 +44,8 @@ from invtorch import (
     Split,
     WithoutContext,
 )
-from invtorch.nets import IRIM
-from tests.parts import Conditioner, FromContext, Leapfrog, Scale, known
+from invtorch.nets import IRIM, Glow, InvertibleUNet
+from tests.parts import Averaging, Conditioner, FromContext, Leapfrog, Scale, known
 
 Maker = Callable[[int, int], InvertibleModule]
 
@@ -202,11 +203,11 @@ def normalizing(channels: int, dims: int) -> InvertibleModule:
     return layer
 
 
-def perturbed(layer: InvertibleModule) -> InvertibleModule:
+def perturbed(layer: InvertibleModule, by: float = 0.1) -> InvertibleModule:
     """Move the parameters of a layer away from where they begin."""
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.add_(torch.randn_like(parameter) / 10)
+            parameter.add_(by * torch.randn_like(parameter))
     return layer
 
 
@@ -286,6 +287,40 @@ def irim(channels: int, dims: int) -> InvertibleModule:
     return IRIM(steps, data_gradient, estimate_channels=channels // 2)
 
 
+def unet(channels: int, dims: int) -> InvertibleModule:
+    numbers = [channels, 2**dims]
+    return perturbed(InvertibleUNet(numbers, blocks=1, hidden=2, dims=dims))
+
+
+def unet_of_couplings(channels: int, dims: int) -> InvertibleModule:
+    def block(channels: int) -> InvertibleModule:
+        half = channels // 2
+        return AffineCoupling(Averaging(half, 2 * (channels - half), dims), bound=1.5)
+
+    stride = [1] * (dims - 1) + [2]
+    options = {"resampling": "haar", "stride": stride, "dims": dims}
+    return InvertibleUNet([channels, 2], blocks=1, block=block, **options)
+
+
+def glow(channels: int, dims: int) -> Glow:
+    def conditioner(inputs: int, outputs: int) -> Averaging:
+        return Averaging(inputs, outputs, dims)
+
+    net = Glow(channels, levels=2, steps=1, dims=dims, conditioner=conditioner)
+    net(torch.randn(4, channels, *(8,) * dims) * 1.02 + 0.1)
+    for module in net.modules():  # what initialized is not counted
+        if isinstance(module, Averaging):
+            module.calls.clear()
+    return net
+
+
+def there_and_back(channels: int, dims: int) -> InvertibleModule:
+    """Return a Glow and the inverse of another one: a state has one shape again."""
+    net = glow(channels, dims)
+    # matrices of many channels: more would make some of them nearly singular
+    return InvertibleSequential(net, perturbed(copy.deepcopy(net), by=0.02).inv)
+
+
 def inverse(channels: int, dims: int) -> InvertibleModule:
     return orthogonal(channels, dims).inv
 
@@ -343,6 +378,9 @@ MAKERS: dict[str, Maker] = {
     "InvertibleSequential": sequential,
     "Split and Join": in_parts,
     "IRIM": irim,
+    "InvertibleUNet": unet,
+    "InvertibleUNet(resampling=haar)": unet_of_couplings,
+    "Glow": there_and_back,
     "Inverse": inverse,
     "a module with forward and inverse": newcomer,
 }
@@ -366,18 +404,30 @@ FIXED: dict[str, tuple[Callable[[], InvertibleModule], tuple[int, ...]]] = {
         lambda: perturbed(OrthogonalDownsample(2, (3, 2), init="pixel_shuffle")),
         (2, 2, 3, 4),
     ),
+    "Glow in 1-D": (lambda: glow(2, 1), (2, 2, 8)),
+    "Glow in 2-D": (lambda: glow(1, 2), (2, 1, 4, 8)),
+    "InvertibleUNet with three levels": (
+        lambda: perturbed(InvertibleUNet([3, 2, 2], blocks=[1, 2, 1], dims=1)),
+        (2, 3, 7),
+    ),
     "ElementwiseAffine of entries": (
         lambda: perturbed(ElementwiseAffine((3, 4))),
         (2, 3, 4),
     ),
 }
-# the sizes of space must be even
-EVEN = {"PixelUnshuffle", "HaarDownsample", "OrthogonalDownsample"}
+# the sizes of space must be multiples of these numbers
+MULTIPLES = {
+    "PixelUnshuffle": 2,
+    "HaarDownsample": 2,
+    "OrthogonalDownsample": 2,
+    "Glow": 4,
+}
 # their own `memory` keeps a state for each layer
 KEEPING = {"ResidualFlow"}
 # formulas for real numbers, or modules without complex numbers
 REAL_ONLY = {
     "OrthogonalCoupling(GatedResidualBlock)",  # a ReLU knows no complex numbers
+    "InvertibleUNet",  # the same
     "LeakyReLU",
     "LeakyTanh",
     "Logit",
@@ -389,8 +439,9 @@ REAL_ONLY = {
 
 
 def fitted(name: str, *space: int) -> tuple[int, ...]:
-    """Return spatial sizes that a layer takes: made even where it needs that."""
-    return tuple(n + n % 2 for n in space) if name in EVEN else space
+    """Return spatial sizes that a layer takes: rounded up where it needs that."""
+    multiple = MULTIPLES.get(name, 1)
+    return tuple(n + -n % multiple for n in space)
 
 
 SHIPPED = {
@@ -419,6 +470,8 @@ SHIPPED = {
     AffineCoupling: "AffineCoupling",
     Conjugation: "Conjugation",
     Householder1x1: "Householder1x1",
+    Glow: "Glow",
+    InvertibleUNet: "InvertibleUNet",
     IRIM: "IRIM",
     Join: "Split and Join",
     Split: "Split and Join",

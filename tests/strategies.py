@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential
 from invtorch.module import MEMORY
-from tests.registry import EVEN, MAKERS, PAIR_MAKERS
+from tests.registry import MAKERS, MULTIPLES, PAIR_MAKERS
 from tests.tolerances import SINGLE, Gradients, assert_same_gradients
 
 names = st.sampled_from(sorted(MAKERS | PAIR_MAKERS))
@@ -99,12 +99,16 @@ def weighed(y: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 @st.composite
 def states(
-    draw: st.DrawFn, channels: int | None = None, even: bool = False
+    draw: st.DrawFn, channels: int | None = None, multiple: int = 1
 ) -> tuple[Tensor, Tensor, int]:
     """Draw a state, a context for it, and the number of spatial axes."""
     dims = draw(st.integers(1, 3))
     channels = channels or draw(st.integers(2, 5))
-    sizes = st.sampled_from([2, 4]) if even else st.integers(3, 5)
+    sizes = (
+        st.integers(3, 5)
+        if multiple == 1
+        else st.sampled_from(range(multiple, 5, multiple))
+    )
     space = draw(st.lists(sizes, min_size=dims, max_size=dims))
     batch = draw(st.integers(1, 2))
     generator = torch.Generator(torch.get_default_device())
@@ -116,11 +120,16 @@ def states(
     return x, context, dims
 
 
+def multiple_of(drawn: list[str]) -> int:
+    """Return what the sizes of space must be multiples of."""
+    return max(MULTIPLES.get(name, 1) for name in drawn)
+
+
 @st.composite
 def modules(draw: st.DrawFn) -> Example:
     """Draw one shipped module and a state for it."""
     name = draw(names)
-    x, context, dims = draw(states(even=name in EVEN))
+    x, context, dims = draw(states(multiple=multiple_of([name])))
     module = (MAKERS | PAIR_MAKERS)[name](x.shape[1], dims).double()
     state = (x, torch.randn_like(x)) if name in PAIR_MAKERS else x
     return Example(module, state, (context,))
@@ -141,7 +150,7 @@ def stacks(draw: st.DrawFn, max_layers: int = 6, tuples: bool = True) -> Example
     """Draw a mixed, nested stack with shared, frozen and differently kept blocks."""
     pairs = tuples and draw(st.integers(0, 3)) == 3
     drawn = draw(kinds(pairs, max_layers))
-    x, context, dims = draw(states(even=not EVEN.isdisjoint(drawn)))
+    x, context, dims = draw(states(multiple=multiple_of(drawn)))
     makers = PAIR_MAKERS if pairs else MAKERS
     members = [makers[name](x.shape[1], dims).double() for name in drawn]
     for module in members:

@@ -10,7 +10,12 @@ from torch import Tensor
 from invtorch._checks import check_count
 from invtorch.composite import Composite, Step, elementary
 from invtorch.containers.sequential import invertible
-from invtorch.module import InvertibleModule, VolumePreserving, no_log_det
+from invtorch.module import (
+    InvertibleModule,
+    MemoryStrategy,
+    VolumePreserving,
+    no_log_det,
+)
 from invtorch.precision import is_differentiable
 from invtorch.recording import Context
 from invtorch.replay import ShiftGraph
@@ -133,12 +138,12 @@ class PartLayer(InvertibleModule):
         self.index = index
 
     @property
-    def memory(self) -> str | None:
+    def memory(self) -> MemoryStrategy | None:
         """The memory strategy of the layer."""
         return self.module.memory
 
     @memory.setter
-    def memory(self, memory: str | None) -> None:
+    def memory(self, memory: MemoryStrategy | None) -> None:
         self.module.memory = memory
 
     @property
@@ -176,6 +181,12 @@ class PartLayer(InvertibleModule):
             self._part(y), *context, **named
         )
         return self._with(y, part), log_det
+
+    def unchanged(self, mask: Tensors, direction: str) -> tuple[Tensor | None, ...]:
+        """All other tensors are unchanged, and of its own what the layer leaves."""
+        inner = self.module.unchanged
+        part = None if inner is None else inner(self._part(mask), direction)
+        return (*mask[: self.index], part, *mask[self.index + 1 :])
 
     @property
     def replay(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
 import torch
 from torch import nn
@@ -11,10 +11,20 @@ from torch import nn
 from invtorch._checks import check_initialized
 from invtorch._repr import parameter_count
 from invtorch.composite import Composite, Pass, Step
-from invtorch.engine import GUARDS, Anchors, AnchorsArgument, Strategy, run
+from invtorch.containers.unchanged import FirstPass
+from invtorch.engine import (
+    GUARDS,
+    Anchors,
+    AnchorsArgument,
+    GuardPolicy,
+    Strategy,
+    run,
+)
 from invtorch.memory.plan import Automatic, Plan
-from invtorch.module import MEMORY, OPPOSITE, InvertibleModule
+from invtorch.module import MEMORY, OPPOSITE, InvertibleModule, MemoryStrategy
 from invtorch.recording import Context, check_hooks, is_recording
+
+MemoryArgument: TypeAlias = MemoryStrategy | Literal["auto"] | None
 
 
 class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
@@ -27,6 +37,9 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
     The gradients are those of plain autograd. Each layer is evaluated once more.
     Otherwise the container behaves as `nn.Sequential`: index, slice, append, insert,
     iterate. The keys of its `state_dict` are "0.…" with every strategy.
+
+    At its first call a container of several layers warns if entries of the state pass
+    through all of them unchanged, as in a chain of couplings that never take turns.
 
     Args:
         modules: The invertible modules, or one ordered dictionary of them.
@@ -83,12 +96,14 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
         Putzky and Welling, *Invert to learn to invert*, 2019. arXiv:1911.10914
     """
 
+    _called = False
+
     def __init__(
         self,
         *modules: Any,
-        memory: str | None = "invert",
+        memory: MemoryArgument = "invert",
         anchors: AnchorsArgument = 8,
-        guard: str | None = "raise",
+        guard: GuardPolicy | None = "raise",
         state_dtype: torch.dtype | None = None,
         budget: float = 0.5,
     ) -> None:
@@ -99,19 +114,19 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
         self.guard = guard
         self.state_dtype = state_dtype
 
-    @property
-    def memory(self) -> str | None:
+    @property  # type: ignore[override]  # "auto" is for containers alone
+    def memory(self) -> MemoryArgument:
         """What is kept for the backward pass."""
         return "auto" if self._planning else self._memory
 
     @memory.setter
-    def memory(self, memory: str | None) -> None:
+    def memory(self, memory: MemoryArgument) -> None:
         if memory is not None and memory not in (*MEMORY, "auto"):
             raise ValueError(
                 f"memory is {memory!r}, but must be one of {(*MEMORY, 'auto')}"
             )
         self._planning = memory == "auto"
-        self._memory = None if self._planning else memory
+        self._memory = None if memory == "auto" else memory
 
     @property
     def budget(self) -> float:
@@ -152,12 +167,12 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
         self._state_dtype = dtype
 
     @property
-    def guard(self) -> str | None:
+    def guard(self) -> GuardPolicy | None:
         """What happens if a rebuilt state differs from that of the forward pass."""
         return self._guard
 
     @guard.setter
-    def guard(self, guard: str | None) -> None:
+    def guard(self, guard: GuardPolicy | None) -> None:
         if guard not in GUARDS:
             raise ValueError(f"guard is {guard!r}, but must be one of {GUARDS}")
         self._guard = guard
@@ -179,7 +194,13 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
             self.state_dtype,
             self._automatic if self._planning else None,
         )
-        return run(strategy, chain, state, context)
+        if self._called or torch.compiler.is_compiling():
+            return run(strategy, chain, state, context)
+        first = FirstPass()
+        result = run(strategy._replace(observer=first), chain, state, context)
+        self._called = bool(first.calls) or is_recording()
+        first.warn()
+        return result
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a member. `append` and `extend` call this too."""
@@ -195,6 +216,16 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
 
     def __setitem__(self, index: int, module: nn.Module) -> None:
         super().__setitem__(index, invertible(module))
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[InvertibleModule]: ...
+
+    @overload
+    def __getitem__(self, index: int) -> InvertibleModule: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> InvertibleSequential: ...
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -240,7 +271,7 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
 
     @property
     def _members(self) -> list[InvertibleModule]:
-        return list(self)  # type: ignore[arg-type]
+        return list(self)
 
 
 def invertible(module: nn.Module | None) -> InvertibleModule:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from invtorch._checks import check_count
-from invtorch.module import VolumePreserving
+from invtorch.module import VolumePreserving, rearranged
 
 
 class Split(VolumePreserving):
@@ -48,6 +48,14 @@ class Split(VolumePreserving):
         self.sizes = _checked(sizes)
         self.dim = dim
 
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]
+            self, x: Tensor, /, *context: Any
+        ) -> tuple[Tensor, ...]:
+            """Return the parts."""
+            ...
+
     def forward(self, x: Tensor, *_: Any) -> tuple[Tensor, ...]:
         """Return the parts."""
         return _parts(x, self.sizes, self.dim)
@@ -55,6 +63,8 @@ class Split(VolumePreserving):
     def inverse(self, y: tuple[Tensor, ...], *_: Any) -> Tensor:
         """Concatenate the parts."""
         return _joined(y, self.sizes, self.dim)
+
+    unchanged = rearranged
 
     def extra_repr(self) -> str:
         """Show the sizes and the axis."""
@@ -93,6 +103,14 @@ class Join(VolumePreserving):
         self.sizes = _checked(sizes)
         self.dim = dim
 
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]
+            self, x: tuple[Tensor, ...], /, *context: Any
+        ) -> Tensor:
+            """Concatenate the parts."""
+            ...
+
     def forward(self, x: tuple[Tensor, ...], *_: Any) -> Tensor:
         """Concatenate the parts."""
         return _joined(x, self.sizes, self.dim)
@@ -100,6 +118,8 @@ class Join(VolumePreserving):
     def inverse(self, y: Tensor, *_: Any) -> tuple[Tensor, ...]:
         """Return the parts."""
         return _parts(y, self.sizes, self.dim)
+
+    unchanged = rearranged
 
     def extra_repr(self) -> str:
         """Show the sizes and the axis."""

@@ -14,7 +14,9 @@ from invtorch import (
     MomentumStep,
     ReversibleBlock,
 )
+from invtorch.containers.sequential import MemoryArgument
 from invtorch.convert.residual import Residual, rest_collected, state_of
+from invtorch.engine import GuardPolicy
 from invtorch.planning import measure_memory
 
 KINDS = ("momentum", "two_stream", "checkpoint")
@@ -347,9 +349,9 @@ def reversible(
     velocity: Callable[[Tensor], Tensor] | None = None,
     split: Split | None = None,
     output: int = 0,
-    memory: str = "invert",
+    memory: MemoryArgument = "invert",
     anchors: Any = 8,
-    guard: str | None = "raise",
+    guard: GuardPolicy | None = "raise",
     state_dtype: torch.dtype | None = None,
 ) -> ReversibleBlocks:
     r"""Run the residual blocks of a model as invertible layers, with its parameters.

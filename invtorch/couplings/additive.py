@@ -15,6 +15,7 @@ from invtorch.couplings.partition import (
     kept_and_moved,
     partition,
     shows_partition,
+    unchanged_part,
 )
 from invtorch.grid import check_exact, check_spacing, snap
 from invtorch.keywords import keywords_of
@@ -102,6 +103,8 @@ class AdditiveCoupling(VolumePreserving):
     def replay_inverse(self, x: Tensor, *context: Any, **named: Any) -> ShiftGraph:
         """Rebuild `y` and return the graph of the shift, in one evaluation of $G$."""
         return self._replay(x, Context(context, named), sign=-1)
+
+    unchanged = unchanged_part
 
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.conditioner)

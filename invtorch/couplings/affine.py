@@ -23,6 +23,7 @@ from invtorch.couplings.partition import (
     kept_and_moved,
     partition,
     shows_partition,
+    unchanged_part,
 )
 from invtorch.keywords import keywords_of
 from invtorch.module import InvertibleModule, no_log_det
@@ -153,6 +154,8 @@ class AffineCoupling(InvertibleModule):
         """Same as `replay_inverse`, with the log-determinant."""
         y, x, log_s = self._replay(x, Context(context, named), inverse=True)
         return y, (x, -self._log_det(x, log_s))
+
+    unchanged = unchanged_part
 
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.conditioner)

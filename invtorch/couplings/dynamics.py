@@ -211,6 +211,10 @@ class LeapfrogStep(VolumePreserving):
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.f)
 
+    def unchanged(self, mask: Pair, direction: str) -> tuple[Tensor | None, ...]:
+        """The position in the middle is in both states."""
+        return (mask[1], None) if direction == "forward" else (None, mask[0])
+
     def extra_repr(self) -> str:
         """Show the step size."""
         return f"step={self.step}"

@@ -317,6 +317,13 @@ def partition(layer: Any, state: Tensor, *, other: bool = False) -> Partition:
     return Narrow(dim, place, swap)
 
 
+def unchanged_part(layer: Any, mask: Tensor, direction: str) -> Tensor:
+    """Return `mask` where entries are kept, and false where they move."""
+    del direction
+    parts = partition(layer, mask)
+    return parts.joined(parts.kept(mask), torch.zeros_like(parts.moved(mask)))
+
+
 def size_along(state: Tensor, dim: int) -> int:
     """Return the size of a state along an axis.
 

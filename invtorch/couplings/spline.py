@@ -22,6 +22,7 @@ from invtorch.couplings.partition import (
     kept_and_moved,
     partition,
     shows_partition,
+    unchanged_part,
 )
 from invtorch.couplings.rational_quadratic import RationalQuadratic
 from invtorch.keywords import keywords_of
@@ -164,6 +165,8 @@ class SplineCoupling(InvertibleModule):
         """Same as `replay_inverse`, with the log-determinant."""
         y, x, log_det = self._replay(x, Context(context, named), "inverse")
         return y, (x, -log_det)
+
+    unchanged = unchanged_part
 
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.conditioner)

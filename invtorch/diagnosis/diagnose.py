@@ -43,7 +43,8 @@ def diagnose(model: InvertibleModule, x: Any, *context: Any, **named: Any) -> Di
 
     Examples:
         >>> from torch import nn
-        >>> layers = [AdditiveCoupling(nn.Linear(2, 2)) for _ in range(3)]
+        >>> turns = [False, True, False]
+        >>> layers = [AdditiveCoupling(nn.Linear(2, 2), swap=turn) for turn in turns]
         >>> diagnosis = diagnose(InvertibleSequential(*layers), torch.randn(5, 4))
         >>> print(diagnosis.recommendation)
         The gradients are as good as those of plain autograd: nothing needs to change.

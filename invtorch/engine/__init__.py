@@ -54,7 +54,7 @@ Glossary:
 
 from invtorch.engine.dispatch import Strategy, run
 from invtorch.engine.guard.anchors import Anchors, AnchorsArgument
-from invtorch.engine.guard.guard import GUARDS, DriftError, DriftWarning
+from invtorch.engine.guard.guard import GUARDS, DriftError, DriftWarning, GuardPolicy
 
 __all__ = [
     "GUARDS",
@@ -62,6 +62,7 @@ __all__ = [
     "AnchorsArgument",
     "DriftError",
     "DriftWarning",
+    "GuardPolicy",
     "Strategy",
     "run",
 ]

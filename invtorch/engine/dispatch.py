@@ -17,7 +17,14 @@ from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.guard import Guard
 from invtorch.module import InvertibleModule
 from invtorch.precision import as_kind, dtypes_as, is_differentiable
-from invtorch.recording import Context, Direction, Recording, State, is_recording
+from invtorch.recording import (
+    Context,
+    Direction,
+    Recorder,
+    Recording,
+    State,
+    is_recording,
+)
 
 
 class Planner(Protocol):
@@ -27,6 +34,16 @@ class Planner(Protocol):
         self, chain: Pass, state: Any, context: Context, anchors: Anchors
     ) -> tuple[str, ...]:
         """Return the strategies of the layers, in order."""
+
+
+class Observer(Protocol):
+    """Observes which layers a pass calls, and in which order."""
+
+    def observe(self, recorder: Recorder, state: Any) -> Recorder:
+        """Return a recorder that passes all calls of a pass on to `recorder`."""
+
+    def end(self, result: Any) -> None:
+        """Receive what the pass returned."""
 
 
 class Store:
@@ -64,6 +81,7 @@ class Strategy(NamedTuple):
         layers: The number of layers of a pass.
         state_dtype: The dtype in which the state is kept, if not that of the input.
         planner: Chooses a strategy for each layer, if `memory` is `"auto"`.
+        observer: Observes the pass, if it is not compiled.
     """
 
     memory: str
@@ -72,6 +90,7 @@ class Strategy(NamedTuple):
     layers: int
     state_dtype: torch.dtype | None
     planner: Planner | None = None
+    observer: Observer | None = None
 
     def recorder(self, chain: Pass, state: Any, context: Context) -> Store | Tape:
         """Return the recorder of one pass.
@@ -117,20 +136,23 @@ def run(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any:
         return chain(state, context)
     if strategy.state_dtype is not None:
         return _run_in(strategy.state_dtype, strategy, chain, state, context)
-    if _is_plain():
+    if _is_transformed():
         return chain(state, context)
+    if not torch.is_grad_enabled():
+        if strategy.observer is None:
+            return chain(state, context)
+        return _record(strategy._replace(memory="store"), chain, state, context)
     return _run_recorded(strategy, chain, state, context)
 
 
-def _is_plain() -> bool:
-    """Return whether the pass runs as plain PyTorch.
+def _is_transformed() -> bool:
+    """Return whether the pass is transformed, and so has to be plain PyTorch.
 
-    Without gradients a tape is not needed. Transforms of `torch.func`, export, tracing
-    and forward-mode differentiation cannot run through a tape.
+    Transforms of `torch.func`, export, tracing and forward-mode differentiation cannot
+    run through a tape.
     """
     return (
-        not torch.is_grad_enabled()
-        or _torch.is_functorch_active()
+        _torch.is_functorch_active()
         or _torch.is_exporting()
         or _torch.is_tracing()
         or _torch.is_forward_ad_active()
@@ -139,9 +161,12 @@ def _is_plain() -> bool:
 
 def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
     recorder = strategy.recorder(chain, state, context)
-    with Recording(recorder):
+    observer = strategy.observer
+    with Recording(observer.observe(recorder, state) if observer else recorder):
         result = chain(state, context)
     recorder.end()
+    if observer:
+        observer.end(result)
     return result
 
 

@@ -4,7 +4,11 @@ from invtorch.flows.adapters import (
     FromNflows,
     FromNormflows,
     FromTransform,
+    FromZuko,
+    ToNflows,
+    ToNormflows,
     ToTransform,
+    ToZuko,
 )
 from invtorch.flows.bases import Base, ConditionalNormal, DiagonalNormal, StandardNormal
 from invtorch.flows.dequantize import Dequantize
@@ -19,6 +23,10 @@ __all__ = [
     "FromNflows",
     "FromNormflows",
     "FromTransform",
+    "FromZuko",
     "StandardNormal",
+    "ToNflows",
+    "ToNormflows",
     "ToTransform",
+    "ToZuko",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from invtorch import InvertibleModule
-from invtorch._checks import check_count
+from invtorch._checks import check_count, check_module
 
 
 class ToTransform(Transform):
@@ -135,12 +135,17 @@ class FromTransform(InvertibleModule):
     def forward_and_log_det(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         """Apply the transform, and sum its log-determinant over each sample."""
         y: Tensor = self.transform(x)
-        return y, _per_sample(self.transform.log_abs_det_jacobian(x, y))
+        return y, self._per_sample(self.transform.log_abs_det_jacobian(x, y), len(x))
 
     def inverse_and_log_det(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         """Apply the inverse, and sum its log-determinant over each sample."""
         x: Tensor = self.transform.inv(y)
-        return x, -_per_sample(self.transform.log_abs_det_jacobian(x, y))
+        return x, -self._per_sample(self.transform.log_abs_det_jacobian(x, y), len(x))
+
+    def _per_sample(self, log_det: Tensor, batch: int) -> Tensor:
+        """Sum what is returned for each entry, or for each row of a sample."""
+        summed = log_det.flatten(1).sum(1) if log_det.ndim > 1 else log_det
+        return _checked(type(self.transform).__name__, summed, batch)
 
 
 class _Foreign(InvertibleModule):
@@ -186,13 +191,7 @@ class _Foreign(InvertibleModule):
             log_det = torch.as_tensor(log_det, dtype=state.dtype, device=state.device)
         if log_det.ndim == 0:  # the same for all samples
             log_det = log_det.expand(len(state))
-        if log_det.shape != (len(state),):
-            raise RuntimeError(
-                f"{type(self.module).__name__} returned a log-determinant of shape "
-                f"{tuple(log_det.shape)} for a batch of {len(state)}: it must be one "
-                f"number for each sample"
-            )
-        return result, log_det
+        return result, _checked(type(self.module).__name__, log_det, len(state))
 
 
 class FromNflows(_Foreign):
@@ -246,5 +245,162 @@ class FromNormflows(_Foreign):
     names = ("inverse", "forward")
 
 
-def _per_sample(log_det: Tensor) -> Tensor:
-    return log_det.flatten(1).sum(1) if log_det.ndim > 1 else log_det
+class FromZuko(InvertibleModule):
+    """Use a lazy transform of zuko as an invertible module.
+
+    A lazy transform makes a transform of its parameters and its context, in each call.
+    The context, one tensor or none, is that of the container.
+
+    Args:
+        module: A `zuko.lazy.LazyTransform`, such as the `transform` of a flow.
+
+    Raises:
+        TypeError: If it is no module, or makes no transform.
+        RuntimeError: If a log-determinant is not one number for each sample.
+
+    Examples:
+        >>> from torch.distributions.transforms import AffineTransform
+        >>> from invtorch.flows import FromZuko
+        >>> class Double(nn.Module):  # with the method of a lazy transform
+        ...     def forward(self, c=None):
+        ...         return AffineTransform(0.0, 2.0)
+        >>> FromZuko(Double())(torch.ones(1, 3))
+        tensor([[2., 2., 2.]])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        check_module("module", module)
+        self.module = module
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """Apply the transform of the context."""
+        return self._layer(context).forward(x)
+
+    def inverse(self, y: Tensor, *context: Any) -> Tensor:
+        """Apply the inverse of that transform."""
+        return self._layer(context).inverse(y)
+
+    def forward_and_log_det(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        """Apply the transform, with its log-determinant."""
+        return self._layer(context).forward_and_log_det(x)
+
+    def inverse_and_log_det(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        """Apply the inverse, with its log-determinant."""
+        return self._layer(context).inverse_and_log_det(y)
+
+    def _layer(self, context: tuple[Any, ...]) -> FromTransform:
+        return FromTransform(self.module(*context))
+
+
+class ToZuko(nn.Module):
+    """Use an invertible module as a lazy transform of zuko, in a list for its `Flow`.
+
+    Args:
+        module: The module. Its context is the one of zuko, if one is given.
+        event_dim: The number of axes of one sample.
+
+    Raises:
+        TypeError: If `module` is not an `InvertibleModule`.
+        ValueError: If `event_dim` is less than 1.
+
+    Examples:
+        >>> from invtorch.flows import ToZuko
+        >>> transform = ToZuko(Householder1x1(3))()
+        >>> x = torch.ones(2, 3)
+        >>> torch.allclose(transform.inv(transform(x)), x)
+        True
+    """
+
+    def __init__(self, module: InvertibleModule, event_dim: int = 1) -> None:
+        super().__init__()
+        ToTransform(module, event_dim=event_dim)  # checks both
+        self.module = module
+        self.event_dim = event_dim
+
+    def forward(self, c: Any = None) -> ToTransform:
+        """Return the transform for a context."""
+        context = () if c is None else (c,)
+        return ToTransform(self.module, *context, event_dim=self.event_dim)
+
+
+class ToNflows(nn.Module):
+    """Use an invertible module as a transform of nflows, in its `Flow` for example.
+
+    A whole `InvertibleSequential` keeps its flat memory there.
+
+    Args:
+        module: The module. Its context is the one of nflows, if one is given.
+
+    Raises:
+        TypeError: If `module` is not an `InvertibleModule`.
+
+    Examples:
+        >>> from invtorch.flows import ToNflows
+        >>> transform = ToNflows(Householder1x1(3))
+        >>> y, log_det = transform(torch.ones(2, 3), context=None)
+        >>> x, _ = transform.inverse(y)
+        >>> torch.allclose(x, torch.ones(2, 3))
+        True
+    """
+
+    names = ("forward_and_log_det", "inverse_and_log_det")
+
+    def __init__(self, module: InvertibleModule) -> None:
+        super().__init__()
+        if not isinstance(module, InvertibleModule):
+            raise TypeError(
+                f"module is a {type(module).__name__}, but must be an InvertibleModule"
+            )
+        self.module = module
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Call the module, with its log-determinant."""
+        return self._call(0, x, context)
+
+    def inverse(self, y: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Call its inverse, with its log-determinant."""
+        return self._call(1, y, context)
+
+    def _call(self, index: int, state: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        function = getattr(self.module, self.names[index])
+        result: tuple[Tensor, Tensor]
+        result = function(state) if context is None else function(state, context)
+        return result
+
+
+class ToNormflows(ToNflows):
+    """Use an invertible module as a flow layer of normflows.
+
+    The module maps data to the latent variable. As in normflows, `forward` of what
+    results maps the latent variable to data.
+
+    Args:
+        module: The module. Its context is the one of normflows, if one is given.
+
+    Raises:
+        TypeError: If `module` is not an `InvertibleModule`.
+
+    Examples:
+        >>> from invtorch.flows import ToNormflows
+        >>> net = Householder1x1(3)
+        >>> x, _ = ToNormflows(net)(torch.ones(2, 3))
+        >>> torch.allclose(net(x), torch.ones(2, 3))
+        True
+    """
+
+    names = ("inverse_and_log_det", "forward_and_log_det")
+
+
+def _checked(name: str, log_det: Tensor, batch: int) -> Tensor:
+    """Return a log-determinant that is one number for each sample.
+
+    Raises:
+        RuntimeError: If it is not.
+    """
+    if log_det.shape != (batch,):
+        raise RuntimeError(
+            f"{name} returned a log-determinant of shape {tuple(log_det.shape)} for a "
+            f"batch of {batch}: it must be one number for each sample"
+        )
+    return log_det

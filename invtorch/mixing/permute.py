@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invtorch._checks import check_axis, check_count
-from invtorch.module import VolumePreserving
+from invtorch.module import VolumePreserving, rearranged
 
 Generator = torch.Generator | None
 
@@ -72,6 +72,8 @@ class Permute(VolumePreserving):
         """Undo the permutation."""
         self._check(y)
         return y.index_select(self.dim, self.get_buffer("order").argsort())
+
+    unchanged = rearranged
 
     def extra_repr(self) -> str:
         """Show the number of channels, and the axis."""

@@ -16,6 +16,8 @@ from invtorch import (
     VolumePreserving,
     WithoutContext,
 )
+from invtorch.containers.sequential import MemoryArgument
+from invtorch.engine import GuardPolicy
 from invtorch.keywords import keywords_of
 from invtorch.recording import Context
 
@@ -93,9 +95,9 @@ class IRIM(Composite):
         *,
         estimate_channels: int = 2,
         final_update: bool = False,
-        memory: str = "invert",
+        memory: MemoryArgument = "invert",
         anchors: int | Sequence[int] | str = 8,
-        guard: str | None = "raise",
+        guard: GuardPolicy | None = "raise",
     ) -> None:
         super().__init__()
         members: list[InvertibleModule] = []
@@ -176,6 +178,12 @@ class GradientUpdate(VolumePreserving):
     ) -> tuple[Tensor, Tensor]:
         """Rebuild `y`, and compute `x` from it, in one evaluation of the gradient."""
         return self._replay(x, Context(data, named), sign=-1)
+
+    def unchanged(self, mask: Tensor, direction: str) -> Tensor:
+        """All channels but those that the gradient is added to."""
+        del direction
+        estimate, moved, rest = self._parts(mask)
+        return torch.cat([estimate, torch.zeros_like(moved), rest], dim=1)
 
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.gradient)

@@ -62,12 +62,9 @@ class Downsample(VolumePreserving):
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Make blocks of channels."""
-        entries = math.prod(self.stride)
-        self._check_output(y, entries)
-        blocks = y.reshape(len(y), y.shape[1] // entries, entries, *y.shape[2:])
-        matrix = self._matrix(y)
-        blocks = _product(None if matrix is None else matrix.mH, blocks)
-        return self._cropped(from_blocks(blocks, self.stride))
+        x = self._unblocked(y)
+        self._check_padding(x)
+        return self._cropped(x)
 
     def extra_repr(self) -> str:
         """Show strides, and the size of the input if it is padded."""
@@ -101,16 +98,28 @@ class Downsample(VolumePreserving):
             )
         return F.pad(x, [n for pad in missing[::-1] for n in (0, pad)])
 
+    def _unblocked(self, y: Tensor) -> Tensor:
+        """Make blocks of channels, with the padding."""
+        entries = math.prod(self.stride)
+        self._check_output(y, entries)
+        blocks = y.reshape(len(y), y.shape[1] // entries, entries, *y.shape[2:])
+        matrix = self._matrix(y)
+        blocks = _product(None if matrix is None else matrix.mH, blocks)
+        return from_blocks(blocks, self.stride)
+
     def _cropped(self, x: Tensor) -> Tensor:
-        """Remove the padding, which must be zero: what is cropped would be lost."""
-        if self.size is None:
-            return x
-        for axis, n in enumerate(self.size, start=2):
+        """Remove the padding."""
+        for axis, n in enumerate(self.size or (), start=2):
+            x = x.narrow(axis, 0, n)
+        return x
+
+    def _check_padding(self, x: Tensor) -> None:
+        """Refuse padding that is not zero: what is cropped would be lost."""
+        for axis, n in enumerate(self.size or (), start=2):
             if x.shape[axis] > n:
                 border = x.narrow(axis, n, x.shape[axis] - n)
                 x = x.narrow(axis, 0, n)
                 self._check_border(border, x)
-        return x
 
     def _check_border(self, border: Tensor, x: Tensor) -> None:
         if not x.numel():

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from invtorch._checks import check_count
-from invtorch.module import VolumePreserving
+from invtorch.module import VolumePreserving, rearranged
 
 
 class Flatten(VolumePreserving):
@@ -50,6 +50,8 @@ class Flatten(VolumePreserving):
         """Return the state with its axes."""
         self._check(y, (math.prod(self.shape),))
         return y.reshape(len(y), *self.shape)
+
+    unchanged = rearranged
 
     def extra_repr(self) -> str:
         """Show the shape of a sample."""

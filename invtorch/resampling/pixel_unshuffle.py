@@ -38,6 +38,12 @@ class PixelUnshuffle(Downsample):
         torch.Size([1, 12, 5, 4, 4])
     """
 
+    def unchanged(self, mask: Tensor, direction: str) -> Tensor:
+        """All entries, moved; padding is none of them."""
+        if direction == "forward":
+            return self.forward(mask)
+        return self._cropped(self._unblocked(mask))
+
     def _matrix(self, state: Tensor) -> Tensor | None:
         del state
         return None

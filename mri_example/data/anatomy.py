@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mri_example.errors import InputError
-from mri_example.paths import check_file, files_of
+from mri_example.paths import check_file, distinct, files_of
 
 LOG = logging.getLogger(__name__)
 Volume = NDArray[np.float32]
@@ -64,13 +64,9 @@ def nifti_volumes(
     if not path.is_dir():
         check_file(path)
     found = files_of(path, (".nii", ".nii.gz")) if path.is_dir() else [path]
-    names: dict[str, Path] = {}
-    for file in found:
-        name = file.name[: file.name.lower().rfind(".nii")] or file.name
-        other = names.setdefault(name, file)
-        if other != file:
-            raise InputError(f"{other} and {file} would both be {name}: rename one")
-    for name, file in names.items():
+    ends = [file.name.lower().rfind(".nii") for file in found]
+    names = [f.name[:end] or f.name for f, end in zip(found, ends, strict=True)]
+    for name, file in distinct(zip(names, found, strict=True)).items():
         yield name, _volume(file, number)
 
 
@@ -99,13 +95,21 @@ def _volume(path: Path, number: int | None) -> Volume:
     return upright(voxels, affine)
 
 
+def _read(path: Path) -> tuple[Any, NDArray[Any]]:
+    try:
+        image: Any = nibabel.load(path)
+        return image, np.asanyarray(image.dataobj)
+    except (*UNREADABLE, zlib.error) as error:
+        raise InputError(
+            f"{path} cannot be read as NIfTI ({error}): copy it again"
+        ) from error
+
+
 def _of_series(path: Path, voxels: NDArray[Any], number: int | None) -> NDArray[Any]:
     count = voxels.shape[-1]
     if number is None:
-        LOG.warning(
-            "%s holds %d volumes: volume 0 is taken, --volume N takes another",
-            *(path, count),
-        )
+        text = "%s holds %d volumes: volume 0 is taken, --volume N takes another"
+        LOG.warning(text, path, count)
     if not 0 <= (number or 0) < count:
         raise InputError(
             f"volume is {number}, but {path} holds {count} volumes: choose 0 to "
@@ -137,13 +141,3 @@ def upright(voxels: NDArray[Any], affine: NDArray[Any]) -> Volume:
         zoom = (1, *(plane / plane.min()))
         slices = ndimage.zoom(slices, zoom, order=1, mode="nearest", grid_mode=True)
     return np.ascontiguousarray(slices, dtype=np.float32)
-
-
-def _read(path: Path) -> tuple[Any, NDArray[Any]]:
-    try:
-        image: Any = nibabel.load(path)
-        return image, np.asanyarray(image.dataobj)
-    except (*UNREADABLE, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read as NIfTI ({error}): copy it again"
-        ) from error

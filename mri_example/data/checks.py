@@ -43,14 +43,9 @@ class Finding:
 
 
 def findings(file: KSpaceFile, slices: Iterable[int] | None = None) -> list[Finding]:
-    """Compare what a file says in several places.
+    """Compare what a file says in several places; at most one finding of a kind.
 
-    Args:
-        file: The file.
-        slices: Which are read; by default the middle one alone.
-
-    Returns:
-        At most one finding of a kind.
+    The slices are those that are read, by default the middle one alone.
     """
     found = list(_of_layout(file))
     kinds = {finding.kind: finding for finding in found}
@@ -66,24 +61,19 @@ def checked(
     on_failure: OnFailure | None = None,
     usable: Callable[[KSpaceFile], None] = lambda _: None,
 ) -> list[KSpaceFile]:
-    """Inspect files and make sure that none contradicts itself.
+    """Return the files that can be used, and log their doubts, a line for each kind.
 
     Args:
         paths: The files.
-        on_failure: Called with a file that is refused, and why; it is left out.
+        on_failure: Called with a file that is refused, and why; without it, a file that
+            contradicts itself raises.
         usable: Raises `InputError` for a file that cannot be used, whatever it says.
-
-    Returns:
-        Those that can be used. Their doubts are logged, one line for each kind.
-
-    Raises:
-        InputError: If a file is refused and nobody else is told.
     """
     files, doubts = [], []
     for path in paths:
         try:
             file = KSpaceFile.inspect(path)
-            found = refuse_errors(file)
+            found = _doubts(file)
             usable(file)
             doubts += [(file, finding) for finding in found]
             files.append(file)
@@ -96,12 +86,8 @@ def checked(
     return files
 
 
-def refuse_errors(file: KSpaceFile) -> list[Finding]:
-    """Return the doubts about a file.
-
-    Raises:
-        InputError: If a finding is an error.
-    """
+def _doubts(file: KSpaceFile) -> list[Finding]:
+    """Return the findings about a file, unless one of them is an error."""
     found = findings(file)
     for finding in found:
         if not finding.doubt:
@@ -308,7 +294,7 @@ TRANSFORMED = {  # by the axes over which k-space must be transformed to be the 
     (-2, -1): "",
     (-1,): "k-space is hybrid, its rows are positions: transform them with fft",
     (-2,): "k-space is hybrid, its columns are positions: transform them with fft",
-    (): "k-space holds images: transform them with fft2c",
+    (): "k-space holds images: transform them with fftc",
 }
 AXES = ("rows", "columns")
 

@@ -13,29 +13,35 @@ from ismrmrd import xsd
 from ismrmrd.file import Acquisitions
 from ismrmrd.hdf5 import acquisition_header_dtype
 from numpy.typing import NDArray
-from torch import from_numpy
 
 from mri_example.data.checks import checked
 from mri_example.data.files import crop_of, opened, plain, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.paths import files_of
-from mri_example.transforms import center_crop, ifft2c, root_sum_of_squares
+from mri_example.masks import center_width
+from mri_example.paths import distinct, files_of
+from mri_example.transforms import magnitudes
 
 LOG = logging.getLogger(__name__)
 SUFFIXES = (".h5", ".hdf5", ".mrd", ".ismrmrd")
 NO_IMAGE = (  # noise, and what serves the scanner itself
-    *("NOISE_MEASUREMENT", "NAVIGATION_DATA", "PHASECORR_DATA", "HPFEEDBACK_DATA"),
-    *("DUMMYSCAN_DATA", "RTFEEDBACK_DATA", "SURFACECOILCORRECTIONSCAN_DATA"),
-    *("PHASE_STABILIZATION_REFERENCE", "PHASE_STABILIZATION"),
+    *("IS_NOISE_MEASUREMENT", "IS_NAVIGATION_DATA", "IS_PHASECORR_DATA"),
+    *("IS_HPFEEDBACK_DATA", "IS_DUMMYSCAN_DATA", "IS_RTFEEDBACK_DATA"),
+    *("IS_SURFACECOILCORRECTIONSCAN_DATA", "IS_PHASE_STABILIZATION"),
+    "IS_PHASE_STABILIZATION_REFERENCE",
 )
+RAW = {
+    "lines read backwards, as in echo-planar imaging": ("IS_REVERSE",),
+    "compressed lines": tuple(f"COMPRESSION{i}" for i in (1, 2, 3, 4)),
+}
 SEPARATE = "write each into a file of its own"
-ALIKE = ("active_channels", "number_of_samples", "discard_pre", "discard_post")
 COUNTERS = {
     "kspace_encode_step_2": "partitions of a 3-D encoding",
     **{"contrast": "contrasts", "phase": "phases of a cycle"},
     **{"repetition": "repetitions", "set": "sets"},
 }
+PLACE = ["slice", "kspace_encode_step_1", "average"]
+LINE = ("active_channels", "number_of_samples", "discard_pre", "discard_post")
 APART = 1e-2  # mm between positions, or of directions, that are not the same
 COHERENT = 0.8  # magnitude of the mean of averages, relative to their mean magnitude
 SIMILAR = 0.02  # relative difference of sizes that are rounded
@@ -44,15 +50,10 @@ SIMILAR = 0.02  # relative difference of sizes that are rounded
 def convert_raw(source: Path, folder: Path) -> list[Path]:
     """Convert a raw file, or those in a folder, to files that do not exist yet.
 
-    Noise scans and calibration lines that are no part of the image are left out,
-    averages are averaged, slices are in the order of their positions, and what was not
+    Averages are averaged, slices are in the order of their positions, and what was not
     encoded is zero; where the phase encoding is coarser than the readout, zeros around
-    k-space make pixels square. A file that is fully sampled has a target, the
-    root-sum-of-squares of its coils; another has its mask. One coil makes a single-coil
-    file. The header is kept, with all that it says of the patient.
-
-    Returns:
-        The files that were written now.
+    k-space make pixels square. A file that is fully sampled has a target; another has
+    its mask.
 
     Raises:
         InputError: If a file is not Cartesian, holds more than one stack of slices or
@@ -61,13 +62,11 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     files = files_of(source, SUFFIXES) if source.is_dir() else [source]
     own = folder.resolve() == files[0].parent.resolve()
     _require(not own, f"output is the folder of {source}: choose another folder")
-    names: dict[str, Path] = {}
-    for file in files:
-        other, text = names.setdefault(file.stem, file), "would both become"
-        _require(other == file, f"{other} and {file} {text} {file.stem}.h5: rename one")
-    missing = {folder / f"{n}.h5": f for n, f in names.items()}
-    missing = {path: file for path, file in missing.items() if not path.exists()}
-    for path, file in missing.items():
+    written = []
+    for name, file in distinct((f"{file.stem}.h5", file) for file in files).items():
+        path = folder / name
+        if path.exists():
+            continue
         try:
             content = _content(file)
         except InputError as error:
@@ -75,7 +74,8 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
             raise InputError(said if str(file) in said else f"{file} {said}") from error
         write_kspace(path, *content)
         checked([path], on_failure=_removed)
-    return list(missing)
+        written.append(path)
+    return written
 
 
 def _removed(path: Path, error: InputError) -> None:
@@ -107,7 +107,7 @@ def _content(source: Path) -> tuple[Any, ...]:
         header = Header.parse(xml)
     more, left = header.encoded[1] - before, header.encoded[1] // 2 - before // 2
     kspace = np.pad(kspace, [(0, 0)] * 3 + [(left, more - left)])
-    mask = np.pad(measured[0], (left, more - left)).astype(np.float32)
+    mask = np.pad(measured[0], (left, more - left))
     scan, patient = document.measurementInformation, document.subjectInformation
     attributes = {"acquisition": getattr(scan, "protocolName", None) or "UNKNOWN"}
     attributes["patient_id"] = getattr(patient, "patientID", None) or source.stem
@@ -115,14 +115,10 @@ def _content(source: Path) -> tuple[Any, ...]:
     data = kspace[:, 0] if kspace.shape[1] == 1 else kspace
     if encoded.all():
         crop = crop_of(None, header, (kspace.shape[-2], kspace.shape[-1]))
-        images = [root_sum_of_squares(ifft2c(from_numpy(k)), 0) for k in kspace]
-        target = np.stack([center_crop(image, crop).numpy() for image in images])
-        return data, target, xml, attributes, None
-    sides = mask[: len(mask) // 2][::-1], mask[len(mask) // 2 :]
-    block = sum(int(np.cumprod(side).sum()) for side in sides)
-    attributes["acceleration"] = round(len(encoded) / float(encoded.sum()), 1)
-    attributes["num_low_frequency"] = block if sides[1][0] else 0
-    return data, None, xml, attributes, mask
+        return data, magnitudes(data, crop), xml, attributes, None
+    attributes["acceleration"] = round(float(1 / encoded.mean()), 1)
+    attributes["num_low_frequency"] = center_width(mask)
+    return data, None, xml, attributes, mask.astype(np.float32)
 
 
 def _document(xml: bytes) -> tuple[Any, Header]:
@@ -141,10 +137,7 @@ def _document(xml: bytes) -> tuple[Any, Header]:
 
 
 def _make_square(encoding: Any) -> bool:
-    """Enlarge the matrix until pixels are square, and say whether anything changed.
-
-    The fields of view stay; the reconstructed matrix is that of the new pixels.
-    """
+    """Enlarge the matrix until pixels are square, and say whether anything changed."""
     size, view = encoding.encodedSpace.matrixSize, encoding.encodedSpace.fieldOfView_mm
     recon, shown = encoding.reconSpace.matrixSize, encoding.reconSpace.fieldOfView_mm
     if min(view.x, view.y, shown.x, shown.y) <= 0:
@@ -191,25 +184,21 @@ def _kspace(data: h5py.Dataset, header: Header) -> tuple[NDArray[Any], NDArray[A
     return kspace, times > 0
 
 
+def _flagged(heads: NDArray[Any], *names: str) -> NDArray[np.bool_]:
+    bits = sum(1 << (getattr(ismrmrd, f"ACQ_{name}") - 1) for name in names)
+    found: NDArray[np.bool_] = (heads["flags"] & np.uint64(bits)) != 0
+    return found
+
+
 def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
     """Find the lines of one stack of slices by their flags and counters."""
-
-    def flagged(*names: str) -> NDArray[np.bool_]:
-        bits = sum(1 << (getattr(ismrmrd, f"ACQ_{name}") - 1) for name in names)
-        found: NDArray[np.bool_] = (heads["flags"] & np.uint64(bits)) != 0
-        return found
-
-    calibration = flagged("IS_PARALLEL_CALIBRATION")
-    calibration &= ~flagged("IS_PARALLEL_CALIBRATION_AND_IMAGING")
-    other = flagged(*(f"IS_{name}" for name in NO_IMAGE))
-    (indices,) = np.nonzero(~(other | calibration))
+    calibration = _flagged(heads, "IS_PARALLEL_CALIBRATION")
+    calibration &= ~_flagged(heads, "IS_PARALLEL_CALIBRATION_AND_IMAGING")
+    (indices,) = np.nonzero(~(_flagged(heads, *NO_IMAGE) | calibration))
     _require(indices.size, "has no lines of an image: take the scan itself")
-    for meaning, names in {
-        "lines read backwards, as in echo-planar imaging": ["IS_REVERSE"],
-        "compressed lines": [f"COMPRESSION{i}" for i in (1, 2, 3, 4)],
-    }.items():
+    for meaning, names in RAW.items():
         text = f"has {meaning}: let the scanner's converter correct them"
-        _require(not flagged(*names)[indices].any(), text)
+        _require(not _flagged(heads[indices], *names).any(), text)
     counters = heads["idx"][indices]
     for counter, meaning in COUNTERS.items():
         count = len(np.unique(counters[counter]))
@@ -217,10 +206,8 @@ def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
         along = "make slices of them by an inverse Fourier transform along them"
         cure = along if counter == "kspace_encode_step_2" else SEPARATE
         _require(count == 1, f"{text}: {cure}")
-    names = ["slice", "kspace_encode_step_1", "average"]
-    places = np.stack([counters[name] for name in names], axis=1)
-    found, times = np.unique(places, axis=0, return_counts=True)
-    z, step, average = found[times.argmax()]
+    places, times = np.unique(counters[PLACE], return_counts=True)
+    z, step, average = places[times.argmax()]
     text = f"lines of slice {z}, phase encoding {step} and average {average}"
     _require(times.max() == 1, f"has {times.max()} {text}: separate the measurements")
     return indices
@@ -228,19 +215,18 @@ def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
 
 def _readout(heads: NDArray[Any], rows: int) -> tuple[int, slice, slice]:
     """Return the coils, the samples of a line that count, and the rows they fill."""
-    for name in (*ALIKE, "center_sample"):
+    for name in (*LINE, "center_sample"):
         values = np.unique(heads[name])
         text = f"has lines of {name} {values[0]} and {values[-1]}, but all must be"
         _require(len(values) == 1, f"{text} alike: write them into separate files")
-    coils, count, before, after = (int(heads[name][0]) for name in ALIKE)
+    coils, count, before, after = (int(heads[name][0]) for name in LINE)
     kept, center = count - before - after, int(heads["center_sample"][0])
     # a line shorter than the readout, a partial echo, is placed by its central sample
     row = 0 if kept == rows else rows // 2 - (center - before)
     fits = min(coils, kept) >= 1 and row >= 0 and row + kept <= rows
-    text = (
-        f"has lines of {kept} samples of {coils} coils, sample {center} in the middle,"
-    )
-    _require(fits, f"{text} but the header says {rows} rows: correct the header")
+    text = f"has lines of {kept} samples of {coils} coils, sample {center} in the "
+    text += f"middle, but the header says {rows} rows: correct the header"
+    _require(fits, text)
     return coils, slice(before, count - after), slice(row, row + kept)
 
 

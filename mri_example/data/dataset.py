@@ -17,9 +17,11 @@ from mri_example.data.checks import OnFailure, checked
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
-from mri_example.transforms import center_crop, fftc, ifft2c, ifftc, root_sum_of_squares
+from mri_example.transforms import center_crop, fftc, ifftc, root_sum_of_squares
 
 LOG = logging.getLogger(__name__)
+Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+Magnitudes: TypeAlias = NDArray[np.float32]
 
 
 class Sample(NamedTuple):
@@ -65,9 +67,8 @@ class SliceDataset(Dataset[Sample]):
     alone, so it does not depend on workers, ranks or interruptions.
 
     Args:
-        folder: A folder such as `singlecoil_train` or `multicoil_train`, or some files
-            of one.
-        mask_function: Draws the masks.
+        folder: A folder such as `singlecoil_train` or `multicoil_train`.
+        masks: How files without a mask are undersampled.
         slab: Number of slices in a slab; `None` for slices without such an axis. In
             training a slab starts at every slice, otherwise slabs overlap by half, and
             a volume with fewer slices is one slab. So is the volume of a 3-D
@@ -77,8 +78,8 @@ class SliceDataset(Dataset[Sample]):
         seed: Seed of the training randomness.
         skip_thin: Leave out what is for training and has fewer slices than a slab, and
             log the names.
-        crop: Rows and columns of what a model is trained on, for batches of slices of
-            different sizes; larger images are cropped, smaller ones padded with zeros.
+        crop: Rows and columns of what a model is trained on; larger images are cropped,
+            smaller ones padded with zeros.
         augment: Changes the fully sampled image in training.
         metadata: The kinds of scans that the model knows, as `KSpaceFile.scan` names
             them. Files of others are logged.
@@ -86,15 +87,14 @@ class SliceDataset(Dataset[Sample]):
             left out. Without it the first one ends everything.
 
     Raises:
-        InputError: If the folder has no usable files, one has other coils, or one for
-            training is undersampled or has fewer slices than a slab, or the header of
-            one does not describe its k-space.
+        InputError: If there are no usable files, one has other coils or contradicts
+            itself, or one for training is undersampled or thinner than a slab.
     """
 
     def __init__(
         self,
-        folder: Path | Sequence[Path],
-        mask_function: Masks,
+        folder: Path,
+        masks: Masks,
         *,
         slab: int | None = None,
         coils: int | None = None,
@@ -106,9 +106,10 @@ class SliceDataset(Dataset[Sample]):
         metadata: Sequence[str] = (),
         on_failure: OnFailure | None = None,
     ) -> None:
-        paths = volume_paths(folder) if isinstance(folder, Path) else folder
         training = epoch is not None
-        self.files = checked(paths, on_failure, lambda f: _check(f, coils, training))
+        self.files = checked(
+            volume_paths(folder), on_failure, lambda f: _check(f, coils, training)
+        )
         if training and slab is not None:
             self.files = _thick(self.files, slab, skip_thin)
         unknown = sorted({file.scan for file in self.files} - set(metadata))
@@ -118,10 +119,10 @@ class SliceDataset(Dataset[Sample]):
                 "scanner): it is told that they are of none of those it knows",
                 ", ".join(unknown),
             )
-        self.mask_function, self.slab = mask_function, slab
+        self.masks, self.slab = masks, slab
         self.epoch, self.seed = epoch, seed
         self.crop, self.augment, self.metadata = crop, augment, metadata
-        self.items = [(f, i) for f in self.files for i in self.starts(f)]
+        self.items = [(f, i) for f in self.files for i in self._starts(f)]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -137,10 +138,10 @@ class SliceDataset(Dataset[Sample]):
         maximum = file.maximum
         if maximum is None:
             maximum = float(root_sum_of_squares(image, dim=0).max())
-        told, name = one_hot(file.scan, self.metadata), file.path.name
-        return Sample(zero_filled, mask, image, maximum, name, index, told)
+        told = torch.tensor([float(file.scan == name) for name in self.metadata])
+        return Sample(zero_filled, mask, image, maximum, file.path.name, index, told)
 
-    def starts(self, file: KSpaceFile) -> list[int]:
+    def _starts(self, file: KSpaceFile) -> list[int]:
         """Return the first slices of the samples of a file."""
         if self.slab is None:
             return list(range(file.slices))
@@ -149,7 +150,7 @@ class SliceDataset(Dataset[Sample]):
         return slab_starts(file.slices, slab, step)
 
     def _depth(self, file: KSpaceFile, slab: int) -> int:
-        whole = self.mask_function.encodes_slices and file.mask is None
+        whole = self.masks.encodes_slices and file.mask is None
         in_training = self.epoch is not None
         return file.slices if whole and not in_training else min(slab, file.slices)
 
@@ -161,8 +162,13 @@ class SliceDataset(Dataset[Sample]):
 
     def _prepared(self, image: Tensor, item: int) -> Tensor:
         if self.augment is not None:
-            image = self.augment(image, self._generator(item))
+            seeds = np.random.SeedSequence(self._seed(item))
+            (seed,) = seeds.generate_state(1, np.uint64)
+            image = self.augment(image, torch.Generator().manual_seed(int(seed)))
         return image if self.crop is None else fitted(image, self.crop)
+
+    def _seed(self, item: int) -> tuple[int, int, int]:
+        return self.seed, self.epoch or 0, item
 
     def _mask(self, file: KSpaceFile, shape: Sequence[int], item: int) -> Tensor:
         if file.mask is not None:
@@ -170,7 +176,7 @@ class SliceDataset(Dataset[Sample]):
         training = self.epoch is not None
         seed = self._seed(item) if training else volume_seed(file.path.name)
         try:
-            mask, _ = self.mask_function(shape, seed=seed)
+            mask, _ = self.masks(shape, seed=seed)
         except InputError as error:
             raise InputError(f"{file.path} cannot be undersampled: {error}") from error
         if shape[-1] == file.shape[-1]:
@@ -184,17 +190,10 @@ class SliceDataset(Dataset[Sample]):
             )
         return mask
 
-    def _seed(self, item: int) -> tuple[int, int, int]:
-        return self.seed, self.epoch or 0, item
-
-    def _generator(self, item: int) -> torch.Generator:
-        (seed,) = np.random.SeedSequence(self._seed(item)).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(seed))
-
 
 def _slice(file: KSpaceFile, index: int) -> Tensor:
     kspace = torch.from_numpy(file.kspace(index))
-    images = ifft2c(kspace.view(-1, *kspace.shape[-2:]))
+    images = ifftc(kspace.view(-1, *kspace.shape[-2:]))
     return center_crop(images, (file.crop[0], images.shape[-1]))
 
 
@@ -240,9 +239,6 @@ def _thick(files: list[KSpaceFile], slab: int, skip_thin: bool) -> list[KSpaceFi
     return [file for file in files if file not in thin]
 
 
-Magnitudes = NDArray[np.float32]
-
-
 def slab_starts(slices: int, slab: int, step: int) -> list[int]:
     """Return the first slices of slabs that cover a volume; the last step is shorter.
 
@@ -273,9 +269,6 @@ def blend(slabs: Mapping[int, Magnitudes], slices: int) -> Magnitudes:
     return (volume / total).astype(np.float32)
 
 
-Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-
-
 def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
     """Flip either axis, exchange the axes of a square, and turn the phase, by chance.
 
@@ -287,13 +280,3 @@ def flip_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
     if chance[2] < 0.5 and image.shape[-2] == image.shape[-1]:
         image = image.mT
     return image * torch.polar(torch.ones(()), 2 * torch.pi * chance[3])
-
-
-def one_hot(scan: str, known: Sequence[str]) -> Tensor:
-    """Return 1 at the place of a scan among the known ones, and 0 elsewhere.
-
-    Examples:
-        >>> one_hot("AXT2/Aera", ["AXT1/Aera", "AXT2/Aera"]), one_hot("?/?", ["a/b"])
-        (tensor([0., 1.]), tensor([0.]))
-    """
-    return torch.tensor([float(scan == name) for name in known])

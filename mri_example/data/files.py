@@ -22,11 +22,11 @@ from mri_example.paths import check_file, files_of
 
 # What h5py raises, by where a file is damaged.
 UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
-SUFFIXES = (".h5", ".hdf5")
 TARGETS = SINGLE_COIL, MULTI_COIL = ("reconstruction_esc", "reconstruction_rss")
 UNKNOWN = "unknown"
 REPEATED = "REPEAT"  # at the end of an acquisition that was done again
 Pair = tuple[int, int]
+Real = NDArray[np.float32]
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def _reason(error: Exception) -> str:
     )
 
 
-def optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
-    """Return one data set of an open file, `None` if there is nothing of that name."""
+def _optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
+    """Return one data set, `None` if there is nothing of that name."""
     link = file.get(name, getlink=True)
     if link is None:
         return None
@@ -86,9 +86,9 @@ def optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return one data set of an open file, which must be there."""
-    found = optional(file, name, path)
+def _required(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Return one data set, which must be there."""
+    found = _optional(file, name, path)
     if found is not None:
         return found
     groups = [group for group in file.values() if isinstance(group, h5py.Group)]
@@ -103,39 +103,31 @@ def dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     )
 
 
-def kspace_of(file: h5py.File, path: Path) -> tuple[h5py.Dataset, tuple[int, ...]]:
-    """Return the k-space and its shape, `(slices, [coils,] rows, cols)`.
+def _shape(kspace: h5py.Dataset, path: Path) -> tuple[int, ...]:
+    """Return the shape of k-space, `(slices, [coils,] rows, cols)`.
 
     Real and imaginary parts may be a complex number, a compound type such as `(r, i)`
     or `(real, imag)`, or a last axis of length 2.
     """
-    kspace = dataset(file, "kspace", path)
-    shape = _complex_shape(kspace)
-    if shape is None:
-        pairs = [axis for axis, size in enumerate(kspace.shape) if size == 2]
-        advice = (
-            f"if axis {pairs[0]} holds real and imaginary parts, make it the last"
-            if pairs
-            else "if these are magnitude images, give them to `simulate` as NIfTI"
-        )
-        raise InputError(
-            f"{path}: k-space is {kspace.dtype} of shape {kspace.shape}, but must be "
-            f"complex: {advice}"
-        )
+    shape, names = tuple(kspace.shape or ()), kspace.dtype.names or ()
+    if kspace.dtype.kind != "c" and [n[0].lower() for n in names] != ["r", "i"]:
+        if kspace.dtype.kind not in "fiu" or shape[-1:] != (2,) or len(shape) < 4:
+            pairs = [axis for axis, size in enumerate(shape) if size == 2]
+            advice = "if these are magnitude images, give them to `simulate` as NIfTI"
+            if pairs:
+                advice = f"if axis {pairs[0]} holds real and imaginary parts, make it "
+                advice += "the last"
+            raise InputError(
+                f"{path}: k-space is {kspace.dtype} of shape {shape}, but must be "
+                f"complex: {advice}"
+            )
+        shape = shape[:-1]
     if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(
             f"{path}: k-space has shape {shape}, but must be (slices, rows, "
             f"cols) or (slices, coils, rows, cols): reorder its axes"
         )
-    return kspace, shape
-
-
-def _complex_shape(kspace: h5py.Dataset) -> tuple[int, ...] | None:
-    shape, names = tuple(kspace.shape or ()), kspace.dtype.names or ()
-    if kspace.dtype.kind == "c" or [n[0].lower() for n in names] == ["r", "i"]:
-        return shape
-    pair = kspace.dtype.kind in "fiu" and shape[-1:] == (2,) and len(shape) > 3
-    return shape[:-1] if pair else None
+    return shape
 
 
 def _as_complex(stored: NDArray[Any]) -> NDArray[np.complex64]:
@@ -151,35 +143,32 @@ def _as_complex(stored: NDArray[Any]) -> NDArray[np.complex64]:
     return kspace
 
 
-def target_of(
+def _target(
     file: h5py.File, shape: tuple[int, ...], path: Path
-) -> h5py.Dataset | None:
-    """Return the target, real `(slices, H, W)`, if there is one.
+) -> tuple[str | None, Pair | None]:
+    """Return name and size of the target, real `(slices, H, W)`, if there is one.
 
     Single-coil files may hold that of all coils too, which then is not their target.
     """
     names = TARGETS if len(shape) == 3 else reversed(TARGETS)
-    found = (optional(file, name, path) for name in names)
-    target = next((one for one in found if one is not None), None)
+    found = ((name, _optional(file, name, path)) for name in names)
+    name, target = next((pair for pair in found if pair[1] is not None), (None, None))
     if target is None:
-        return None
+        return None, None
     fits = target.ndim == 3 and len(target) == shape[0] and target.size
     if not fits or target.dtype.kind != "f":
         raise InputError(
-            f"{path}: {target.name[1:]} is {target.dtype} of shape {target.shape}, but "
-            f"must hold real images (slices, H, W) of all {shape[0]} slices of k-space "
-            f"of shape {shape}: repair one of them"
+            f"{path}: {name} is {target.dtype} of shape {target.shape}, but must hold "
+            f"real images (slices, H, W) of all {shape[0]} slices of k-space of shape "
+            f"{shape}: repair one of them"
         )
-    return target
+    return name, (target.shape[1], target.shape[2])
 
 
-def header_of(file: h5py.File, path: Path) -> Header | None:
-    """Return the header, if there is one."""
-    stored = optional(file, "ismrmrd_header", path)
-    if stored is None:
-        return None
+def _header(file: h5py.File, path: Path) -> Header | None:
+    stored = _optional(file, "ismrmrd_header", path)
     try:
-        return Header.parse(plain(stored[()]))
+        return None if stored is None else Header.parse(plain(stored[()]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -189,14 +178,12 @@ def plain(value: Any) -> Any:
     return value.item() if getattr(value, "size", None) == 1 else value
 
 
-def mask_of(
-    file: h5py.File, shape: tuple[int, ...], path: Path
-) -> NDArray[np.float32] | None:
+def _mask(file: h5py.File, shape: tuple[int, ...], path: Path) -> Real | None:
     """Return the mask along the columns, if the file is undersampled."""
-    stored = optional(file, "mask", path)
+    stored = _optional(file, "mask", path)
     if stored is None:
         return None
-    mask: NDArray[np.float32] = np.asarray(stored, dtype=np.float32)
+    mask: Real = np.asarray(stored, dtype=np.float32)
     if not np.isin(mask, (0, 1)).all():
         raise InputError(
             f"{path}: the mask has values other than 0 and 1, so it leaves open which "
@@ -215,12 +202,11 @@ def mask_of(
             f"slices of k-space of shape {shape}, but must be one along the columns: "
             f"split the file"
         )
-    columns: NDArray[np.float32] = lines[0]
+    columns: Real = lines[0]
     return columns
 
 
-def padding_of(header: Header | None, cols: int, path: Path) -> Pair:
-    """Return the first measured column and the one after the last."""
+def _padding(header: Header | None, cols: int, path: Path) -> Pair:
     left, right = header.padding if header else (0, cols)
     left, right = max(left, 0), min(right, cols)
     if left >= right:
@@ -261,25 +247,25 @@ class KSpaceFile:
     crop: Pair
     padding: Pair
     header: Header | None
-    mask: NDArray[np.float32] | None
+    mask: Real | None
     attributes: Mapping[str, Any]
 
     @classmethod
     def inspect(cls, path: Path) -> KSpaceFile:
         """Look at a file, which must be HDF5 in the layout."""
         with opened(path) as file:
-            _, shape = kspace_of(file, path)
-            target, header = target_of(file, shape, path), header_of(file, path)
-            size = None if target is None else (target.shape[1], target.shape[2])
+            shape = _shape(_required(file, "kspace", path), path)
+            target, size = _target(file, shape, path)
+            header = _header(file, path)
             return cls(
                 path=path,
                 shape=shape,
-                target=None if target is None else target.name.lstrip("/"),
+                target=target,
                 target_size=size,
                 crop=crop_of(size, header, (shape[-2], shape[-1])),
-                padding=padding_of(header, shape[-1], path),
+                padding=_padding(header, shape[-1], path),
                 header=header,
-                mask=mask_of(file, shape, path),
+                mask=_mask(file, shape, path),
                 attributes={name: plain(value) for name, value in file.attrs.items()},
             )
 
@@ -295,9 +281,11 @@ class KSpaceFile:
 
     @property
     def scan(self) -> str:
-        """The acquisition and the scanner, for example `CORPD_FBK/Skyra`."""
+        """Acquisition and scanner, as far as known, for example `CORPD_FBK/Skyra`."""
+        kind = self.attributes.get("acquisition")
+        text = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
         scanner = self.header.scanner if self.header else ""
-        return scan_name(self.attributes.get("acquisition"), scanner)
+        return f"{str(text or UNKNOWN).removesuffix(REPEATED)}/{scanner or UNKNOWN}"
 
     def kspace(self, index: int) -> NDArray[np.complex64]:
         """Read the k-space of one slice, `([coils,] rows, cols)`, which is finite."""
@@ -334,7 +322,7 @@ class KSpaceFile:
             return said
         return float(self.target_volume().max())
 
-    def target_volume(self, index: int | None = None) -> NDArray[np.float32]:
+    def target_volume(self, index: int | None = None) -> Real:
         """Read the target of all slices, or of one, which is finite."""
         if self.target is None:
             raise InputError(
@@ -352,17 +340,17 @@ class KSpaceFile:
 
 def volume_paths(folder: Path) -> list[Path]:
     """List the HDF5 files of a folder, sorted by name; see `files_of`."""
-    return files_of(folder, SUFFIXES)
+    return files_of(folder, (".h5", ".hdf5"))
 
 
-def read_reconstruction(path: Path) -> NDArray[np.float32]:
+def read_reconstruction(path: Path) -> Real:
     """Read a reconstruction, real `(slices, H, W)`."""
     return _volume(path, "reconstruction")
 
 
-def _volume(path: Path, name: str, index: int | None = None) -> NDArray[np.float32]:
+def _volume(path: Path, name: str, index: int | None = None) -> Real:
     with opened(path) as file:
-        stored = dataset(file, name, path)
+        stored = _required(file, name, path)
         if stored.shape is None:
             raise InputError(f"{path}: {name} is empty: write it again")
         if stored.dtype.kind not in "fiu":
@@ -372,7 +360,7 @@ def _volume(path: Path, name: str, index: int | None = None) -> NDArray[np.float
             )
         with np.errstate(over="ignore"):  # what is too large becomes infinite
             part = stored[()] if index is None else stored[index]
-            volume: NDArray[np.float32] = part.astype(np.float32)
+            volume: Real = part.astype(np.float32)
     return volume
 
 
@@ -414,10 +402,10 @@ def _new_hdf5(path: Path) -> Iterator[h5py.File]:
 def write_kspace(
     path: Path,
     kspace: NDArray[np.complex64],
-    target: NDArray[np.float32] | None,
+    target: Real | None,
     header: Header | bytes,
     attributes: Mapping[str, Any],
-    mask: NDArray[np.float32] | None = None,
+    mask: Real | None = None,
 ) -> None:
     """Write a file in the layout of the fastMRI data set.
 
@@ -430,12 +418,11 @@ def write_kspace(
         attributes: Further attributes.
         mask: Which columns were measured, of undersampled k-space, `(cols,)`.
     """
-    name = SINGLE_COIL if kspace.ndim == 3 else MULTI_COIL
     with _new_hdf5(path) as file:
         file["kspace"] = kspace
         file["ismrmrd_header"] = header.xml() if isinstance(header, Header) else header
         if target is not None:
-            file[name] = target
+            file[SINGLE_COIL if kspace.ndim == 3 else MULTI_COIL] = target
             file.attrs["max"] = float(target.max())
             file.attrs["norm"] = float(np.linalg.norm(target))
         if mask is not None:
@@ -444,31 +431,9 @@ def write_kspace(
 
 
 def write_reconstruction(
-    path: Path,
-    volume: NDArray[np.float32],
-    attributes: Mapping[str, Any] | None = None,
+    path: Path, volume: Real, attributes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a reconstruction `(slices, H, W)` as the leaderboard takes it.
-
-    The attributes say how it was undersampled: `acceleration`, `num_low_frequency` and
-    `mask`.
-    """
+    """Write a reconstruction `(slices, H, W)` as the leaderboard takes it."""
     with _new_hdf5(path) as file:
         file["reconstruction"] = volume.astype(np.float32)
         file.attrs.update(attributes or {})
-
-
-def scan_name(acquisition: Any, scanner: str) -> str:
-    """Return the acquisition and the scanner it was done on, as far as they are known.
-
-    Examples:
-        >>> scan_name("CORPDFS_FBKREPEAT", "Skyra")
-        'CORPDFS_FBK/Skyra'
-        >>> scan_name(None, "")
-        'unknown/unknown'
-    """
-    told = (
-        acquisition.decode(errors="replace") if isinstance(acquisition, bytes) else ""
-    )
-    kind = str(told or acquisition or UNKNOWN).removesuffix(REPEATED)
-    return f"{kind}/{scanner or UNKNOWN}"

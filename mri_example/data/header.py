@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 from mri_example.errors import InputError
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
-SCANNER = ("acquisitionSystemInformation", "systemModel")
+STEPS = ("encodingLimits", "kspace_encoding_step_1")
+XML = """<?xml version="1.0" encoding="utf-8"?>
+<ismrmrdHeader xmlns="{namespace}">
+  <acquisitionSystemInformation>
+    <systemModel>{scanner}</systemModel>
+  </acquisitionSystemInformation>
+  <encoding>
+    <encodedSpace><matrixSize>{encoded}</matrixSize></encodedSpace>
+    <reconSpace><matrixSize>{recon}</matrixSize></reconSpace>
+    <trajectory>{trajectory}</trajectory>
+    <encodingLimits><kspace_encoding_step_1>
+      <minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center>
+    </kspace_encoding_step_1></encodingLimits>
+  </encoding>
+</ismrmrdHeader>
+"""
 Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Header:
     """Sizes of a scan.
-
-    An ISMRMRD header says much more; what is written here is what the pipeline reads.
 
     Attributes:
         encoded: Matrix of the encoded space: readout, phase encoding, slices.
@@ -36,10 +50,7 @@ class Header:
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Columns from the first to before the second were measured at all.
-
-        The first is `encoded y // 2 - center`; there are `maximum + 1` of them.
-        """
+        """Columns from the first to before the second were measured at all."""
         left = self.encoded[1] // 2 - self.center
         return left, left + self.maximum + 1
 
@@ -55,13 +66,13 @@ class Header:
             encoding = root.find(_path("encoding"))
             if encoding is None:
                 raise LookupError("it lacks encoding")
-            step = _path("encodingLimits", "kspace_encoding_step_1")
+            scanner = _path("acquisitionSystemInformation", "systemModel")
             return cls(
                 encoded=_size(encoding, "encodedSpace"),
                 recon=_size(encoding, "reconSpace"),
-                center=_number(encoding, f"{step}/{_path('center')}"),
-                maximum=_number(encoding, f"{step}/{_path('maximum')}"),
-                scanner=(root.findtext(_path(*SCANNER)) or "").strip(),
+                center=_number(encoding, *STEPS, "center"),
+                maximum=_number(encoding, *STEPS, "maximum"),
+                scanner=(root.findtext(scanner) or "").strip(),
                 trajectory=(encoding.findtext(_path("trajectory")) or "").strip(),
             )
         except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
@@ -72,46 +83,36 @@ class Header:
 
     def xml(self) -> bytes:
         """Write the header."""
-        ElementTree.register_namespace("", NAMESPACE)
-        root = ElementTree.Element(_path("ismrmrdHeader"))
-        if self.scanner:
-            _nested(root, *SCANNER).text = self.scanner
-        encoding = ElementTree.SubElement(root, _path("encoding"))
-        for name, size in (("encodedSpace", self.encoded), ("reconSpace", self.recon)):
-            matrix = _nested(encoding, name, "matrixSize")
-            for axis, value in zip("xyz", size, strict=True):
-                _nested(matrix, axis).text = str(value)
-        if self.trajectory:
-            _nested(encoding, "trajectory").text = self.trajectory
-        limits = _nested(encoding, "encodingLimits", "kspace_encoding_step_1")
-        steps = {"minimum": 0, "maximum": self.maximum, "center": self.center}
-        for name, value in steps.items():
-            _nested(limits, name).text = str(value)
-        xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-        return xml
+        sizes = {"encoded": self.encoded, "recon": self.recon}
+        matrices = {
+            name: "<x>{}</x><y>{}</y><z>{}</z>".format(*size)
+            for name, size in sizes.items()
+        }
+        return XML.format(
+            namespace=NAMESPACE,
+            scanner=escape(self.scanner),
+            trajectory=escape(self.trajectory),
+            maximum=self.maximum,
+            center=self.center,
+            **matrices,
+        ).encode()
 
 
 def _path(*names: str) -> str:
     return "/".join(f"{{{NAMESPACE}}}{name}" for name in names)
 
 
-def _nested(parent: ElementTree.Element, *names: str) -> ElementTree.Element:
-    for name in names:
-        parent = ElementTree.SubElement(parent, _path(name))
-    return parent
-
-
-def _number(element: ElementTree.Element, path: str) -> int:
-    text = element.findtext(path)
+def _number(encoding: ElementTree.Element, *names: str) -> int:
+    text = encoding.findtext(_path(*names))
     if text is None:
-        raise LookupError(f"it lacks {path.replace(f'{{{NAMESPACE}}}', '')}")
+        raise LookupError(f"it lacks {'/'.join(names)}")
     if not text.strip().isdecimal():
         raise ValueError(f"{text!r} is not a number of voxels or steps")
     return int(text)
 
 
 def _size(encoding: ElementTree.Element, space: str) -> Size:
-    x, y, z = (_number(encoding, _path(space, "matrixSize", axis)) for axis in "xyz")
+    x, y, z = (_number(encoding, space, "matrixSize", axis) for axis in "xyz")
     if not x * y * z:
         raise ValueError(f"the matrix of the {space} is {x} x {y} x {z}")
     return x, y, z

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,11 +25,14 @@ from mri_example.data.anatomy import Volume, embedded_anatomy
 from mri_example.data.files import KSpaceFile, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.transforms import center_crop, fft2c, ifft2c, root_sum_of_squares
+from mri_example.transforms import fftc, magnitudes
 
+LOG = logging.getLogger(__name__)
 UNIT = 3e-4  # maximum of the images, as in the fastMRI files
 OVERSAMPLING = 2
-ACQUISITION = "SIMULATED"
+RADIUS = 1.3  # of the ring of coils, in half widths of the image
+REACH = 0.9  # distance at which a coil sees half of its largest signal, likewise
+EMPTY = 0.01  # share of a slice that must reach a tenth of the volume's maximum
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,6 @@ class Simulation:
         coils: Number of coils; 1 makes single-coil files.
         correlation: That of the noise of neighbouring coils, in [0, 1).
         seed: What everything random follows from, with the name of the volume.
-
-    Raises:
-        InputError: If `size` is below 8, there is no coil, the correlation is not in
-            [0, 1), or noise, phase or seed are negative.
     """
 
     size: int = 96
@@ -84,34 +83,28 @@ class Simulation:
     def __str__(self) -> str:
         return f"k-space simulated from magnitude images: {self!r}"
 
-    def kspace(self, name: str, magnitudes: Volume) -> NDArray[np.complex64]:
-        """Simulate the k-space of a volume, `(slices, [coils,] 2 * size, size)`.
-
-        The readout, along rows, is oversampled twice.
-        """
+    def kspace(self, name: str, volume: Volume) -> NDArray[np.complex64]:
+        """Simulate the k-space of a volume, `(slices, [coils,] 2 * size, size)`."""
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        shape = (len(magnitudes), self.size, self.size)
+        shape = (len(volume), self.size, self.size)
         phase = torch.from_numpy(_smooth(rng, shape, self.phase))
-        images = torch.polar(_square(magnitudes, self.size), phase)
+        images = torch.polar(_square(volume, self.size), phase)
         if self.coils > 1:
             maps = torch.from_numpy(coil_maps(self.coils, shape, rng)).movedim(0, 1)
             images = images.unsqueeze(1) * maps
         return np.stack([self._measured(image, rng) for image in images])
 
-    def write(self, path: Path, magnitudes: Volume, patient: str) -> None:
+    def write(self, path: Path, volume: Volume, patient: str) -> None:
         """Simulate a volume and write its file; the stem of the path is its name.
 
         k-space is fully sampled, in test files too, so that reconstructions of all of
-        them can be evaluated. The target is the image of the noisy k-space, of several
-        coils the root-sum-of-squares, as in the fastMRI files.
+        them can be evaluated. The target is the image of the noisy k-space.
         """
-        kspace, size = self.kspace(path.stem, magnitudes), self.size
-        images = ifft2c(torch.from_numpy(kspace))
-        coils = images.view(len(images), -1, *images.shape[-2:])
-        target = center_crop(root_sum_of_squares(coils, dim=1), (size, size)).numpy()
+        kspace, size = self.kspace(path.stem, volume), self.size
         sizes = (OVERSAMPLING * size, size, 1), (size, size, 1)
         header = Header(*sizes, center=size // 2, maximum=size - 1)
-        told = {"acquisition": ACQUISITION, "patient_id": patient}
+        told = {"acquisition": "SIMULATED", "patient_id": patient}
+        target = magnitudes(kspace, (size, size))
         write_kspace(path, kspace, target, header, told | {"simulated": str(self)})
 
     def _measured(
@@ -119,7 +112,7 @@ class Simulation:
     ) -> NDArray[np.complex64]:
         margin = (OVERSAMPLING - 1) * self.size
         before, after = margin // 2, margin - margin // 2
-        kspace = fft2c(pad(image, (0, 0, before, after))).numpy()
+        kspace = fftc(pad(image, (0, 0, before, after))).numpy()
         real, imaginary = rng.standard_normal((2, *kspace.shape))
         noise = self.noise / np.sqrt(2) * (real + 1j * imaginary)
         if self.coils > 1:
@@ -129,9 +122,9 @@ class Simulation:
         return measured
 
 
-def _square(magnitudes: Volume, size: int) -> Tensor:
+def _square(volume: Volume, size: int) -> Tensor:
     """Pad slices to a square, resize them, and scale the volume's maximum to one."""
-    images = torch.from_numpy(magnitudes.astype(np.float64)).unsqueeze(1)
+    images = torch.from_numpy(volume.astype(np.float64)).unsqueeze(1)
     rows, cols = images.shape[-2:]
     side = max(rows, cols)
     top, left = (side - rows) // 2, (side - cols) // 2
@@ -140,20 +133,21 @@ def _square(magnitudes: Volume, size: int) -> Tensor:
     return (resized / resized.max()).squeeze(1)
 
 
+def _grid(shape: Sequence[int]) -> list[NDArray[np.float64]]:
+    """Return the coordinates of the axes, each from -1 to 1."""
+    lines = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape]
+    return [*np.meshgrid(*lines, indexing="ij", sparse=True)]
+
+
 def _smooth(
     rng: np.random.Generator, shape: tuple[int, int, int], largest: float
 ) -> NDArray[np.float64]:
     """Draw a polynomial of order two."""
-    lines = [np.linspace(-1, 1, n) for n in shape]
-    z, y, x = np.meshgrid(*lines, indexing="ij", sparse=True)
+    z, y, x = _grid(shape)
     terms = (1, x, y, z, x * y, y * z, x * z, x * x - y * y)
     weights = rng.uniform(-largest, largest, len(terms))
     phase = sum(w * term for w, term in zip(weights, terms, strict=True))
     return np.broadcast_to(phase, shape).copy()
-
-
-RADIUS = 1.3  # of the ring of coils, in half widths of the image
-REACH = 0.9  # distance at which a coil sees half of its largest signal, likewise
 
 
 def coil_maps(
@@ -168,8 +162,7 @@ def coil_maps(
     The phase $\varphi_c$ is the angle of the coil plus a random one, and turns slowly
     along a random direction $\kappa_c$.
     """
-    lines = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape]
-    z, y, x = np.meshgrid(*lines, indexing="ij", sparse=True)
+    z, y, x = _grid(shape)
     maps = np.empty((coils, *shape), dtype=np.complex128)
     for coil, one in enumerate(maps):
         angle = 2 * np.pi * (coil + rng.uniform(-0.2, 0.2)) / coils
@@ -182,8 +175,7 @@ def coil_maps(
         right, down, along = rng.uniform(-0.5, 0.5, 3)
         phase = angle + rng.uniform(0, 2 * np.pi) + right * x + down * y + along * z
         one[:] = np.exp(1j * phase) / (1 + away / REACH**2)
-    sees = np.sqrt((np.abs(maps) ** 2).sum(axis=0))
-    normalized: NDArray[np.complex128] = maps / sees
+    normalized: NDArray[np.complex128] = maps / np.linalg.norm(maps, axis=0)
     return normalized
 
 
@@ -199,28 +191,16 @@ def noise_covariance(coils: int, correlation: float) -> NDArray[np.float64]:
                [0.5, 0.5, 1. ]])
     """
     apart = np.abs(np.subtract.outer(np.arange(coils), np.arange(coils)))
-    ring = np.minimum(apart, coils - apart)
-    covariance: NDArray[np.float64] = np.power(float(correlation), ring)
+    covariance: NDArray[np.float64] = correlation ** np.minimum(apart, coils - apart)
     return covariance
-
-
-LOG = logging.getLogger(__name__)
-EMPTY = 0.01  # share of a slice that must reach a tenth of the volume's maximum
 
 
 def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
     """Write the demo's data set from the embedded anatomy, split by subject.
 
     Training: subjects "sagittal" and "average" along all three axes and the first 16
-    slices of "epi"; validation: the rest of "epi"; test: "coronal". Empty slices at
-    the ends of a volume are left out. The folders in `root` are `singlecoil_train`,
-    `singlecoil_val` and `singlecoil_test`, of several coils `multicoil_...`.
-
-    Returns:
-        The files that were written now; those that exist are left as they are.
-
-    Raises:
-        InputError: If a file exists that was simulated in another way.
+    slices of "epi"; validation: the rest of "epi"; test: "coronal". The folders in
+    `root` are `singlecoil_train`, ..., of several coils `multicoil_train`, ...
     """
     heads = embedded_anatomy()
     plan = {
@@ -231,60 +211,49 @@ def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
     plan["train/epi_first"] = heads["epi"][:16]
     plan["val/epi_rest"] = heads["epi"][16:]
     plan["test/coronal_axis0"] = heads["coronal"]
-    return _write_missing(
-        (
-            (
-                root / f"{simulation.challenge}_{name}.h5",
-                name.split("/")[1].split("_")[0],
-                volume,
-            )
-            for name, volume in plan.items()
-        ),
-        simulation,
-        logging.DEBUG,
-    )
+    written = []
+    for name, volume in plan.items():
+        path = root / f"{simulation.challenge}_{name}.h5"
+        patient = path.stem.split("_")[0]
+        written += _write_missing(path, volume, patient, simulation, logging.DEBUG)
+    return written
 
 
 def simulate_volumes(
     volumes: Iterable[tuple[str, Volume]], folder: Path, simulation: Simulation
 ) -> list[Path]:
-    """Write one file for each volume, for example those of `nifti_volumes`.
-
-    As `simulate_demo`, but how many empty slices are left out is a warning.
-    """
-    jobs = ((folder / f"{name}.h5", name, volume) for name, volume in volumes)
-    return _write_missing(jobs, simulation, logging.WARNING)
+    """Write one file for each volume, for example those of `nifti_volumes`."""
+    written = []
+    for name, volume in volumes:
+        path = folder / f"{name}.h5"
+        written += _write_missing(path, volume, name, simulation, logging.WARNING)
+    return written
 
 
 def without_empty_slices(volume: Volume) -> Volume:
-    """Drop empty slices at both ends.
-
-    Those of which less than a hundredth reaches a tenth of the volume's maximum.
-    """
+    """Drop slices at both ends of which less than 1 % reach 10 % of the maximum."""
     share = (volume > 0.1 * volume.max()).mean(axis=(1, 2))
     filled = np.flatnonzero(share >= EMPTY)
     return volume[filled[0] : filled[-1] + 1] if len(filled) else volume[:0]
 
 
 def _write_missing(
-    jobs: Iterable[tuple[Path, str, Volume]], simulation: Simulation, level: int
+    path: Path, volume: Volume, patient: str, simulation: Simulation, level: int
 ) -> list[Path]:
-    written = []
-    for path, patient, volume in jobs:
-        if path.exists():
-            before = KSpaceFile.inspect(path).attributes.get("simulated", "measured")
-            if before != str(simulation):
-                raise InputError(
-                    f"{path} exists and is {before}, not {simulation!r}: choose "
-                    f"another folder or the same options"
-                )
-            continue
-        filled = without_empty_slices(volume)
-        if not len(filled):
-            raise InputError(f"every slice of {patient} is empty: take another volume")
-        if len(filled) < len(volume):
-            left_out = len(volume) - len(filled)
-            LOG.log(level, "%s: %d empty slices at its ends left out", path, left_out)
-        simulation.write(path, filled, patient)
-        written.append(path)
-    return written
+    """Return the path if it is written now; a file of the same simulation is kept."""
+    if path.exists():
+        before: Any = KSpaceFile.inspect(path).attributes.get("simulated", "measured")
+        if before != str(simulation):
+            raise InputError(
+                f"{path} exists and is {before}, not {simulation!r}: choose another "
+                f"folder or the same options"
+            )
+        return []
+    filled = without_empty_slices(volume)
+    if not len(filled):
+        raise InputError(f"every slice of {patient} is empty: take another volume")
+    if len(filled) < len(volume):
+        left_out = len(volume) - len(filled)
+        LOG.log(level, "%s: %d empty slices at its ends left out", path, left_out)
+    simulation.write(path, filled, patient)
+    return [path]

@@ -24,8 +24,8 @@ def load_authors_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Non
     """Load weights under the names of the authors' implementation.
 
     Args:
-        model: An `IRIMReconstructor` of the same sizes, built with `final_update=True`
-            if it has the parametric read-out: what theirs reads was updated once more.
+        model: An i-RIM of the same sizes, built with `final_update=True` if it has the
+            parametric read-out: what theirs reads was updated once more.
         weights: Their state dict: `rnn.{step}.layers.{i}.update_right.l{1,2,3}...`,
             `rnn.{step}.embeddings.{i}.weights` and `output_function.l{1,2,3}...`.
 
@@ -46,7 +46,7 @@ def load_authors_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Non
             f"({', '.join(unknown[:1])}): build it with the sizes of theirs"
         )
     for name, tensor in renamed.items():
-        if _without_ones(tensor) != _without_ones(own[name]):
+        if tensor.squeeze().shape != own[name].squeeze().shape:
             raise InputError(
                 f"{name} has shape {tuple(own[name].shape)} in the model, but "
                 f"{tuple(tensor.shape)} in the weights: build it with their sizes"
@@ -54,15 +54,8 @@ def load_authors_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Non
     model.load_state_dict({n: t.reshape(own[n].shape) for n, t in renamed.items()})
 
 
-def _without_ones(tensor: Tensor) -> list[int]:
-    return [size for size in tensor.shape if size > 1]
-
-
 def own_name(name: str) -> str:
     """Return our name of one of the authors' parameters.
-
-    Raises:
-        InputError: If it is none of theirs.
 
     Examples:
         >>> own_name("rnn.0.embeddings.3.weights")

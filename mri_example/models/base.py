@@ -29,8 +29,7 @@ class Reconstructor(nn.Module):
 
     Attributes:
         dims: Number of axes in `space`: 2 for slices, 3 for slabs of slices.
-        slab: Slices of the slabs that volumes are reconstructed from; `None` for
-            slices.
+        slab: Slices of the slabs that volumes are reconstructed from, or `None`.
         coils: Number of coils of the data; `None` for any.
         each_coil: Whether every coil is reconstructed by itself, at a common scale.
         sensitivity: How sensitivity maps are estimated; `None` for a model without.
@@ -59,9 +58,19 @@ class Reconstructor(nn.Module):
         object.__setattr__(model, "options", defaults(cls) | bound | more)
         return model
 
-    def scale_of(self, zero_filled: Tensor) -> Tensor:
-        """Return what images are divided by, for a model that divides them."""
-        return standard_deviation(zero_filled, self.scale_crop)
+    def scale_of(self, images: Tensor) -> Tensor:
+        """Return the standard deviation of every image, or 1 where it is constant.
+
+        From complex `(batch, *any)` to `(batch, *ones)`. Whoever hands a part of an
+        image to a model that divides by the scale hands in the scale of the whole.
+        """
+        counted = images
+        if self.scale_crop is not None:
+            rows, cols = (min(self.scale_crop, size) for size in images.shape[-2:])
+            counted = center_crop(images, (rows, cols))
+        deviation = torch.view_as_real(counted).flatten(1).std(dim=1)
+        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        return deviation.view(-1, *(1,) * (images.ndim - 1))
 
     def trajectory(
         self,
@@ -90,31 +99,8 @@ def defaults(model: type[Reconstructor]) -> dict[str, Any]:
     return found
 
 
-def standard_deviation(images: Tensor, crop: int | None = None) -> Tensor:
-    """Return that of every complex image, or 1 where an image is constant.
-
-    Args:
-        images: The images.
-        crop: How many of the central rows and columns count, at most; `None` for all.
-
-    Shape:
-        From `(batch, *any)` to `(batch, *ones)`.
-    """
-    counted = images
-    if crop is not None:
-        rows, cols = images.shape[-2:]
-        counted = center_crop(images, (min(crop, rows), min(crop, cols)))
-    deviation = torch.view_as_real(counted).flatten(1).std(dim=1)
-    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    return deviation.view(-1, *(1,) * (images.ndim - 1))
-
-
 def check_counts(**counts: int | Sequence[int] | None) -> None:
-    """Make sure that numbers are at least 1; `None` is no number.
-
-    Raises:
-        InputError: If one is not, or a sequence is empty.
-    """
+    """Refuse numbers below 1 and sequences that are empty; `None` is no number."""
     for name, value in counts.items():
         numbers = value if isinstance(value, Sequence) else (value,)
         if not numbers or any(n is not None and n < 1 for n in numbers):

@@ -15,7 +15,7 @@ from invtorch.nets import IRIM
 from mri_example.errors import InputError
 from mri_example.models.base import Reconstructor, check_counts
 from mri_example.models.sensitivity import Maps, check_maps, estimated_maps
-from mri_example.physics import LikelihoodGradient, SenseLikelihoodGradient
+from mri_example.physics import LikelihoodGradient
 from mri_example.transforms import channels_to_complex, complex_to_channels
 
 Memory: TypeAlias = Literal["invert", "checkpoint", "store"]
@@ -23,6 +23,8 @@ Guard: TypeAlias = Literal["raise", "warn", "adapt"] | None
 ReadOuts: TypeAlias = Literal["estimate", "parametric"]
 HIDDEN = (64, 64, 128, 128, 256, 256, 128, 128, 64, 64)
 STRIDES = (1, 1, 2, 2, 4, 4, 2, 2, 1, 1)
+CHALLENGE_HIDDEN = (64, 64, 128, 128, 256, 1024, 1024, 256, 128, 128, 64, 64)
+CHALLENGE_STRIDES = (1, 1, 2, 2, 4, 8, 8, 4, 2, 2, 1, 1)
 KNEE_SCANS = tuple(  # in the order of the authors' channels
     f"{acquisition}/{scanner}"
     for scanner in ("Aera", "Biograph_mMR", "Prisma_fit", "Skyra")
@@ -44,7 +46,7 @@ class IRIM2D(Reconstructor):
     are those of a single coil. Each step is a fan of `OrthogonalCoupling`s that look at
     the images on grids of different coarseness; strides and widths are not in the
     paper, these are ours. What is read from the final state is multiplied by the scale
-    again. Whoever hands in a part of an image hands in the scale of the whole.
+    again.
 
     Args:
         channels: Channels of the machine state.
@@ -76,10 +78,6 @@ class IRIM2D(Reconstructor):
         See `Reconstructor`; the reconstruction is `(batch, coils, *space)`, or
         `(batch, 1, *space)` with sensitivity maps or the parametric read-out of coils
         that share a state.
-
-    Raises:
-        InputError: If `hidden` and `strides` differ in length, or the state is too
-            small for the copies of the estimate, their gradients and the metadata.
 
     Examples:
         >>> model = IRIM2D(8, steps=2, hidden=(8, 8), strides=(1, 2))
@@ -119,11 +117,11 @@ class IRIM2D(Reconstructor):
         _check(hidden, strides, read_out, channels, 4 * copies + len(metadata))
         self.channels, self.coils, self.multiplicity = channels, coils, multiplicity
         self.metadata, self.scale_crop = tuple(metadata), scale_crop
-        self.sensitivity = sensitivity
+        self.sensitivity: Maps | None = sensitivity
         self.each_coil = coils is None and sensitivity is None
         self.irim = IRIM(
             [_fan(channels, hidden, strides, self.dims) for _ in range(steps)],
-            SenseLikelihoodGradient() if sensitivity else LikelihoodGradient(),
+            LikelihoodGradient(),
             estimate_channels=2 * copies,
             final_update=final_update,
             memory=memory,
@@ -145,8 +143,7 @@ class IRIM2D(Reconstructor):
         self._check(zero_filled)
         maps: tuple[Tensor, ...] = ()
         if self.sensitivity is not None:
-            method: Any = self.sensitivity
-            maps = (estimated_maps(zero_filled, mask, method),)
+            maps = (estimated_maps(zero_filled, mask, self.sensitivity),)
             zero_filled = (maps[0].conj() * zero_filled).sum(dim=1, keepdim=True)
         scale = self.scale_of(zero_filled) if scale is None else scale
         batch, coils, *space = zero_filled.shape
@@ -198,10 +195,7 @@ class IRIM2D(Reconstructor):
 
 
 class IRIM3D(IRIM2D):
-    """The i-RIM of the paper on slabs of slices; see `IRIM2D`.
-
-    Volumes are reconstructed from slabs that overlap by half; slices are not made
-    coarser.
+    """The i-RIM of the paper on slabs of slices, which are not made coarser.
 
     Args:
         slab: Slices of a slab.
@@ -240,11 +234,8 @@ class ChallengeIRIM(IRIM2D):
         self,
         channels: int = 64,
         steps: int = 8,
-        hidden: Sequence[int] = (
-            *(64, 64, 128, 128, 256, 1024),
-            *(1024, 256, 128, 128, 64, 64),
-        ),
-        strides: Sequence[int] = (1, 1, 2, 2, 4, 8, 8, 4, 2, 2, 1, 1),
+        hidden: Sequence[int] = CHALLENGE_HIDDEN,
+        strides: Sequence[int] = CHALLENGE_STRIDES,
         *,
         multiplicity: int = 4,
         read_out: ReadOuts = "parametric",
@@ -268,20 +259,11 @@ class ChallengeIRIM(IRIM2D):
 
 
 class ReadOut(nn.Module):
-    r"""Read one complex image from all channels of the state.
+    r"""Read one complex image, two channels, from all channels of the state.
 
     $$ r(x) = W_3 * \operatorname{relu}(W_2 * \operatorname{relu}(W_1 * x)) $$
 
-    The residual block of the i-RIM without its gate: weight-normalized, with as many
-    hidden channels as the state has.
-
-    Args:
-        channels: Channels of the machine state.
-        dims: Number of spatial axes, 2 or 3.
-
-    Shape:
-        From `(batch, channels, *space)` to `(batch, 2, *space)`, real and imaginary
-        part.
+    The residual block of the i-RIM without its gate, weight-normalized.
     """
 
     def __init__(self, channels: int, dims: int = 2) -> None:
@@ -319,19 +301,10 @@ def _check(
 def _fan(
     channels: int, hidden: Sequence[int], strides: Sequence[int], dims: int
 ) -> InvertibleSequential:
-    half = channels // 2
-    return InvertibleSequential(
-        *[
-            OrthogonalCoupling(
-                GatedResidualBlock(
-                    half,
-                    channels - half,
-                    hidden=k,
-                    stride=(s, s) if dims == 2 else (1, s, s),
-                    dims=dims,
-                ),
-                channels=channels,
-            )
-            for k, s in zip(hidden, strides, strict=True)
-        ]
-    )
+    sizes = channels // 2, channels - channels // 2
+    couplings = []
+    for k, s in zip(hidden, strides, strict=True):
+        stride = (s, s) if dims == 2 else (1, s, s)
+        block = GatedResidualBlock(*sizes, hidden=k, stride=stride, dims=dims)
+        couplings.append(OrthogonalCoupling(block, channels=channels))
+    return InvertibleSequential(*couplings)

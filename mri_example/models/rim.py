@@ -14,17 +14,13 @@ INPUTS, OUTPUTS = 4, 2  # estimate and gradient, and the update; each a complex 
 
 
 class ConvGRU(nn.Module):
-    r"""A gated recurrent unit at every pixel.
+    r"""A gated recurrent unit at every pixel (Cho et al., 2014, arXiv:1406.1078).
 
     $$ h' = (1 - z) \odot n + z \odot h, \qquad
        n = \tanh(W_n x + r \odot U_n h) $$
 
     with $r$ and $z$ the logistic functions of $W_r x + U_r h$ and $W_z x + U_z h$, and
     biases in all of them.
-
-    References:
-        Cho et al., *Learning phrase representations using RNN encoder-decoder*, 2014.
-        arXiv:1406.1078
     """
 
     def __init__(self, channels: int) -> None:
@@ -48,8 +44,7 @@ class RIM(Reconstructor):
        \eta_{t+1} = \eta_t + g(\nabla D, \eta_t, s_{t+1}) $$
 
     All steps share their weights. Coils are reconstructed each by itself, as a batch.
-    Images are divided by their standard deviation; whoever hands in a part of an image
-    hands in the scale of the whole.
+    Images are divided by their standard deviation.
 
     Args:
         channels: Channels of the hidden states.
@@ -58,12 +53,8 @@ class RIM(Reconstructor):
     Shape:
         See `Reconstructor`; the reconstruction has an image for every coil.
 
-    Raises:
-        InputError: If there is no step.
-
     Examples:
-        >>> model = RIM()
-        >>> sum(p.numel() for p in model.parameters())
+        >>> sum(p.numel() for p in RIM().parameters())
         94464
 
     References:
@@ -107,19 +98,13 @@ class RIM(Reconstructor):
         mask = mask.expand(batch, *mask.shape[1:])
         masks = mask.repeat_interleave(coils, dim=0)
         estimate = complex_to_channels(measured)
-        first = estimate.new_zeros(batch * coils, self.channels, *space)
-        hidden = (first, first)
+        first = second = estimate.new_zeros(batch * coils, self.channels, *space)
         estimates = []
         for _ in range(self.steps):
             gradient = self.gradient(estimate, measured, masks)
-            change, hidden = self._step(torch.cat([estimate, gradient], 1), hidden)
-            estimate = estimate + change
+            seen = F.relu(self.look(torch.cat([estimate, gradient], 1)))
+            first = self.remember(seen, first)
+            second = self.recall(F.relu(self.widen(first)), second)
+            estimate = estimate + self.update(second)
             estimates.append(estimate)
         return [scale * channels_to_complex(e).view_as(zero_filled) for e in estimates]
-
-    def _step(
-        self, x: Tensor, hidden: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        first = self.remember(F.relu(self.look(x)), hidden[0])
-        second = self.recall(F.relu(self.widen(first)), hidden[1])
-        return self.update(second), (first, second)

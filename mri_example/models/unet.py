@@ -13,12 +13,9 @@ EPS, LIMIT = 1e-11, 6.0  # of the normalization of a slice
 
 
 class UNetwork(nn.Module):
-    """Look at an image on coarser and coarser grids, and come back.
+    """Look at an image `(batch, 1, H, W)` on coarser and coarser grids, and come back.
 
-    From `(batch, 1, H, W)` to the same. Each level has two 3 x 3 convolutions with
-    instance normalization and a leaky rectifier; the grid is halved by averaging,
-    doubled by a transposed convolution, and the two sides of the U are joined level by
-    level. Sizes that `2 ** pools` does not divide are padded by reflection.
+    Sizes that `2 ** pools` does not divide are padded by reflection.
     """
 
     def __init__(self, channels: int, pools: int) -> None:

@@ -14,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mri_example.data import whole_file
+from mri_example.data.files import whole_file
 from mri_example.errors import InputError
-from mri_example.models import Reconstructor, build, describe, load_authors_weights
+from mri_example.models import Reconstructor, build, describe
+from mri_example.models.authors import load_authors_weights
 from mri_example.paths import check_file
 
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
 SUFFIX, PREFIX = ".safetensors", "model."
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -41,37 +43,21 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(Path(path))
 
 
-def load_plain(path: Path, device: str) -> Any:
-    """Load what `torch.save` wrote, executing no code.
-
-    Raises:
-        InputError: If the file is missing or damaged, or holds other objects.
-    """
+def _load_plain(path: Path, device: str) -> Any:
+    """Load what `torch.save` wrote, executing no code."""
     check_file(path, "checkpoint")
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that it refuses
             return torch.load(path, map_location=device, weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,  # of a text that is taken for a pickle
-        pickle.UnpicklingError,
-    ) as error:
+    except (*UNREADABLE, LookupError) as error:  # of a text taken for a pickle
         raise InputError(
             f"{path} cannot be read as a checkpoint: copy it again, or train again"
         ) from error
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Load a checkpoint.
-
-    Raises:
-        InputError: If the file is missing, damaged, or not a checkpoint of this
-            package.
-    """
-    checkpoint = load_plain(path, device)
+    """Load a checkpoint, which must be one of this package."""
+    checkpoint = _load_plain(path, device)
     if not isinstance(checkpoint, dict) or CONFIGURATION not in checkpoint:
         raise InputError(
             f"{path} is not a checkpoint of this package: give one that `fit` wrote"
@@ -102,23 +88,19 @@ def check_same(path: Path, notes: dict[str, Any]) -> tuple[int, float]:
             f"{path} has the epoch {epoch!r}, so no run can go on from it: train into "
             f"another folder"
         )
-    old, new = checkpoint[CONFIGURATION], notes[CONFIGURATION]
-    for key, value in new.items():
+    old = checkpoint[CONFIGURATION]
+    for key, value in notes[CONFIGURATION].items():
         if value != old.get(key):
             raise InputError(
                 f"{path} was written with {key} = {old.get(key)!r}, but the "
                 f"configuration says {value!r}: use that, or train into another folder"
             )
     _check_files(path, checkpoint.get(DATA), notes[DATA])
-    return epoch + 1, _seconds(checkpoint)
-
-
-def _seconds(checkpoint: dict[str, Any]) -> float:
-    """Return how long a run with a time limit has trained."""
     try:
-        return float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
-    except (KeyError, TypeError, ValueError):
-        return 0.0
+        seconds = float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
+    except (KeyError, TypeError, ValueError):  # without a limit of time
+        seconds = 0.0
+    return epoch + 1, seconds
 
 
 def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:
@@ -131,12 +113,11 @@ def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:
     for name in sorted(old.keys() | new):
         if old.get(name) == new.get(name):
             continue
+        what = f"another {name}: its size, shape or attributes differ"
         if name not in new:
             what = f"{name}, which is not there now"
         elif name not in old:
             what = f"other data, without {name}"
-        else:
-            what = f"another {name}: its size, shape or attributes differ"
         raise InputError(
             f"{path} was trained with {what}: use the data that it began with, or "
             f"train into another folder"
@@ -177,12 +158,8 @@ def _read_checkpoint(
     if not isinstance(state, dict):
         raise InputError(f"{path} holds no weights: train the model again")
     named = {str(key): value for key, value in state.items()}
-    tensors = {
-        key.removeprefix(PREFIX): value
-        for key, value in named.items()
-        if key.startswith(PREFIX)
-    }
-    return checkpoint[CONFIGURATION], tensors
+    ours = [key for key in named if key.startswith(PREFIX)]
+    return checkpoint[CONFIGURATION], {k.removeprefix(PREFIX): named[k] for k in ours}
 
 
 def _read_export(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -210,31 +187,16 @@ def _read_export(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Ten
 def export(checkpoint: Path, output: Path) -> None:
     """Write the model of a checkpoint as one safetensors file.
 
-    Args:
-        checkpoint: A checkpoint such as `best.ckpt`.
-        output: The file, ending in `.safetensors`; its metadata hold the configuration
-            of model, masks and training as JSON.
-
-    Raises:
-        InputError: If the checkpoint cannot be used, or `output` ends otherwise.
+    The metadata hold the configuration of model, masks and training as JSON.
     """
     _check_ending(output)
     _save(load(checkpoint), load_checkpoint(checkpoint)[CONFIGURATION], output)
 
 
 def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:
-    """Write a model with the weights of the authors' public implementation.
-
-    Args:
-        weights: Their state dict, written by `torch.save`.
-        model: A model of the same sizes.
-        output: The file, ending in `.safetensors`, for `load` and the command line.
-
-    Raises:
-        InputError: If the file is no state dict, or does not fit the model.
-    """
+    """Write a model with a state dict of the authors' public implementation."""
     _check_ending(output)
-    tensors = load_plain(weights, "cpu")
+    tensors = _load_plain(weights, "cpu")
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()
     ):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -14,39 +13,12 @@ import lightning
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
-from mri_example.data import KSpaceFile, Sample, SliceDataset, flip_and_turn
+from mri_example.data.dataset import Sample, SliceDataset, flip_and_turn
+from mri_example.data.files import KSpaceFile
 from mri_example.errors import InputError
-from mri_example.masks import MaskFile, MaskFunction, Masks, PoissonMaskFunction
-from mri_example.metrics import nmse
+from mri_example.masks import Masks
+from mri_example.metrics import comparable
 from mri_example.models import Reconstructor
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """How k-space is undersampled; see `MaskFunction` and `MaskFile`.
-
-    Args:
-        pattern: random, equispaced, equispaced_fraction, magic or magic_fraction; for
-            3-D acquisitions poisson, which needs sigpy.
-        center_fractions: Shares of the columns that are measured in the center, with
-            poisson of the slices too.
-        accelerations: One acceleration for each of them; every mask draws a pair.
-        file: A mask for all k-space instead of drawn ones, as .npy:
-            0 or 1 along the columns, for 3-D acquisitions along slices and columns.
-    """
-
-    pattern: str = "random"
-    center_fractions: tuple[float, ...] = (0.08, 0.04)
-    accelerations: tuple[float, ...] = (4, 8)
-    file: str | None = None
-
-    def build(self) -> Masks:
-        """Make the mask function."""
-        if self.file is not None:
-            return MaskFile(Path(self.file))
-        if self.pattern == "poisson":
-            return PoissonMaskFunction(self.center_fractions, self.accelerations)
-        return MaskFunction(self.pattern, self.center_fractions, self.accelerations)
 
 
 class EpochSampler(DistributedSampler[Sample]):
@@ -89,7 +61,7 @@ class SliceData(lightning.LightningDataModule):
     def __init__(
         self,
         root: Path,
-        masks: MaskConfig = MaskConfig(),
+        masks: Masks = Masks(),
         challenge: Literal["singlecoil", "multicoil"] = "singlecoil",
         batch_size: int = 8,
         crop: tuple[int, int] | None = None,
@@ -126,18 +98,20 @@ class SliceData(lightning.LightningDataModule):
 
     def training_slices(self, model: Reconstructor) -> SliceDataset:
         """Return the training slices, or slabs, that a model takes."""
-        return SliceDataset(
-            self.root / f"{self._kept['challenge']}_train",
-            self.masks.build(),
-            slab=model.slab,
-            coils=model.coils,
+        return self._slices(
+            model,
+            "train",
             epoch=0,
             seed=self.seed,
             crop=self.crop,
             skip_thin=bool(self._kept["skip_thin"]),
             augment=flip_and_turn if self._kept["augment"] else None,
-            metadata=model.metadata,
         )
+
+    def _slices(self, model: Reconstructor, split: str, **options: Any) -> SliceDataset:
+        folder = self.root / f"{self._kept['challenge']}_{split}"
+        of_model = {"coils": model.coils, "metadata": model.metadata}
+        return SliceDataset(folder, self.masks, slab=model.slab, **options | of_model)
 
     def check(self, model: Reconstructor) -> None:
         """Look through all files, and load one sample of each size.
@@ -146,23 +120,21 @@ class SliceData(lightning.LightningDataModule):
             InputError: If one cannot be used.
         """
         self.training = self.training_slices(model)
-        _check_batches(self.training, self.batch_size, self.crop)
-        self.validation = SliceDataset(
-            self.root / f"{self._kept['challenge']}_val",
-            self.masks.build(),
-            slab=model.slab,
-            coils=model.coils,
-            metadata=model.metadata,
-        )
+        _check_batches(self.training, self.batch_size)
+        self.validation = self._slices(model, "val")
         if model.sensitivity is not None:
             self._check_maps(model.sensitivity)
         for file in self.validation.files:
             _check_scored(file)
-        _load_each_size(self.training)
-        _load_each_size(self.validation)
+        for dataset in (self.training, self.validation):
+            first: dict[tuple[int, ...], int] = {}
+            for i, (file, _) in enumerate(dataset.items):
+                first.setdefault(file.shape[1:], i)
+            for i in first.values():
+                dataset[i]
 
     def _check_maps(self, method: str) -> None:
-        if self.masks.build().encodes_slices:
+        if self.masks.encodes_slices:
             raise InputError(
                 f"sensitivity is {method!r}, but the masks tell slices apart, as in "
                 f"3-D acquisitions, whose maps are not estimated: leave it null"
@@ -223,28 +195,17 @@ def _check_scored(file: KSpaceFile) -> None:
     """Make sure that a reconstruction of a file can be compared with its target."""
     target = file.target_volume()
     try:
-        nmse(target, np.zeros((file.slices, *file.crop)))
+        comparable(target, np.zeros((file.slices, *file.crop)))
     except InputError as error:
         raise InputError(f"{file.path} cannot be validated on: {error}") from error
 
 
-def _load_each_size(dataset: SliceDataset) -> None:
-    """Load one sample of every size, so that what fits none is said at once."""
-    first: dict[tuple[int, ...], int] = {}
-    for i, (file, _) in enumerate(dataset.items):
-        first.setdefault(file.shape[1:], i)
-    for i in first.values():
-        dataset[i]
-
-
-def _check_batches(
-    training: SliceDataset, batch_size: int, crop: Sequence[int] | None
-) -> None:
+def _check_batches(training: SliceDataset, batch_size: int) -> None:
     """Make sure that what comes in one batch has the same size."""
     if batch_size == 1:
         return
     sizes = sorted({(f.crop[0], f.shape[-1]) for f in training.files})
-    if len(sizes) > 1 and crop is None:
+    if len(sizes) > 1 and training.crop is None:
         raise InputError(
             f"the training images have {len(sizes)} sizes, among them {sizes[0]} and "
             f"{sizes[-1]}: set `crop`, or a batch_size of 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from typing import Any
 
 import lightning
@@ -10,17 +11,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor
-from torch.distributed.fsdp import (
-    FSDPModule,
-    fully_shard,
-    register_fsdp_forward_method,
-)
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from invtorch import OrthogonalCoupling
-from mri_example.data import KSpaceFile, Sample, blend
+from mri_example.data.dataset import Magnitudes, Sample, blend
+from mri_example.data.files import KSpaceFile
 from mri_example.errors import InputError
 from mri_example.losses import LossName, training_loss
-from mri_example.metrics import METRICS, score, summarize
+from mri_example.metrics import METRICS, score
 from mri_example.models import Reconstructor
 from mri_example.training.data import SliceData, check_range
 from mri_example.transforms import center_crop, root_sum_of_squares
@@ -68,15 +66,14 @@ class ReconstructionTask(lightning.LightningModule):
         if coils_per_step is not None:
             _check_coils(coils_per_step, model, loss)
         self.model, self.learning_rate = model, learning_rate
-        choice = {"loss": loss, "fraction": fraction, "magnitude": magnitude}
-        self.options = choice | {
-            "learning_rate": learning_rate,
-            "coils_per_step": coils_per_step,
+        self.options = {
+            **{"loss": loss, "fraction": fraction, "magnitude": magnitude},
+            **{"learning_rate": learning_rate, "coils_per_step": coils_per_step},
         }
         self.loss = training_loss(loss, fraction, magnitude, coils_per_step)
         self.notes: dict[str, Any] = {}
         self.started = False
-        self.outputs: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
+        self.outputs: dict[tuple[str, int], Magnitudes] = {}
 
     @property
     def data(self) -> SliceData:
@@ -113,11 +110,7 @@ class ReconstructionTask(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
-        """Stop a training that diverges, on all ranks.
-
-        Raises:
-            InputError: If the loss is not finite any more.
-        """
+        """Stop a training that diverges, on all ranks."""
         loss = float(outputs["loss"])
         finite = self.trainer.strategy.reduce_boolean_decision(math.isfinite(loss))
         if not finite:
@@ -146,11 +139,11 @@ class ReconstructionTask(lightning.LightningModule):
         for name, file in self._files().items():
             own = {start: slab for (n, start), slab in slabs.items() if n == name}
             scores.append(score(file.target_volume(), blend(own, file.slices)))
-        mean = summarize(scores).mean
-        for metric in METRICS:
-            shown, value = metric == "ssim", getattr(mean, metric)
+        means = np.mean([astuple(one) for one in scores], axis=0)
+        for metric, mean in zip(METRICS, means.tolist(), strict=True):
             # all ranks have the same value
-            self.log(f"validation_{metric}", value, prog_bar=shown, sync_dist=True)
+            shown = metric == "ssim"
+            self.log(f"validation_{metric}", mean, prog_bar=shown, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Return Adam, with a warm-up and a cosine over the whole run.
@@ -173,10 +166,7 @@ class ReconstructionTask(lightning.LightningModule):
             return warm * (0.5 + 0.5 * math.cos(math.pi * done))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what a checkpoint is checked against."""
@@ -186,7 +176,7 @@ class ReconstructionTask(lightning.LightningModule):
         """Return the validation files by name, for their targets."""
         return {file.path.name: file for file in self.data.validation.files}
 
-    def _gathered(self) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
+    def _gathered(self) -> dict[tuple[str, int], Magnitudes]:
         """Return the slabs of all ranks, each once, by volume and first slice.
 
         A rank that was given a slab to have as many as the others brings the very one

@@ -11,12 +11,14 @@ from pathlib import Path
 import lightning
 import torch
 
+from mri_example.masks import Masks
 from mri_example.models import IRIM3D, UNet
-from mri_example.training import MaskConfig, ReconstructionTask, SliceData
+from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
 from tests.mri.runs import train
 
 MODELS = ("slices", "slabs")
-MASKS = MaskConfig("random", (0.2,), (3,))
+MASKS = Masks("random", (0.2,), (3,))
 
 
 def model(name: str):

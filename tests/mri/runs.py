@@ -3,15 +3,18 @@
 import copy
 from pathlib import Path
 
+from mri_example.masks import Masks
 from mri_example.models import Reconstructor
-from mri_example.training import MaskConfig, ReconstructionTask, SliceData, fit
+from mri_example.training.data import SliceData
+from mri_example.training.fit import fit
+from mri_example.training.module import ReconstructionTask
 
 
 def train(
     root: Path,
     output: Path,
     model: Reconstructor,
-    masks: MaskConfig = MaskConfig(),
+    masks: Masks = Masks(),
     *,
     training: dict | None = None,
     trainer: dict | None = None,

@@ -8,18 +8,16 @@ import pytest
 import torch
 
 from mri_example.cli import main
-from mri_example.data import Simulation, SliceDataset, read_reconstruction
+from mri_example.data.dataset import SliceDataset
+from mri_example.data.files import read_reconstruction
+from mri_example.data.simulate import Simulation
 from mri_example.errors import InputError
-from mri_example.masks import (
-    MaskFunction,
-    PoissonMaskFunction,
-    undersample,
-    volume_seed,
-)
+from mri_example.masks import Masks, undersample, volume_seed
 from mri_example.models import IRIM3D, UNet
 from mri_example.physics import LikelihoodGradient
 from mri_example.reconstruct import reconstruct
-from mri_example.training import MaskConfig, SliceData, load
+from mri_example.training.checkpoints import load
+from mri_example.training.data import SliceData
 from mri_example.transforms import (
     center_crop,
     complex_to_channels,
@@ -32,12 +30,12 @@ from tests.mri.runs import train
 from tests.tolerances import relative_error
 
 SLICES, SIZE = 10, 16
-EVERYTHING = MaskFunction("random", [1.0], [1])
+EVERYTHING = Masks("random", [1.0], [1])
 THIN = IRIM3D(8, 1, hidden=(4,), strides=(1,), slab=4)
 
 
-def masks() -> PoissonMaskFunction:
-    return PoissonMaskFunction([0.2], [3])
+def masks() -> Masks:
+    return Masks("poisson", [0.2], [3])
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +84,7 @@ def test_a_volume_is_measured_once_however_thin_the_slabs(folder, slab) -> None:
 def test_validation_is_on_whole_volumes(folder, tmp_path) -> None:
     for split in ("train", "val"):
         (tmp_path / f"singlecoil_{split}").symlink_to(folder)
-    data = SliceData(tmp_path, MaskConfig("poisson", (0.2,), (3,)))
+    data = SliceData(tmp_path, Masks("poisson", (0.2,), (3,)))
     data.check(THIN)
     assert [s.image.shape[1] for s in data.validation] == [SLICES]
     assert {s.image.shape[1] for s in data.training} == {THIN.slab}
@@ -111,7 +109,7 @@ def test_the_command_line_reconstructs_volumes(folder, tmp_path) -> None:
 def test_a_model_of_slabs_is_given_the_volume(folder, tmp_path) -> None:
     method, shapes = copy.deepcopy(THIN), []
     method.register_forward_pre_hook(lambda _, x: shapes.append(x[0].shape[2]))
-    reconstruct(method, folder, tmp_path / "out", masks(), progress=False)
+    reconstruct(method, folder, tmp_path / "out", masks())
     assert shapes == [SLICES]
     with pytest.raises(InputError, match="slab is 2, but the masks tell slices apart"):
         reconstruct(method, folder, tmp_path / "no", masks(), slab=2)
@@ -136,10 +134,10 @@ def test_several_coils_of_a_3d_acquisition(tmp_path, coils) -> None:
     expected = undersample(fftc(sample.image, dims=3), sample.mask)
     assert relative_error(fftc(sample.zero_filled, dims=3), expected) < 1e-6
     model = IRIM3D(12, 1, hidden=(4,), strides=(1,), slab=4, coils=coils)
-    config = MaskConfig("poisson", (0.2,), (3,))
+    config = Masks("poisson", (0.2,), (3,))
     options = {"challenge": "multicoil", "batch_size": 1}
     best = load(train(tmp_path, tmp_path / "run", model, config, **options))
-    reconstruct(best, tmp_path / "multicoil_val", tmp_path, masks(), progress=False)
+    reconstruct(best, tmp_path / "multicoil_val", tmp_path, masks())
     found = torch.from_numpy(read_reconstruction(tmp_path / "a.h5"))
     with torch.no_grad():
         images = best(sample.zero_filled.unsqueeze(0), sample.mask.unsqueeze(0))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_example.data import anatomy, embedded_anatomy, nifti_volumes
-from mri_example.data.anatomy import EMBEDDED, SHA256
+from mri_example.data import anatomy
+from mri_example.data.anatomy import EMBEDDED, SHA256, embedded_anatomy, nifti_volumes
 from mri_example.errors import InputError
 from tests.mri.signals import logged
 

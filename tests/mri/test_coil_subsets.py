@@ -1,21 +1,17 @@
 """Steps on some of the coils of a slice."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_example.data import SliceDataset
+from mri_example.data.dataset import SliceDataset
 from mri_example.errors import InputError
-from mri_example.losses import SubsampledNMSE, normalized_l1, training_loss
-from mri_example.models import (
-    IRIM2D,
-    IRIM3D,
-    RIM,
-    UNet,
-)
-from mri_example.models.base import standard_deviation
-from mri_example.training import ReconstructionTask
+from mri_example.losses import normalized_l1, subsampled_nmse, training_loss
+from mri_example.models import IRIM2D, IRIM3D, RIM, UNet
+from mri_example.training.module import ReconstructionTask
 from tests.mri.test_multicoil import COILS, FAN, MASKS, root
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -36,7 +32,7 @@ def test_a_step_on_some_coils_sees_them_as_among_all(root, model, few, seed):
     folder = root / "multicoil_train"
     dataset = SliceDataset(folder, MASKS, slab=model.slab, epoch=0)
     batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
-    network, scale = model, standard_deviation(batch.zero_filled)
+    network, scale = model, model.scale_of(batch.zero_filled)
     for loss in ("l1", "nmse"):
         torch.manual_seed(seed)
         found = training_loss(loss, 1.0, coils_per_step=few)(network, batch)
@@ -49,7 +45,9 @@ def test_a_step_on_some_coils_sees_them_as_among_all(root, model, few, seed):
             assert torch.allclose(estimate, all_coils[:, chosen], rtol=1e-4, atol=1e-6)
         torch.manual_seed(seed)
         alone = batch._replace(image=batch.image[:, chosen])
-        one = {"l1": normalized_l1, "nmse": SubsampledNMSE(1.0)}[loss]
+        one = {"l1": normalized_l1, "nmse": partial(subsampled_nmse, fraction=1.0)}[
+            loss
+        ]
         expected = torch.stack([one(e, alone.image) for e in some]).mean()
         assert torch.allclose(found, expected, rtol=1e-4)
 

@@ -6,13 +6,12 @@ from functools import partial
 
 import pytest
 
-from mri_example import comparison, experiment
+from mri_example import demo as demonstration
 from mri_example.cli import main
-from mri_example.comparison import METHODS, contenders
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
+from mri_example.demo import METHODS, TESTED, Contender, contenders
 from mri_example.evaluate import evaluate
-from mri_example.experiment import TESTED, Contender
 from mri_example.models import IRIM2D, UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -25,7 +24,7 @@ def small(monkeypatch):
     heads = {name: head[::8, ::2, ::2] for name, head in embedded_anatomy().items()}
     heads["epi"] = embedded_anatomy()["epi"]
     monkeypatch.setattr(volumes, "embedded_anatomy", lambda: heads)
-    monkeypatch.setattr(experiment, "SHOWN_SLICE", 3)
+    monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)
 
     def tiny(coils, minutes, methods):
         each, per_step = (1, None) if coils == 1 else (None, 1)
@@ -38,7 +37,7 @@ def small(monkeypatch):
             Contender("i-RIM 2D", irim, {"coils_per_step": per_step}, 1, trainer),
         ]
 
-    monkeypatch.setattr(comparison, "contenders", tiny)
+    monkeypatch.setattr(demonstration, "contenders", tiny)
 
 
 def compare(folder, minutes=1) -> int:

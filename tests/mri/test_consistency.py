@@ -15,9 +15,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mri_example.data import (
+from mri_example.data.dataset import SliceDataset
+from mri_example.data.files import (
     KSpaceFile,
-    SliceDataset,
     read_reconstruction,
     write_kspace,
     write_reconstruction,
@@ -26,11 +26,11 @@ from mri_example.data.header import Header
 from mri_example.errors import InputError
 from mri_example.evaluate import evaluate
 from mri_example.inspection import inspect_root
-from mri_example.masks import MaskFile, MaskFunction
+from mri_example.masks import Masks
 from mri_example.reconstruct import reconstruct, zero_filled
 from tests.mri.signals import fourier, logged, magnitudes
 
-EVERYTHING = MaskFunction("random", [1.0], [1])
+EVERYTHING = Masks("random", [1.0], [1])
 sizes = st.integers(16, 28)
 seeds = st.integers(0, 999)
 coils = st.sampled_from([0, 2, 3])
@@ -81,7 +81,7 @@ def refusals(folder):
     commands = [
         lambda: SliceDataset(folder, EVERYTHING, epoch=0),
         lambda: SliceDataset(folder, EVERYTHING),
-        lambda: reconstruct(zero_filled, folder, out, EVERYTHING, progress=False),
+        lambda: reconstruct(zero_filled, folder, out, EVERYTHING),
         lambda: evaluate(folder, _something(folder.parent / "estimates")),
     ]
     said = []
@@ -97,7 +97,7 @@ def refusals(folder):
     place.mkdir(parents=True)
     (folder / "a.h5").rename(place / "a.h5")
     for quick in (True, False):
-        (report,) = inspect_root(root, quick=quick, progress=False)
+        (report,) = inspect_root(root, quick=quick)
         said.append(report.defects[0].replace(str(place), str(folder)))
     return said
 
@@ -125,7 +125,7 @@ def assert_as_standard(tmp, folder, kspace, **options):
     """Assert that all slices are reconstructed as those of the standard layout are."""
     reference = write(tmp / "reference", kspace, **options)
     for one in (reference, folder):
-        reconstruct(zero_filled, one, one / "out", EVERYTHING, progress=False)
+        reconstruct(zero_filled, one, one / "out", EVERYTHING)
     found, expected = (
         read_reconstruction(one / "out/a.h5") for one in (folder, reference)
     )
@@ -420,7 +420,7 @@ def test_columns_outside_of_the_acquired_ones_are_a_doubt(
     seed=seeds,
 )
 def test_no_mask_is_empty(pattern, cols, fraction, acceleration, seed):
-    mask, low = MaskFunction(pattern, [fraction], [acceleration])((9, cols), seed=seed)
+    mask, low = Masks(pattern, [fraction], [acceleration])((9, cols), seed=seed)
     assert low >= 1
     assert mask[0, cols // 2] == 1
 
@@ -434,7 +434,7 @@ def test_a_mask_that_misses_the_encoded_columns_is_named(tmp, seed, cols, wide):
     folder = write(at / "a", kspace, header=header)
     np.save(at / "mask.npy", np.arange(cols) < middle - wide)
     with pytest.raises(InputError, match=r"a\.h5 cannot be undersampled: the mask le"):
-        SliceDataset(folder, MaskFile(at / "mask.npy"))[0]
+        SliceDataset(folder, Masks(file=str(at / "mask.npy")))[0]
 
 
 # 4. the layout
@@ -556,7 +556,7 @@ def test_fewer_rows_than_columns_are_named_where_they_are_validated_on(
     assume(rows < cols)
     kspace = head(seed, rows, cols)
     folder = write(tmp() / "singlecoil_val", kspace, magnitudes(kspace))
-    (report,) = inspect_root(folder.parent, quick=True, progress=False)
+    (report,) = inspect_root(folder.parent, quick=True)
     (defect,) = report.defects
     assert defect.startswith(f"{folder / 'a.h5'}: its target has fewer rows than col")
     assert f"({rows}, {cols})" in defect

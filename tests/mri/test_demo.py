@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from mri_example import demo as demonstration
-from mri_example import experiment
 from mri_example.cli import main
-from mri_example.data import Simulation, simulate_volumes
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
-from mri_example.experiment import Contender, step_memory
+from mri_example.data.simulate import Simulation, simulate_volumes
+from mri_example.demo import Contender, step_memory
 from mri_example.figures import compare
 from mri_example.models import IRIM2D
-from mri_example.training import ReconstructionTask, SliceData
+from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -34,7 +34,7 @@ def small(monkeypatch):
     model = partial(IRIM2D, 8, 1, (8, 8), (1, 2))
     tiny = Contender("i-RIM", model, {"fraction": 1.0}, 4, trainer)
     monkeypatch.setattr(demonstration, "TRAINED", tiny)
-    monkeypatch.setattr(experiment, "SHOWN_SLICE", 3)
+    monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)
     monkeypatch.setattr(demonstration, "COUPLINGS", (5, 10))
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mri_example.data import Simulation
+from mri_example.data.simulate import Simulation
 from mri_example.evaluate import evaluate
+from mri_example.masks import Masks
 from mri_example.reconstruct import reconstruct
-from mri_example.training import MaskConfig, load
+from mri_example.training.checkpoints import load
 from tests.mri.distributed_validation import MODELS, validate
 
 pytestmark = [
@@ -93,7 +94,7 @@ def test_training_on_two_ranks_logs_the_numbers_of_evaluate(ranks, root):
     val, out = root / "singlecoil_val", root / "out"
     log = (root / "run/log/version_0/metrics.csv").read_text().splitlines()
     (logged,) = [row for row in csv.DictReader(log) if row["validation_psnr"]]
-    model, masks = load(root / "run/last.ckpt"), MaskConfig().build()
-    reconstruct(model, val, out, masks, batch_size=1, progress=False)
+    model, masks = load(root / "run/last.ckpt"), Masks()
+    reconstruct(model, val, out, masks, batch_size=1)
     for metric, value in asdict(evaluate(val, out).summary.mean).items():
         assert float(logged[f"validation_{metric}"]) == pytest.approx(value, rel=1e-5)

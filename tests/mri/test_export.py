@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mri_example.data import Simulation, read_reconstruction
+from mri_example.data.files import read_reconstruction
+from mri_example.data.simulate import Simulation
+from mri_example.masks import Masks
 from mri_example.models import IRIM2D
 from mri_example.reconstruct import reconstruct
-from mri_example.training import MaskConfig, export, load
+from mri_example.training.checkpoints import export, load
 from tests.mri.runs import train
 from tests.mri.test_command_line import run
 from tests.mri.test_unusable_runs import sentence
@@ -21,10 +23,10 @@ PAGE = Path(__file__).parents[2] / "docs/mri.md"
 REFERENCE = Path(__file__).parents[1] / "data/reference_irim_small.npz"
 
 
-def test_five_lines_use_an_exported_model(tmp_path, monkeypatch) -> None:
+def test_six_lines_use_an_exported_model(tmp_path, monkeypatch) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
     (lines,) = [block for block in blocks if "load(" in block]
-    assert len([line for line in lines.splitlines() if line]) == 5
+    assert len([line for line in lines.splitlines() if line]) == 6
     monkeypatch.chdir(tmp_path)
     head = np.random.default_rng(0).random((3, 16, 16), dtype=np.float32)
     for split in ("train", "val", "test"):
@@ -33,9 +35,9 @@ def test_five_lines_use_an_exported_model(tmp_path, monkeypatch) -> None:
     best = train(Path("data"), Path("run"), model, batch_size=2)
     export(best, Path("model.safetensors"))
     exec(compile(lines, PAGE.name, "exec"), {})
-    original, masks = load(best), MaskConfig().build()
+    original, masks = load(best), Masks()
     data = Path("data/singlecoil_test")
-    reconstruct(original, data, Path("expected"), masks, progress=False)
+    reconstruct(original, data, Path("expected"), masks)
     found, expected = (
         read_reconstruction(Path(folder) / "test.h5") for folder in ("out", "expected")
     )

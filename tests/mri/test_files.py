@@ -4,7 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mri_example.data import (
+from mri_example.data.checks import findings
+from mri_example.data.files import (
     KSpaceFile,
     read_reconstruction,
     volume_paths,
@@ -12,7 +13,6 @@ from mri_example.data import (
     write_kspace,
     write_reconstruction,
 )
-from mri_example.data.checks import findings
 from mri_example.data.header import Header
 from mri_example.errors import InputError
 

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mri_example.training import load
-from tests.mri.test_command_line import (
-    ROOT,
-    configuration,
-    root,
-    run,
-    write_volume,
-)
+from mri_example.training.checkpoints import load
+from tests.mri.test_command_line import ROOT, configuration, root, run, write_volume
 from tests.mri.test_unusable_runs import sentence
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -184,7 +178,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(model, strategy, root) 
 
 
 def test_lines_of_progress(root, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("mri_example.training.trainer.INTERVAL", 0.0)
+    monkeypatch.setattr("mri_example.progress.INTERVAL", 0.0)
     assert run("fit", "--config", configuration(root)) == 0
     lines = capsys.readouterr().err.splitlines()
     steps = [line for line in lines if line.startswith("epoch ")]

@@ -1,18 +1,38 @@
-"""The i-RIM alone does not load the pipeline."""
+"""The i-RIM and the list of commands do not load the pipeline."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+from mri_example.cli import COMMANDS
+from mri_example.summary import SUMMARIES, overview
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from mri_example import IRIM
 print(sum(name.split(".")[0] == "mri_example" for name in sys.modules))
+import torch
+known = set(sys.modules)
+from mri_example.__main__ import main
+main(["--help"])
+print(sorted({name.split(".")[0] for name in set(sys.modules) - known}
+             - set(sys.stdlib_module_names)))
 """
 
 
-def test_the_irim_is_imported_without_the_pipeline() -> None:
+def test_the_irim_and_the_list_of_commands_are_shown_without_the_pipeline() -> None:
     command = [sys.executable, "-c", PROGRAM]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 10
+    count, *shown, imported = run.stdout.splitlines()
+    assert int(count) < 10
+    assert imported == "['mri_example']"
+    assert "\n".join(shown) + "\n" == overview()
+
+
+def test_each_command_is_in_the_list() -> None:
+    """In the same order, with the sentence that its own help begins with."""
+    first = {name: (c.__doc__ or "").splitlines()[0] for name, c in COMMANDS.items()}
+    assert list(SUMMARIES.items()) == list(first.items())
+    said = " ".join(overview().split())
+    assert all(f"{name} {summary}" in said for name, summary in SUMMARIES.items())

@@ -8,15 +8,17 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 
-from mri_example.data import Simulation, simulate_volumes
-from mri_example.data.simulate import embedded_anatomy
+from mri_example.data.anatomy import embedded_anatomy
+from mri_example.data.simulate import Simulation, simulate_volumes
+from mri_example.masks import Masks
 from mri_example.models import IRIM2D
-from mri_example.training import MaskConfig, ReconstructionTask, SliceData
+from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
 from tests.mri.runs import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TRAINING = {"fraction": 1.0, "learning_rate": 5e-3}
-MASKS = MaskConfig("random", (0.08,), (4,))
+MASKS = Masks("random", (0.08,), (4,))
 
 
 def model() -> IRIM2D:

@@ -14,19 +14,15 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
 from mri_example.cli import main
-from mri_example.data import (
-    KSpaceFile,
-    SliceDataset,
-    read_reconstruction,
-    write_kspace,
-)
+from mri_example.data.dataset import SliceDataset
+from mri_example.data.files import KSpaceFile, read_reconstruction, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.masks import MaskFunction
+from mri_example.masks import Masks
 from mri_example.reconstruct import reconstruct, zero_filled
 
-MASKS = MaskFunction("random", [0.1], [4])
-EVERYTHING = MaskFunction("random", [1.0], [1])
+MASKS = Masks("random", [0.1], [4])
+EVERYTHING = Masks("random", [1.0], [1])
 EPOCHS = 6
 VOLUME = (8, 256, 128)  # three of them: 6 MB of k-space, 3 MB of images
 ALLOWED = 2 * 2**20  # bytes, over all epochs but the first two
@@ -149,7 +145,7 @@ def test_odd_and_even_sizes_are_reconstructed_alike(
     folder = tmp_path_factory.mktemp("odd")
     write(folder / "a.h5", (slices, *coils, *plane), recon)
     expected = KSpaceFile.inspect(folder / "a.h5").target_volume()
-    reconstruct(zero_filled, folder, folder / "out", EVERYTHING, progress=False)
+    reconstruct(zero_filled, folder, folder / "out", EVERYTHING)
     found = read_reconstruction(folder / "out/a.h5")
     assert found.shape == (slices, *recon)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -163,7 +159,7 @@ def test_images_narrower_than_the_header_says_are_squares(tmp_path, undersampled
     images = write(tmp_path / "flair.h5", shape, recon, target=False, mask=mask)
     file = KSpaceFile.inspect(tmp_path / "flair.h5")
     assert (file.crop, file.padding) == ((203, 203), (0, 203))
-    reconstruct(zero_filled, tmp_path, tmp_path / "out", EVERYTHING, progress=False)
+    reconstruct(zero_filled, tmp_path, tmp_path / "out", EVERYTHING)
     found = read_reconstruction(tmp_path / "out/flair.h5")
     assert found.shape == (2, 203, 203)
     np.testing.assert_allclose(found, images[:, 218:421], rtol=1e-3, atol=1e-5)
@@ -172,7 +168,7 @@ def test_images_narrower_than_the_header_says_are_squares(tmp_path, undersampled
 def test_narrow_images_are_evaluated_against_a_narrow_target(tmp_path, capsys):
     write(tmp_path / "data/flair.h5", (2, 4, 64, 23), (23, 23))
     data, out = tmp_path / "data", tmp_path / "out"
-    reconstruct(zero_filled, data, out, EVERYTHING, progress=False)
+    reconstruct(zero_filled, data, out, EVERYTHING)
     assert main(["evaluate", f"--targets={data}", f"--reconstructions={out}"]) == 0
     assert "flair.h5" in capsys.readouterr().out
 
@@ -182,7 +178,7 @@ def test_volumes_of_other_coils_are_loaded_one_by_one(tmp_path):
         write(tmp_path / f"{coils}.h5", (2, coils, 16, 8))
     dataset = SliceDataset(tmp_path, MASKS)
     assert [len(sample.image) for sample in dataset] == [2, 2, 3, 3]
-    reconstruct(zero_filled, tmp_path, tmp_path / "out", MASKS, progress=False)
+    reconstruct(zero_filled, tmp_path, tmp_path / "out", MASKS)
     assert len(list((tmp_path / "out").iterdir())) == 2
     with pytest.raises(InputError, match=r"3\.h5 has 3 coils, but the model takes 2"):
         SliceDataset(tmp_path, MASKS, coils=2)
@@ -194,7 +190,7 @@ def test_volumes_that_differ_in_their_endings_only_are_both_kept(tmp_path):
     names = [sample.name for sample in SliceDataset(tmp_path, MASKS)]
     assert names == ["a.h5", "a.h5", "a.hdf5", "a.hdf5"]
     out = tmp_path / "out"
-    assert len(reconstruct(zero_filled, tmp_path, out, MASKS, progress=False)) == 2
+    assert len(reconstruct(zero_filled, tmp_path, out, MASKS)) == 2
     assert {path.name for path in out.iterdir()} == {"a.h5", "a.hdf5"}
 
 

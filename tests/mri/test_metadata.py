@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from mri_example.data import KSpaceFile, SliceDataset, write_kspace
+from mri_example.data.dataset import SliceDataset
+from mri_example.data.files import KSpaceFile, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.masks import MaskFunction
+from mri_example.masks import Masks
 from mri_example.models import IRIM2D, IRIM3D, ChallengeIRIM
 from mri_example.models.irim import KNEE_SCANS
 from mri_example.reconstruct import reconstruct
-from mri_example.training import export, load
+from mri_example.training.checkpoints import export, load
 from tests.mri.runs import train
 from tests.mri.signals import magnitudes
 
@@ -33,7 +34,7 @@ AUTHORS = {  # channel by acquisition and scanner, in the authors' implementatio
 UNKNOWN = [("CORPD_FBK", "Vida"), ("CORPD_FBK", ""), ("AXT2", "Skyra"), (None, "")]
 FAN = {"hidden": (4, 4), "strides": (1, 2)}
 KINDS = ("T1/Aera", "T2/Aera", "T2/Skyra")
-MASKS = MaskFunction("random", [0.2], [3])
+MASKS = Masks("random", [0.2], [3])
 MODELS = {
     "slices": IRIM2D(8, 2, **FAN, metadata=KINDS),
     "slabs": IRIM3D(8, 2, **FAN, metadata=KINDS, slab=2),
@@ -143,5 +144,5 @@ def test_models_are_told_in_training_validation_and_reconstruction(
     export(best, tmp_path / "model.safetensors")
     model, data = load(tmp_path / "model.safetensors"), tmp_path / "singlecoil_val"
     told.clear()
-    reconstruct(model, data, tmp_path / "out", MASKS, progress=False)
+    reconstruct(model, data, tmp_path / "out", MASKS)
     assert told == {(False, *kind) for kind in kinds}

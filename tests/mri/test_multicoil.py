@@ -8,29 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mri_example.cli import main
-from mri_example.data import (
-    KSpaceFile,
-    Simulation,
-    SliceDataset,
-    read_reconstruction,
-)
-from mri_example.data.simulate import coil_maps, noise_covariance
+from mri_example.data.dataset import SliceDataset
+from mri_example.data.files import KSpaceFile, read_reconstruction
+from mri_example.data.simulate import Simulation, coil_maps, noise_covariance
 from mri_example.errors import InputError
-from mri_example.masks import MaskFunction
-from mri_example.models import (
-    IRIM2D,
-    IRIM3D,
-    RIM,
-    UNet,
-)
-from mri_example.models.base import standard_deviation
+from mri_example.masks import Masks
+from mri_example.models import IRIM2D, IRIM3D, RIM, UNet
 from mri_example.reconstruct import reconstruct, zero_filled
-from mri_example.training import export, load
-from mri_example.transforms import center_crop, ifft2c
+from mri_example.training.checkpoints import export, load
+from mri_example.transforms import center_crop, ifftc
 from tests.mri.runs import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-MASKS = MaskFunction("random", [0.2], [3])
+MASKS = Masks("random", [0.2], [3])
 COILS, SLICES, SIZE = 3, 5, 16
 FAN = {"hidden": (4, 4), "strides": (1, 2)}
 
@@ -86,7 +76,7 @@ def test_the_target_is_the_root_sum_of_squares_of_the_coils(root):
         "reconstruction_rss",
     )
     kspace = torch.stack([torch.from_numpy(file.kspace(i)) for i in range(SLICES)])
-    combined = ifft2c(kspace).abs().square().sum(1).sqrt()
+    combined = ifftc(kspace).abs().square().sum(1).sqrt()
     target = torch.from_numpy(file.target_volume())
     assert torch.allclose(center_crop(combined, (SIZE, SIZE)), target, rtol=1e-5)
 
@@ -94,8 +84,8 @@ def test_the_target_is_the_root_sum_of_squares_of_the_coils(root):
 def test_without_noise_several_coils_see_what_one_sees():
     one = Simulation(SIZE, noise=0).kspace("a", head())
     many = Simulation(SIZE, noise=0, coils=5).kspace("a", head())
-    combined = ifft2c(torch.from_numpy(many)).abs().square().sum(1).sqrt()
-    alone = ifft2c(torch.from_numpy(one)).abs()
+    combined = ifftc(torch.from_numpy(many)).abs().square().sum(1).sqrt()
+    alone = ifftc(torch.from_numpy(one)).abs()
     assert torch.allclose(combined, alone, atol=1e-6 * alone.max().item())
 
 
@@ -127,7 +117,7 @@ def test_zero_filled_volumes_are_the_same_slice_by_slice_and_in_slabs(
     method = Method()
     method.slab = slab
     data = root / "multicoil_val"
-    reconstruct(method, data, tmp_path, MASKS, batch_size=4, progress=False)
+    reconstruct(method, data, tmp_path, MASKS, batch_size=4)
     found = read_reconstruction(tmp_path / "val.h5")
     expected = torch.stack(
         [
@@ -161,7 +151,7 @@ def test_every_model_trains_is_exported_and_reconstructs(root, tmp_path, model, 
         loaded = load(path)
         assert loaded.slab == model.slab
         out = tmp_path / path.suffix
-        reconstruct(loaded, root / "multicoil_val", out, MASKS, progress=False)
+        reconstruct(loaded, root / "multicoil_val", out, MASKS)
         volumes.append(read_reconstruction(out / "val.h5"))
     assert volumes[0].shape == (SLICES, SIZE, SIZE)
     assert np.isfinite(volumes[0]).all()
@@ -183,7 +173,7 @@ def test_an_irim_for_any_coils_is_one_for_a_single_coil_on_each(
     mask = (torch.rand(batch, *(1,) * len(space), 8) < 0.5).float()
     metadata = torch.rand(batch, 2)
     found = each(images, mask, metadata)
-    scale = standard_deviation(images)
+    scale = each.scale_of(images)
     for i in range(coils):
         alone = single(images[:, i : i + 1], mask, metadata, scale=scale)
         assert torch.allclose(found[:, i : i + 1], alone, rtol=1e-4, atol=1e-5)
@@ -222,7 +212,7 @@ def test_an_irim_for_any_coils_learns_from_files_of_different_coils(tmp_path):
     model, options = IRIM2D(8, 1, **FAN, coils=None), {"challenge": "multicoil"}
     best = load(train(tmp_path, tmp_path / "run", model, batch_size=1, **options))
     data, out = tmp_path / "multicoil_val", tmp_path / "out"
-    assert len(reconstruct(best, data, out, MASKS, progress=False)) == 2
+    assert len(reconstruct(best, data, out, MASKS)) == 2
     assert np.isfinite(read_reconstruction(out / "val4.h5")).all()
 
 
@@ -247,10 +237,10 @@ def test_slabs_thicker_than_a_volume_and_mixed_coils_are_refused(root, tmp_path)
 def test_a_model_for_other_coils_says_so(root, tmp_path):
     model = IRIM2D(8, 1, **FAN, coils=2)
     with pytest.raises(InputError, match=r"val\.h5 has 3 coils, but the model takes 2"):
-        reconstruct(model, root / "multicoil_val", tmp_path, MASKS, progress=False)
+        reconstruct(model, root / "multicoil_val", tmp_path, MASKS)
     small = UNet(2, 4)
     with pytest.raises(InputError, match=r"val\.h5 cannot be.*at least 32 by 32"):
-        reconstruct(small, root / "multicoil_val", tmp_path, MASKS, progress=False)
+        reconstruct(small, root / "multicoil_val", tmp_path, MASKS)
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from mri_example.masks import undersample
-from mri_example.physics import LikelihoodGradient, SingleCoil
+from mri_example.physics import LikelihoodGradient, Measurement
 from mri_example.transforms import channels_to_complex, complex_to_channels
 from tests.tolerances import assert_equal
 
@@ -24,7 +24,7 @@ def draw(rows: int, cols: int, copies: int = 1):
 def test_the_adjoint_is_the_adjoint(rows, cols) -> None:
     x, mask = draw(rows, cols)
     k, _ = draw(rows, cols)
-    model = SingleCoil(mask)
+    model = Measurement(mask)
     left = torch.vdot(k.flatten(), model.forward(x).flatten())
     right = torch.vdot(model.adjoint(k).flatten(), x.flatten())
     assert abs(left - right) < 1e-10
@@ -33,7 +33,7 @@ def test_the_adjoint_is_the_adjoint(rows, cols) -> None:
 @given(sizes, sizes)
 def test_measuring_what_is_measured_changes_nothing(rows, cols) -> None:
     x, mask = draw(rows, cols)
-    model = SingleCoil(mask)
+    model = Measurement(mask)
     d = model.forward(x)
     assert_equal(model.forward(model.adjoint(d)), d)
 
@@ -42,7 +42,7 @@ def test_measuring_what_is_measured_changes_nothing(rows, cols) -> None:
 def test_the_gradient_is_that_of_the_squared_residual(rows, cols, copies) -> None:
     x, mask = draw(rows, cols, copies)
     truth, _ = draw(rows, cols)
-    model = SingleCoil(mask)
+    model = Measurement(mask)
     d = model.forward(truth)
     estimate = complex_to_channels(x).requires_grad_()
     residual = model.forward(channels_to_complex(estimate)) - d

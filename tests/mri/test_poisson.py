@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from mri_example import masks
 from mri_example.cli import main
 from mri_example.errors import InputError
-from mri_example.masks import PoissonMaskFunction
-from mri_example.training import MaskConfig
+from mri_example.masks import Masks
 from tests.mri import sigpy_stub
 
 sizes = st.integers(16, 48)
@@ -28,7 +27,7 @@ def sigpy():
 
 @given(sizes, sizes, st.floats(1.5, 6), seeds)
 def test_masks_meet_the_acceleration_and_hold_the_center(slices, cols, a, seed) -> None:
-    function = PoissonMaskFunction([0.1], [a])
+    function = Masks("poisson", [0.1], [a])
     mask, low = function((5, slices, 7, cols), seed=seed)
     assert mask.shape == (1, slices, 1, cols)
     assert mask.dtype == torch.float32
@@ -41,7 +40,7 @@ def test_masks_meet_the_acceleration_and_hold_the_center(slices, cols, a, seed) 
 
 @given(sizes, sizes, seeds)
 def test_masks_follow_from_the_seed_alone(slices, cols, seed) -> None:
-    function = PoissonMaskFunction([0.1, 0.05], [3, 5])
+    function = Masks("poisson", [0.1, 0.05], [3, 5])
     mask, low = function((1, slices, 7, cols), seed=seed)
     again, low_again = function((1, 2, 3, slices, 1, cols), seed=seed)
     assert mask.flatten().equal(again.flatten())
@@ -54,15 +53,15 @@ def test_the_global_random_state_is_left_alone() -> None:
     np.random.seed(1)
     expected = np.random.RandomState(1).rand(3)
     torch_state = torch.random.get_rng_state()
-    PoissonMaskFunction([0.1], [4])((1, 20, 3, 30), seed=3)
+    Masks("poisson", [0.1], [4])((1, 20, 3, 30), seed=3)
     assert (expected == np.random.rand(3)).all()
     assert torch_state.equal(torch.random.get_rng_state())
 
 
 def test_fresh_masks_differ_and_everything_can_be_measured() -> None:
-    function = PoissonMaskFunction([0.08], [4])
+    function = Masks("poisson", [0.08], [4])
     assert not function((1, 32, 1, 32))[0].equal(function((1, 32, 1, 32))[0])
-    assert PoissonMaskFunction([0.08], [1])((1, 9, 1, 8))[0].all()
+    assert Masks("poisson", [0.08], [1])((1, 9, 1, 8))[0].all()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_fresh_masks_differ_and_everything_can_be_measured() -> None:
 )
 def test_impossible_masks(fractions, accelerations, message) -> None:
     with pytest.raises(InputError, match=message):
-        PoissonMaskFunction(fractions, accelerations)
+        Masks("poisson", fractions, accelerations)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_impossible_masks(fractions, accelerations, message) -> None:
 )
 def test_calls_that_have_no_mask(shape, message) -> None:
     with pytest.raises(InputError, match=message):
-        PoissonMaskFunction([0.5], [8])(shape, seed=0)
+        Masks("poisson", [0.5], [8])(shape, seed=0)
 
 
 def test_what_sigpy_cannot_draw_is_said(monkeypatch) -> None:
@@ -100,7 +99,7 @@ def test_what_sigpy_cannot_draw_is_said(monkeypatch) -> None:
     np.random.seed(1)
     expected = np.random.RandomState(1).rand()
     with pytest.raises(InputError, match=r"12 slices and 20 columns .* of 5 \(Cannot"):
-        PoissonMaskFunction([0.1], [5])((1, 12, 4, 20), seed=0)
+        Masks("poisson", [0.1], [5])((1, 12, 4, 20), seed=0)
     assert np.random.rand() == expected
 
 
@@ -112,7 +111,7 @@ def test_without_sigpy_the_error_says_how_to_get_it(monkeypatch, capsys) -> None
 
 
 def test_the_configuration_knows_the_pattern() -> None:
-    built = MaskConfig("poisson", (0.1,), (4,)).build()
+    built = Masks("poisson", (0.1,), (4,))
     mask, _ = built((1, 12, 5, 16), seed=2)
-    expected, _ = PoissonMaskFunction([0.1], [4])((1, 12, 5, 16), seed=2)
+    expected, _ = Masks("poisson", [0.1], [4])((1, 12, 5, 16), seed=2)
     assert mask.equal(expected)

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from mri_example.cli import main
-from mri_example.data import Simulation, read_reconstruction
+from mri_example.data.files import read_reconstruction
+from mri_example.data.simulate import Simulation
 from mri_example.errors import InputError
-from mri_example.masks import MaskFile, MaskFunction
+from mri_example.masks import Masks
 from mri_example.models import IRIM3D
 from mri_example.reconstruct import reconstruct, zero_filled
 
-MASKS = MaskFunction("random", [0.2], [3])
+MASKS = Masks("random", [0.2], [3])
 SIZE, SLICES = 16, 4
 
 
@@ -30,7 +31,7 @@ def data(tmp_path_factory):
 
 
 def volume(method, data, output, **options) -> np.ndarray:
-    reconstruct(method, data, output, MASKS, progress=False, **options)
+    reconstruct(method, data, output, MASKS, **options)
     return read_reconstruction(output / "a.h5")
 
 
@@ -42,8 +43,8 @@ def attributes(path) -> dict[str, object]:
 def test_reconstructions_say_how_they_were_undersampled(tmp_path):
     for i in range(8):
         Simulation(32).write(tmp_path / f"data/{i}.h5", head(), "x")
-    both = MaskFunction("equispaced", [0.1, 0.05], [4, 8])
-    reconstruct(zero_filled, tmp_path / "data", tmp_path, both, progress=False)
+    both = Masks("equispaced", [0.1, 0.05], [4, 8])
+    reconstruct(zero_filled, tmp_path / "data", tmp_path, both)
     found = [attributes(tmp_path / f"{i}.h5") for i in range(8)]
     pairs = {(a["acceleration"], a["num_low_frequency"], a["mask"]) for a in found}
     assert pairs == {(4, 3, "equispaced"), (8, 2, "equispaced")}
@@ -51,8 +52,8 @@ def test_reconstructions_say_how_they_were_undersampled(tmp_path):
 
 def test_the_acceleration_of_masks_that_are_not_drawn(data, tmp_path):
     np.save(tmp_path / "third.npy", np.arange(SIZE) % 3 == 0)
-    masks = MaskFile(tmp_path / "third.npy")
-    reconstruct(zero_filled, data, tmp_path / "out", masks, progress=False)
+    masks = Masks(file=str(tmp_path / "third.npy"))
+    reconstruct(zero_filled, data, tmp_path / "out", masks)
     found = attributes(tmp_path / "out/a.h5")
     assert (found["acceleration"], found["mask"]) == (2.7, "third.npy")
     own = tmp_path / "own"
@@ -61,11 +62,11 @@ def test_the_acceleration_of_masks_that_are_not_drawn(data, tmp_path):
         del file["reconstruction_esc"]
         file["mask"] = (np.arange(SIZE) % 4 == 0).astype(np.float32)
         file["kspace"][...] *= file["mask"][()]
-    reconstruct(zero_filled, own, tmp_path / "measured", MASKS, progress=False)
+    reconstruct(zero_filled, own, tmp_path / "measured", MASKS)
     assert attributes(tmp_path / "measured/a.h5")["acceleration"] == 4.0
     with h5py.File(own / "a.h5", "r+") as file:
         file.attrs.update({"acceleration": 5, "num_low_frequency": 1})
-    reconstruct(zero_filled, own, tmp_path / "told", MASKS, progress=False)
+    reconstruct(zero_filled, own, tmp_path / "told", MASKS)
     told = {"acceleration": 5, "num_low_frequency": 1, "mask": "of the file"}
     assert attributes(tmp_path / "told/a.h5") == told
 
@@ -157,10 +158,11 @@ def test_options_that_cannot_be_used(data, tmp_path, capsys, option, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_progress_is_shown(data, tmp_path, capsys):
+def test_progress_is_shown(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mri_example.progress.INTERVAL", 0.0)
     options = [f"--data={data}", f"--output={tmp_path}", "--device=cpu"]
     assert main(["reconstruct", *options]) == 0
-    assert "2/2" in capsys.readouterr().err
+    assert "reconstruct: volume 2 of 2, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("slab", [2, 4])

@@ -11,13 +11,7 @@ import pytest
 import torch
 
 from mri_example.training.module import ReconstructionTask
-from tests.mri.test_command_line import (
-    ROOT,
-    configuration,
-    refused,
-    root,
-    run,
-)
+from tests.mri.test_command_line import ROOT, configuration, refused, root, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 __all__ = ["root"]  # a fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mri_example.errors import InputError
-from mri_example.masks import PATTERNS, MaskFunction, volume_seed
+from mri_example.masks import PATTERNS, Masks, volume_seed
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "data/golden_fastmri.json").read_text()
@@ -23,7 +23,7 @@ def test_golden_masks(pattern) -> None:
     cases = [case for case in GOLDEN["masks"] if case["type"] == pattern]
     assert len(cases) == 18
     for case in cases:
-        function = MaskFunction(pattern, case["cf"], case["acc"])
+        function = Masks(pattern, case["cf"], case["acc"])
         mask, low = function((1, 640, case["W"]), seed=volume_seed(case["fname"]))
         assert low == case["n_low"]
         assert mask.flatten().nonzero().flatten().tolist() == case["cols"]
@@ -31,7 +31,7 @@ def test_golden_masks(pattern) -> None:
 
 @given(patterns, st.integers(16, 200), st.integers(0, 2**31), st.integers(2, 8))
 def test_masks_broadcast_and_hold_the_center(pattern, cols, seed, acceleration) -> None:
-    function = MaskFunction(pattern, [0.08], [acceleration])
+    function = Masks(pattern, [0.08], [acceleration])
     mask, low = function((3, 7, 5, cols), seed=seed)
     assert mask.shape == (1, 1, 1, cols)
     pad = (cols - low + 1) // 2
@@ -44,12 +44,12 @@ def test_masks_broadcast_and_hold_the_center(pattern, cols, seed, acceleration) 
 def test_a_seed_leaves_the_global_random_state_alone(pattern) -> None:
     np.random.seed(1)
     expected = np.random.RandomState(1).rand(3)
-    MaskFunction(pattern, [0.08, 0.04], [4, 8])((9, 64), seed=3)
+    Masks(pattern, [0.08, 0.04], [4, 8])((9, 64), seed=3)
     assert (expected == np.random.rand(3)).all()
 
 
 def test_fresh_masks_differ() -> None:
-    function = MaskFunction("random", [0.08], [4])
+    function = Masks("random", [0.08], [4])
     assert not function((9, 256))[0].equal(function((9, 256))[0])
 
 
@@ -69,7 +69,7 @@ def test_fresh_masks_differ() -> None:
 )
 def test_impossible_masks(pattern, fractions, accelerations, message) -> None:
     with pytest.raises(InputError, match=message):
-        MaskFunction(pattern, fractions, accelerations)
+        Masks(pattern, fractions, accelerations)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_impossible_masks(pattern, fractions, accelerations, message) -> None:
 )
 def test_calls_that_have_no_mask(shape, message) -> None:
     with pytest.raises(InputError, match=message):
-        MaskFunction("equispaced", [0.08], [8])(shape, seed=0)
+        Masks("equispaced", [0.08], [8])(shape, seed=0)
 
 
 def test_a_center_that_leaves_no_columns_to_space() -> None:
-    function = MaskFunction("equispaced_fraction", [0.125], [8])
+    function = Masks("equispaced_fraction", [0.125], [8])
     with pytest.raises(InputError, match="8 central columns of 64 leave none"):
         function((9, 64), seed=0)

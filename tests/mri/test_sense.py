@@ -7,16 +7,9 @@ from hypothesis import strategies as st
 
 from invtorch import OrthogonalCoupling
 from mri_example import IRIM
-from mri_example.masks import PoissonMaskFunction
-from mri_example.physics import (
-    LikelihoodGradient,
-    Sense,
-    SenseLikelihoodGradient,
-    SingleCoil,
-    fftc,
-    ifftc,
-)
-from mri_example.transforms import channels_to_complex, complex_to_channels
+from mri_example.masks import Masks
+from mri_example.physics import LikelihoodGradient, Measurement
+from mri_example.transforms import channels_to_complex, complex_to_channels, fftc, ifftc
 from tests.tolerances import assert_equal
 
 spaces = st.lists(st.integers(2, 7), min_size=2, max_size=3).map(tuple)
@@ -56,7 +49,7 @@ def test_transforms_of_other_axes() -> None:
 
 @given(spaces, counts)
 def test_the_adjoint_is_the_adjoint(space, coils) -> None:
-    model = Sense(masked(2, space), draw(2, coils, *space), dims=len(space))
+    model = Measurement(masked(2, space), draw(2, coils, *space), dims=len(space))
     x, k = draw(2, *space), draw(2, coils, *space)
     assert model.forward(x).shape == k.shape
     assert model.adjoint(k).shape == x.shape
@@ -65,7 +58,7 @@ def test_the_adjoint_is_the_adjoint(space, coils) -> None:
 
 @given(spaces)
 def test_the_adjoint_of_one_coil_in_volumes(space) -> None:
-    model = SingleCoil(masked(2, space), dims=len(space))
+    model = Measurement(masked(2, space), dims=len(space))
     x, k = draw(2, 1, *space), draw(2, 1, *space)
     assert_equal(inner(k, model.forward(x)), inner(model.adjoint(k), x), least=1e-3)
 
@@ -74,8 +67,8 @@ def test_the_adjoint_of_one_coil_in_volumes(space) -> None:
 def test_one_coil_that_sees_all_is_a_single_coil(space) -> None:
     mask, ones = masked(1, space)[0], torch.ones(1, *space, dtype=torch.complex128)
     sense, single = (
-        Sense(mask, ones, dims=len(space)),
-        SingleCoil(mask, dims=len(space)),
+        Measurement(mask, ones, dims=len(space)),
+        Measurement(mask, dims=len(space)),
     )
     x, k = draw(*space), draw(1, *space)
     assert_equal(sense.forward(x), single.forward(x.unsqueeze(0)))
@@ -88,7 +81,7 @@ def test_one_coil_that_sees_all_is_a_single_coil(space) -> None:
 def test_energy_is_kept_by_normalized_maps_and_a_full_mask(space, coils) -> None:
     maps = draw(coils, *space)
     maps /= torch.linalg.vector_norm(maps, dim=0)
-    model = Sense(torch.ones(space[-1]), maps, dims=len(space))
+    model = Measurement(torch.ones(space[-1]), maps, dims=len(space))
     x = draw(*space)
     assert_equal(model.forward(x).norm(), x.norm())
     assert_equal(model.adjoint(model.forward(x)), x)
@@ -97,7 +90,7 @@ def test_energy_is_kept_by_normalized_maps_and_a_full_mask(space, coils) -> None
 @given(spaces, counts, st.integers(1, 3))
 def test_the_gradient_is_that_of_the_squared_residual(space, coils, copies) -> None:
     mask, maps = masked(2, space), draw(2, coils, *space)
-    model = Sense(mask, maps, dims=len(space))
+    model = Measurement(mask, maps, dims=len(space))
     d = model.forward(draw(2, *space))
     estimate = complex_to_channels(draw(2, copies, *space)).requires_grad_()
     likelihood = sum(
@@ -106,7 +99,7 @@ def test_the_gradient_is_that_of_the_squared_residual(space, coils, copies) -> N
     )
     (expected,) = torch.autograd.grad(likelihood, estimate)
     zero_filled = model.adjoint(d).unsqueeze(1)
-    found = SenseLikelihoodGradient()(estimate, zero_filled, mask, maps)
+    found = LikelihoodGradient()(estimate, zero_filled, mask, maps)
     assert_equal(found, expected, least=1e-3)
 
 
@@ -114,7 +107,7 @@ def test_the_gradient_is_that_of_the_squared_residual(space, coils, copies) -> N
 def test_the_gradient_of_one_coil_in_volumes(space, copies, tells_apart) -> None:
     mask = masked(2, space)
     mask = mask if tells_apart or len(space) == 2 else mask[:, :, :1]
-    model = SingleCoil(mask, dims=len(space))
+    model = Measurement(mask, dims=len(space))
     d = model.forward(draw(2, 1, *space))
     estimate = complex_to_channels(draw(2, copies, *space)).requires_grad_()
     residual = model.forward(channels_to_complex(estimate)) - d
@@ -128,7 +121,7 @@ def test_the_gradient_is_differentiable_twice() -> None:
     mask, maps = masked(1, (2, 3, 4)), draw(1, 2, 2, 3, 4).requires_grad_()
     estimate = complex_to_channels(draw(1, 1, 2, 3, 4)).requires_grad_()
     arguments = (estimate, draw(1, 1, 2, 3, 4).requires_grad_(), mask, maps)
-    gradient = SenseLikelihoodGradient()
+    gradient = LikelihoodGradient()
     assert torch.autograd.gradcheck(gradient, arguments)
     assert torch.autograd.gradgradcheck(gradient, arguments, atol=1e-4)
 
@@ -139,7 +132,7 @@ def test_data_with_other_axes_do_not_broadcast(name) -> None:
     data[name] = data[name][0]
     message = f"{name} has shape .* but needs 4 axes"
     with pytest.raises(ValueError, match=message):
-        SenseLikelihoodGradient()(torch.zeros(1, 2, 4, 4), draw(1, 1, 4, 4), **data)
+        LikelihoodGradient()(torch.zeros(1, 2, 4, 4), draw(1, 1, 4, 4), **data)
 
 
 @pytest.mark.parametrize("space", [(6, 5), (3, 6, 5)])
@@ -150,7 +143,7 @@ def test_an_irim_inverts_the_measurement_of_several_coils(space) -> None:
     networks = [
         OrthogonalCoupling(conv(3, 3, 3, padding=1), channels=6) for _ in range(3)
     ]
-    irim = IRIM(networks, SenseLikelihoodGradient(), anchors=0).double()
+    irim = IRIM(networks, LikelihoodGradient(), anchors=0).double()
     state = torch.randn(2, 6, *space, dtype=torch.float64, requires_grad=True)
     out = irim(state, zero_filled, mask, maps)
     assert_equal(irim.inverse(out, zero_filled, mask, maps), state)
@@ -175,7 +168,7 @@ def test_sigpy_agrees(space, coils) -> None:
     weights = mask.expand(coils, *space).numpy()
     theirs, ours = (
         linop.Sense(maps.numpy(), weights=weights),
-        Sense(mask, maps, dims=dims),
+        Measurement(mask, maps, dims=dims),
     )
     assert_equal(ours.forward(x), torch.from_numpy(theirs(x.numpy())))
     assert_equal(ours.adjoint(k), torch.from_numpy(theirs.H(k.numpy())))
@@ -184,7 +177,7 @@ def test_sigpy_agrees(space, coils) -> None:
 @pytest.mark.parametrize("acceleration", [2, 4, 8])
 def test_sigpy_draws_masks(acceleration) -> None:
     pytest.importorskip("sigpy")
-    function = PoissonMaskFunction([0.06], [acceleration])
+    function = Masks("poisson", [0.06], [acceleration])
     mask, low = function((1, 48, 3, 64), seed=(1, 2))
     assert mask.equal(function((1, 48, 3, 64), seed=(1, 2))[0])
     assert abs(mask.numel() / mask.sum().item() - acceleration) <= 0.1

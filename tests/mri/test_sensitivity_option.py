@@ -1,5 +1,7 @@
 """One image of all coils through sensitivity maps: the option `--model.sensitivity`."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -8,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mri_example.cli import main
-from mri_example.data import Simulation
-from mri_example.data.simulate import coil_maps
+from mri_example.data.simulate import Simulation, coil_maps
 from mri_example.errors import InputError
-from mri_example.masks import MaskFunction, undersample
+from mri_example.masks import Masks, undersample
 from mri_example.models import IRIM2D, IRIM3D, build, describe, sensitivity
 from mri_example.models.sensitivity import estimated_maps
-from mri_example.physics import Sense, SenseLikelihoodGradient
-from mri_example.training import load
+from mri_example.physics import LikelihoodGradient, Measurement
+from mri_example.training.checkpoints import load
 from mri_example.transforms import channels_to_complex, complex_to_channels, fftc, ifftc
 from tests.mri.test_multicoil import FAN, SIZE, head
 from tests.mri.test_unusable_runs import sentence
@@ -30,7 +31,7 @@ def problem(space: tuple[int, ...], coils: int, seed: int):
     drawn = coil_maps(coils, (slices, *space[-2:]), np.random.default_rng(seed))
     maps = torch.from_numpy(drawn).reshape(1, coils, *space).to(torch.complex128)
     image = torch.randn(1, 1, *space, dtype=torch.complex128)
-    mask, _ = MaskFunction("equispaced", [0.3], [1.5])((1, 1, *space), seed=seed)
+    mask, _ = Masks("equispaced", [0.3], [1.5])((1, 1, *space), seed=seed)
     return image, maps, mask.double()
 
 
@@ -40,11 +41,11 @@ def test_the_gradient_of_sense_with_known_maps_leads_to_the_image(space, coils, 
     """By conjugate gradients, from fewer columns than pixels, without noise."""
     image, maps, mask = problem(space, coils, seed)
     assert mask.mean() < 0.8
-    model = Sense(mask, maps, dims=len(space))
+    model = Measurement(mask, maps, dims=len(space))
     zero_filled = model.adjoint(model.forward(image[:, 0])).unsqueeze(1)
 
     def gradient(x: torch.Tensor) -> torch.Tensor:
-        of_channels = SenseLikelihoodGradient()(
+        of_channels = LikelihoodGradient()(
             complex_to_channels(x), zero_filled, mask, maps
         )
         return channels_to_complex(of_channels)
@@ -87,7 +88,7 @@ def test_a_reconstruction_has_one_image_and_the_scale_of_the_data(factor, coils,
     kind, space = (IRIM3D, (3, 16, 16)) if slab else (IRIM2D, (16, 16))
     model = kind(8, 1, **FAN, sensitivity="calibration").double()
     images = torch.randn(2, coils, *space, dtype=torch.complex128)
-    mask, _ = MaskFunction("random", [0.4], [2])((1, 1, *space), seed=0)
+    mask, _ = Masks("random", [0.4], [2])((1, 1, *space), seed=0)
     mask = mask.double()
     out = model(images, mask)
     assert out.shape == (2, 1, *space)
@@ -121,17 +122,24 @@ def test_espirit_is_that_of_sigpy(monkeypatch):
     """Slice by slice, from a center as wide as what is measured without a gap."""
     seen = []
 
-    def stand_in(kspace, width):
-        seen.append((tuple(kspace.shape), width))
-        return torch.full_like(kspace, len(kspace) ** -0.5)
+    class EspiritCalib:
+        def __init__(self, kspace, calib_width, show_pbar):
+            assert not show_pbar
+            seen.append((kspace.shape, calib_width))
+            self.maps = np.full_like(kspace, len(kspace) ** -0.5)
+
+        def run(self):
+            return self.maps
 
     monkeypatch.setattr(sensitivity, "find_spec", lambda _: True)
-    monkeypatch.setattr(sensitivity, "sensitivity_maps", stand_in)
+    app = SimpleNamespace(EspiritCalib=EspiritCalib)
+    monkeypatch.setattr(sensitivity, "import_module", {"sigpy.mri.app": app}.get)
     columns = torch.zeros(16)
     columns[4:13] = 1
     images = torch.randn(2, 4, 3, 20, 16, dtype=torch.complex64)
     maps = estimated_maps(images, columns.view(1, 1, 1, 1, -1), "espirit")
     assert maps.shape == images.shape
+    assert maps.equal(torch.full_like(images, 0.5))
     assert seen == [((4, 20, 16), 8)] * 6
 
 

@@ -6,18 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_example.data import (
-    KSpaceFile,
+from mri_example.data.anatomy import embedded_anatomy
+from mri_example.data.checks import findings
+from mri_example.data.files import KSpaceFile, volume_paths
+from mri_example.data.simulate import (
+    UNIT,
     Simulation,
-    embedded_anatomy,
     simulate_demo,
     simulate_volumes,
-    volume_paths,
+    without_empty_slices,
 )
-from mri_example.data.checks import findings
-from mri_example.data.simulate import UNIT, without_empty_slices
 from mri_example.errors import InputError
-from mri_example.transforms import center_crop, ifft2c
+from mri_example.transforms import center_crop, ifftc
 
 SMALL = Simulation(size=16)
 SPLITS = {
@@ -33,7 +33,7 @@ SPLITS = {
 
 def images(simulation, magnitudes, name="a"):
     kspace = torch.from_numpy(simulation.kspace(name, magnitudes))
-    return ifft2c(kspace) / UNIT
+    return ifftc(kspace) / UNIT
 
 
 def head(slices=4, rows=20, cols=20, seed=0):
@@ -101,7 +101,7 @@ def test_the_file_is_complete(tmp_path):
     assert file.mask is None
     assert not findings(file, range(4))
     kspace = torch.from_numpy(np.stack([file.kspace(i) for i in range(4)]))
-    target = center_crop(ifft2c(kspace), (16, 16)).abs().numpy()
+    target = center_crop(ifftc(kspace), (16, 16)).abs().numpy()
     np.testing.assert_allclose(file.target_volume(), target, atol=1e-6 * UNIT)
     assert file.attributes["max"] == pytest.approx(UNIT, rel=0.1)
     assert file.attributes["patient_id"] == "man"

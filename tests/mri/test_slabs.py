@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_example.data import blend, slab_starts
+from mri_example.data.dataset import blend, slab_starts
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mri_example.data import SliceDataset, flip_and_turn, write_kspace
-from mri_example.data.dataset import fitted
+from mri_example.data.dataset import SliceDataset, fitted, flip_and_turn
+from mri_example.data.files import write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
-from mri_example.masks import MaskFunction, undersample, volume_seed
-from mri_example.transforms import center_crop, fft2c, ifft2c
+from mri_example.masks import Masks, undersample, volume_seed
+from mri_example.transforms import center_crop, fftc, ifftc
 from tests.mri.signals import kspace_of
 from tests.tolerances import EQUAL
 
-MASKS = MaskFunction("random", [0.1], [4])
+MASKS = Masks("random", [0.1], [4])
 RANDOM = {"epoch": 0, "augment": flip_and_turn}
 SIZES = {"a.h5": (3, 48, 24), "b.h5": (2, 48, 24)}
 
@@ -31,7 +31,7 @@ def write(folder, name, shape, padding=0):
     rows, cols = shape[1:]
     kspace = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
     kspace[..., :padding] = kspace[..., cols - padding :] = 0
-    images = ifft2c(torch.from_numpy(kspace)).abs()
+    images = ifftc(torch.from_numpy(kspace)).abs()
     target = center_crop(images, (rows // 2, cols)).numpy()
     header = Header(
         (rows, cols, 1),
@@ -60,10 +60,10 @@ def test_cropping_rows_before_or_after_undersampling_is_the_same(volumes):
     folder, kspaces = volumes
     for sample in SliceDataset(folder, MASKS):
         kspace = kspaces[sample.name][sample.slice_index]
-        measured = ifft2c(undersample(kspace, sample.mask[0]))
+        measured = ifftc(undersample(kspace, sample.mask[0]))
         assert sample.zero_filled.shape == (1, 24, 24)
         assert close(sample.zero_filled[0], center_crop(measured, (24, 24)))
-        assert close(sample.image[0], center_crop(ifft2c(kspace), (24, 24)))
+        assert close(sample.image[0], center_crop(ifftc(kspace), (24, 24)))
 
 
 def test_the_target_is_the_magnitude_of_the_image(volumes):
@@ -117,7 +117,7 @@ def same(a, b):
 
 
 def test_other_seeds_epochs_and_items_draw_other_masks(volumes):
-    many = MaskFunction("random", [0.04], [2])
+    many = Masks("random", [0.04], [2])
     masks = [
         SliceDataset(volumes[0], many, epoch=epoch, seed=seed)[item].mask
         for epoch, seed, item in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -153,8 +153,8 @@ def test_workers_do_not_change_the_samples(volumes):
 def test_a_training_sample_is_measured_from_its_own_image(volumes):
     for sample in SliceDataset(volumes[0], MASKS, crop=(20, 16), **RANDOM):
         assert sample.image.shape == (1, 20, 16)
-        measured = undersample(fft2c(sample.image), sample.mask)
-        assert close(sample.zero_filled, ifft2c(measured))
+        measured = undersample(fftc(sample.image), sample.mask)
+        assert close(sample.zero_filled, ifftc(measured))
 
 
 def test_a_crop_makes_batches_of_volumes_of_different_sizes(tmp_path):
@@ -172,7 +172,7 @@ def test_a_crop_makes_batches_of_volumes_of_different_sizes(tmp_path):
 @pytest.mark.parametrize("epoch", [None, 0])
 def test_columns_outside_of_the_encoded_ones_are_not_sampled(tmp_path, epoch):
     write(tmp_path, "a.h5", (4, 48, 24), padding=5)
-    everything = MaskFunction("random", [1.0], [1])
+    everything = Masks("random", [1.0], [1])
     for sample in SliceDataset(tmp_path, everything, epoch=epoch):
         columns = torch.arange(24)
         inside = ((columns >= 5) & (columns < 19)).float()
@@ -237,7 +237,7 @@ def test_volumes_thinner_than_a_slab_are_left_out_by_name(tmp_path, caplog):
         target += np.eye(8, dtype=np.float32)
         header = Header((8, 8, 1), (8, 8, 1), center=4, maximum=7)
         write_kspace(tmp_path / f"{slices}.h5", kspace, target, header, {})
-    masks, options = MaskFunction("random", [0.2], [2]), {"epoch": 0, "skip_thin": True}
+    masks, options = Masks("random", [0.2], [2]), {"epoch": 0, "skip_thin": True}
     dataset = SliceDataset(tmp_path, masks, slab=4, **options)
     assert [file.path.name for file in dataset.files] == ["5.h5"]
     assert "2 volumes have fewer slices than a slab of 4" in caplog.text

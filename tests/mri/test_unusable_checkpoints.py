@@ -6,12 +6,7 @@ import os
 import pytest
 import torch
 
-from tests.mri.test_command_line import (
-    configuration,
-    root,
-    run,
-    write_volume,
-)
+from tests.mri.test_command_line import configuration, root, run, write_volume
 from tests.mri.test_unusable_runs import sentence
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

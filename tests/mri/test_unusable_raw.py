@@ -7,7 +7,7 @@ import pytest
 from ismrmrd import xsd
 
 from mri_example.cli import main
-from mri_example.data import convert_raw
+from mri_example.data.convert import convert_raw
 from mri_example.errors import InputError
 from tests.mri.test_raw import (
     COILS,

@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from mri_example.training.module import ReconstructionTask
-from tests.mri.test_command_line import (
-    configuration,
-    refused,
-    root,
-    run,
-    write_volume,
-)
+from tests.mri.test_command_line import configuration, refused, root, run, write_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 __all__ = ["root"]  # a fixture

@@ -11,7 +11,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ from invtorch.engine.guard.tolerance import (
 from invtorch.precision import eps_of
 
 Tensors: TypeAlias = tuple[Tensor, ...]
-GUARDS = ("raise", "warn", "adapt", None)
+GuardPolicy: TypeAlias = Literal["raise", "warn", "adapt"]
+GUARDS = (*get_args(GuardPolicy), None)
 CPU = torch.device("cpu")
 # Elements of a state for each row of marks that is compared at once: to compare them
 # takes a small part of the memory of a state, whatever the depth.

@@ -1,5 +1,7 @@
 """Transforms of other libraries are layers, and layers are transforms."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,17 @@ from torch import distributions, nn
 from torch.distributions import transforms
 
 from invtorch import AffineCoupling, Householder1x1, InvertibleSequential
-from invtorch.flows import FromNflows, FromNormflows, FromTransform, ToTransform
+from invtorch.flows import (
+    FromNflows,
+    FromNormflows,
+    FromTransform,
+    FromZuko,
+    ToNflows,
+    ToNormflows,
+    ToTransform,
+    ToZuko,
+)
+from invtorch.testing import assert_gradients_match, assert_invertible
 from tests.parts import Conditioner
 from tests.tolerances import assert_equal
 
@@ -118,6 +130,91 @@ def test_directions() -> None:
     assert_equal(FromNormflows(foreign)(x), foreign.inverse(x)[0])
 
 
+@given(st.integers(0, 1), st.booleans(), st.integers(0, 2**31))
+def test_layers_in_other_libraries(dims, conditional, seed) -> None:
+    torch.manual_seed(seed)
+    net, shape = network(4, dims), (4, *(5,) * dims)
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    context = [torch.randn(3, 1, *shape[1:], dtype=torch.float64)] * conditional
+    y, log_det = net.forward_and_log_det(x, *context)
+    results = ToNflows(net)(x, *context), ToNormflows(net).inverse(x, *context)
+    for result, log_dets in results:
+        assert_equal(result, y)
+        assert_equal(log_dets, log_det)
+    for result, log_dets in (
+        ToNflows(net).inverse(y, *context),
+        ToNormflows(net)(y, *context),
+    ):
+        assert_equal(result, x)
+        assert_equal(log_dets, -log_det)
+
+
+@pytest.mark.parametrize(
+    ("there", "back"), [(ToNflows, FromNflows), (ToNormflows, FromNormflows)]
+)
+def test_there_and_back(there, back) -> None:
+    net = network()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    for a, b in zip(
+        back(there(net)).forward_and_log_det(x),
+        net.forward_and_log_det(x),
+        strict=True,
+    ):
+        assert_equal(a, b)
+
+
+class LikeZuko(nn.Module):
+    """Makes a transform of a parameter and the context, as zuko does."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def forward(self, c=None):
+        return transforms.AffineTransform(0 if c is None else c, self.log_scale.exp())
+
+
+@given(st.booleans(), st.integers(0, 2**31))
+def test_lazy_transforms(conditional, seed) -> None:
+    torch.manual_seed(seed)
+    layer = FromZuko(LikeZuko())
+    x = torch.randn(3, 4, dtype=torch.float64)
+    context = [torch.randn(3, 4, dtype=torch.float64).requires_grad_()] * conditional
+    y, log_det = layer.forward_and_log_det(x, *context)
+    assert_equal(y, x * math.exp(0.3) + sum(context))
+    assert_equal(log_det, torch.full((3,), 1.2, dtype=torch.float64))
+    assert_invertible(layer, x, *context)
+    assert_gradients_match(layer, x, *context)
+
+
+@given(st.booleans(), st.integers(0, 2**31))
+def test_a_layer_as_lazy_transform(conditional, seed) -> None:
+    torch.manual_seed(seed)
+    net, x = network(), torch.randn(3, 4, dtype=torch.float64)
+    context = [torch.randn(3, 1, dtype=torch.float64)] * conditional
+    transform = ToZuko(net)(*context)
+    y, log_det = net.forward_and_log_det(x, *context)
+    assert_equal(transform(x), y)
+    assert_equal(transform.log_abs_det_jacobian(x, y), log_det)
+    assert_equal(transform.inv(y), x)
+
+
+class OfOneNumber(transforms.Transform):
+    """Returns one log-determinant for a whole batch."""
+
+    bijective = True
+    domain = codomain = transforms.constraints.real_vector
+
+    def _call(self, x):
+        return 2 * x
+
+    def _inverse(self, y):
+        return y / 2
+
+    def log_abs_det_jacobian(self, x, y):  # noqa: ARG002
+        return torch.full((1,), 0.6931 * x.shape[-1])
+
+
 class WrongLogDet(LikeNflows):
     """Returns a log-determinant of each entry."""
 
@@ -138,6 +235,14 @@ class WrongLogDet(LikeNflows):
             RuntimeError,
             "one number for each sample",
         ),
+        (
+            lambda: FromTransform(OfOneNumber()).forward_and_log_det(torch.ones(2, 3)),
+            RuntimeError,
+            "OfOneNumber returned a log-determinant of shape",
+        ),
+        (lambda: ToNflows(nn.Linear(2, 2)), TypeError, "InvertibleModule"),
+        (lambda: ToZuko(nn.Linear(2, 2)), TypeError, "InvertibleModule"),
+        (lambda: FromZuko("spline"), TypeError, "must be an nn.Module"),
     ],
 )
 def test_errors(call, error, message) -> None:

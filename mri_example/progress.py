@@ -1,0 +1,44 @@
+"""What is shown of long work: a bar in a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+INTERVAL = 20.0  # seconds between lines
+T = TypeVar("T")
+
+
+class Lines:
+    """Lines on standard error, at most every 20 seconds, with the seconds passed."""
+
+    def __init__(self) -> None:
+        self.start = self.printed = time.monotonic()
+
+    def due(self) -> bool:
+        """Say whether it is time for the next one."""
+        return time.monotonic() - self.printed >= INTERVAL
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.printed = time.monotonic()
+        sys.stderr.write(f"{text}, {self.printed - self.start:.0f} s\n")
+        sys.stderr.flush()
+
+
+LINES = Lines()  # of the whole program, so that loops in loops take turns
+
+
+def shown(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
+    """Go through items, and show how many of them are done."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=what, unit=unit, leave=False)
+        return
+    for done, item in enumerate(items):
+        if LINES.due():
+            LINES.say(f"{what}: {unit} {done + 1} of {len(items)}")
+        yield item

@@ -1,0 +1,125 @@
+"""The site: every page can be reached, and pages look right in a browser."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+COLUMNS = 88  # of code, which fit beside both sidebars at 1280 pixels
+WIDTHS = 1280, 390
+SCHEMES = "light", "dark"
+PAGES = (
+    "index benchmarks budget engine mri reference trust development/add_a_layer "
+    "development/architecture mri_data"
+).split()
+WORDS = "checkpoint memcnn memory anchor".split()
+
+spec = importlib.util.spec_from_file_location(
+    "browser", Path(__file__).with_name("browser.py")
+)
+browser = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(browser)
+
+
+def navigation() -> list[str]:
+    return re.findall(r"[\w/]+\.md\b", (ROOT / "mkdocs.yml").read_text())
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    pages = [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")]
+    assert sorted(navigation()) == sorted(pages)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda p: p.stem)
+def test_a_page_has_one_title_pictures_have_words_and_code_fits(page) -> None:
+    text = page.read_text()
+    code = re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1
+    assert "![](" not in prose
+    assert not [s for b in code for s in b.splitlines() if len(s) > COLUMNS]
+
+
+def test_the_site_loads_nothing_from_elsewhere() -> None:
+    style = (DOCS / "assets/extra.css").read_text() + (ROOT / "mkdocs.yml").read_text()
+    assert "url(http" not in style
+    assert re.findall(r"https?://[^/\"]+", style) == ["https://github.com"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    pytest.importorskip("zensical")
+    pytest.importorskip("l2m4m")
+    copy = tmp_path_factory.mktemp("site")
+    shutil.copy(ROOT / "mkdocs.yml", copy)
+    for name in ("docs", "overrides", "invtorch"):
+        shutil.copytree(ROOT / name, copy / name)
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
+    built = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return copy / "site"
+
+
+@pytest.fixture(scope="module")
+def page(site, tmp_path_factory):
+    if browser.CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    with browser.browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+# what is wider than its place, and does not scroll by itself
+TOO_WIDE = """(() => {
+  const width = document.documentElement.clientWidth;
+  const scrolls = (e) => e && e !== document.body &&
+    (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
+  return [...document.querySelectorAll("article *")]
+    .filter((e) => e.getBoundingClientRect().right > width + 1 && !scrolls(e))
+    .map((e) => e.outerHTML.slice(0, 200));
+})()"""
+CODE_THAT_SCROLLS = """[...document.querySelectorAll("article pre > code")]
+  .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText)"""
+# pages are dark or light as the system is, pictures loaded
+SHADE = """getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g)
+  .slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 3"""
+BROKEN = """[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_fit_and_report_no_errors(site, page, width, scheme) -> None:
+    for name in PAGES:
+        page.visit(site / f"{name}.html", width, scheme)
+        assert page.errors == [], name
+        assert page.evaluate(TOO_WIDE) == [], name
+        assert page.evaluate(BROKEN) == [], name
+        assert (page.evaluate(SHADE) < 128) == (scheme == "dark"), name
+        if width == max(WIDTHS):
+            assert page.evaluate(CODE_THAT_SCROLLS) == [], name
+
+
+RESULTS = """(() => {
+  const found = [...document.querySelectorAll("*")].map((e) => e.shadowRoot)
+    .filter(Boolean).flatMap((root) => [...root.querySelectorAll("[role=option]")]);
+  return found.map((e) => e.href);
+})()"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", WORDS)
+def test_search_finds_words_in_pages_opened_as_files(site, page, word) -> None:
+    page.visit(site / "index.html", max(WIDTHS), "light")
+    page.evaluate("document.querySelector('.md-search__button').click()")
+    page.wait_for("document.activeElement.shadowRoot?.activeElement?.tagName")
+    page.call("Input.insertText", text=word)
+    page.wait_for(f"({RESULTS}).length")
+    first = page.evaluate(RESULTS)[0]
+    assert first.startswith(site.resolve().as_uri())
+    assert page.errors == []
