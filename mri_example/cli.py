@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +32,7 @@ from mri_example.evaluate import evaluate as evaluate_folders
 from mri_example.inspection import inspect_root
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, MODELS, ChallengeIRIM, Reconstructor
+from mri_example.pages import evaluation_page, training_page
 from mri_example.reconstruct import check_device, zero_filled
 from mri_example.reconstruct import reconstruct as reconstruct_folder
 from mri_example.training.checkpoints import export as export_model
@@ -150,6 +155,7 @@ def evaluate(
     acquisition: str | None = None,
     acceleration: float | None = None,
     output: Path | None = None,
+    report: Path | None = None,
     skip_failures: bool = False,
 ) -> None:
     """Compare reconstructions with targets: NMSE, PSNR and SSIM per volume.
@@ -160,6 +166,8 @@ def evaluate(
         acquisition: Count only the volumes of this acquisition.
         acceleration: Count only the volumes of this acceleration.
         output: A .json or .csv file for the numbers.
+        report: Where to write a page with scores, slices and errors; without it, beside
+            the folder of reconstructions.
         skip_failures: Go on without the volumes that cannot be compared, and list them
             at the end and in the output.
     """
@@ -172,6 +180,9 @@ def evaluate(
     say(str(evaluation))
     if output is not None:
         write(evaluation, output)
+    folder = reconstructions.resolve()
+    page = report or folder.with_name(f"{folder.name}.html")
+    say(f"report: {evaluation_page(evaluation, targets, reconstructions, page)}")
 
 
 def export(
@@ -306,11 +317,15 @@ def _run_fit(parser: LightningArgumentParser, config: Namespace) -> None:
     trainer: dict[str, Any] = vars(built.trainer)
     task = ReconstructionTask(built.model, **vars(built.training))
     data = SliceData(masks=built.masks, seed=seed, **vars(built.data))
+    start = time.monotonic()
     last = fit(task, data, config.output, init=config.init, **trainer)
     best = last.with_stem("best")
     if task.global_rank == 0:
         found = best if best.exists() else "none was written"
         sys.stdout.write(f"best checkpoint: {found}\n")
+        if task.started:
+            page = training_page(task, config.output, time.monotonic() - start)
+            sys.stdout.write(f"report: {page}\n")
 
 
 def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
@@ -331,8 +346,38 @@ def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     return whole, parsers
 
 
+class _Terminated(KeyboardInterrupt):
+    """Raised where SIGTERM arrives, so that nothing half-written is left behind."""
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise _Terminated
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """End what runs as Ctrl-C does; only the main thread can choose that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command, and return 0, or 2 if the input was at fault."""
+    """Run one command.
+
+    Returns:
+        0, or 2 if the input was at fault, 130 after Ctrl-C and 143 after SIGTERM.
+    """
+    with _ending_on_sigterm():
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> int:
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
     whole, parsers = parser_of([*COMMANDS])
     try:
@@ -349,7 +394,9 @@ def main(arguments: list[str] | None = None) -> int:
         said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
         sys.stderr.write(f"error: {said}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on\n")
-        return 130
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, _Terminated)
+        said = "terminated" if terminated else "interrupted"
+        sys.stderr.write(f"{said}: run the same command again to go on\n")
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     return 0

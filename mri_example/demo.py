@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from invtorch.planning import measure_memory
 from mri_example import figures
+from mri_example.data.dataset import Magnitudes
 from mri_example.data.files import KSpaceFile, read_reconstruction, whole_file
 from mri_example.data.simulate import Simulation, simulate_demo
 from mri_example.errors import InputError
@@ -26,7 +27,9 @@ from mri_example.evaluate import evaluate
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, IRIM3D, RIM, Reconstructor, UNet
 from mri_example.models.irim import Memory
+from mri_example.pages import comparison_page
 from mri_example.reconstruct import Method, reconstruct, zero_filled
+from mri_example.report import Slice
 from mri_example.training.checkpoints import load, load_checkpoint
 from mri_example.training.data import SliceData
 from mri_example.training.fit import fit
@@ -176,7 +179,28 @@ def compare(
             title = f"{count} coil{'s' if count > 1 else ''}, "
             figures.save(picture(folder, acceleration, methods, title), path)
             say(f"picture: {path}")
-    say(f"results: {results}")
+    page = _page(output, coils, methods, json.loads(results.read_text()))
+    say(f"results: {results}, report: {page}")
+
+
+def _page(
+    output: Path, coils: Sequence[int], methods: Sequence[str], found: dict[str, Any]
+) -> Path:
+    """Write the page of a comparison."""
+    slices, curves = [], {}
+    for count in coils:
+        folder, name = output / f"{count}_coils", f"coils: {count}"
+        for acceleration in TESTED:
+            target, images = slice_of(folder, acceleration, methods)
+            title = f"{name}, acceleration: {acceleration}x, slice {SHOWN_SLICE}"
+            slices.append(Slice(title, images, target))
+        for method in methods:
+            if (log := folder / method / "log").is_dir():
+                curves[f"{method}, {name}"] = figures.learning_curve(log)
+    settings = {"machine": found["machine"], "device": found["device"]}
+    settings |= found["settings"]
+    path = output / "report.html"
+    return comparison_page(found["rows"], slices, curves, settings, path)
 
 
 def _write(path: Path, rows: list[dict[str, Any]], minutes: float) -> None:
@@ -288,16 +312,20 @@ def picture(
     folder: Path, acceleration: int, methods: Sequence[str], title: str = ""
 ) -> Figure:
     """Show a slice of the unseen head as each method reconstructs it."""
+    title = f"unseen head, {title}{acceleration}x acceleration (simulated k-space)"
+    return figures.compare(*slice_of(folder, acceleration, methods), title)
+
+
+def slice_of(
+    folder: Path, acceleration: int, methods: Sequence[str]
+) -> tuple[Magnitudes, dict[str, Magnitudes]]:
+    """Return the target of a slice, and what each method made of it."""
     (path,) = (folder / "data").glob("*_test/*.h5")
     images = {}
     for name in methods:
         out = _reconstructions(folder, name, acceleration)
         images[name] = read_reconstruction(out / path.name)[SHOWN_SLICE]
-    return figures.compare(
-        KSpaceFile.inspect(path).target_volume()[SHOWN_SLICE],
-        images,
-        f"unseen head, {title}{acceleration}x acceleration (simulated k-space)",
-    )
+    return KSpaceFile.inspect(path).target_volume(SHOWN_SLICE), images
 
 
 def _reconstructions(folder: Path, method: str, acceleration: int) -> Path:

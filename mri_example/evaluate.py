@@ -109,7 +109,8 @@ class Evaluation:
             groups.append((condition, summarize(self.volumes[n] for n in names)))
         return [*groups, (None, self.summary)]
 
-    def __str__(self) -> str:
+    def tables(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Return the scores of volumes and of groups as text, below their heads."""
         names = [metric.upper() for metric in METRICS]
         volumes = [
             [name, str(self.conditions[name]), *(_text(s, m) for m in METRICS)]
@@ -119,11 +120,14 @@ class Evaluation:
             [str(c or "all"), str(s.volumes), *(_cell(s, m) for m in METRICS)]
             for c, s in self.groups
         ]
-        lines = [
-            _aligned([["volume", "condition", *names], *volumes]),
-            CAPTION,
-            _aligned([["condition", "volumes", *names], *groups]),
-        ]
+        return (
+            [["volume", "condition", *names], *volumes],
+            [["condition", "volumes", *names], *groups],
+        )
+
+    def __str__(self) -> str:
+        volumes, groups = self.tables()
+        lines = [_aligned(volumes), CAPTION, _aligned(groups)]
         if self.filtered:
             text = f"{len(self.filtered)} ({', '.join(self.filtered)})"
             lines.append(f"of other conditions and not counted: {text}")

@@ -177,7 +177,8 @@ def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:
 
     `acceleration`, the one that the mask was drawn with, or else samples over measured
     samples to one decimal; `num_low_frequency`, columns in the fully sampled center,
-    where it is known; and `mask`, the pattern or the file.
+    where it is known; `mask`, the pattern or the file; and `columns`, which of them
+    were measured.
     """
     if file.mask is not None:
         own = round(float(1 / file.mask.mean(dtype=np.float64)), 1)
@@ -186,6 +187,8 @@ def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:
     seed = volume_seed(file.path.name)
     mask, low = masks((file.coils, file.slices, file.crop[0], file.shape[-1]), seed)
     known = {"mask": masks.pattern, "num_low_frequency": low}
+    if mask.numel() == mask.shape[-1]:
+        known["columns"] = mask.flatten().numpy().astype(bool)
     if masks.file is None:
         return known | {"acceleration": float(masks.pair(RandomState(seed))[1])}
     acceleration = round(mask.numel() / float(mask.sum()), 1)

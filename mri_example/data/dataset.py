@@ -156,9 +156,9 @@ class SliceDataset(Dataset[Sample]):
 
     def _image(self, file: KSpaceFile, index: int) -> Tensor:
         if self.slab is None:
-            return _slice(file, index)
+            return coil_images(file, index)
         slab = range(index, index + self._depth(file, self.slab))
-        return torch.stack([_slice(file, i) for i in slab], dim=1)
+        return torch.stack([coil_images(file, i) for i in slab], dim=1)
 
     def _prepared(self, image: Tensor, item: int) -> Tensor:
         if self.augment is not None:
@@ -191,7 +191,8 @@ class SliceDataset(Dataset[Sample]):
         return mask
 
 
-def _slice(file: KSpaceFile, index: int) -> Tensor:
+def coil_images(file: KSpaceFile, index: int) -> Tensor:
+    """Return the complex images `(coils, H, cols)` of a slice, rows cropped."""
     kspace = torch.from_numpy(file.kspace(index))
     images = ifftc(kspace.view(-1, *kspace.shape[-2:]))
     return center_crop(images, (file.crop[0], images.shape[-1]))

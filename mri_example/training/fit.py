@@ -177,8 +177,8 @@ def _stopping_well(
             f"written ({error}): make room, and run the same command again"
         ) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
-        if trainer.interrupted:
-            raise KeyboardInterrupt from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise stop.__context__ from None
         raise
 
 

@@ -24,6 +24,7 @@ from mri_example.training.data import SliceData, check_range
 from mri_example.transforms import center_crop, root_sum_of_squares
 
 WARM_UP = 0.05
+KEPT_VOLUMES = 2
 
 
 class ReconstructionTask(lightning.LightningModule):
@@ -48,6 +49,8 @@ class ReconstructionTask(lightning.LightningModule):
         options: The arguments but the network.
         notes: What is written into a checkpoint, to check it against.
         started: Whether everything is set up, and a checkpoint restored.
+        validated: Volumes of the last validation by the names of their files, the
+            first two.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class ReconstructionTask(lightning.LightningModule):
         self.notes: dict[str, Any] = {}
         self.started = False
         self.outputs: dict[tuple[str, int], Magnitudes] = {}
+        self.validated: dict[str, Magnitudes] = {}
 
     @property
     def data(self) -> SliceData:
@@ -138,7 +142,10 @@ class ReconstructionTask(lightning.LightningModule):
         scores = []
         for name, file in self._files().items():
             own = {start: slab for (n, start), slab in slabs.items() if n == name}
-            scores.append(score(file.target_volume(), blend(own, file.slices)))
+            volume = blend(own, file.slices)
+            scores.append(score(file.target_volume(), volume))
+            if len(scores) <= KEPT_VOLUMES:
+                self.validated[name] = volume
         means = np.mean([astuple(one) for one in scores], axis=0)
         for metric, mean in zip(METRICS, means.tolist(), strict=True):
             # all ranks have the same value

@@ -104,6 +104,11 @@ def test_from_files_to_scores(device, root, capsys) -> None:
     assert "file_test.h5" in capsys.readouterr().out
     assert set(json.loads(scores.read_text())["mean"]) == {"nmse", "psnr", "ssim"}
     assert not list(root.rglob("*.partial"))
+    training = (root / "run/report.html").read_text()
+    assert "file_val.h5, slice 1" in training
+    page = (root / "out.html").read_text()
+    assert page.count("<figcaption>worst: file_test.h5, slice ") == 3
+    assert page.count('alt="zero-filled"') == 3
 
 
 def test_validation_reports_the_numbers_of_evaluate(root) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,19 @@ __all__ = ["root"]  # a fixture
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def in_a_process(program: str, *arguments) -> subprocess.CompletedProcess:
+    """Run a program in a fresh process."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def cut(path: Path) -> None:
@@ -156,15 +170,8 @@ def test_files_that_cannot_be_written_whole_are_named_and_left_as_they_were(
     sizes = {name: (folder / name).stat().st_size for name in commands}
     report = folder / "codes.json"
     plan = [[int(share * sizes[name]), command] for name, command in commands.items()]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ended = subprocess.run(
-        [sys.executable, "-c", FULL, json.dumps(plan), report],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = in_a_process(FULL, json.dumps(plan), report)
+    assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr, ended.stderr
     codes = json.loads(report.read_text())
     assert codes == [2] * len(commands), ended.stderr
@@ -173,3 +180,42 @@ def test_files_that_cannot_be_written_whole_are_named_and_left_as_they_were(
         assert digest(folder / name) == before[name]
     assert ended.stderr.count("cannot be written") == len(commands)
     assert not list(folder.rglob("*.partial"))
+
+
+TERMINATED = """
+import os, signal, sys
+from mri_example.cli import main
+from mri_example.data import files
+from mri_example.training.module import ReconstructionTask
+
+step, replace = ReconstructionTask.training_step, files.Path.replace
+
+def training_step(self, batch):
+    if self.global_step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, batch)
+
+def replaced(self, path):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return replace(self, path)
+
+if sys.argv[1] == "step":
+    ReconstructionTask.training_step = training_step
+else:
+    files.Path.replace = replaced
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["step", "file"])
+def test_a_run_that_is_terminated_says_so_and_leaves_nothing_half_written(
+    where, root
+) -> None:
+    config = configuration(root, data={"batch_size": 4})
+    ended = in_a_process(TERMINATED, where, "fit", "--config", config)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert "terminated: run the same command again to go on" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(root.rglob("*.partial"))
+    assert run("fit", "--config", config) == 0

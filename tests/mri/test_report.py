@@ -7,9 +7,16 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from mri_example.data.files import KSpaceFile, read_reconstruction
+from mri_example.masks import Masks
+from mri_example.pages import zero_filled_slice
+from mri_example.reconstruct import reconstruct, zero_filled
 from mri_example.report import Report, Slice, Table, versions
+from tests.mri.test_command_line import write_volume
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -116,3 +123,25 @@ def test_a_browser_shows_a_page_without_errors(tmp_path, width):
     assert "CONSOLE" not in done.stderr
     # the script ran: it marks the name of the image that is shown
     assert done.stdout.count('class="here"') == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@given(
+    size=st.integers(12, 20),
+    slices=st.integers(1, 3),
+    acceleration=st.sampled_from([2.0, 4.0]),
+    own=st.booleans(),
+)
+def test_the_zero_filled_image_of_a_page_is_that_of_the_mask_of_the_reconstruction(
+    size, slices, acceleration, own, tmp_path_factory
+) -> None:
+    folder = tmp_path_factory.mktemp("data")
+    mask = (np.arange(size) % 2 == 0).astype(np.float32)
+    changes = {"mask": mask} if own else {}
+    path = write_volume(folder / "in/a.h5", slices, size, **changes)
+    masks = Masks("random", (0.1,), (acceleration,))
+    (made,) = reconstruct(zero_filled, path.parent, folder / "out", masks)
+    file = KSpaceFile.inspect(path)
+    for index, expected in enumerate(read_reconstruction(made)):
+        (found,) = zero_filled_slice(file, made, index).values()
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-9)

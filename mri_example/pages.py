@@ -1,0 +1,177 @@
+"""The pages that `fit`, `evaluate` and `compare` write: what they show of a run."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from mri_example.data.dataset import SliceDataset, coil_images
+from mri_example.data.files import KSpaceFile, opened, read_reconstruction
+from mri_example.evaluate import CAPTION, Evaluation
+from mri_example.figures import learning_curve
+from mri_example.metrics import Scores, score
+from mri_example.report import Report, Slice, Table, versions
+from mri_example.training.checkpoints import CONFIGURATION
+from mri_example.training.module import ReconstructionTask
+from mri_example.transforms import (
+    center_crop,
+    fftc,
+    ifftc,
+    root_sum_of_squares,
+)
+
+EACH = 3  # worst slices, and best ones
+CURVES = "Loss of each step and its mean over 30 steps; SSIM of the validation volumes."
+
+
+def evaluation_page(
+    evaluation: Evaluation, targets: Path, reconstructions: Path, path: Path
+) -> Path:
+    """Write the scores, the worst slices of the worst volume, and the best likewise."""
+    volumes, groups = evaluation.tables()
+    tables = [
+        Table("Scores", groups[0], groups[1:], CAPTION),
+        Table("Volumes", volumes[0], volumes[1:]),
+    ]
+    ranked = sorted(evaluation.volumes, key=lambda n: evaluation.volumes[n].ssim)
+    slices: list[Slice] = []
+    for name, worst in {ranked[-1]: False, ranked[0]: True}.items():
+        shown = _ranked(targets / name, reconstructions / name, worst=worst)
+        slices = [*shown, *slices]
+    facts: dict[str, dict[str, Any]] = {
+        "Folders": {"targets": targets, "reconstructions": reconstructions},
+        "Versions": versions(),
+    }
+    count = len(evaluation.volumes)
+    lead = f"{count} volume{'s' if count > 1 else ''} of {targets}, reconstructed."
+    return Report("Evaluation", lead, tables, slices, facts=facts).write(path)
+
+
+def _ranked(target: Path, reconstruction: Path, *, worst: bool) -> list[Slice]:
+    """Return the slices of a volume with the lowest SSIM, or with the highest."""
+    file, estimate = KSpaceFile.inspect(target), read_reconstruction(reconstruction)
+    truth = file.target_volume()
+    scores = [_scores(t, e, truth) for t, e in zip(truth, estimate, strict=True)]
+    order = np.argsort([one.ssim for one in scores], kind="stable")
+    kind = "worst" if worst else "best"
+    shown = order[:EACH] if worst else order[::-1][:EACH]
+    zero = {i: zero_filled_slice(file, reconstruction, i) for i in shown}
+    return [
+        Slice(
+            f"{kind}: {file.path.name}, slice {i}, NMSE {scores[i].nmse:.4f}, PSNR "
+            f"{scores[i].psnr:.2f}, SSIM {scores[i].ssim:.3f}",
+            zero[i] | {"reconstruction": estimate[i]},
+            truth[i],
+        )
+        for i in shown
+    ]
+
+
+def _scores(
+    target: NDArray[Any], estimate: NDArray[Any], volume: NDArray[Any]
+) -> Scores:
+    with np.errstate(invalid="ignore", divide="ignore"):  # a slice of nothing
+        return score(target[None], estimate[None], maxval=float(volume.max()))
+
+
+def zero_filled_slice(
+    file: KSpaceFile, reconstruction: Path, index: int
+) -> dict[str, NDArray[Any]]:
+    """Return the zero-filled image, if the reconstruction says which columns it had."""
+    columns: Any = file.mask
+    if columns is None:
+        with opened(reconstruction) as found:
+            columns = found.attrs.get("columns")
+    if columns is None or np.shape(columns) != file.shape[-1:]:
+        return {}
+    sampled = torch.from_numpy(np.asarray(columns, np.float32))
+    images = ifftc(fftc(coil_images(file, index), 2) * sampled, 2)
+    image = center_crop(root_sum_of_squares(images, dim=0), file.crop)
+    return {"zero-filled": image.numpy()}
+
+
+def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Path:
+    """Write the learning curves, two validation slices, and what the run was."""
+    slices = [*_validated(task)]
+    lead = f"{task.global_step:,} steps, {task.current_epoch} epochs, into {output}."
+    facts = {
+        "Memory and time": {
+            "this sitting": f"{seconds:.0f} s",
+            "peak memory": _peak(task.device),
+            "device": _name(task.device),
+        },
+        "Configuration": task.notes[CONFIGURATION],
+        "Versions": versions(),
+    }
+    curves = {CURVES: learning_curve(output / "log")}
+    report = Report("Training", lead, (), slices, curves, facts)
+    return report.write(output / "report.html")
+
+
+def _validated(task: ReconstructionTask) -> Iterator[Slice]:
+    """Return the middle slices of the volumes that the last validation kept."""
+    dataset = task.data.validation
+    for name, volume in task.validated.items():
+        file = next(file for file in dataset.files if file.path.name == name)
+        index = file.slices // 2
+        before = {"zero-filled": _input(dataset, file, index)}
+        images = {**before, "reconstruction": volume[index]}
+        yield Slice(f"{name}, slice {index}", images, file.target_volume(index))
+
+
+def _input(dataset: SliceDataset, file: KSpaceFile, index: int) -> NDArray[Any]:
+    """Return the magnitude of what a model was given of a slice."""
+    starts = {s: i for i, (f, s) in enumerate(dataset.items) if f is file}
+    start = max(s for s in starts if s <= index)
+    image = root_sum_of_squares(dataset[starts[start]].zero_filled, dim=0)
+    slab = center_crop(image, file.crop).numpy()
+    return slab if slab.ndim == 2 else slab[index - start]
+
+
+def comparison_page(
+    rows: Sequence[Mapping[str, Any]],
+    slices: Sequence[Slice],
+    curves: Mapping[str, Figure],
+    settings: Mapping[str, Any],
+    path: Path,
+) -> Path:
+    """Write the table of all methods, a slice as each shows it, and their curves."""
+    head = ("coils", "method", "acceleration", "parameters", "steps", "peak MB")
+    body = [
+        [
+            str(row["coils"]),
+            row["method"],
+            f"{row['acceleration']}x",
+            f"{row['parameters']:,}",
+            f"{row['steps']:,}",
+            f"{row['peak'] / 1e6:.0f}",
+            f"{row['nmse']:.4f}",
+            f"{row['psnr']:.2f}",
+            f"{row['ssim']:.4f}",
+        ]
+        for row in rows
+    ]
+    note = "One head that no method saw in training; its k-space is simulated."
+    table = Table("Scores", (*head, "NMSE", "PSNR", "SSIM"), body, note)
+    facts = {"Settings": settings, "Versions": versions()}
+    lead = "Methods that were trained for equal times on the same heads."
+    return Report("Comparison", lead, [table], slices, curves, facts).write(path)
+
+
+def _peak(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f} MB of tensors"
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{kilobytes / 1e3:.0f} MB of the process"
+
+
+def _name(device: torch.device) -> str:
+    named = device.type == "cuda"
+    return torch.cuda.get_device_name(device) if named else str(device)
