@@ -74,11 +74,11 @@ def fit(
     init: Path | None = None,
     **trainer: Any,
 ) -> Path:
-    """Train a model on files in the fastMRI layout, and return the last checkpoint.
+    """Train a model on files in the fastMRI layout.
 
     A run that was interrupted goes on from the end of its last whole epoch, and on a
     CPU ends with the very weights it would have had. A run that is over is left as it
-    is, or goes on if it is given more epochs.
+    is, or goes on if it is given more epochs. The last checkpoint is returned.
 
     Args:
         task: The model, and how it is trained.

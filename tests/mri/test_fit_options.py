@@ -181,6 +181,7 @@ def test_lines_of_progress(root, capsys, monkeypatch) -> None:
     monkeypatch.setattr("mri_example.progress.INTERVAL", 0.0)
     assert run("fit", "--config", configuration(root)) == 0
     lines = capsys.readouterr().err.splitlines()
-    steps = [line for line in lines if line.startswith("epoch ")]
+    steps = [line for line in lines if ", step " in line]
     assert len(steps) == 4
     assert "epoch 1, step 4, loss " in steps[-1]
+    assert "epoch 1, validation, slice 2, " in lines[-1]
