@@ -63,7 +63,7 @@ thorough: $(STAMP) ## run the tests with many more drawn examples
 
 oldest: ## run the library's tests with the oldest PyTorch that is supported (OLDEST=torch==2.11.0)
 	test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet "$(OLDEST)" numpy einops pytest pytest-xdist hypothesis
+	$(OLDEST_VENV)/bin/python -m pip install --quiet "$(OLDEST)" numpy pytest pytest-xdist hypothesis
 	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -n 2 --dist worksteal \
 	-m "not slow" tests/unit tests/laws tests/integration
 

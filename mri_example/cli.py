@@ -35,6 +35,7 @@ from mri_example.models import IRIM2D, MODELS, ChallengeIRIM, Reconstructor
 from mri_example.pages import evaluation_page, training_page
 from mri_example.reconstruct import check_device, zero_filled
 from mri_example.reconstruct import reconstruct as reconstruct_folder
+from mri_example.summary import SUMMARIES
 from mri_example.training.checkpoints import export as export_model
 from mri_example.training.checkpoints import export_authors, load
 from mri_example.training.data import SliceData, check_range
@@ -333,7 +334,7 @@ def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     whole = Parser(prog="python -m mri_example", description=__doc__)
     subcommands, parsers = whole.add_subcommands(), {}
     for name in commands:
-        parser = Parser(description=(COMMANDS[name].__doc__ or "").splitlines()[0])
+        parser = Parser(description=SUMMARIES[name])
         parser.add_argument(
             "--config", action=ActionConfigFile, help="Options as YAML."
         )

@@ -1,5 +1,7 @@
 """The table of methods: every row is of a training and a reconstruction of its own."""
 
+import contextlib
+import io
 import json
 from datetime import timedelta
 from functools import partial
@@ -18,13 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CHOSEN = '["zero-filled", "U-Net", "i-RIM 2D"]'
 
 
-@pytest.fixture
-def small(monkeypatch):
+@contextlib.contextmanager
+def small():
     """Compare tiny models, trained for two steps on an eighth of the slices."""
     heads = {name: head[::8, ::2, ::2] for name, head in embedded_anatomy().items()}
     heads["epi"] = embedded_anatomy()["epi"]
-    monkeypatch.setattr(volumes, "embedded_anatomy", lambda: heads)
-    monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)
 
     def tiny(coils, minutes, methods):
         each, per_step = (1, None) if coils == 1 else (None, 1)
@@ -37,7 +37,11 @@ def small(monkeypatch):
             Contender("i-RIM 2D", irim, {"coils_per_step": per_step}, 1, trainer),
         ]
 
-    monkeypatch.setattr(demonstration, "contenders", tiny)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(volumes, "embedded_anatomy", lambda: heads)
+        patched.setattr(demonstration, "SHOWN_SLICE", 3)
+        patched.setattr(demonstration, "contenders", tiny)
+        yield
 
 
 def compare(folder, minutes=1) -> int:
@@ -45,15 +49,23 @@ def compare(folder, minutes=1) -> int:
     return main(["compare", *options, f"--methods={CHOSEN}"])
 
 
-def test_every_row_is_that_of_its_reconstruction(small, tmp_path, capsys):
-    assert compare(tmp_path) == 0
-    said = capsys.readouterr().out
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Return the folder of a comparison, and what it printed."""
+    folder, said = tmp_path_factory.mktemp("comparison"), io.StringIO()
+    with small(), contextlib.redirect_stdout(said):
+        assert compare(folder) == 0
+    return folder, said.getvalue()
+
+
+def test_every_row_is_that_of_its_reconstruction(compared):
+    output, said = compared
+    rows = json.loads((output / "results.json").read_text())["rows"]
     methods = ("zero-filled", "U-Net", "i-RIM 2D")
     expected = [(c, m, a) for c in (1, 2) for m in methods for a in TESTED]
     assert [(r["coils"], r["method"], r["acceleration"]) for r in rows] == expected
     for row in rows:
-        folder = tmp_path / f"{row['coils']}_coils"
+        folder = output / f"{row['coils']}_coils"
         kind = "singlecoil_test" if row["coils"] == 1 else "multicoil_test"
         out = folder / f"reconstructions/{row['method']}_{row['acceleration']}x"
         scores = evaluate(folder / "data" / kind, out).summary.mean
@@ -68,19 +80,22 @@ def test_every_row_is_that_of_its_reconstruction(small, tmp_path, capsys):
         assert f"{row['nmse']:.4f}  {row['psnr']:5.2f}  {row['ssim']:.4f}" in said
     for count in (1, 2):
         for acceleration in TESTED:
-            picture = tmp_path / f"{count}_coils_{acceleration}x.png"
+            picture = output / f"{count}_coils_{acceleration}x.png"
             assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_comparison_goes_on_but_never_with_another_time(small, tmp_path, capsys):
-    assert compare(tmp_path) == 0
-    checkpoints = sorted(tmp_path.glob("*/*/last.ckpt"))
+def test_a_comparison_goes_on_but_never_with_another_time(compared, capsys):
+    output, _ = compared
+    checkpoints = sorted(output.glob("*/*/last.ckpt"))
     before = [path.stat().st_mtime_ns for path in checkpoints]
-    rows = (tmp_path / "results.json").read_bytes()
-    assert compare(tmp_path) == 0
+    rows = (output / "results.json").read_bytes()
+    assert checkpoints
+    with small():
+        assert compare(output) == 0
     assert [path.stat().st_mtime_ns for path in checkpoints] == before
-    assert (tmp_path / "results.json").read_bytes() == rows
-    assert compare(tmp_path, minutes=10) == 2
+    assert (output / "results.json").read_bytes() == rows
+    with small():
+        assert compare(output, minutes=10) == 2
     said = capsys.readouterr().err
     assert "written with max_time = 60.0, but the configuration says 600.0" in said
 

@@ -41,7 +41,8 @@ def test_pyright() -> None:
     command = shutil.which("pyright") or shutil.which("basedpyright")
     if command is None:
         pytest.skip("pyright is not installed")
-    said = checked([command, "--outputjson", str(SCRIPT), str(MISTAKES)])
+    options = ["--outputjson", "--pythonpath", sys.executable]
+    said = checked([command, *options, str(SCRIPT), str(MISTAKES)])
     errors = [
         (Path(e["file"]).name, e["range"]["start"]["line"] + 1)
         for e in json.loads(said)["generalDiagnostics"]

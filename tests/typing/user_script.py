@@ -57,7 +57,7 @@ net = InvertibleSequential(
 x = torch.randn(2, 4, 8, 8)
 y = net(x)
 assert_type(y, Tensor)
-y.square().mean().backward()
+torch.autograd.backward(y.square().mean())
 assert_type(net[0], InvertibleModule)
 assert_type(net[:1], InvertibleSequential)
 assert_type(net[:1](x), Tensor)

@@ -34,7 +34,7 @@ def errors(seed: int, strength: float, **options) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
-@costly(3)
+@costly(2)
 @given(seed=seeds)
 def test_gradients_are_autograd_s_while_the_state_grows_up_to_31_times(
     strength, seed
