@@ -182,7 +182,7 @@ def main(
     size=64,
     views=24,
     steps=4,
-    iterations=700,
+    iterations=500,
     batch=8,
     depths=(4, 8, 16),
     picture="ct.png",

@@ -157,10 +157,10 @@ class ReversibleBlocks(nn.Module):
         """
         (original,) = self._original
         if isinstance(original, nn.Module):
-            for name, block in self.named_children():
+            for name, block in self._blocks():
                 original.add_module(name, block)
-        elif [*original] != [*self.children()]:
-            original = [*self.children()]
+        elif [*original] != [block for _, block in self._blocks()]:
+            original = [block for _, block in self._blocks()]
         for parent, name in self._place:
             setattr(parent, name, original)
         return original
@@ -180,7 +180,7 @@ class ReversibleBlocks(nn.Module):
         return 1
 
     def __getitem__(self, index: int | slice) -> Any:
-        count = len([*self.children()])
+        count = len(self._blocks())
         if isinstance(index, slice):
             if [*range(count)][index] == [*range(count)]:
                 return self
@@ -202,10 +202,14 @@ class ReversibleBlocks(nn.Module):
 
     # --- how it runs ------------------------------------------------------------------
 
+    def _blocks(self) -> list[tuple[str, nn.Module]]:
+        """Return the blocks by name. A velocity with parameters is a module too."""
+        return [pair for pair in self.named_children() if pair[1] is not self.velocity]
+
     def _options_and_blocks(self) -> tuple[Any, ...]:
         """Return what the segments are made of."""
         how = (self.residual, self.gamma, self.velocity, self.split, self.output)
-        return (self.kind, *how, *self.options.items(), *self.named_children())
+        return (self.kind, *how, *self.options.items(), *self._blocks())
 
     def _divided(
         self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
@@ -214,7 +218,7 @@ class ReversibleBlocks(nn.Module):
         self.left = self._changing(x, context, named)
         segments: list[tuple[str, Any]] = []
         run: list[tuple[str, nn.Module]] = []
-        for name, block in self.named_children():
+        for name, block in self._blocks():
             if name not in self.left:
                 run.append((name, block))
                 continue
@@ -222,7 +226,7 @@ class ReversibleBlocks(nn.Module):
             run = []
             segments.append((name, _Plain(name, block, self.output)))
         segments += self._run_of(run)
-        if len(self.left) == len([*self.children()]):
+        if len(self.left) == len(self._blocks()):
             name, why = next(iter(self.left.items()))
             raise ValueError(
                 f"no block can be converted: block {name} {why}; give blocks that keep "
@@ -238,7 +242,7 @@ class ReversibleBlocks(nn.Module):
             return {}
         changing = {}
         with _evaluating(self):
-            for name, block in self.named_children():
+            for name, block in self._blocks():
                 y = state_of(name, block(x, *context, **named), self.output)
                 if y.shape != x.shape:
                     shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
@@ -278,7 +282,7 @@ class ReversibleBlocks(nn.Module):
         self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
     ) -> Tensor:
         """Apply the blocks as the original does."""
-        for name, block in self.named_children():
+        for name, block in self._blocks():
             y = state_of(name, block(x, *context, **named), self.output)
             x = y if self.residual or name in self.left else x + y
         return x
@@ -438,6 +442,8 @@ def reversible(
         residual: Whether the blocks return $x + f(x)$, and not $f(x)$ alone.
         gamma: The factor of the velocity, between 0 and 1.
         velocity: Computes the first velocity from the first state; zeros by default.
+            If it is a module, its parameters are those of the converted blocks too, and
+            in the `state_dict` behind theirs.
         split: Returns $f$ and $g$ of a block, for `"two_stream"`.
         output: Which of the outputs is the state, if the blocks return tuples. The
             others are returned detached.

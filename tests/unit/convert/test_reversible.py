@@ -253,6 +253,27 @@ def test_the_first_call_is_as_the_others(seed) -> None:
         assert torch.equal(net.state_dict()[name], value), name
 
 
+@given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([0.3, 0.9]))
+def test_a_velocity_with_parameters_is_no_block(seed, depth, gamma) -> None:
+    torch.manual_seed(seed)
+    blocks, x = sequence(depth), batch()
+    first = nn.Conv1d(4, 4, 1).double()
+    keys = [*blocks.state_dict(), "velocity.weight", "velocity.bias"]
+    net = reversible(blocks, velocity=first, gamma=gamma)
+    assert [*net.state_dict()] == keys
+    state, v = x, first(x)
+    for block in blocks:
+        v = gamma * v + (1 - gamma) * (block(state) - state)
+        state = state + v
+    wanted = [x, *blocks.parameters(), *first.parameters()]
+    found = torch.autograd.grad(net(x).square().sum(), wanted)
+    expected = torch.autograd.grad(state.square().sum(), wanted)
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
+    assert net.restore() is blocks
+    assert [*blocks.state_dict()] == keys[:-2]
+
+
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
