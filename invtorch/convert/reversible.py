@@ -15,6 +15,7 @@ from invtorch import (
     MomentumStep,
     ReversibleBlock,
 )
+from invtorch._torch import submodules_of
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.convert.residual import Residual, rest_collected, state_of
 from invtorch.engine import GuardPolicy
@@ -83,7 +84,7 @@ class ReversibleBlocks(nn.Module):
     ) -> None:
         super().__init__()
         named = (
-            [*blocks.named_children()]
+            _submodules(blocks)
             if isinstance(blocks, nn.Module)
             else [(str(i), block) for i, block in enumerate(blocks)]
         )
@@ -204,7 +205,7 @@ class ReversibleBlocks(nn.Module):
 
     def _blocks(self) -> list[tuple[str, nn.Module]]:
         """Return the blocks by name. A velocity with parameters is a module too."""
-        return [pair for pair in self.named_children() if pair[1] is not self.velocity]
+        return [pair for pair in _submodules(self) if pair[0] != "velocity"]
 
     def _options_and_blocks(self) -> tuple[Any, ...]:
         """Return what the segments are made of."""
@@ -352,6 +353,12 @@ class _Zero(nn.Module):
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return torch.zeros_like(x)
+
+
+def _submodules(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the direct submodules by name, the same one as often as it is there."""
+    parts = submodules_of(module).items()
+    return [(name, part) for name, part in parts if part is not None]
 
 
 @contextmanager

@@ -253,6 +253,35 @@ def test_the_first_call_is_as_the_others(seed) -> None:
         assert torch.equal(net.state_dict()[name], value), name
 
 
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from([nn.ModuleList, list, lambda blocks: nn.Sequential(*blocks)]),
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+)
+def test_blocks_with_shared_weights_run_each_time(kind, container, order) -> None:
+    different, x = sequence(3), batch()
+    blocks = [different[i] for i in order]
+    given = container(blocks)
+    keys = [*given.state_dict()] if isinstance(given, nn.Module) else None
+    net = reversible(given, kind=kind, gamma=0.7)
+    expected = {
+        "momentum": lambda: momentum(blocks, x, 0.7),
+        "two_stream": lambda: two_stream(blocks, x),
+        "checkpoint": lambda: nn.Sequential(*blocks)(x),
+    }[kind]()
+    found = net(x)
+    assert_equal(found, expected)
+    assert keys is None or [*net.state_dict()] == keys
+    wanted = [x, *net.parameters()]
+    pairs = zip(
+        torch.autograd.grad(found.square().sum(), wanted),
+        torch.autograd.grad(expected.square().sum(), wanted),
+        strict=True,
+    )
+    for one, other in pairs:
+        assert_equal(one, other)
+
+
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([0.3, 0.9]))
 def test_a_velocity_with_parameters_is_no_block(seed, depth, gamma) -> None:
     torch.manual_seed(seed)
