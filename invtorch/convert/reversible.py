@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from invtorch import (
     MomentumStep,
     ReversibleBlock,
 )
+from invtorch._torch import submodules_of
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.convert.residual import Residual, rest_collected, state_of
 from invtorch.engine import GuardPolicy
@@ -58,7 +60,8 @@ class ReversibleBlocks(nn.Module):
 
     Blocks that change the shape of their input cannot be inverted. They are found at
     the first call, in which every block is evaluated once more without gradients and in
-    evaluation mode. They run as they are.
+    evaluation mode. They run as they are. The same happens at the first call after a
+    block or an option, such as `gamma`, was changed.
 
     Examples:
         >>> from invtorch.convert import reversible
@@ -81,7 +84,7 @@ class ReversibleBlocks(nn.Module):
     ) -> None:
         super().__init__()
         named = (
-            [*blocks.named_children()]
+            _submodules(blocks)
             if isinstance(blocks, nn.Module)
             else [(str(i), block) for i, block in enumerate(blocks)]
         )
@@ -99,6 +102,7 @@ class ReversibleBlocks(nn.Module):
         self._original = [blocks]
         self._place: list[tuple[nn.Module, str]] = []
         self._segments: list[tuple[str, Any]] = []
+        self._made_of: tuple[Any, ...] = ()
 
     # --- as a module ------------------------------------------------------------------
 
@@ -109,8 +113,11 @@ class ReversibleBlocks(nn.Module):
             The state; if blocks return tuples, the tuple of the last block, with the
             other outputs detached.
         """
-        if not self._segments:
+        made_of = self._options_and_blocks()
+        if made_of != self._made_of:
+            check_options(self.kind, self.gamma, self.split)
             self._segments = self._divided(x, context, named)
+            self._made_of = made_of
         with rest_collected() as rest:
             for _, run in self._segments:
                 x = run(x, *context, **named)
@@ -123,32 +130,38 @@ class ReversibleBlocks(nn.Module):
     def report(self, x: Tensor, *context: Any, **named: Any) -> Report:
         """Compare with the original blocks on an input of the first block.
 
+        Afterwards buffers, such as the statistics of batch normalization, and PyTorch's
+        random numbers are as before.
+
         Args:
             x: The input of the first block.
             context: Further arguments of the blocks.
             named: Keyword arguments of the blocks.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        with torch.no_grad():
+        with _evaluating(self):
             converted = self._state(self(x, *context, **named))
             original = self._plain(x, context, named)
-        for module, mode in modes.items():
-            module.training = mode
         x = x.detach().requires_grad_()
-        return Report(
-            moved=float((converted - original).norm() / original.norm()),
-            original=measure_memory(lambda: self._plain(x, context, named)).live,
-            converted=measure_memory(lambda: self(x, *context, **named)).live,
-            left=dict(self.left),
-        )
+        with _unchanged(self):
+            return Report(
+                moved=float((converted - original).norm() / original.norm()),
+                original=measure_memory(lambda: self._plain(x, context, named)).live,
+                converted=measure_memory(lambda: self(x, *context, **named)).live,
+                left=dict(self.left),
+            )
 
     def restore(self) -> Any:
         """Put the original blocks back into the model, and return them.
 
-        Their parameters are the trained ones.
+        Their parameters are the trained ones. A block that was replaced in the
+        converted blocks is replaced in the original ones too.
         """
         (original,) = self._original
+        if isinstance(original, nn.Module):
+            for name, block in self._blocks():
+                original.add_module(name, block)
+        elif [*original] != [block for _, block in self._blocks()]:
+            original = [block for _, block in self._blocks()]
         for parent, name in self._place:
             setattr(parent, name, original)
         return original
@@ -168,7 +181,7 @@ class ReversibleBlocks(nn.Module):
         return 1
 
     def __getitem__(self, index: int | slice) -> Any:
-        count = len([*self.children()])
+        count = len(self._blocks())
         if isinstance(index, slice):
             if [*range(count)][index] == [*range(count)]:
                 return self
@@ -190,6 +203,15 @@ class ReversibleBlocks(nn.Module):
 
     # --- how it runs ------------------------------------------------------------------
 
+    def _blocks(self) -> list[tuple[str, nn.Module]]:
+        """Return the blocks by name. A velocity with parameters is a module too."""
+        return [pair for pair in _submodules(self) if pair[0] != "velocity"]
+
+    def _options_and_blocks(self) -> tuple[Any, ...]:
+        """Return what the segments are made of."""
+        how = (self.residual, self.gamma, self.velocity, self.split, self.output)
+        return (self.kind, *how, *self.options.items(), *self._blocks())
+
     def _divided(
         self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
     ) -> list[tuple[str, Any]]:
@@ -197,7 +219,7 @@ class ReversibleBlocks(nn.Module):
         self.left = self._changing(x, context, named)
         segments: list[tuple[str, Any]] = []
         run: list[tuple[str, nn.Module]] = []
-        for name, block in self.named_children():
+        for name, block in self._blocks():
             if name not in self.left:
                 run.append((name, block))
                 continue
@@ -205,7 +227,7 @@ class ReversibleBlocks(nn.Module):
             run = []
             segments.append((name, _Plain(name, block, self.output)))
         segments += self._run_of(run)
-        if len(self.left) == len([*self.children()]):
+        if len(self.left) == len(self._blocks()):
             name, why = next(iter(self.left.items()))
             raise ValueError(
                 f"no block can be converted: block {name} {why}; give blocks that keep "
@@ -220,19 +242,13 @@ class ReversibleBlocks(nn.Module):
         if self.kind == "checkpoint":
             return {}
         changing = {}
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                for name, block in self.named_children():
-                    y = state_of(name, block(x, *context, **named), self.output)
-                    if y.shape != x.shape:
-                        shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
-                        changing[name] = f"changes the shape from {shapes}"
-                    x = y if self.residual or name in changing else x + y
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with _evaluating(self):
+            for name, block in self._blocks():
+                y = state_of(name, block(x, *context, **named), self.output)
+                if y.shape != x.shape:
+                    shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
+                    changing[name] = f"changes the shape from {shapes}"
+                x = y if self.residual or name in changing else x + y
         return changing
 
     def _run_of(self, run: list[tuple[str, nn.Module]]) -> list[tuple[str, Any]]:
@@ -267,7 +283,7 @@ class ReversibleBlocks(nn.Module):
         self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
     ) -> Tensor:
         """Apply the blocks as the original does."""
-        for name, block in self.named_children():
+        for name, block in self._blocks():
             y = state_of(name, block(x, *context, **named), self.output)
             x = y if self.residual or name in self.left else x + y
         return x
@@ -339,6 +355,59 @@ class _Zero(nn.Module):
         return torch.zeros_like(x)
 
 
+def _submodules(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the direct submodules by name, the same one as often as it is there."""
+    parts = submodules_of(module).items()
+    return [(name, part) for name, part in parts if part is not None]
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Restore buffers and PyTorch's random numbers at the end of this context."""
+    buffers = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
+    gpus = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng([*gpus]):
+        try:
+            yield
+        finally:
+            for owner, name, buffer, value in buffers:
+                with torch.no_grad():
+                    buffer.copy_(value)
+                setattr(owner, name, buffer)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluate without gradients, in evaluation mode, and change nothing."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with _unchanged(module), torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def check_options(kind: str, gamma: float, split: Split | None) -> None:
+    """Check the options of a conversion.
+
+    Raises:
+        ValueError: If the kind is unknown, `gamma` is not between 0 and 1, or `split`
+            has no effect.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}, but must be one of {KINDS}")
+    if not 0 < gamma < 1:
+        raise ValueError(f"gamma is {gamma}, but must be between 0 and 1")
+    if split is not None and kind != "two_stream":
+        raise ValueError(f"split is given, but has no effect with kind={kind!r}")
+
+
 def reversible(
     model: nn.Module | Sequence[nn.Module],
     path: str | None = None,
@@ -380,6 +449,8 @@ def reversible(
         residual: Whether the blocks return $x + f(x)$, and not $f(x)$ alone.
         gamma: The factor of the velocity, between 0 and 1.
         velocity: Computes the first velocity from the first state; zeros by default.
+            If it is a module, its parameters are those of the converted blocks too, and
+            in the `state_dict` behind theirs.
         split: Returns $f$ and $g$ of a block, for `"two_stream"`.
         output: Which of the outputs is the state, if the blocks return tuples. The
             others are returned detached.
@@ -413,12 +484,7 @@ def reversible(
 
         Mangalam et al., *Reversible vision transformers*, 2022. arXiv:2302.04869
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, but must be one of {KINDS}")
-    if not 0 < gamma < 1:
-        raise ValueError(f"gamma is {gamma}, but must be between 0 and 1")
-    if split is not None and kind != "two_stream":
-        raise ValueError(f"split is given, but has no effect with kind={kind!r}")
+    check_options(kind, gamma, split)
     blocks, place = _blocks_of(model, path)
     options = {
         "memory": memory,

@@ -3,12 +3,11 @@
 import runpy
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 
+matplotlib = pytest.importorskip("matplotlib")
 ROOT = Path(__file__).parents[2]
 matplotlib.use("Agg")
 
@@ -28,7 +27,7 @@ def example(tmp_path, monkeypatch):
 
 def check_picture(path: str) -> None:
     """Check that a picture is there, and opaque, so that dark pages show it too."""
-    image = imread(path)
+    image = pytest.importorskip("matplotlib.image").imread(path)
     assert image.shape[1] >= 500
     assert image.std() > 0.01
     assert image.shape[2] == 3 or (image[..., 3] == 1).all()
@@ -118,12 +117,9 @@ def test_the_blur_has_its_adjoint(example) -> None:
 
 def test_ct(example) -> None:
     names = example("ct", "skimage")
-    losses, quality, memory = names["main"](
-        size=32, views=12, steps=2, iterations=100, batch=4, depths=(8, 16)
-    )
+    losses, quality = names["main"](size=32, views=12, steps=2, iterations=100, batch=4)
     assert fell(losses)
     assert quality["i-RIM"] > quality["FBP"] + 0.1
-    assert_flat(memory["invert"], memory["store"])
     check_picture("ct.png")
 
 

@@ -208,6 +208,143 @@ def test_copies_are_independent(kind) -> None:
     assert_equal(other(x), x)
 
 
+class Noisy(nn.Module):
+    """A residual block with statistics, a buffer that it exchanges, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv1d(4, 4, 1)
+        self.norm = nn.BatchNorm1d(4)
+        self.dropout = nn.Dropout(0.2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return x + self.dropout(self.norm(self.mix(x)))
+
+
+@given(st.sampled_from(KINDS), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_a_report_changes_nothing(kind, training) -> None:
+    blocks = nn.Sequential(*[Noisy() for _ in range(4)]).double()
+    net = reversible(blocks, kind=kind)
+    for block, mode in zip(blocks, training, strict=True):
+        block.train(mode)
+    modes = [module.training for module in net.modules()]
+    before = copy.deepcopy(net.state_dict())
+    x = batch()
+    random = torch.get_rng_state()
+    net.report(x)
+    assert [module.training for module in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@given(st.integers(0, 2**31))
+def test_the_first_call_is_as_the_others(seed) -> None:
+    blocks = nn.Sequential(*[Noisy() for _ in range(4)]).double()
+    original, x = copy.deepcopy(blocks), batch()
+    net = reversible(blocks, kind="checkpoint")
+    torch.manual_seed(seed)
+    expected = original(x)
+    torch.manual_seed(seed)
+    assert_equal(net(x), expected)
+    for name, value in original.state_dict().items():
+        assert torch.equal(net.state_dict()[name], value), name
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from([nn.ModuleList, list, lambda blocks: nn.Sequential(*blocks)]),
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+)
+def test_blocks_with_shared_weights_run_each_time(kind, container, order) -> None:
+    different, x = sequence(3), batch()
+    blocks = [different[i] for i in order]
+    given = container(blocks)
+    keys = [*given.state_dict()] if isinstance(given, nn.Module) else None
+    net = reversible(given, kind=kind, gamma=0.7)
+    expected = {
+        "momentum": lambda: momentum(blocks, x, 0.7),
+        "two_stream": lambda: two_stream(blocks, x),
+        "checkpoint": lambda: nn.Sequential(*blocks)(x),
+    }[kind]()
+    found = net(x)
+    assert_equal(found, expected)
+    assert keys is None or [*net.state_dict()] == keys
+    wanted = [x, *net.parameters()]
+    pairs = zip(
+        torch.autograd.grad(found.square().sum(), wanted),
+        torch.autograd.grad(expected.square().sum(), wanted),
+        strict=True,
+    )
+    for one, other in pairs:
+        assert_equal(one, other)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([0.3, 0.9]))
+def test_a_velocity_with_parameters_is_no_block(seed, depth, gamma) -> None:
+    torch.manual_seed(seed)
+    blocks, x = sequence(depth), batch()
+    first = nn.Conv1d(4, 4, 1).double()
+    keys = [*blocks.state_dict(), "velocity.weight", "velocity.bias"]
+    net = reversible(blocks, velocity=first, gamma=gamma)
+    assert [*net.state_dict()] == keys
+    state, v = x, first(x)
+    for block in blocks:
+        v = gamma * v + (1 - gamma) * (block(state) - state)
+        state = state + v
+    wanted = [x, *blocks.parameters(), *first.parameters()]
+    found = torch.autograd.grad(net(x).square().sum(), wanted)
+    expected = torch.autograd.grad(state.square().sum(), wanted)
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
+    assert net.restore() is blocks
+    assert [*blocks.state_dict()] == keys[:-2]
+
+
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "kind": st.sampled_from(KINDS),
+        "gamma": st.sampled_from([0.3, 0.7]),
+        "residual": st.just(False),
+        "velocity": st.just(torch.ones_like),
+    },
+)
+
+
+@given(st.sampled_from(KINDS), CHANGES, st.sets(st.integers(0, 4)))
+def test_what_is_changed_after_a_call_has_an_effect(kind, changes, places) -> None:
+    net, x = reversible(sequence(), kind=kind), batch()
+    net(x)
+    for name, value in changes.items():
+        setattr(net, name, value)
+    for place in places:
+        net.add_module(str(place), Block().double())
+    blocks = nn.Sequential(*net.children())
+    fresh = reversible(blocks, **{"kind": kind, **changes})
+    assert_equal(net(x), fresh(x))
+    assert [*net.restore()] == [*blocks]
+
+
+@pytest.mark.parametrize(("name", "value"), [("kind", "none"), ("gamma", 2.0)])
+def test_a_wrong_option_after_a_call_is_refused(name, value) -> None:
+    net = reversible(sequence())
+    net(batch())
+    setattr(net, name, value)
+    with pytest.raises(ValueError, match=f"{name} is .*, but must be"):
+        net(batch())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_that_fails_leaves_the_modes(kind) -> None:
+    net = reversible(sequence(), kind=kind).train()
+    with pytest.raises(RuntimeError):
+        net.report(torch.randn(2, 3, 5))
+    assert all(module.training for module in net.modules())
+
+
 # --- models ---------------------------------------------------------------------------
 
 
