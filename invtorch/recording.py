@@ -78,13 +78,18 @@ class Recorder(Protocol):
         """Make calls in this context keep at least what strategy `memory` keeps."""
 
 
+# returns a context in which a conditioner is evaluated
+Around = Callable[[nn.Module], AbstractContextManager[object]]
+
+
 class _Running(threading.local):
     recorder: Recorder | None = None
     recording = False  # Dynamo can guard on a boolean, but not on every object
     replays = False
     counting = False
+    around: Around | None = None
     ignored = 0  # nodes that are no part of what a layer computes
-    counts: list[Nodes] | None = None
+    counts: Counts | None = None
 
 
 _running = _Running()
@@ -141,6 +146,9 @@ class Nodes(NamedTuple):
         return comparable and self.number != other.number
 
 
+Counts = list[tuple[nn.Module, Nodes]]
+
+
 class NodesCounted:
     """Count the nodes that a call, and each conditioner in it, adds to the graph.
 
@@ -152,7 +160,7 @@ class NodesCounted:
 
     def __init__(self, state: tuple[Tensor, ...] | None) -> None:
         self.state = state
-        self.counts: list[Nodes] = []
+        self.counts: Counts = []
         self.whole = Nodes(None, ())
 
     def __enter__(self) -> None:
@@ -167,13 +175,48 @@ class NodesCounted:
         self.state = None
 
     def differ(self, replay: NodesCounted) -> bool:
-        """Return whether a replay has added another number of nodes."""
-        pairs = [*zip(self.counts, replay.counts, strict=False)]
-        return any(a.differ(b) for a, b in [*pairs, (self.whole, replay.whole)])
+        """Return whether a replay has added another number of nodes.
+
+        It may evaluate the conditioners in another order.
+        """
+        pairs = [(self.whole, replay.whole)]
+        for network in {network for network, _ in self.counts}:
+            ours, others = (
+                [nodes for one, nodes in counts if one is network]
+                for counts in (self.counts, replay.counts)
+            )
+            pairs += zip(ours, others, strict=False)
+        return any(a.differ(b) for a, b in pairs)
+
+
+class Conditioners:
+    """Context manager in which conditioners are evaluated in contexts of their own.
+
+    Conditioners inside of conditioners are not.
+
+    Args:
+        around: Returns the context of a conditioner; `None` for no context.
+    """
+
+    def __init__(self, around: Around | None) -> None:
+        self.around = around
+
+    def __enter__(self) -> None:
+        self.previous, _running.around = _running.around, self.around
+
+    def __exit__(self, *_: object) -> None:
+        _running.around = self.previous
 
 
 def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
     """Evaluate a conditioner, and count the nodes that it adds to the graph."""
+    if _running.around is None:
+        return _counted(network, x, context)
+    with _running.around(network), Conditioners(None):
+        return _counted(network, x, context)
+
+
+def _counted(network: nn.Module, x: Tensor, context: Context) -> Any:
     if not _running.counting:
         return context.offer(network, x)
     counts, start = _running.counts, _nodes()
@@ -183,7 +226,7 @@ def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
     finally:
         _running.counting = True
     assert counts is not None
-    counts.append(Nodes.since(start, (x,)))
+    counts.append((network, Nodes.since(start, (x,))))
     return output
 
 

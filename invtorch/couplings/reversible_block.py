@@ -37,9 +37,9 @@ class ReversibleBlock(VolumePreserving):
     reversible residual networks, and with attention as $f$, a feed-forward network as
     $g$ and `dim=-1` that of reversible transformers.
 
-    The inverse evaluates $g$ before $f$. If both draw random numbers, as dropout does,
-    a rebuilt state would have those of the other network, and the guard raises: set
-    `block.memory = "checkpoint"`.
+    The inverse evaluates $g$ before $f$. Where both draw random numbers, as dropout
+    does, each draws those of the forward pass again. If $f$ and $g$ are one module that
+    draws, the guard raises: set `block.memory = "checkpoint"`.
 
     Args:
         f: The network that shifts $x_1$. It takes $x_2$ and the context, and returns a

@@ -24,6 +24,7 @@ from invtorch import (
     InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
+    ReversibleBlock,
 )
 from tests.stacks import parameters
 from tests.strategies import network_seeds, weighed
@@ -102,7 +103,16 @@ class Own(InvertibleModule):
         return torch.cat([y2, y1 - self.network(y2, *context)], 1)
 
 
+def two_sided(kind: Kind, share: float, **options: object) -> ReversibleBlock:
+    f, g = (Branches(kind, 2, share) for _ in range(2))
+    return ReversibleBlock(f, g, **options)
+
+
 LAYERS = {
+    "two-sided": two_sided,
+    "two-sided by a mask": functools.partial(
+        two_sided, split=torch.tensor([True, False, False, True])
+    ),
     "additive": lambda kind, p: AdditiveCoupling(Branches(kind, 2, p)),
     "affine": lambda kind, p: AffineCoupling(Branches(kind, 4, p)),
     "orthogonal": lambda kind, p: OrthogonalCoupling(Branches(kind, 2, p), channels=4),

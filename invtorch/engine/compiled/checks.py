@@ -153,19 +153,6 @@ def _reason(part: nn.Module) -> str:
     return ""
 
 
-def check_same_arity(label: str, given: int, returned: int) -> None:
-    """Refuse a layer that changes the number of tensors of the state.
-
-    Raises:
-        RuntimeError: If it does.
-    """
-    if given != returned:
-        raise RuntimeError(
-            f"{label} made {returned} tensors of a state of {given}, which is not "
-            f"supported under torch.compile: call the container outside of it"
-        )
-
-
 # --- what is computed in the graph ----------------------------------------------------
 
 

@@ -12,10 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from invtorch import _torch
 from invtorch.composite import Step, elementary
-from invtorch.engine.checks import check_dtypes, check_no_gradient
+from invtorch.engine.checks import (
+    check_dtypes,
+    check_inverse_arity,
+    check_no_gradient,
+)
 from invtorch.engine.compiled.checks import (
     assert_finite,
     assert_rebuilt,
@@ -27,7 +32,6 @@ from invtorch.engine.compiled.checks import (
     check_deterministic,
     check_global_hooks,
     check_repeatable,
-    check_same_arity,
     computed_eps,
     mark,
     state_least_share,
@@ -82,12 +86,10 @@ def run(
         needed = tuple(table.tensors[i].requires_grad for i in places)
         names = tuple(part.named), tuple(tensors)
         calls.append(
-            TracedCall(
-                label, step, *names, places, needed, single, i == 0 or i in anchors
-            )
+            TracedCall(label, step, *names, places, needed, i == 0 or i in anchors)
         )
-    outputs = CompiledPass.apply(calls, guarded, start, *table.tensors)
-    return outputs[0] if single else outputs  # type: ignore[no-any-return]
+    output: State = CompiledPass.apply(calls, guarded, single, start, *table.tensors)
+    return output
 
 
 class CompiledPass(torch.autograd.Function):
@@ -101,15 +103,16 @@ class CompiledPass(torch.autograd.Function):
         ctx: Any,
         calls: list[TracedCall],
         guarded: bool,
+        single: bool,
         start: tuple[int, ...],
         *tensors: Any,
-    ) -> Tensors:
+    ) -> State:
         """Run the steps."""
         ctx.calls, ctx.guarded, ctx.start = calls, guarded, start
         state: Tensors = tuple(tensors[i] for i in start)
         anchors: Tensors = ()
         marks = [mark(list(state))] if guarded else []
-        ctx.counts = [_counts(state)]
+        ctx.counts, ctx.single = [_counts(state)], [single]
         for i, call in enumerate(calls):
             if call.anchor:  # a clone: Dynamo cannot save a view of another tensor
                 anchors += state if i == 0 else tuple(t.clone() for t in state)
@@ -117,9 +120,10 @@ class CompiledPass(torch.autograd.Function):
             given = tuple(map(_detached, state))
             before = _torch.traced_operations()
             with torch.enable_grad():
-                state = call.evaluate(given, read)
+                output = call.evaluate(_in_form(given, ctx.single[-1]), read)
+            state = _as_tuple(output)
+            ctx.single.append(isinstance(output, Tensor))
             check_deterministic(call.label, _torch.random_operation(before))
-            check_same_arity(call.label, len(given), len(state))
             check_dtypes(call.label, given, state)
             check_no_gradient(call.label, state)
             marks += [mark(list(state))] if guarded else []
@@ -127,15 +131,16 @@ class CompiledPass(torch.autograd.Function):
         marks = marks or [mark(list(state))]
         ctx.rows = [len(rows) for rows in marks]
         ctx.save_for_backward(*state, *anchors, torch.cat(marks), *tensors)
-        return state
+        return _in_form(state, ctx.single[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         """Invert and differentiate the steps, the last one first."""
-        arity = len(ctx.start)
-        kept = arity * (1 + sum(call.anchor for call in ctx.calls))
-        state = _after(grads, ctx.saved_tensors[:arity])
-        anchors, tensors = ctx.saved_tensors[arity:kept], ctx.saved_tensors[kept:]
+        arities = [len(counts) for counts in ctx.counts]
+        kept = [n for n, call in zip(arities, ctx.calls, strict=False) if call.anchor]
+        last, end = arities[-1], arities[-1] + sum(kept)
+        state = _after(grads, ctx.saved_tensors[:last])
+        anchors, tensors = ctx.saved_tensors[last:end], ctx.saved_tensors[end:]
         (table,), tensors = _after(grads, tensors[:1]), tensors[1:]
         marks = table.split(ctx.rows)
         assert_unchanged(mark(list(state)), marks[-1])
@@ -144,18 +149,26 @@ class CompiledPass(torch.autograd.Function):
         sums: list[Any] = [None] * len(tensors)
         eps = 0.0  # the coarsest eps since the last anchor
         for i, call in reversed(list(enumerate(ctx.calls))):
-            read, output = call.read(tensors), state
+            read, output, arity = call.read(tensors), state, arities[i]
+            before, after = ctx.single[i : i + 2]
             if call.anchor:
                 state, anchors = _after(grads, anchors[-arity:]), anchors[:-arity]
             else:
                 with torch.no_grad():
-                    state = call.back.evaluate(output, read)
+                    inverted = call.back.evaluate(_in_form(output, after), read)
+                state = _as_tuple(inverted)
+                check_inverse_arity(call.label, arity, len(state))
 
             def forward(
-                *inputs: Tensor, call: TracedCall = call, fixed: list[Any] = read
+                *inputs: Tensor,
+                call: TracedCall = call,
+                fixed: list[Any] = read,
+                arity: int = arity,
+                single: bool = before,
             ) -> Tensors:
+                given = _in_form(inputs[:arity], single)
                 replaced = call.replaced(fixed, inputs[arity:])
-                return call.again.evaluate(inputs[:arity], replaced)
+                return _as_tuple(call.again.evaluate(given, replaced))
 
             eps = max(eps, computed_eps(call.step.module, output))
             needed = call.choose(read)
@@ -167,7 +180,7 @@ class CompiledPass(torch.autograd.Function):
             grads = pulled[:arity]
             _add(sums, call.choose(call.places), pulled[arity:])
         _add(sums, ctx.start, grads)
-        return None, None, None, *sums
+        return None, None, None, None, *sums
 
 
 def _add(sums: list[Any], places: Sequence[int], values: Sequence[Any]) -> None:
@@ -186,7 +199,8 @@ class Marks(NamedTuple):
     Attributes:
         rows: The mark of each state.
         counts: The number of blocks of each tensor of each state.
-        sizes: The norms of these tensors, shape `(states, tensors)`.
+        sizes: The norms of these tensors, shape `(states, tensors)`, zero where a state
+            has fewer tensors than another.
         floors: The sizes by which blocks of zeros are judged, in the same shape.
     """
 
@@ -199,8 +213,11 @@ class Marks(NamedTuple):
     def of(cls, rows: Tensors, counts: list[list[int]]) -> Marks:
         """Return the marks with the sizes that follow from them."""
         pairs = zip(rows, counts, strict=True)
-        sizes = torch.stack([whole_norms(r[:, -1], count) for r, count in pairs])
-        return cls(rows, counts, sizes, floors_of(sizes))
+        norms = [whole_norms(r[:, -1], count) for r, count in pairs]
+        most = max(map(len, counts))
+        sizes = torch.stack([F.pad(one, (0, most - len(one))) for one in norms])
+        ragged = any(len(count) < most for count in counts)
+        return cls(rows, counts, sizes, floors_of(sizes, ragged))
 
     def scales(self, index: int) -> Tensor:
         """Return the size relative to which an error of each block is measured."""
@@ -210,7 +227,8 @@ class Marks(NamedTuple):
 
     def least(self, index: int) -> Tensor:
         """Return for each tensor of zeros the size that it is judged by, else zero."""
-        return torch.where(self.sizes[index] > 0, 0.0, self.floors[index])
+        least = torch.where(self.sizes[index] > 0, 0.0, self.floors[index])
+        return least[: len(self.counts[index])]
 
 
 def _assert_finite(calls: Sequence[TracedCall], guard: Marks | None) -> None:
@@ -272,7 +290,6 @@ class TracedCall(NamedTuple):
         places: The indices of its context, positional first, followed by those of
             `names`.
         needed: Which of these tensors need a gradient.
-        single: Whether the state is one tensor, not a tuple.
         anchor: Whether its input is kept.
         buffers: The names of tensors that are copied, because a replay may change them.
     """
@@ -283,7 +300,6 @@ class TracedCall(NamedTuple):
     names: tuple[str, ...]
     places: tuple[int, ...]
     needed: tuple[bool, ...]
-    single: bool
     anchor: bool
     buffers: frozenset[str] = frozenset()
 
@@ -301,7 +317,7 @@ class TracedCall(NamedTuple):
         pairs = zip(values, self.needed, strict=True)
         return [next(rest) if need else v for v, need in pairs]
 
-    def evaluate(self, state: Tensors, read: Sequence[Any]) -> Tensors:
+    def evaluate(self, state: State, read: Sequence[Any]) -> State:
         """Run the step with these tensors as context, parameters and buffers."""
         named = len(self.places) - len(self.names)
         args = named - len(self.keywords)
@@ -311,9 +327,8 @@ class TracedCall(NamedTuple):
         values = dict(zip(self.names, read[named:], strict=True))
         values |= {name: values[name].clone() for name in self.buffers}
         with _torch.exchange_tensors(self.step.module, values):
-            given = state[0] if self.single else state
-            output = context.call(self.step.function, given)
-        return _as_tuple(output)
+            output: State = context.call(self.step.function, state)
+        return output
 
     @property
     def again(self) -> TracedCall:
@@ -361,6 +376,10 @@ def _after(grads: Sequence[Tensor], state: Tensors) -> Tensors:
 def _detached(value: Any) -> Any:
     """Return a tensor without its graph, and anything else as it is."""
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def _in_form(state: Tensors, single: bool) -> State:
+    return state[0] if single else state
 
 
 def _as_tuple(state: Any) -> Tensors:

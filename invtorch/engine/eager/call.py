@@ -234,6 +234,7 @@ class Call:
             off,
             watch as self.returned_inside,
             self.nodes,
+            self.environment.of_conditioners(before),
         ):
             outputs = self._first(self.direction(self.module, given, context))
         changed = self.environment.after(before)

@@ -36,6 +36,7 @@ from invtorch.engine.restore.module_state import (
 from invtorch.engine.restore.random_numbers import (
     DRAWING,
     Drawn,
+    DrawsOfConditioners,
     Habits,
     InverseKept,
     StatesKeptIfDrawn,
@@ -47,6 +48,7 @@ from invtorch.engine.restore.random_numbers import (
     states_of,
 )
 from invtorch.precision import autocast_dtype
+from invtorch.recording import Conditioners
 
 
 class Before(NamedTuple):
@@ -109,6 +111,7 @@ class Environment:
         self.hooks = len(hooks)
         self.hooked_inside = any(hooks[len(_torch.HOOKS) :])
         self.computed: list[Slot] = []
+        self.conditioners: DrawsOfConditioners | None = None
 
     def before(self) -> Before:
         """Record what the next call may change."""
@@ -122,6 +125,14 @@ class Environment:
             slots(attributes.tensors()),
             attributes,
         )
+
+    def of_conditioners(self, before: Before) -> AbstractContextManager[None]:
+        """Return a context in which what each conditioner draws is noted."""
+        if not self.habits.may_draw:
+            return Conditioners(None)
+        sources = [source for source, _ in before.random]
+        self.conditioners = DrawsOfConditioners(sources)
+        return Conditioners(self.conditioners.noted)
 
     def after(self, before: Before) -> str | None:
         """Keep the random states, buffers and attributes that the call changed.
@@ -137,6 +148,8 @@ class Environment:
         others = (*come_back, *self.module_tensors.buffers)
         self.computed = [slot for slot in others if slot.tensor.requires_grad]
         self._learn(changes_of(before.random), before.lends)
+        if self.conditioners and not self.conditioners.matter:
+            self.conditioners = None
         return changed_in_place(come_back)
 
     @staticmethod
@@ -197,6 +210,8 @@ class Environment:
             yield StatesSet([*others, *certain], repeats=not inverse)
         if of_devices and not certain:  # another thread may have drawn
             yield StatesSetIfDrawn(of_devices, self.habits, repeats=not inverse)
+        elif self.conditioners:
+            yield Conditioners(self.conditioners.repeated)
 
     def _unmoved(
         self, known: set[torch.device]

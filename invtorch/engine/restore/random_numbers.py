@@ -199,6 +199,62 @@ class InverseKept(RandomStatesKept):
                 self.habits.draws = True
 
 
+class DrawsOfConditioners:
+    """The random states around each conditioner of a call.
+
+    A replay may evaluate conditioners in another order than the forward pass, as that
+    of a `ReversibleBlock` does. Each of them draws what it drew there.
+
+    Args:
+        sources: The generators.
+    """
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self.sources = [*sources]
+        self.drawn: dict[nn.Module, list[Drawn]] = {}
+        self.once = True
+
+    @contextmanager
+    def noted(self, network: nn.Module) -> Iterator[None]:
+        """Note what a conditioner draws in the forward pass."""
+        before = states_of(self.sources)
+        yield
+        self.once = self.once and network not in self.drawn
+        self.drawn[network] = changes_of(before)
+
+    @property
+    def matter(self) -> bool:
+        """Return whether several conditioners draw, each of them evaluated once."""
+        drawing = [any(one.moved for one in drawn) for drawn in self.drawn.values()]
+        return self.once and sum(drawing) > 1
+
+    @contextmanager
+    def repeated(self, network: nn.Module) -> Iterator[None]:
+        """Let a conditioner of a replay draw what it drew in the forward pass.
+
+        Where it is evaluated in another order, the generators are afterwards where they
+        were behind the last conditioner.
+
+        Raises:
+            RuntimeError: If it does not draw as many numbers then.
+        """
+        others = [
+            (one, last.after)
+            for one, last in zip(self.drawn.get(network, ()), self._last, strict=False)
+            if one.moved and not same_state(one.before, state_of(one.source))
+        ]
+        for one, _ in others:
+            set_state(one.source, one.before)
+        yield
+        for one, end in others:
+            check_repeated(one, state_of(one.source))
+            set_state(one.source, end)
+
+    @property
+    def _last(self) -> list[Drawn]:
+        return next(reversed(self.drawn.values()))
+
+
 class StatesSetIfDrawn(DispatchMode):
     """Context manager as `StatesSet`, for calls that may not have drawn at all.
 

@@ -1,6 +1,7 @@
 """What two processes do with one network; each returns gradients and their oracle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from invtorch import (
     ActNorm,
     AdditiveCoupling,
+    InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
 )
@@ -46,12 +48,12 @@ def data(rank: int, turn: int = 0) -> Tensor:
 
 
 def expected(
-    net: InvertibleSequential, turns: int = 1, world: int = 2
+    net: InvertibleSequential, turns: int = 1, world: int = 2, start: int = 0
 ) -> list[Tensor | None]:
     """Return the mean gradient over the ranks, by plain autograd in one process."""
     net.zero_grad()
     net.memory = "store"
-    for turn in range(turns):
+    for turn in range(start, turns):
         for rank in range(world):
             (weighed(net(data(rank, turn))) / world).backward()
     gradients = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
@@ -300,6 +302,96 @@ def statistics_of_all_ranks(rank: int, anchors: int) -> Outcome:
     return found, 2 * expected
 
 
+def normalized(anchors: int) -> InvertibleSequential:
+    """Return a network whose layers are initialized from the first batch."""
+    torch.manual_seed(0)
+    layers: list[InvertibleModule] = []
+    for i in range(DEPTH // 2):
+        coupling = AdditiveCoupling(Conditioner(2, 2), swap=i % 2 == 1)
+        layers += [ActNorm(4), InvertibleSequential(coupling) if i == 1 else coupling]
+    return InvertibleSequential(*layers, anchors=anchors).double()
+
+
+def initialized(anchors: int) -> InvertibleSequential:
+    """Return the network after the batches of all ranks, in one process."""
+    net = normalized(anchors)
+    with torch.no_grad(), alone():
+        net(torch.cat([data(rank) for rank in range(2)]))
+    return net
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute statistics of one process only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: False)
+        yield
+
+
+def assert_equal_on_both_ranks(tensors: list[Tensor]) -> None:
+    """Assert that the ranks have the same bits."""
+    for tensor in tensors:
+        both = [torch.empty_like(tensor) for _ in range(2)]
+        torch.distributed.all_gather(both, tensor.detach().contiguous())
+        assert torch.equal(*both)
+
+
+def initialize_under_ddp(rank: int, anchors: int) -> Outcome:
+    """Set the parameters from the batches of both ranks, then differentiate."""
+    single = initialized(anchors)
+    oracle = [p.detach() for p in single.parameters()] + expected(single)
+    net = normalized(anchors)
+    wrapped = DistributedDataParallel(net)
+    weighed(wrapped(data(rank))).backward()
+    values = [p.detach() for p in net.parameters()]
+    assert_equal_on_both_ranks(values)
+    return values + gradients(net), oracle
+
+
+def _normalized_and_sharded(anchors: int) -> InvertibleSequential:
+    net = normalized(anchors)
+    for layer in net:
+        fully_shard(layer, mesh=_mesh())
+    return fully_shard(net, mesh=_mesh())
+
+
+def initialize_when_sharded(rank: int, anchors: int) -> Outcome:
+    single = initialized(anchors)
+    oracle = [p.detach() for p in single.parameters()] + expected(single)
+    net = _normalized_and_sharded(anchors)
+    weighed(net(data(rank))).backward()
+    values = [p.detach().full_tensor() for p in net.parameters()]
+    assert_equal_on_both_ranks(values)
+    return values + _whole(net), oracle
+
+
+def resume_under_ddp(rank: int, anchors: int) -> Outcome:
+    """Continue on other batches, from which nothing is initialized."""
+    single = initialized(anchors)
+    values = [p.detach().clone() for p in single.parameters()]
+    oracle = values + expected(single, turns=2, start=1)
+    net = normalized(anchors)
+    net.load_state_dict(single.state_dict())
+    wrapped = DistributedDataParallel(net)
+    weighed(wrapped(data(rank, 1))).backward()
+    return [p.detach() for p in net.parameters()] + gradients(net), oracle
+
+
+def resume_when_sharded(rank: int, anchors: int) -> Outcome:
+    """The same, from the state dict of a sharded run."""
+    single = initialized(anchors)
+    values = [p.detach().clone() for p in single.parameters()]
+    oracle = values + expected(single, turns=2, start=1)
+    before = _normalized_and_sharded(anchors)
+    with torch.no_grad():
+        before(data(rank))
+    net = _normalized_and_sharded(anchors)
+    net.load_state_dict(before.state_dict())
+    weighed(net(data(rank, 1))).backward()
+    found = [p.detach().full_tensor() for p in net.parameters()]
+    return found + _whole(net), oracle
+
+
 GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -309,6 +401,10 @@ GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
         no_sync,
         a_guard_that_raises,
         statistics_of_all_ranks,
+        initialize_under_ddp,
+        initialize_when_sharded,
+        resume_under_ddp,
+        resume_when_sharded,
         shard_each_layer,
         shard_each_layer_with_a_shared_block,
         shard_the_container,

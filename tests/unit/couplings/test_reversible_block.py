@@ -1,0 +1,73 @@
+"""A reversible block evaluates its two networks in another order when it inverts."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from invtorch import AffineCoupling, InvertibleSequential, ReversibleBlock
+from tests.parts import Conditioner, known
+from tests.strategies import anchors, directions, memories, network_seeds, weighed
+from tests.tolerances import assert_all_equal
+
+SPLITS = [None, "checkerboard"]
+
+
+def sample() -> torch.Tensor:
+    return torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
+
+
+def gradients(net, x, direction: str = "forward", second: bool = False):
+    torch.manual_seed(1)
+    inputs = [x, *net.parameters()]
+    loss = weighed(getattr(net, direction)(x))
+    found = torch.autograd.grad(loss, inputs, create_graph=second)
+    if second:
+        total = sum(g.square().sum() for g in found)
+        found = torch.autograd.grad(total, inputs, materialize_grads=True)
+    return found, torch.rand(1)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@given(network_seeds, memories, anchors, directions, st.booleans(), st.booleans())
+def test_both_networks_may_draw(
+    split, seed, memory, anchors, direction, second, between
+) -> None:
+    torch.manual_seed(seed)
+    size = 4 if split else 2
+    layers = []
+    for i in range(4):
+        f, g = (Conditioner(size, size, 1, dropout=0.5) for _ in range(2))
+        layers.append(ReversibleBlock(f, g, split=split))
+        if between:
+            layers.append(AffineCoupling(Conditioner(2, 4, 1, dropout=0.2 * (i % 2))))
+    net, x = InvertibleSequential(*layers, anchors=anchors).double(), sample()
+    for _ in range(2):  # the first calls learn that the layers draw
+        net.memory = "store"
+        expected, after = gradients(net, x, direction, second)
+        net.memory = memory
+        found, after_replay = gradients(net, x, direction, second)
+        assert_all_equal(found, expected)
+        assert torch.equal(after, after_replay)
+
+
+def test_one_network_twice_is_right_or_raises() -> None:
+    network = Conditioner(2, 2, 1, dropout=0.5)
+    net = InvertibleSequential(*[ReversibleBlock(network, network)] * 2, anchors=0)
+    loss = weighed(net.double()(sample()))
+    with pytest.raises(RuntimeError, match=r"layer 1 .*ReversibleBlock"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("deeper", [0, 1])
+def test_networks_of_other_operations(split, deeper) -> None:
+    size = 4 if split else 2
+    networks = [known(size, size, 1), Conditioner(size, size, 1)]
+    networks[1 - deeper] = nn.Sequential(networks[1 - deeper], nn.Tanh(), nn.Tanh())
+    layers = [ReversibleBlock(*networks, split=split)] * 3
+    net, x = InvertibleSequential(*layers, anchors=0).double(), sample()
+    found, _ = gradients(net, x)
+    net.memory = "store"
+    assert_all_equal(found, gradients(net, x)[0])
