@@ -391,6 +391,20 @@ class TestCompilation:
         )
         assert [compiled(torch.ones(1)).item() for _ in range(2)] == [1, 1]
 
+    def test_sizes_are_constants(self) -> None:
+        found = []
+
+        def traced(x):
+            found.append(_torch.specialize_sizes())
+            return x * x.shape[0]
+
+        x = torch.ones(3)
+        compiled = torch.compile(traced, backend="eager", fullgraph=True, dynamic=True)
+        assert compiled(x).tolist() == [3, 3, 3]
+        assert compiled(torch.ones(2)).tolist() == [2, 2]
+        torch._dynamo.mark_dynamic(x, 0)
+        assert compiled(x).tolist() == [3, 3, 3]
+
     @pytest.mark.parametrize(
         ("function", "name"),
         [

@@ -28,6 +28,7 @@ from invtorch.engine.compiled.checks import (
     check_global_hooks,
     check_repeatable,
     check_same_arity,
+    check_sizes,
     computed_eps,
     mark,
     state_least_share,
@@ -86,6 +87,7 @@ def run(
                 label, step, *names, places, needed, single, i == 0 or i in anchors
             )
         )
+    check_sizes()
     outputs = CompiledPass.apply(calls, guarded, start, *table.tensors)
     return outputs[0] if single else outputs  # type: ignore[no-any-return]
 
