@@ -730,7 +730,7 @@ def _calls_a_graph(node: Node) -> bool:
 
 @constant_in_graphs
 def specialize_sizes() -> bool:
-    """Let Dynamo take the sizes of the inputs of its graph as constants.
+    """Let Dynamo take the sizes of all tensors that it has seen as constants.
 
     Without: `torch.compile(dynamic=False)`; an autograd function of a graph must not
     compute with sizes that may change.
@@ -738,15 +738,14 @@ def specialize_sizes() -> bool:
     Returns:
         Whether it did so; not if the caller marked a size as dynamic.
     """
-    fakes = [
-        t for t in _translator().output.tracked_fakes if isinstance(t.fake, Tensor)
-    ]
-    contexts = (t.symbolic_context for t in fakes)
-    constraints = [c for s in contexts for c in getattr(s, "constraint_sizes", ())]
-    if not all(c is None or getattr(c, "warn_only", False) for c in constraints):
-        return False
-    for tracked in fakes:
-        for size in tracked.fake.shape:
+    inputs = _translator().output.tracked_fakes
+    tensors = [one for one in inputs if isinstance(one.fake, Tensor)]
+    for one in tensors:
+        for limit in getattr(one.symbolic_context, "constraint_sizes", ()):
+            if limit is not None and not getattr(limit, "warn_only", False):
+                return False
+    for one in tensors:
+        for size in one.fake.shape:
             operator.index(size)
     return True
 

@@ -395,15 +395,18 @@ class TestCompilation:
         found = []
 
         def traced(x):
+            y = 2 * x
             found.append(_torch.specialize_sizes())
-            return x * x.shape[0]
+            return y * x.shape[0]
 
-        x = torch.ones(3)
-        compiled = torch.compile(traced, backend="eager", fullgraph=True, dynamic=True)
-        assert compiled(x).tolist() == [3, 3, 3]
-        assert compiled(torch.ones(2)).tolist() == [2, 2]
+        x, options = torch.ones(3), {"backend": "eager", "fullgraph": True}
+        compiled = torch.compile(traced, dynamic=True, **options)
+        assert compiled(x).tolist() == [6, 6, 6]
+        assert compiled(torch.ones(2)).tolist() == [4, 4]
+        torch._dynamo.reset()
         torch._dynamo.mark_dynamic(x, 0)
-        assert compiled(x).tolist() == [3, 3, 3]
+        assert compiled(x).tolist() == [6, 6, 6]
+        assert found == [True, True, False]
 
     @pytest.mark.parametrize(
         ("function", "name"),
