@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -96,6 +97,7 @@ __all__ = [
     "same_values",
     "saved_tensors_hooks_now",
     "set_function_modes",
+    "specialize_sizes",
     "start_recording_allocations",
     "submodules_of",
     "traced_as",
@@ -724,6 +726,28 @@ def _run_again(nodes: Sequence[Node], graphs: dict[str, Any]) -> None:
 def _calls_a_graph(node: Node) -> bool:
     """Return whether a node calls a graph, or switches a mode. Without: as above."""
     return any("example_value" not in n.meta for n in (node, *node.all_input_nodes))
+
+
+@constant_in_graphs
+def specialize_sizes() -> bool:
+    """Let Dynamo take the sizes of all tensors that it has seen as constants.
+
+    Without: `torch.compile(dynamic=False)`; an autograd function of a graph must not
+    compute with sizes that may change.
+
+    Returns:
+        Whether it did so; not if the caller marked a size as dynamic.
+    """
+    inputs = _translator().output.tracked_fakes
+    tensors = [one for one in inputs if isinstance(one.fake, Tensor)]
+    for one in tensors:
+        for limit in getattr(one.symbolic_context, "constraint_sizes", ()):
+            if limit is not None and not getattr(limit, "warn_only", False):
+                return False
+    for one in tensors:
+        for size in one.fake.shape:
+            operator.index(size)
+    return True
 
 
 def _translator() -> Any:

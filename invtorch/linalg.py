@@ -90,7 +90,8 @@ class Reflections(NamedTuple):
     def product(self) -> Tensor:
         """Return $U$."""
         with no_autocast(self.V):
-            identity = torch.eye(len(self.V), dtype=self.V.dtype, device=self.V.device)
+            channels = self.V.shape[0]
+            identity = torch.eye(channels, dtype=self.V.dtype, device=self.V.device)
             return identity - self.V @ self.W
 
     def gradient(self, left: Tensor, right: Tensor) -> Tensor:
@@ -222,10 +223,10 @@ def mix_channels(matrix: Tensor, x: Tensor, dim: int = 1) -> Tensor:
             return x @ matrix.T
         if dim not in (1, 1 - x.ndim):
             return (x.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
-        mixed = torch.bmm(matrix.expand(len(x), *matrix.shape), _flat(x))
+        mixed = torch.bmm(matrix.expand(x.shape[0], -1, -1), _flat(x))
     if x.ndim == 3:  # not a view of a tensor
         return mixed
-    return mixed.reshape(len(x), len(matrix), *x.shape[2:])
+    return mixed.reshape(x.shape[0], matrix.shape[0], *x.shape[2:])
 
 
 def correlate_channels(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
@@ -246,7 +247,7 @@ def correlate_channels(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
             rows, columns = (t.movedim(dim, -1).flatten(0, -2) for t in (a, b))
             return rows.T @ columns.conj()
         per_sample = torch.bmm(_flat(a), _flat(b).mH)
-        return per_sample[0] if len(per_sample) == 1 else per_sample.sum(0)
+        return per_sample[0] if a.shape[0] == 1 else per_sample.sum(0)
 
 
 def matrix_gradient(matrix: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:

@@ -40,7 +40,7 @@ class Convolution(NamedTuple):
             weight, x = saved.pop(), saved.pop()
             grads: tuple[Tensor, Tensor | None, Tensor | None]
             grads = aten.convolution_backward(
-                *(grad, x, weight, [len(weight)] if bias is not None else None),
+                *(grad, x, weight, [weight.shape[0]] if bias is not None else None),
                 *self._options,
                 [True, into.needs(*self.weight), bias is not None and into.needs(bias)],
             )

@@ -92,7 +92,7 @@ class SpreadPatches(nn.Module):
 
 def gather(weight: Tensor, bias: Tensor, patches: Tensor) -> Tensor:
     """Compute a coarse grid from the patches that `to_patches` returns."""
-    matrix = weight.flatten(1).expand(len(patches), -1, -1)
+    matrix = weight.flatten(1).expand(patches.shape[0], -1, -1)
     result = torch.baddbmm(bias[:, None], matrix, patches.flatten(2))
     return result.view(*result.shape[:2], *patches.shape[2:])
 
@@ -100,7 +100,7 @@ def gather(weight: Tensor, bias: Tensor, patches: Tensor) -> Tensor:
 def spread(weight: Tensor, h: Tensor) -> Tensor:
     """Compute the patches that `from_patches` takes, from a coarse grid."""
     # `matmul` would copy `h` to transpose it if a gradient is needed
-    matrix = weight.flatten(1).mT.expand(len(h), -1, -1)
+    matrix = weight.flatten(1).mT.expand(h.shape[0], -1, -1)
     result = torch.bmm(matrix, h.flatten(2))
     return result.view(*result.shape[:2], *h.shape[2:])
 
@@ -118,7 +118,7 @@ def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
     last = 2 + 2 * len(patch)
     order = (0, 1, *range(3, last, 2), *range(2, last, 2))
     split = x.reshape(*x.shape[:2], *pairs).permute(order)
-    return split.reshape(len(x), x.shape[1] * math.prod(patch), *coarse)
+    return split.reshape(x.shape[0], x.shape[1] * math.prod(patch), *coarse)
 
 
 def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
@@ -126,7 +126,7 @@ def from_patches(patches: Tensor, patch: Sequence[int]) -> Tensor:
     if math.prod(patch) == 1:
         return patches
     dims, channels = len(patch), patches.shape[1] // math.prod(patch)
-    split = patches.reshape(len(patches), channels, *patch, *patches.shape[2:])
+    split = patches.reshape(patches.shape[0], channels, *patch, *patches.shape[2:])
     axes = chain.from_iterable((2 + dims + i, 2 + i) for i in range(dims))
     fine = [n * s for n, s in zip(patches.shape[2:], patch, strict=True)]
     result: Tensor = split.permute(0, 1, *axes).reshape(*split.shape[:2], *fine)

@@ -61,11 +61,13 @@ class Narrow(NamedTuple):
 
     def kept(self, state: Tensor) -> Tensor:
         """Return the part that conditions."""
-        return state.tensor_split((self.place,), self.dim)[self.swap]
+        first, second = state.tensor_split((self.place,), self.dim)
+        return second if self.swap else first
 
     def moved(self, state: Tensor) -> Tensor:
         """Return the part that changes."""
-        return state.tensor_split((self.place,), self.dim)[not self.swap]
+        first, second = state.tensor_split((self.place,), self.dim)
+        return first if self.swap else second
 
     def joined(self, kept: Tensor, moved: Tensor) -> Tensor:
         """Concatenate both parts."""

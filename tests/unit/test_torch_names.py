@@ -391,6 +391,23 @@ class TestCompilation:
         )
         assert [compiled(torch.ones(1)).item() for _ in range(2)] == [1, 1]
 
+    def test_sizes_are_constants(self) -> None:
+        found = []
+
+        def traced(x):
+            y = 2 * x
+            found.append(_torch.specialize_sizes())
+            return y * x.shape[0]
+
+        x, options = torch.ones(3), {"backend": "eager", "fullgraph": True}
+        compiled = torch.compile(traced, dynamic=True, **options)
+        assert compiled(x).tolist() == [6, 6, 6]
+        assert compiled(torch.ones(2)).tolist() == [4, 4]
+        torch._dynamo.reset()
+        torch._dynamo.mark_dynamic(x, 0)
+        assert compiled(x).tolist() == [6, 6, 6]
+        assert found == [True, True, False]
+
     @pytest.mark.parametrize(
         ("function", "name"),
         [

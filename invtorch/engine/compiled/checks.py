@@ -66,6 +66,19 @@ def check_arguments(state: Sequence[Tensor], context: Context) -> None:
         )
 
 
+def check_sizes() -> None:
+    """Make a graph for these sizes of the inputs, and refuse others that are dynamic.
+
+    Raises:
+        RuntimeError: If the caller marked a size as dynamic.
+    """
+    if not _torch.specialize_sizes():
+        raise RuntimeError(
+            "a size marked by mark_dynamic is not supported under torch.compile, which "
+            "makes a graph for each size of a container: use maybe_mark_dynamic"
+        )
+
+
 def check_global_hooks() -> None:
     """Refuse hooks of all modules.
 

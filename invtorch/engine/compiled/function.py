@@ -32,6 +32,7 @@ from invtorch.engine.compiled.checks import (
     check_deterministic,
     check_global_hooks,
     check_repeatable,
+    check_sizes,
     computed_eps,
     mark,
     state_least_share,
@@ -88,6 +89,7 @@ def run(
         calls.append(
             TracedCall(label, step, *names, places, needed, i == 0 or i in anchors)
         )
+    check_sizes()
     output: State = CompiledPass.apply(calls, guarded, single, start, *table.tensors)
     return output
 

@@ -93,8 +93,8 @@ def _norms(tensor: Tensor, blocks: Blocks) -> Tensor:
     norms: Tensor
     if x.device.type == "cpu":
         norms = torch.linalg.vector_norm(x, dim=(1, 3), dtype=_exact(x)).flatten()
-        least, most = SQUARES
-        if least < float(norms.min()) and float(norms.max()) < most:
+        (least, most), values = SQUARES, norms.tolist()
+        if all(least < value < most for value in values):
             return norms
     norms = torch.linalg.vector_norm(x, dim=(1, 3), dtype=torch.float64)
     return norms.flatten().to(_exact(x))

@@ -109,6 +109,7 @@ class Guard:
         self.labels: list[str] = []
         self.eps: list[float] = []
         self.parts: list[tuple[Blocks, ...]] = []
+        self.rows: list[int] = []  # the number of blocks of each state
         self.marks: list[Tensor] = []
         self.compared: dict[int, list[tuple[int, int, Tensor]]] = {}
         self.dtype = torch.float32
@@ -169,7 +170,9 @@ class Guard:
 
     def _mark(self, state: Tensors) -> None:
         plain = _plain(state)
-        self.parts.append(tuple(map(blocks_of, plain)))
+        parts = tuple(map(blocks_of, plain))
+        self.parts.append(parts)
+        self.rows.append(sum(blocks.number for blocks in parts))
         with unseen_by_modes():
             self.marks.append(_kept(mark(plain)))
 
@@ -183,10 +186,10 @@ class Guard:
         """
         first = rows = 0
         for place, state in enumerate(states):
-            rows += len(self.marks[state])
+            rows += self.rows[state]
             if rows > self.most and place > first:
                 yield range(first, place)
-                first, rows = place, len(self.marks[state])
+                first, rows = place, self.rows[state]
         yield range(first, len(states))
 
     def _sizes(self, marks: Sequence[Tensor]) -> Tensor:
@@ -225,7 +228,7 @@ class Guard:
         errors: list[tuple[float, int, float]] = []
         for some in self._few(indices):
             chosen = [indices[i] for i in some]
-            sizes = [len(marks[i]) for i in chosen]
+            sizes = [self.rows[i] for i in chosen]
             before = torch.cat([marks[i] for i in chosen])
             norms, now = before[:, -1].double(), torch.cat([rebuilt[i] for i in some])
             distances = distance(now, before[:, :-1]).double()
@@ -264,7 +267,7 @@ class Guard:
         floor = torch.cat([floors[i] for i in states])
         floor = floor[owners(self._counts(states), CPU)]
         parts = [blocks for i in states for blocks in self.parts[i]]
-        of_blocks = share[owners([len(self.marks[i]) for i in states], CPU)]
+        of_blocks = share[owners([self.rows[i] for i in states], CPU)]
         least = of_blocks * sizes_of_samples(norms, parts)
         return torch.maximum(torch.where(norms > 0, norms, floor), least)
 

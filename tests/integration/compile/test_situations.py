@@ -370,6 +370,82 @@ def test_options(name) -> None:
     assert_right_or_refused(chain(*layers, **options), refusal)
 
 
+# --- sizes that change ----------------------------------------------------------------
+
+SIZES = ((2, 4, 4, 3), (2, 4, 5, 3), (3, 4, 6, 6))
+
+
+def changing(function, mark):
+    """Return output and gradients of passes over inputs of several sizes."""
+    results = []
+    for size in SIZES:
+        torch.manual_seed(sum(size))
+        x = torch.randn(size, dtype=torch.float64, requires_grad=True)
+        mark(x)
+        y = function(x)
+        results += [y.detach(), *torch.autograd.grad(weighed(y), x)]
+    return results
+
+
+def marked(mark):
+    return lambda x: [mark(x, dim) for dim in (0, 2, 3)]
+
+
+DYNAMIC = {
+    "a second size": ({}, lambda x: None),
+    "dynamic=True": ({"dynamic": True}, lambda x: None),
+    "dynamic=False": ({"dynamic": False}, lambda x: None),
+    "maybe_mark_dynamic": ({}, marked(torch._dynamo.maybe_mark_dynamic)),
+}
+
+
+def resized():
+    """Return a container after a network whose sizes are expressions of its own."""
+    before = nn.Conv2d(4, 4, 3, stride=2, padding=1).double()
+    layers = additive(), OrthogonalCoupling(Conditioner(2, 2), channels=4)
+    return nn.Sequential(before, chain(*layers))
+
+
+@pytest.mark.parametrize("name", sorted(DYNAMIC))
+def test_sizes_that_change(name) -> None:
+    options, mark = DYNAMIC[name]
+    net = resized()
+    expected = changing(net, lambda x: None)
+    assert_all_equal(changing(compiled(net, **options), mark), expected)
+
+
+def test_a_size_marked_as_dynamic_is_refused() -> None:
+    net, mark = chain(additive()), marked(torch._dynamo.mark_dynamic)
+    with pytest.raises(Unsupported, match="a size marked by mark_dynamic is not supp"):
+        changing(compiled(net, "eager"), mark)
+    torch._dynamo.reset()
+    function = compiled(net, "eager", fullgraph=False)
+    assert_all_equal(changing(function, mark), changing(net, lambda x: None))
+
+
+# --- compiled autograd ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_compiled_autograd(inside) -> None:
+    """A container is a part of its graph, or, outside of a graph, is replayed."""
+    net = chain(additive(), OrthogonalCoupling(Conditioner(2, 2), channels=4))
+    net.guard = "raise" if inside else "warn"  # which a graph does not support
+    x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+    tensors = [x, *parameters(net)]
+    weighed(net(x)).backward()
+    expected = [t.grad for t in tensors]
+    for t in tensors:
+        t.grad = None
+
+    def step():
+        weighed(net(x)).backward()
+
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        compiled(step, "eager", fullgraph=False)()
+    assert_all_equal([t.grad for t in tensors], expected)
+
+
 # --- graph breaks ---------------------------------------------------------------------
 
 
