@@ -115,12 +115,16 @@ def main(steps=250, glow_steps=4, count=64, path="conditional_glow.png"):
     average = halves(train)[1].float().mean(0) / LEVELS
     guesses = {"mean": samples.mean(1), "average face": average, "mirror": known + 0.5}
     print(f"{bits:.2f} bits per pixel on {len(test)} new faces")
-    for name, guess in guesses.items():
-        error = (guess - right).square().mean().sqrt().item()
+    errors = {
+        name: (guess - right).square().mean().sqrt().item()
+        for name, guess in guesses.items()
+    }
+    for name, error in errors.items():
         print(f"root mean square error of the {name}: {error:.3f}")
     inside = (samples.mean(1) - right).abs() < 2 * samples.std(1)
     print(f"{inside.float().mean():.0%} of pixels within two standard deviations")
     draw(known[:5], right[:5], samples[:5], path)
+    return bits, errors, samples
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 LEVELS, TEST = 17, 297
-DEPTHS = (2, 4, 8, 16, 32)  # steps per level
 TEMPERATURES = (0.0, 0.7, 1.0)
 
 
@@ -47,10 +46,10 @@ def peak(flow, x):
     return measure_memory(step).peak / 1e6
 
 
-def peaks(x):
+def peaks(x, depths):
     """Return the peaks by depth of inversion, and of plain autograd."""
     return {
-        memory: [peak(digit_flow(steps, memory=memory), x) for steps in DEPTHS]
+        memory: {steps: peak(digit_flow(steps, memory=memory), x) for steps in depths}
         for memory in ("invert", "store")
     }
 
@@ -74,27 +73,27 @@ def draw(flow, memory, path):
         axis.imshow(tiles.reshape(8 * rows, -1).numpy(), cmap="gray_r", vmin=0)
         axis.set(title=f"samples, temperature {temperature}", xticks=[], yticks=[])
     for name, values in memory.items():
-        layers = [2 * 3 * steps for steps in DEPTHS]
-        axes[3].plot(layers, values, marker="o", label=f"memory={name!r}")
+        layers = [2 * 3 * steps for steps in values]
+        axes[3].plot(layers, values.values(), marker="o", label=f"memory={name!r}")
     axes[3].set(xlabel="layers", ylabel="peak of a step (MB)", ylim=(0, None))
     axes[3].legend(fontsize=8)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
-def main(steps=300, glow_steps=4, batch=64, path="glow_digits.png"):
+def main(steps=300, glow_steps=4, depths=(2, 4, 8, 16, 32), path="glow_digits.png"):
     """Train, print bits per dimension and memory, and save a picture."""
     torch.manual_seed(0)
     train, test = digits()
-    memory = peaks(train[:32])
+    memory = peaks(train[:32], depths)
     for name, values in memory.items():
-        shown = ", ".join(f"{value:.1f}" for value in values)
-        print(f"memory={name!r}: {shown} MB with {DEPTHS} steps per level")
+        shown = ", ".join(f"{value:.1f}" for value in values.values())
+        print(f"memory={name!r}: {shown} MB with {depths} steps per level")
     flow = digit_flow(glow_steps)
     optimizer = torch.optim.Adam(flow.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        loss = flow.bits_per_dim(train[torch.randint(len(train), (batch,))]).mean()
+        loss = flow.bits_per_dim(train[torch.randint(len(train), (64,))]).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)
@@ -110,6 +109,7 @@ def main(steps=300, glow_steps=4, batch=64, path="glow_digits.png"):
     for name, bits in found.items():
         print(f"{name}: {bits:.2f} bits per dimension")
     draw(flow, memory, path)
+    return found, memory
 
 
 if __name__ == "__main__":

@@ -89,31 +89,36 @@ def segment(image, labels, deviation, size, steps):
     gray = x[0, 0].numpy()
     levels = threshold_multiotsu(gray, int(labels.max()) + 1)
     simple = torch.from_numpy(np.digitize(gray, levels))
+    overlaps = dice(simple, labels), dice(found, labels)
     name = f"{labels.ndim}-D, {tuple(labels.shape)}"
-    print(f"{name}: Dice {dice(found, labels):.3f}, thresholds of the noisy image "
-          f"{dice(simple, labels):.3f}")  # fmt: skip
-    return gray, *(t.numpy() for t in (labels, simple, found))
+    print(f"{name}: Dice of thresholds {overlaps[0]:.3f}, U-Net {overlaps[1]:.3f}")
+    return overlaps, (gray, *(t.numpy() for t in (labels, simple, found)))
 
 
-def memory(dims, size):
-    """Print the peak of a step by strategy and number of blocks."""
+def memory(dims, size, depths):
+    """Print and return the peak of a step by strategy and number of blocks."""
     x = torch.randn(1, 1, *(size,) * dims)
-    for strategy in ("invert", "store"):
-        peaks = []
-        for blocks in (2, 8):
+    peaks = {"invert": {}, "store": {}}
+    for strategy, found in peaks.items():
+        for blocks in depths:
             net = segmenter(dims, 2, blocks, memory=strategy)
             step = lambda net=net: net(x).square().sum().backward()  # noqa: E731
             step()  # gradients are allocated
-            peaks.append(f"{measure_memory(step).peak / 1e6:.1f} MB")
-        print(f"{dims}-D, memory={strategy!r}: {', '.join(peaks)} with 2, 8 blocks")
+            found[blocks] = measure_memory(step).peak
+        shown = ", ".join(f"{peak / 1e6:.1f} MB" for peak in found.values())
+        print(f"{dims}-D, memory={strategy!r}: {shown} with {depths} blocks")
+    return peaks
 
 
-def main(steps=120, path="unet_segmentation.png"):
+def main(steps=120, sizes=(64, 21), depths=(2, 8), path="unet_segmentation.png"):
     """Train both networks, print their overlaps and memory, and save a picture."""
     torch.manual_seed(0)
-    memory(2, 48)
-    memory(3, 17)
-    rows = segment(*coins(), 0.2, 64, steps), segment(*head(), 0.15, 21, steps)
+    peaks = [memory(dims, size, depths) for dims, size in ((2, 48), (3, 17))]
+    overlaps, rows = zip(
+        segment(*coins(), 0.2, sizes[0], steps),
+        segment(*head(), 0.15, sizes[1], steps),
+        strict=True,
+    )
     names = "noisy image", "labels", "thresholds", "invertible U-Net"
     figure, axes = plt.subplots(2, 4, figsize=(8, 5.4), layout="constrained")
     for line, row in zip(axes, rows, strict=True):
@@ -123,6 +128,7 @@ def main(steps=120, path="unet_segmentation.png"):
             axis.set(title=name, xticks=[], yticks=[])
     figure.savefig(path, dpi=60)
     plt.close(figure)
+    return overlaps, peaks
 
 
 if __name__ == "__main__":
