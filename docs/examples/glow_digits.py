@@ -12,6 +12,7 @@ import matplotlib
 import torch
 from sklearn.datasets import load_digits
 
+from invtorch import InvertibleSequential, Logit
 from invtorch.flows import Dequantize, Flow, StandardNormal
 from invtorch.nets import Glow
 from invtorch.planning import measure_memory
@@ -29,11 +30,12 @@ def digits():
     return images[:-TEST], images[-TEST:]
 
 
-def digit_flow(steps, hidden=32, **options):
-    """Return a Glow of two levels, as a density of whole numbers."""
-    glow = Glow(1, levels=2, steps=steps, hidden=hidden, **options)
+def digit_flow(steps, hidden=48, **options):
+    """Return a Glow of two levels behind a logit, as a density of whole numbers."""
+    glow = Glow(1, levels=2, steps=steps, hidden=hidden)
     base = StandardNormal(glow.latent_shapes((8, 8)))
-    return Flow(glow, base, dequantize=Dequantize(LEVELS))
+    net = InvertibleSequential(Logit(0.02), glow, **options)
+    return Flow(net, base, dequantize=Dequantize(LEVELS))
 
 
 def peak(flow, x):
@@ -81,7 +83,7 @@ def draw(flow, memory, path):
     plt.close(figure)
 
 
-def main(steps=300, glow_steps=4, depths=(2, 4, 8, 16, 32), path="glow_digits.png"):
+def main(steps=900, glow_steps=4, depths=(2, 4, 8, 16, 32), path="glow_digits.png"):
     """Train, print bits per dimension and memory, and save a picture."""
     torch.manual_seed(0)
     train, test = digits()

@@ -175,7 +175,7 @@ def test_it_shows_its_layout() -> None:
         "  level 0: 6 channels, 1 + 1 blocks, 2 downsampled, 4 skip",
         "  level 1: 8 channels, 2 + 2 blocks, 4 downsampled, 4 skip",
         "  level 2: 16 channels, 3 + 3 blocks",
-        "  (layers): InvertibleSequential(22 layers, 3,720 parameters, "
+        "  (layers): InvertibleSequential(20 layers, 3,420 parameters, "
         "memory='invert', anchors=8, guard='raise'",
     ]
 
