@@ -20,6 +20,8 @@ from invtorch import (
     WithoutContext,
 )
 from invtorch._checks import check_count
+from invtorch.containers.sequential import MemoryArgument
+from invtorch.engine import GuardPolicy
 from invtorch.nets.set_aside import SetAside, on_first
 
 RESAMPLING = ("orthogonal", "haar", "pixel_unshuffle")
@@ -102,9 +104,9 @@ class InvertibleUNet(Composite):
         stride: int | Sequence[int] = 2,
         dims: int = 2,
         resampling: str = "orthogonal",
-        memory: str = "invert",
+        memory: MemoryArgument = "invert",
         anchors: int | Sequence[int] | str = 8,
-        guard: str | None = "raise",
+        guard: GuardPolicy | None = "raise",
     ) -> None:
         super().__init__()
         self.stride = _strides(stride, dims)
