@@ -295,7 +295,9 @@ def unet(channels: int, dims: int) -> InvertibleModule:
 def unet_of_couplings(channels: int, dims: int) -> InvertibleModule:
     def block(channels: int) -> InvertibleModule:
         half = channels // 2
-        return AffineCoupling(Averaging(half, 2 * (channels - half), dims), bound=1.5)
+        conditioner = Averaging(half, 2 * (channels - half), dims)
+        turned = Permute(channels, "reverse")
+        return InvertibleSequential(AffineCoupling(conditioner, bound=1.5), turned)
 
     stride = [1] * (dims - 1) + [2]
     options = {"resampling": "haar", "stride": stride, "dims": dims}

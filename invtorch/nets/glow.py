@@ -136,7 +136,8 @@ class Glow(Composite):
                 members += on_first(level, *inner)
             else:
                 aside = SetAside((c // 2, c // 2), stride=(1,) * dims)
-                members += on_first(level, *inner, _split_prior(c, make))
+                prior = _coupling(c, make, PRIOR_BOUND)
+                members += on_first(level, *inner, prior)
                 members += [aside, OnPart(PixelUnshuffle(stride), 0)]
         self.layers = InvertibleSequential(
             *members, memory=memory, anchors=anchors, guard=guard
@@ -213,12 +214,9 @@ class GlowStep(Composite):
         self, channels: int, conditioner: Callable[[int, int], nn.Module], bound: float
     ) -> None:
         super().__init__()
-        half = channels // 2
         self.norm = ActNorm(channels)
         self.mix = LU1x1(channels)
-        self.coupling = AffineCoupling(
-            conditioner(half, 2 * (channels - half)), bound=bound
-        )
+        self.coupling = _coupling(channels, conditioner, bound)
 
     def chain(self) -> Sequence[Step]:
         """Normalize, mix, couple."""
@@ -296,8 +294,13 @@ class GlowConditioner(nn.Module):
         return F.interpolate(context.to(x.dtype), x.shape[2:], mode="area")
 
 
-def _split_prior(
-    channels: int, conditioner: Callable[[int, int], nn.Module]
+def _coupling(
+    channels: int, conditioner: Callable[[int, int], nn.Module], bound: float
 ) -> InvertibleModule:
-    """Return the layer that standardizes the second half of the channels."""
-    return AffineCoupling(conditioner(channels // 2, channels), bound=PRIOR_BOUND)
+    """Return a coupling of the first half of the channels, rounded down, and the rest.
+
+    In front of a split it is the split prior: it standardizes the half that leaves.
+    """
+    sizes = channels // 2, channels - channels // 2
+    network = conditioner(sizes[0], 2 * sizes[1])
+    return AffineCoupling(network, split=sizes, bound=bound)

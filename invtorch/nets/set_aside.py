@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtorch import InvertibleModule, InvertibleSequential, OnPart, VolumePreserving
+from invtorch.module import rearranged
 
 State: TypeAlias = Tensor | tuple[Tensor, ...]
 
@@ -52,6 +53,8 @@ class SetAside(VolumePreserving):
         super().__init__()
         self.sizes = sizes
         self.stride = tuple(stride)
+
+    unchanged = rearranged
 
     def forward(self, x: State, *_: Any) -> tuple[Tensor, ...]:
         """Split the first tensor."""
