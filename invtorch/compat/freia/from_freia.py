@@ -80,6 +80,7 @@ class FromFreia(InvertibleModule):
         self.module = module
         self.conditions = conditions
         self._name = type(module).__name__
+        self._takes_conditions = "c" in conventions.arguments(module)
         self._container = conventions.has_inner(module)
         self._writes = any(named(module, conventions.WRITES_INPUT))
         self._wrong_reverse = any(named(module, conventions.WRONG_REVERSE))
@@ -161,7 +162,7 @@ class FromFreia(InvertibleModule):
         dims = shapes_of(getattr(self.module, "dims_c", None) or [])
         indices = getattr(self.module, "conditions", [])  # of SequenceINN
         count = 1 + max((i for i in indices if i is not None), default=-1)
-        if "c" not in conventions.arguments(self.module) or not (dims or count):
+        if not self._takes_conditions or not (dims or count):
             return {}
         chosen = [*context]
         if self.conditions is not None:
