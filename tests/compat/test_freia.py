@@ -25,6 +25,7 @@ from invtorch.testing import (
     assert_memory_flat,
     assert_right_or_raises,
 )
+from tests.compilation import compiled
 from tests.parts import Conditioner
 from tests.tolerances import assert_equal
 
@@ -149,6 +150,23 @@ def test_conditions_are_chosen_from_the_context() -> None:
     y = ((x * scale + shift) * scale + b.mean(1, keepdim=True)) * scale
     assert_equal(net(x, a, b), y)
     assert_equal(net.inverse(y, a, b), x)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a")
+@pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method. is deprecated")
+def test_compiled_gradients_are_those_of_plain_autograd() -> None:
+    layers = [FromFreia(Scaling([(4,)], [(5,)])) for _ in range(3)]
+    net = InvertibleSequential(*layers, anchors=0)
+    x, c = vectors().requires_grad_(), vectors(3, 5)
+    inputs = [x, *net.parameters()]
+    found = torch.autograd.grad(compiled(net)(x, c).square().sum(), inputs)
+    net.memory = "store"
+    expected = torch.autograd.grad(net(x, c).square().sum(), inputs)
+    for a, b in zip(found, expected, strict=True):
+        assert_equal(a, b)
 
 
 def image_scaling(dims=((2, 4, 4),)) -> Scaling:

@@ -77,6 +77,19 @@ def arguments(module: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(module.forward).parameters)
 
 
+def condition_count(module: nn.Module) -> int:
+    """Return how many conditions a module takes.
+
+    `SequenceINN` has no `dims_c`, but a list with the index of each module's condition.
+    """
+    if "c" not in arguments(module):
+        return 0
+    indices: Any = getattr(module, "conditions", ())
+    listed = indices if isinstance(indices, (list, tuple)) else ()
+    highest = max((i for i in listed if isinstance(i, int)), default=-1)
+    return max(len(shapes_of(getattr(module, "dims_c", None) or ())), highest + 1)
+
+
 def check_conventions(module: nn.Module) -> None:
     """Refuse a module that does not follow the conventions.
 

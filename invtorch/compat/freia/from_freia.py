@@ -80,6 +80,8 @@ class FromFreia(InvertibleModule):
         self.module = module
         self.conditions = conditions
         self._name = type(module).__name__
+        self._dims_c = shapes_of(getattr(module, "dims_c", None) or [])
+        self._condition_count = conventions.condition_count(module)
         self._container = conventions.has_inner(module)
         self._writes = any(named(module, conventions.WRITES_INPUT))
         self._wrong_reverse = any(named(module, conventions.WRONG_REVERSE))
@@ -158,18 +160,16 @@ class FromFreia(InvertibleModule):
         Raises:
             ValueError: If their number or shapes are not those of the module.
         """
-        dims = shapes_of(getattr(self.module, "dims_c", None) or [])
-        indices = getattr(self.module, "conditions", [])  # of SequenceINN
-        count = 1 + max((i for i in indices if i is not None), default=-1)
-        if "c" not in conventions.arguments(self.module) or not (dims or count):
+        dims, count = self._dims_c, self._condition_count
+        if not count:
             return {}
         chosen = [*context]
         if self.conditions is not None:
             chosen = [context[i] for i in self.conditions if i < len(context)]
-        if len(chosen) != max(len(dims), count):
+        if len(chosen) != count:
             raise ValueError(
-                f"{self._name} has {max(len(dims), count)} conditions, but gets "
-                f"{len(chosen)} of the context: choose with `conditions=`"
+                f"{self._name} has {count} conditions, but gets {len(chosen)} of the "
+                f"context: choose with `conditions=`"
             )
         if dims:
             given = shapes_without_batch(chosen)
