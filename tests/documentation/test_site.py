@@ -14,11 +14,9 @@ DOCS = ROOT / "docs"
 COLUMNS = 88  # of code, which fit beside both sidebars at 1280 pixels
 WIDTHS = 1280, 390
 SCHEMES = "light", "dark"
-PAGES = (
-    "index benchmarks budget engine mri reference trust development/add_a_layer "
-    "development/architecture mri_data"
-).split()
-WORDS = "checkpoint memcnn memory anchor".split()
+PAGES = ["index", "benchmarks", "budget", "engine", "mri", "reference", "trust"]
+PAGES += ["development/add_a_layer", "development/architecture", "mri_data"]
+WORDS = ["checkpoint", "memcnn", "memory", "anchor"]
 
 spec = importlib.util.spec_from_file_location(
     "browser", Path(__file__).with_name("browser.py")
