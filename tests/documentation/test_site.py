@@ -29,7 +29,7 @@ WORDS = {  # and a page that a search must find
     "memcnn": "howto/from_memcnn",
     "checkpoint": "howto/from_checkpoint",
     "anchor": "start/glossary",
-    "glow": "reference/mixing",
+    "glow": "reference/nets",
 }
 
 spec = importlib.util.spec_from_file_location(
