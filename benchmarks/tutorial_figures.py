@@ -20,7 +20,9 @@ STEPS = 600
 def names_of(page: str, steps: int) -> dict[str, Any]:
     """Run the code of a page, with another number of training steps."""
     text = (TUTORIALS / f"{page}.md").read_text()
-    code = "".join(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    code = "".join(
+        re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    )
     found: dict[str, Any] = {}
     exec(re.sub(r"steps=\d+\):$", f"steps={steps}):", code, flags=re.MULTILINE), found)
     return found
@@ -38,7 +40,9 @@ def moons() -> None:
         axes[0].set_title("data")
         for axis, (name, model) in zip(axes[1:], found["models"].items(), strict=True):
             density = model.log_prob(grid).exp().view(len(line), -1)
-            axis.pcolormesh(line, line, density, cmap="Greens", vmax=0.6, rasterized=True)
+            axis.pcolormesh(
+                line, line, density, cmap="Greens", vmax=0.6, rasterized=True
+            )
             axis.scatter(*model.sample(300).T, s=2, color="#b3261e", lw=0)
             nats = found["nats"](model, found["test"])
             axis.set_title(f"{name} couplings, {nats:.2f} nats")

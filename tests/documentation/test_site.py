@@ -68,7 +68,9 @@ def anchors_of(page: Path) -> set[str]:
 def test_links_to_headings_lead_somewhere() -> None:
     found = 0
     for page in DOCS.rglob("*.md"):
-        links = re.findall(r"\]\((?!http)([^)#\s]*)#([^)]+)\)", without_code(text_of(page)))
+        links = re.findall(
+            r"\]\((?!http)([^)#\s]*)#([^)]+)\)", without_code(text_of(page))
+        )
         for file, anchor in links:
             target = (page.parent / file).resolve() if file else page
             assert anchor in anchors_of(target), f"{page.name}: {file}#{anchor}"
