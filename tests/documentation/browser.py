@@ -23,6 +23,17 @@ FLAGS = (
 PATIENCE = 120  # seconds until a browser that does not answer is given up
 
 
+def errors(method: str, details: dict[str, Any]) -> list[str]:
+    """Return what an event says if it is an error of the page."""
+    if method == "Runtime.exceptionThrown":
+        return [str(details["exceptionDetails"])]
+    if method == "Runtime.consoleAPICalled" and details["type"] == "error":
+        return [str(details["args"])]
+    if method == "Log.entryAdded" and details["entry"]["level"] == "error":
+        return [str(details["entry"])]
+    return []
+
+
 class Browser:
     """One page of a browser.
 
@@ -67,15 +78,8 @@ class Browser:
             self.buffer += part
         text, self.buffer = self.buffer.split(b"\0", 1)
         found: dict[str, Any] = json.loads(text)
-        method, details = found.get("method"), found.get("params", {})
-        if method == "Page.loadEventFired":
-            self.loaded = True
-        if method == "Runtime.exceptionThrown":
-            self.errors.append(str(details["exceptionDetails"]))
-        if method == "Runtime.consoleAPICalled" and details["type"] == "error":
-            self.errors.append(str(details["args"]))
-        if method == "Log.entryAdded" and details["entry"]["level"] == "error":
-            self.errors.append(str(details["entry"]))
+        self.loaded |= found.get("method") == "Page.loadEventFired"
+        self.errors += errors(found.get("method", ""), found.get("params", {}))
         return found
 
     def visit(self, page: Path, width: int, scheme: str, query: str = "") -> None:

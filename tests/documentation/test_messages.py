@@ -1,6 +1,7 @@
 """Messages of errors and warnings are short."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,3 +58,21 @@ def test_messages_are_short() -> None:
     longer = {(path, name) for path, name, text in found if len(text) > LIMIT}
     assert len(found) > 60
     assert {name for _, name in longer} == set(LONGER), longer
+
+
+def test_troubleshooting_quotes_messages() -> None:
+    root = Path(invtorch.__file__).parent
+    text = " ".join(
+        static(node)
+        for path in sorted(root.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr | ast.Constant)
+    )
+    page = (root.parent / "docs/troubleshooting.md").read_text()
+    tables = page.split("## It works, but")[0]
+    rows = re.findall(r"^\| ([^|]+) \|", tables, re.MULTILINE)
+    quoted = [
+        row for row in rows if not row.startswith(("the message contains", "---"))
+    ]
+    assert len(quoted) > 20
+    assert not [row for row in quoted if row.lower() not in text.lower()]

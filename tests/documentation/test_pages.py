@@ -57,11 +57,23 @@ def test_there_are_commands_and_links_lead_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def test_the_reference_lists_its_entries() -> None:
+    pages = (ROOT / "docs/reference").glob("*.md")
+    entries = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE)
+    }
+    listed = (ROOT / "docs/reference.md").read_text()
+    assert entries == {*re.findall(r"\(reference/(\w+\.md)#([\w.]+)\)", listed)}
+
+
 @pytest.mark.parametrize(
     "package",
     [invtorch, invtorch.convert, invtorch.flows, invtorch.nets, invtorch.testing],
     ids=lambda p: p.__name__,
 )
 def test_the_reference_has_every_public_name(package) -> None:
-    entries = (ROOT / "docs/reference.md").read_text().split()
+    pages = [*(ROOT / "docs/reference").glob("*.md")]
+    entries = " ".join(page.read_text() for page in pages).split()
     assert {f"{package.__name__}.{name}" for name in package.__all__} <= {*entries}
