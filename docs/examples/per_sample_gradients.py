@@ -95,9 +95,11 @@ def squared_norms(net, batch):
     kinds = nn.Conv2d, nn.Linear
     layers = [module for module in net.modules() if isinstance(module, kinds)]
     hooks = [layer.register_forward_hook(watch) for layer in layers]
-    yield norms
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield norms
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def with_hooks(net, x, labels):

@@ -131,6 +131,7 @@ def draw(accuracy, memory, picture):
         left.plot(epochs, percent, style[1:], color=color, label=label)
         depths, peaks = memory[name].keys(), [b / 1e6 for b in memory[name].values()]
         right.plot(depths, peaks, style, color=color, label=name)
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epoch", ylabel="accuracy on test digits (%)", ylim=(60, 101))
     right.set(xlabel="blocks", ylabel="activations of a training step (MB)")
     right.set_ylim(bottom=0)
