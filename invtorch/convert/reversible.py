@@ -434,6 +434,7 @@ def reversible(
     * `"two_stream"`: two copies of the state shift each other,
       $y_1 = x_1 + f(x_2)$ and $y_2 = x_2 + g(y_1)$, and the result is their mean.
       $f$ and $g$ are consecutive blocks, or what `split` returns for each block.
+      With dropout in training, use `"momentum"`: see `ReversibleBlock`.
     * `"checkpoint"`: every block is evaluated again in the backward pass. The function
       does not change, but one state is kept for each block.
 

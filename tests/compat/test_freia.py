@@ -144,6 +144,7 @@ def test_conditions_are_chosen_from_the_context() -> None:
     whole = FromFreia(Scaling([(4,)], [(5,), (2,)]))
     second = FromFreia(Scaling([(4,)], [(2,)]), conditions=(1,))
     without = FromFreia(Scaling([(4,)]))
+    assert "conditions=(1,)" in repr(second)
     net = InvertibleSequential(whole, second, without)
     shift = (a.mean(1) + b.mean(1)).unsqueeze(1)
     scale = math.exp(0.3)

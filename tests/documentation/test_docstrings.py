@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import invtorch
+import invtorch.compat.freia
 import invtorch.flows
 import invtorch.nets
 import invtorch.testing
@@ -32,7 +33,13 @@ def test_examples_of_a_module(name) -> None:
     assert results.failed == 0
 
 
-PACKAGES = invtorch, invtorch.nets, invtorch.flows, invtorch.testing
+PACKAGES = (
+    invtorch,
+    invtorch.compat.freia,
+    invtorch.nets,
+    invtorch.flows,
+    invtorch.testing,
+)
 PUBLIC = [(package, name) for package in PACKAGES for name in package.__all__]
 
 

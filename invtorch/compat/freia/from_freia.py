@@ -107,6 +107,10 @@ class FromFreia(InvertibleModule):
         """Call the module in reverse, with its log-determinant."""
         return self._with_log_det(y, context, rev=True)
 
+    def extra_repr(self) -> str:
+        """Show which tensors of the context are conditions, if not all."""
+        return "" if self.conditions is None else f"conditions={self.conditions}"
+
     def _with_log_det(
         self, state: Any, context: tuple[Any, ...], rev: bool
     ) -> tuple[Any, Tensor]:
