@@ -32,6 +32,10 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith(COMMAND)]
 
 
+# of PyTorch and Lightning themselves
+@pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated")
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=str)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page, tmp_path, monkeypatch
