@@ -12,6 +12,8 @@ EMPTY_VENV := .venv-empty
 GOLDEN ?= nflows==0.14 normflows==1.7.3 FrEIA==0.2 zuko==1.6.0
 GOLDEN_VENV := .venv-golden
 GOLDEN_STAMP := $(GOLDEN_VENV)/.stamp
+EXAMPLES ?= 400
+TESTS ?=
 PEERS ?= memcnn==1.5.2 revlib==1.7.2 nflows==0.14 normflows==1.7.3
 PEERS_STAMP := $(VENV)/.peers
 STEADY := KINETO_LOG_LEVEL=99 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000
@@ -58,8 +60,8 @@ quick: $(STAMP) ## run the laws, unit and main integration tests on few drawn ex
 	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
 	-m "not slow" tests/laws tests/unit tests/integration
 
-thorough: $(STAMP) ## run the tests with many more drawn examples
-	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+thorough: $(STAMP) ## run TESTS with EXAMPLES drawn examples for each law, and count them
+	EXAMPLES=$(EXAMPLES) HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 oldest: ## run the library's tests with the oldest PyTorch that is supported (OLDEST=torch==2.11.0)
 	test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)

@@ -1,10 +1,13 @@
 """Hypothesis profiles, the device, and the fixtures that tests share.
 
-`make test DEVICE=cuda` lets the tests make their tensors on a GPU.
+`make test DEVICE=cuda` lets the tests make their tensors on a GPU. `make thorough`
+draws `EXAMPLES` examples for each law, and prints how many each has run.
 """
 
 import gc
 import os
+import re
+from collections import Counter
 
 import pytest
 import torch
@@ -23,9 +26,36 @@ settings.register_profile("quick", max_examples=3, **COMMON)
 settings.register_profile("dev", max_examples=10, **COMMON)
 # One commit gets one verdict; the other profiles draw new examples in every run.
 settings.register_profile("ci", max_examples=CI_EXAMPLES, derandomize=True, **COMMON)
-settings.register_profile("thorough", max_examples=400, **COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "400"))
+settings.register_profile("thorough", max_examples=EXAMPLES, **COMMON)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
+settings.load_profile(PROFILE)
 devices.begin()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add to a report how many examples of a law have passed."""
+    report = yield
+    drawn = getattr(item, "hypothesis_statistics", "")
+    if call.when == "call" and drawn:
+        passed = sum(map(int, re.findall(r"(\d+) passing", drawn)))
+        report.user_properties.append(("examples", passed))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many examples each law has run, over all of its parameters."""
+    counts = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "examples" and report.when == "call":
+                counts[report.nodeid.partition("[")[0]] += value
+    if PROFILE == "thorough" and counts:
+        terminalreporter.section("examples of each law")
+        for law, count in sorted(counts.items()):
+            terminalreporter.line(f"{count:7} {law}")
+        terminalreporter.line(f"{counts.total():7} in all")
 
 
 @pytest.fixture
