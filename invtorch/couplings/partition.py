@@ -61,11 +61,11 @@ class Narrow(NamedTuple):
 
     def kept(self, state: Tensor) -> Tensor:
         """Return the part that conditions."""
-        return state.tensor_split((self.place,), self.dim)[self.swap]
+        return state.tensor_split((self.place,), self.dim)[int(self.swap)]
 
     def moved(self, state: Tensor) -> Tensor:
         """Return the part that changes."""
-        return state.tensor_split((self.place,), self.dim)[not self.swap]
+        return state.tensor_split((self.place,), self.dim)[int(not self.swap)]
 
     def joined(self, kept: Tensor, moved: Tensor) -> Tensor:
         """Concatenate both parts."""
