@@ -102,10 +102,11 @@ package: ## build wheel and sdist, check them, use the wheel in an empty environ
 	$(EMPTY_VENV)/bin/python -m pip install --quiet "$(TORCH)" dist/*.whl
 	$(BUILD_VENV)/bin/python tests/installed_package.py $(EMPTY_VENV)/bin/python dist
 
-bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, budgets, drift, flows and converted models; results in benchmarks/results/
+bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, layers, budgets, drift, flows and converted models; results in benchmarks/results/
 	$(STEADY) $(BIN)/python -m benchmarks.memory
 	$(STEADY) $(BIN)/python -m benchmarks.time
 	$(STEADY) $(BIN)/python -m benchmarks.overhead
+	$(STEADY) $(BIN)/python -m benchmarks.layers
 	$(STEADY) $(BIN)/python -m benchmarks.budget
 	$(STEADY) $(BIN)/python -m benchmarks.depth
 	$(STEADY) $(BIN)/python -m benchmarks.flows

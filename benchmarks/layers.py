@@ -39,7 +39,8 @@ from invtorch import (
 from invtorch.planning import measure_memory
 
 State = Tensor | tuple[Tensor, ...]
-CHANNELS, SIZE, HIDDEN = 64, 64, 64
+CHANNELS, HIDDEN = 64, 64
+SIZES = {"time": 64, "memory": 32}  # of images
 BINS = 8
 LAYERS, TURNS = 16, 5  # of the times
 DEPTHS = (8, 50, 200)  # of the memory
@@ -72,36 +73,37 @@ class Case(NamedTuple):
 
     Attributes:
         layers: Returns as many layers as its argument says.
-        state: Draws a state.
+        state: Draws a state with images of a size.
         context: Draws the context, if there is one.
     """
 
     layers: Callable[[int], Iterable[InvertibleModule]]
-    state: Callable[[], State]
-    context: Callable[[], tuple[Tensor, ...]] = tuple
+    state: Callable[[int], State]
+    context: Callable[[int], tuple[Tensor, ...]] = lambda _: ()
 
-    def network(self, depth: int) -> InvertibleSequential:
+    def network(self, depth: int, size: int) -> InvertibleSequential:
         """Return a network, with gradients to add to, that has seen a batch."""
         net = InvertibleSequential(*self.layers(depth))
         with torch.no_grad():
-            net(self.state(), *self.context())
+            net(self.state(size), *self.context(size))
         clear(net)
         return net
 
 
-def image(channels: int = CHANNELS) -> Tensor:
+def image(size: int, channels: int = CHANNELS) -> Tensor:
     """Draw one image."""
-    return torch.randn(1, channels, SIZE, SIZE)
+    return torch.randn(1, channels, size, size)
 
 
-def vectors() -> Tensor:
+def vectors(_: int) -> Tensor:
     """Draw vectors."""
     return torch.randn(256, 16)
 
 
-def pair() -> tuple[Tensor, Tensor]:
+def pair(size: int) -> tuple[Tensor, Tensor]:
     """Draw a state of two tensors."""
-    return image(CHANNELS // 2), torch.zeros(1, CHANNELS // 2, SIZE, SIZE)
+    x = image(size, CHANNELS // 2)
+    return x, torch.zeros_like(x)
 
 
 def turns(
@@ -200,11 +202,11 @@ CASES: dict[str, Case] = {
     "OrthogonalCoupling": Case(alike(orthogonal), image),
     "ReversibleBlock": Case(alike(reversible), image),
     "ConditionalAffine": Case(
-        alike(conditional), image, lambda: (torch.randn(1, 4, SIZE, SIZE),)
+        alike(conditional), image, lambda size: (image(size, 4),)
     ),
     "LeapfrogStep": Case(alike(leapfrog), pair),
     "Glow: ActNorm, LU1x1, AffineCoupling": Case(glow, image),
-    "RevNet: 3 stages, 16 to 256 channels": Case(revnet, partial(image, 16)),
+    "RevNet: 3 stages, 16 to 256 channels": Case(revnet, partial(image, channels=16)),
     "momentum network: MomentumStep": Case(alike(momentum), pair),
     "spline flow on vectors: LU1x1, SplineCoupling": Case(splines, vectors),
 }
@@ -251,10 +253,10 @@ def step(run: Callable[..., State], x: State, context: tuple[Tensor, ...]) -> No
     torch.stack([t.square().mean() for t in outputs]).sum().backward()
 
 
-def steps(case: Case, depth: int) -> dict[str, Callable[[], None]]:
+def steps(case: Case, depth: int, size: int) -> dict[str, Callable[[], None]]:
     """Return a training step of each contender, on one network."""
     torch.manual_seed(0)
-    net, x, context = case.network(depth), case.state(), case.context()
+    net, x, context = case.network(depth, size), case.state(size), case.context(size)
     return {
         name: partial(step, partial(run, net), x, context)
         for name, run in CONTENDERS.items()
@@ -266,12 +268,13 @@ def steps(case: Case, depth: int) -> dict[str, Callable[[], None]]:
 
 def memory_of(name: str, case: Case) -> list[dict[str, Any]]:
     """Count the peak bytes of a step of each contender at several depths."""
-    x = case.state()
+    size = SIZES["memory"]
+    x = case.state(size)
     state = sum(t.nbytes for t in x) if isinstance(x, tuple) else x.nbytes
     rows = []
     for contender in (REFERENCE, "checkpoint every layer", DEFAULT):
         for depth in DEPTHS if contender == DEFAULT else FEW:
-            action = steps(case, depth)[contender]
+            action = steps(case, depth, size)[contender]
             peak = measure_memory(action).peak
             row = {"measure": "memory", "case": name, "contender": contender}
             row |= {"depth": depth, "bytes": peak, "states": peak / state}
@@ -285,7 +288,7 @@ def memory_of(name: str, case: Case) -> list[dict[str, Any]]:
 
 def times_of(name: str, case: Case) -> list[dict[str, Any]]:
     """Time the steps of all contenders in turn."""
-    times = measure(steps(case, LAYERS), TURNS)
+    times = measure(steps(case, LAYERS, SIZES["time"]), TURNS)
     reference = statistics.median(times[REFERENCE])
     rows = []
     for contender, values in times.items():
@@ -314,7 +317,8 @@ def main() -> None:
         for name, case in CASES.items():
             rows += MEASURES[measure_name](name, case)
     settings = {
-        "images": [1, CHANNELS, SIZE, SIZE],
+        "channels": CHANNELS,
+        "images": SIZES,
         "conditioner": f"two 3x3 convolutions, {HIDDEN} hidden channels, and a ReLU",
         "bins": BINS,
         "dtype": "float32",
