@@ -4,9 +4,11 @@
 
 A network that fills in one image has to guess. A flow gives the density of all of them:
 the mean of its samples is the best estimate, and their spread says where it is unsure.
-The faces are 100 of 25 x 25 pixels from the package scikit-image; 90 train, mirrored
-too, which is few: read the picture as a demonstration. It needs `matplotlib` too, and
-some minutes on two cores.
+The faces are 100 of 25 x 25 pixels from the package scikit-image. 90 train, mirrored
+and in other light, which is few. Over ten new faces, the root mean square error of the
+mean is 0.18, of the average face 0.17, of the mirrored half 0.21: the spread shows that
+what is far from the known half is not known. It needs `matplotlib` too, and two minutes
+of one core. The picture is docs/images/conditional_glow.png.
 """
 
 import matplotlib
@@ -51,21 +53,20 @@ def lit(images):
 class ConditionalFlow(nn.Module):
     """A network that looks at the known half, and the flow of the other one."""
 
-    def __init__(self, steps, hidden=24):
+    def __init__(self, steps, hidden=32):
         super().__init__()
         self.features = nn.Sequential(
             *(nn.Conv2d(1, hidden, 5, padding=2), nn.SiLU()),
-            *(nn.Conv2d(hidden, hidden, 5, padding=2), nn.SiLU(), nn.Dropout(0.3)),
-            nn.Conv2d(hidden, CHANNELS - 2, 5, padding=2),
+            *(nn.Conv2d(hidden, hidden, 5, padding=2), nn.SiLU(), nn.Dropout(0.2)),
+            nn.Conv2d(hidden, CHANNELS - 1, 5, padding=2),
         )
         glow = Glow(1, levels=2, steps=steps, hidden=hidden, context_channels=CHANNELS)
         base = StandardNormal(glow.latent_shapes((SIZE, SIZE // 2)))
         self.flow = Flow(glow, base, dequantize=Dequantize(LEVELS))
 
     def context(self, known):
-        """Return the known half, its mean, and what the network found in it."""
-        mean = known.mean((2, 3), keepdim=True).expand_as(known)
-        return torch.cat([known, mean, self.features(known)], 1)
+        """Return the known half and what the network found in it."""
+        return torch.cat([known, self.features(known)], 1)
 
     def bits_per_dim(self, known, x):
         """Return the bits per pixel of the unknown half, one number per face."""
@@ -102,7 +103,7 @@ def draw(known, right, samples, path):
     plt.close(figure)
 
 
-def main(steps=250, glow_steps=4, count=64, path="conditional_glow.png"):
+def main(steps=700, glow_steps=4, count=64, path="conditional_glow.png"):
     """Train, compare the posterior mean with simpler guesses, and save a picture."""
     torch.manual_seed(0)
     train, test = faces()
