@@ -19,7 +19,7 @@ from torch import nn
 
 from invtorch.nets import InvertibleUNet
 from invtorch.planning import measure_memory
-from mri_example.data import embedded_anatomy
+from mri_example.data.anatomy import embedded_anatomy
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
