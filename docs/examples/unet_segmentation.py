@@ -3,9 +3,10 @@
     python docs/examples/unet_segmentation.py
 
 The labels are thresholds of the clean image; the network sees it with noise. One part
-of the image trains, another part tests, of odd sizes. The coins are from the package
-scikit-image, the head is embedded in `mri_example`. It needs `matplotlib` too, and some
-minutes on two cores.
+of the image trains, another part tests, of odd sizes: the overlap (Dice) is 0.97 in 2-D
+and 0.82 in 3-D, that of thresholds of the noisy image 0.75 and 0.58. The coins are from
+the package scikit-image, the head is embedded in `mri_example`. It needs `matplotlib`
+too, and a minute of one core. The picture is docs/images/unet_segmentation.png.
 """
 
 import matplotlib
@@ -18,7 +19,7 @@ from torch import nn
 
 from invtorch.nets import InvertibleUNet
 from invtorch.planning import measure_memory
-from mri_example.data import embedded_anatomy
+from mri_example.data.anatomy import embedded_anatomy
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

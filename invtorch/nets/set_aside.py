@@ -137,12 +137,10 @@ def on_first(level: int, *modules: InvertibleModule) -> list[InvertibleModule]:
 
     Examples:
         >>> from invtorch.nets.set_aside import on_first
-        >>> on_first(1, Permute(2), Permute(2))
-        [OnPart(index=0
-          (module): InvertibleSequential(2 layers
-            (0-1): 2 x Permute(channels=2, dim=1)
-          )
-        )]
+        >>> (layer,) = on_first(1, Permute(2, "reverse"), Permute(2, "reverse"))
+        >>> x = torch.randn(3, 2), torch.randn(3, 4)
+        >>> all(map(torch.equal, layer(x), x))
+        True
     """
     if level == 0:
         return [*modules]
