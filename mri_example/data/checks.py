@@ -19,6 +19,7 @@ from scipy import fft
 
 from mri_example.data.files import KSpaceFile
 from mri_example.errors import InputError
+from mri_example.progress import shown
 
 LOG = logging.getLogger(__name__)
 OnFailure: TypeAlias = Callable[[Path, InputError], None]
@@ -70,7 +71,7 @@ def checked(
         usable: Raises `InputError` for a file that cannot be used, whatever it says.
     """
     files, doubts = [], []
-    for path in paths:
+    for path in shown([*paths], "check", "volume"):
         try:
             file = KSpaceFile.inspect(path)
             found = _doubts(file)

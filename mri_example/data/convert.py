@@ -20,6 +20,7 @@ from mri_example.data.header import Header
 from mri_example.errors import InputError
 from mri_example.masks import center_width
 from mri_example.paths import distinct, files_of
+from mri_example.progress import shown
 from mri_example.transforms import magnitudes
 
 LOG = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ def _kspace(data: h5py.Dataset, header: Header) -> tuple[NDArray[Any], NDArray[A
     slices, columns = _slices(heads), _columns(heads, header)
     kspace = np.zeros((max(slices) + 1, coils, *header.encoded[:2]), np.complex64)
     times, norms = np.zeros((2, len(kspace), kspace.shape[-1]), np.float32)
-    for index, z, column in zip(indices, slices, columns, strict=True):
+    places = [*zip(indices, slices, columns, strict=True)]
+    for index, z, column in shown(places, "convert", "line"):
         try:
             line = Acquisitions(data)[int(index)].data[:, samples]
         except (ValueError, OSError) as error:

@@ -25,6 +25,7 @@ from mri_example.data.anatomy import Volume, embedded_anatomy
 from mri_example.data.files import KSpaceFile, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
+from mri_example.progress import shown
 from mri_example.transforms import fftc, magnitudes
 
 LOG = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ class Simulation:
         if self.coils > 1:
             maps = torch.from_numpy(coil_maps(self.coils, shape, rng)).movedim(0, 1)
             images = images.unsqueeze(1) * maps
-        return np.stack([self._measured(image, rng) for image in images])
+        slices = shown(images.unbind(), f"simulate {name}", "slice")
+        return np.stack([self._measured(image, rng) for image in slices])
 
     def write(self, path: Path, volume: Volume, patient: str) -> None:
         """Simulate a volume and write its file; the stem of the path is its name.
