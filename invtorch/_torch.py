@@ -245,13 +245,14 @@ def nodes_created() -> int:
 
 
 def frames_compiled() -> int:
-    """Return how many frames `torch.compile` has compiled so far in this process.
+    """Return how often `torch.compile` has compiled a frame so far in this process.
 
-    To compile a frame creates nodes, which are not those of the call. Without: `0`, and
-    no comparison of the nodes of layers that contain something compiled.
+    To compile a frame, anew for other inputs too, creates nodes, which are not those of
+    the call. Without: `0`, and no comparison of the nodes of layers that contain
+    something compiled.
     """
-    module = sys.modules.get("torch._dynamo.convert_frame")
-    return 0 if module is None else int(module.FRAME_COUNTER)
+    module = sys.modules.get("torch._dynamo.utils")
+    return 0 if module is None else int(module.counters["frames"]["total"])
 
 
 def is_functorch_active() -> bool:

@@ -459,6 +459,15 @@ def test_nodes_and_compiled_frames_are_counted() -> None:
     assert _torch.frames_compiled() == frames >= 0
 
 
+def test_a_frame_that_is_compiled_anew_counts_again(fresh_dynamo) -> None:
+    compiled = torch.compile(torch.sin, backend="eager", dynamic=False)
+    counts = []
+    for size in (2, 3, 3):
+        compiled(torch.ones(size))
+        counts.append(_torch.frames_compiled())
+    assert counts[0] < counts[1] == counts[2]
+
+
 def test_where_a_thread_waits_for_a_backward_pass() -> None:
     seen = []
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from invtorch import (
@@ -11,6 +13,7 @@ from invtorch import (
     InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
+    ReversibleBlock,
     WithoutContext,
     precision,
 )
@@ -226,6 +229,49 @@ def test_compiled_conditioners(anchors) -> None:
         runs.clear()
         assert_all_equal(gradients(direction), reference)
         assert len(runs) == 2 * len(own)
+
+
+COMPILED = {  # how a user compiles a network inside of a layer
+    "wrapped": lambda m: torch.compile(m, backend="aot_eager"),
+    "in place": lambda m: m.compile(backend="aot_eager") or m,
+    "its function": lambda m: Calling(torch.compile(m.forward, backend="aot_eager"), m),
+}
+
+
+class Calling(nn.Module):
+    """Call a function, with the parameters of a module."""
+
+    def __init__(self, function, module):
+        super().__init__()
+        self.function, self.module = function, module
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@settings(max_examples=6)
+@given(
+    st.lists(st.sampled_from(sorted(COMPILED)), min_size=1, max_size=3),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_pass_that_compiles_a_network_is_right_too(names, sizes, seed) -> None:
+    """Also where another size compiles it anew."""
+    torch._dynamo.reset()
+    torch.manual_seed(seed)
+
+    layers = [
+        ReversibleBlock(COMPILED[n](Conditioner(2, 2)), Conditioner(2, 2))
+        for n in names
+    ]
+    net = InvertibleSequential(*layers, anchors=0).double()
+    for size in sizes:
+        x = torch.randn(size, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+        inputs = [x, *parameters(net)]
+        net.memory = "invert"  # first, so that it is the pass that compiles
+        found = torch.autograd.grad(weighed(net(x)), inputs)
+        net.memory = "store"
+        assert_all_equal(found, torch.autograd.grad(weighed(net(x)), inputs))
 
 
 @pytest.mark.parametrize("memory", ["invert", "store"])
