@@ -81,7 +81,7 @@ class Strategy(NamedTuple):
         layers: The number of layers of a pass.
         state_dtype: The dtype in which the state is kept, if not that of the input.
         planner: Chooses a strategy for each layer, if `memory` is `"auto"`.
-        observer: Observes the pass, if it is not compiled.
+        observer: Observes the pass, unless it is compiled or its state has no values.
     """
 
     memory: str
@@ -161,7 +161,7 @@ def _is_transformed() -> bool:
 
 def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
     recorder = strategy.recorder(chain, state, context)
-    observer = strategy.observer
+    observer = strategy.observer if _has_values(state) else None
     with Recording(observer.observe(recorder, state) if observer else recorder):
         result = chain(state, context)
     recorder.end()
