@@ -1,5 +1,8 @@
 """A stack deeper than its anchors, and its comparison with plain autograd."""
 
+import contextlib
+import threading
+
 import torch
 from torch import nn
 from torch.autograd import grad
@@ -102,3 +105,18 @@ def both(net, function):
 
 def parameters(net):
     return list(net.parameters())
+
+
+@contextlib.contextmanager
+def another_thread(lives: bool = True):
+    """Let another thread live, which waits: the engine cannot know that it does."""
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    if lives:
+        thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        if lives:
+            thread.join()

@@ -11,7 +11,7 @@ from torch import nn
 from invtorch._checks import check_initialized
 from invtorch._repr import parameter_count
 from invtorch.composite import Composite, Pass, Step
-from invtorch.containers.unchanged import FirstPass
+from invtorch.containers.unchanged import CALLED, FirstPass
 from invtorch.engine import (
     GUARDS,
     Anchors,
@@ -95,8 +95,6 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
 
         Putzky and Welling, *Invert to learn to invert*, 2019. arXiv:1911.10914
     """
-
-    _called = False
 
     def __init__(
         self,
@@ -194,11 +192,12 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
             self.state_dtype,
             self._automatic if self._planning else None,
         )
-        if self._called or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self in CALLED:
             return run(strategy, chain, state, context)
         first = FirstPass()
         result = run(strategy._replace(observer=first), chain, state, context)
-        self._called = bool(first.calls) or is_recording()
+        if first.calls or is_recording():
+            CALLED.add(self)
         first.warn()
         return result
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch.module import InvertibleModule
 from invtorch.recording import Context, Direction, Recorder, State
@@ -73,6 +74,11 @@ class LayerCall(NamedTuple):
         if method is None:
             return self.output.filled(None)
         return self.output.filled(method(masks[0] if single else masks, self.direction))
+
+
+# Containers that had their first pass. An attribute of theirs would be restored where a
+# layer that contains one is evaluated again.
+CALLED: WeakSet[nn.Module] = WeakSet()
 
 
 class FirstPass:

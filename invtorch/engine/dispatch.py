@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch import _torch
 from invtorch.composite import Pass, PassWithLogDet
@@ -161,7 +161,7 @@ def _is_transformed() -> bool:
 
 def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
     recorder = strategy.recorder(chain, state, context)
-    observer = strategy.observer if _has_values(state) else None
+    observer = strategy.observer if _is_plain(state) else None
     with Recording(observer.observe(recorder, state) if observer else recorder):
         result = chain(state, context)
     recorder.end()
@@ -250,6 +250,14 @@ def _cast_back(output: Any, given: tuple[Tensor, ...]) -> Any:
 def _has_values(state: Any) -> bool:
     """Return whether a state has values to compare; fake and meta tensors have none."""
     return all(isinstance(t, Tensor) and _torch.has_values(t) for t in _tensors(state))
+
+
+def _is_plain(state: Any) -> bool:
+    """Return whether a state is of tensors with values, none of them of a subclass."""
+    return all(
+        type(t) in (Tensor, nn.Parameter) and t.device.type != "meta"
+        for t in _tensors(state)
+    )
 
 
 def _tensors(state: Any) -> tuple[Any, ...]:

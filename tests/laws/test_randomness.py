@@ -26,7 +26,7 @@ from invtorch import (
     OrthogonalCoupling,
     ReversibleBlock,
 )
-from tests.stacks import parameters
+from tests.stacks import another_thread, parameters
 from tests.strategies import network_seeds, weighed
 from tests.tolerances import assert_all_equal
 
@@ -181,8 +181,8 @@ def present(gradients: tuple) -> list[Tensor]:
     return [g for g in gradients if g is not None]
 
 
-@given(st.data(), names, network_seeds, st.booleans())
-def test_a_layer_that_begins_to_draw(data, names, seed, train) -> None:
+@given(st.data(), names, network_seeds, st.booleans(), st.booleans())
+def test_a_layer_that_begins_to_draw(data, names, seed, train, threads) -> None:
     """Gradients are right or an error is raised, and the next step is right again."""
     drawn = [data.draw(st.sampled_from(sorted(KINDS))) for _ in names]
     net = network(names, [KINDS[k] for k in drawn], 0.0, anchors=0).train(not train)
@@ -197,7 +197,7 @@ def test_a_layer_that_begins_to_draw(data, names, seed, train) -> None:
         expected, _ = step(net, x, seed, 1)
         net.memory = "invert"
         allowed = suppress(RuntimeError) if may_raise and not i else nullcontext()
-        with allowed:
+        with allowed, another_thread(threads):
             found, _ = step(net, x, seed, 1)
             assert_all_equal(present(found), present(expected))
             assert [g is None for g in found] == [g is None for g in expected]

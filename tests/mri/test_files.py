@@ -227,7 +227,7 @@ def test_a_file_without_reconstruction_is_named(path):
         read_reconstruction(path)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_the_old_file_and_nothing_else(path, error):
     def interrupted():
         with whole_file(path) as partial:

@@ -37,7 +37,7 @@ def sentence(capsys, *arguments) -> str:
         ("trainer.max_time", "soon", "max_time is 'soon'"),
         ("trainer.max_epochs", -3, "max_epochs"),
         ("trainer.max_epochs", 0, "max_epochs is 0, but must be positive"),
-        ("trainer.limit_val_batches", 1, "limit_val_batches is 1"),
+        ("trainer.limit_val_batches", 0.5, "limit_val_batches is 0.5"),
         ("trainer.callbacks", [STOPPING], "monitor of EarlyStopping is 'validation_x'"),
         ("trainer.callbacks", ["EarlyStopping"], "arguments are required: monitor"),
         ("trainer.accumulate_grad_batches", 0, "accumulate_grad_batches is 0"),

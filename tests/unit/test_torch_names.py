@@ -20,10 +20,10 @@ from tests.devices import ON_THE_CPU
 
 PACKAGE = Path(invtorch.__file__).parent
 PRIVATE = re.compile(
-    r"(?<!inv)torch(\.\w+)*\._\w"  # torch._C, torch.x._y
+    r"(?<!inv)torch(\.\w+)*\._(?!_)\w"  # torch._C, torch.x._y; not torch.__version__
     r"|from torch[\w.]* import [^\n]*(?<!\w)_\w"
     r"|from torch[\w.]*\._\w+"
-    r"|\._(parameters|buffers|modules|version|backward_hooks|backward_pre_hooks"
+    r"|(?<!invtorch)\._(parameters|buffers|modules|version|backward_hooks|backward_pre_hooks"
     r"|forward_hooks|forward_pre_hooks|compiled_call_impl|execution_engine"
     r"|cache_enabled|conv_forward)\b"
 )

@@ -164,7 +164,7 @@ class Environment:
         self.drawn = [one for one in changes if one.moved]
         self.read = [one for one in changes if one.source in PYTHON_AND_NUMPY]
         self.habits.sources |= {one.source for one in self.read if one.moved}
-        self.habits.draws |= alone and any(map(_is_of_a_device, self.drawn))
+        self.habits.draws |= alone and any(one.is_of_a_device for one in self.drawn)
         self.habits.known = True
 
     def watch(self, sources: set[Source]) -> None:
@@ -199,8 +199,8 @@ class Environment:
 
     def _randomness(self, inverse: bool) -> Iterator[AbstractContextManager[Any]]:
         """Yield contexts in which the numbers of the call are drawn again."""
-        of_devices = [one for one in self.drawn if _is_of_a_device(one)]
-        others = [one for one in self.drawn if not _is_of_a_device(one)]
+        of_devices = [one for one in self.drawn if one.is_of_a_device]
+        others = [one for one in self.drawn if not one.is_of_a_device]
         if inverse:
             yield from self._unmoved({one.source for one in of_devices})
         elif self.unread:
@@ -208,10 +208,12 @@ class Environment:
         certain = of_devices if self.habits.draws else []
         if others or certain:
             yield StatesSet([*others, *certain], repeats=not inverse)
+        call = None
         if of_devices and not certain:  # another thread may have drawn
-            yield StatesSetIfDrawn(of_devices, self.habits, repeats=not inverse)
-        elif self.conditioners:
-            yield Conditioners(self.conditioners.repeated)
+            call = StatesSetIfDrawn(of_devices, self.habits, repeats=not inverse)
+            yield call
+        if self.conditioners:
+            yield Conditioners(self.conditioners.around(call))
 
     def _unmoved(
         self, known: set[torch.device]
@@ -270,10 +272,6 @@ class Environment:
         A replay raises an error if it reads a buffer that was changed.
         """
         return self.changed_parameter() or changed_in_place(self.tensors)
-
-
-def _is_of_a_device(drawn: Drawn) -> bool:
-    return isinstance(drawn.source, torch.device)
 
 
 def _comes_back(slot: Slot) -> bool:

@@ -7,6 +7,7 @@ during a call is set for its replay, and restored afterwards.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from invtorch.engine.restore.generators import (
     state_of,
 )
 from invtorch.engine.restore.locks import Lock
+from invtorch.recording import Around
 
 # Held while a layer that draws, or may draw, is evaluated: draws of two layers must not
 # interleave, or neither could be repeated.
@@ -46,6 +48,11 @@ class Drawn(NamedTuple):
     source: Source
     before: Any
     after: Any
+
+    @property
+    def is_of_a_device(self) -> bool:
+        """Whether the generator is the one of a device that all layers share."""
+        return isinstance(self.source, torch.device)
 
     @property
     def moved(self) -> bool:
@@ -229,11 +236,15 @@ class DrawsOfConditioners:
         return self.once and sum(drawing) > 1
 
     @contextmanager
-    def repeated(self, network: nn.Module) -> Iterator[None]:
+    def repeated(self, network: nn.Module, devices: bool = True) -> Iterator[None]:
         """Let a conditioner of a replay draw what it drew in the forward pass.
 
         Where it is evaluated in another order, the generators are afterwards where they
         were behind the last conditioner.
+
+        Args:
+            network: The conditioner.
+            devices: Whether the generators of devices are among them.
 
         Raises:
             RuntimeError: If it does not draw as many numbers then.
@@ -241,7 +252,8 @@ class DrawsOfConditioners:
         others = [
             (one, last.after)
             for one, last in zip(self.drawn.get(network, ()), self._last, strict=False)
-            if one.moved and not same_state(one.before, state_of(one.source))
+            if one.moved and (devices or not one.is_of_a_device)
+            if not same_state(one.before, state_of(one.source))
         ]
         for one, _ in others:
             set_state(one.source, one.before)
@@ -249,6 +261,30 @@ class DrawsOfConditioners:
         for one, end in others:
             check_repeated(one, state_of(one.source))
             set_state(one.source, end)
+
+    def around(self, call: StatesSetIfDrawn | None) -> Around:
+        """Return what makes the context of a conditioner in a replay.
+
+        Args:
+            call: The context of the whole call, if another thread may have drawn.
+        """
+        if call is None:
+            return self.repeated
+        return functools.partial(self._repeated_if_drawn, call)
+
+    @contextmanager
+    def _repeated_if_drawn(
+        self, call: StatesSetIfDrawn, network: nn.Module
+    ) -> Iterator[None]:
+        """Do as `repeated`, where another thread may have moved a device's generator.
+
+        The context of the whole call leaves the conditioner alone.
+        """
+        drawn = self.drawn.get(network, ())
+        of_devices = [one for one in drawn if one.moved and one.is_of_a_device]
+        own = StatesSetIfDrawn(of_devices, call.habits, repeats=True)
+        with self.repeated(network, devices=False), call.paused(), own:
+            yield
 
     @property
     def _last(self) -> list[Drawn]:
@@ -272,14 +308,24 @@ class StatesSetIfDrawn(DispatchMode):
         super().__init__()
         self.states: StatesSet | RandomStatesKept = StatesSet(drawn, repeats)
         self.habits = habits
-        self.drawing = False
+        self.drawing = self.is_paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Return a context in which draws do not set the states."""
+        self.is_paused = True
+        try:
+            yield
+        finally:
+            self.is_paused = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Set the states before an operation that may draw."""
         kwargs = kwargs or {}
-        if not self.drawing and kwargs.get("generator") is None and _may_draw(func):
+        idle = not (self.drawing or self.is_paused)
+        if idle and kwargs.get("generator") is None and _may_draw(func):
             self.drawing = True
             self.states.__enter__()
         return func(*args, **kwargs)

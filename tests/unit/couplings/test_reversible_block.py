@@ -8,6 +8,7 @@ from torch import nn
 
 from invtorch import AffineCoupling, InvertibleSequential, ReversibleBlock
 from tests.parts import Conditioner, known
+from tests.stacks import another_thread
 from tests.strategies import anchors, directions, memories, network_seeds, weighed
 from tests.tolerances import assert_all_equal
 
@@ -30,9 +31,12 @@ def gradients(net, x, direction: str = "forward", second: bool = False):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@given(network_seeds, memories, anchors, directions, st.booleans(), st.booleans())
+@given(
+    *(network_seeds, memories, anchors, directions),
+    *(st.booleans(), st.booleans(), st.booleans()),
+)
 def test_both_networks_may_draw(
-    split, seed, memory, anchors, direction, second, between
+    split, seed, memory, anchors, direction, second, between, threads
 ) -> None:
     torch.manual_seed(seed)
     size = 4 if split else 2
@@ -47,7 +51,8 @@ def test_both_networks_may_draw(
         net.memory = "store"
         expected, after = gradients(net, x, direction, second)
         net.memory = memory
-        found, after_replay = gradients(net, x, direction, second)
+        with another_thread(threads):
+            found, after_replay = gradients(net, x, direction, second)
         assert_all_equal(found, expected)
         assert torch.equal(after, after_replay)
 
