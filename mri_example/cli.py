@@ -33,6 +33,7 @@ from mri_example.inspection import inspect_root
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, MODELS, ChallengeIRIM, Reconstructor
 from mri_example.pages import evaluation_page, training_page
+from mri_example.progress import LINES
 from mri_example.reconstruct import check_device, zero_filled
 from mri_example.reconstruct import reconstruct as reconstruct_folder
 from mri_example.summary import SUMMARIES
@@ -374,6 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0, or 2 if the input was at fault, 130 after Ctrl-C and 143 after SIGTERM.
     """
+    LINES.restart()
     with _ending_on_sigterm():
         return _main(arguments)
 

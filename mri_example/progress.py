@@ -17,6 +17,10 @@ class Lines:
     """Lines on standard error, at most every 20 seconds, with the seconds passed."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the clock, as a command does."""
         self.start = self.printed = time.monotonic()
 
     def due(self) -> bool:

@@ -12,6 +12,8 @@ from mri_example.inspection import inspect_root
 from mri_example.progress import shown
 from tests.mri.test_raw import lines, random_kspace, write
 
+INTERVAL = progress.INTERVAL
+
 
 @pytest.fixture
 def always(monkeypatch):
@@ -25,6 +27,7 @@ def test_lines_are_twenty_seconds_apart(monkeypatch, capsys) -> None:
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     now = [next(seconds)]
     monkeypatch.setattr(progress, "LINES", progress.Lines())
+    monkeypatch.setattr(progress, "INTERVAL", INTERVAL)
     seen = []
     for item in shown("abcdefgh", "read", "letter"):
         seen.append(item)
