@@ -1,26 +1,8 @@
 """The examples of flows and of the U-Net run at a small size, with what they claim."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 from matplotlib.image import imread
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def example(tmp_path, monkeypatch):
-    """Load a script, which will work in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def load(name: str, *needs: str) -> dict:
-        for need in needs:
-            pytest.importorskip(need, reason=f"docs/examples/{name}.py needs {need}")
-        return runpy.run_path(str(ROOT / f"docs/examples/{name}.py"))
-
-    return load
 
 
 def check_picture(path: str) -> None:

@@ -1,28 +1,11 @@
 """The examples that train networks run at a small size, and find what they claim."""
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 matplotlib = pytest.importorskip("matplotlib")
-ROOT = Path(__file__).parents[2]
 matplotlib.use("Agg")
-
-
-@pytest.fixture
-def example(tmp_path, monkeypatch):
-    """Load a script, which will work in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def load(name: str, *needs: str) -> dict:
-        for need in needs:
-            pytest.importorskip(need, reason=f"docs/examples/{name}.py needs {need}")
-        return runpy.run_path(str(ROOT / f"docs/examples/{name}.py"))
-
-    return load
 
 
 def check_picture(path: str) -> None:
