@@ -222,11 +222,17 @@ def check_channels(
 
 
 def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
-    """Refuse the log-determinant of a complex state.
+    """Refuse the log-determinant of a complex state, or of one without samples.
 
     Raises:
         NotImplementedError: If the values are complex.
+        ValueError: If they are a single number.
     """
+    if not values.ndim:
+        raise ValueError(
+            f"{type(layer).__name__} got a state without axes: give it (batch, ...), "
+            f"as there is a log-determinant for each sample"
+        )
     if values.is_complex():
         raise NotImplementedError(
             f"{type(layer).__name__} has no log-determinant of a complex state: give "
