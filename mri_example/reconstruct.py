@@ -12,7 +12,6 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mri_example.data.checks import OnFailure
 from mri_example.data.dataset import Sample, SliceDataset, blend
 from mri_example.data.files import KSpaceFile, write_reconstruction
 from mri_example.errors import InputError
@@ -39,7 +38,7 @@ def reconstruct(
     device: str = "cpu",
     batch_size: int = 8,
     slab: int | None = None,
-    on_failure: OnFailure | None = None,
+    failures: dict[Path, str] | None = None,
 ) -> list[Path]:
     """Reconstruct every file of a folder, and return the files written.
 
@@ -56,21 +55,12 @@ def reconstruct(
         device: Where to compute, for example `cuda`.
         batch_size: Slices that are reconstructed at once; at least one slab.
         slab: Slices of a slab, at most as many as the method takes.
-        on_failure: Called with the path of a volume that fails and the error; the
-            volume is skipped, and an earlier reconstruction of it is removed. Without
-            it the first failure ends everything.
+        failures: Takes up the volumes that fail, and why; an earlier reconstruction of
+            one is removed. Without it the first failure ends everything.
     """
     if output.resolve() == data.resolve():
         raise InputError(f"output is the data folder {data}: choose another folder")
     _prepare(method, masks, device, batch_size, slab)
-
-    def skip(path: Path, error: InputError) -> None:
-        """Let no reconstruction of an earlier run stand for a volume that fails."""
-        if on_failure is None:
-            raise error
-        (output / path.name).unlink(missing_ok=True)
-        on_failure(path, error)
-
     whole = method is zero_filled and masks.encodes_slices  # slabs of at least 1 slice
     dataset = SliceDataset(
         data,
@@ -78,31 +68,23 @@ def reconstruct(
         slab=slab or (1 if whole else getattr(method, "slab", None)),
         coils=getattr(method, "coils", None),
         metadata=getattr(method, "metadata", ()),
-        on_failure=skip,
+        failures=failures,
     )
     batch = max(1, batch_size // (dataset.slab or 1))
     paths = []
     for file in shown(dataset.files, "reconstruct", "volume"):
+        path = output / file.path.name
         try:
             volume = _volume(method, dataset, file, device, batch)
-            path = output / file.path.name
             write_reconstruction(path, volume, _undersampling(file, masks))
             paths.append(path)
         except InputError as error:
-            skip(file.path, error)
+            if failures is None:
+                raise
+            failures[file.path] = str(error)
+    for path in failures or ():  # nothing of an earlier run stands for it
+        (output / path.name).unlink(missing_ok=True)
     return paths
-
-
-def check_device(device: str) -> None:
-    """Make sure that tensors can be put on a device."""
-    try:
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(
-            f"device is {device!r}, which cannot be used here ({first}): name another, "
-            f"for example cpu or cuda:0"
-        ) from error
 
 
 def _prepare(
@@ -118,6 +100,18 @@ def _prepare(
         method.to(device)
 
 
+def check_device(device: str) -> None:
+    """Make sure that tensors can be put on a device."""
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"device is {device!r}, which cannot be used here ({first}): name another, "
+            f"for example cpu or cuda:0"
+        ) from error
+
+
 def _check_slab(slab: int, method: Any, masks: Masks) -> None:
     most: int | None = getattr(method, "slab", None)
     name = getattr(method, "__name__", type(method).__name__)
@@ -125,15 +119,9 @@ def _check_slab(slab: int, method: Any, masks: Masks) -> None:
     if slab < 1:
         reason = "must be at least 1: leave it out"
     elif most is None:
-        reason = (
-            f"{name} is given slice after slice: lower batch_size to have fewer of "
-            f"them at once"
-        )
+        reason = f"{name} is given slice after slice: lower batch_size instead"
     elif masks.encodes_slices:
-        reason = (
-            "the masks tell slices apart, so all slices of a volume are measured "
-            "together: leave it out"
-        )
+        reason = "the masks tell slices apart, so a volume is whole: leave it out"
     elif slab <= most:
         return
     raise InputError(f"slab is {slab}, but {reason}")
@@ -165,10 +153,10 @@ def _magnitudes(
     except ValueError as error:
         raise InputError(f"{file.path} cannot be reconstructed: {error}") from error
     except torch.OutOfMemoryError as error:
+        shape = tuple(samples[0].zero_filled.shape)
         raise InputError(
             f"{file.path} does not fit into the memory of {device}, {len(samples)} of "
-            f"shape {tuple(samples[0].zero_filled.shape)} at once: lower batch_size, "
-            f"or slab for a model of slabs"
+            f"shape {shape} at once: lower batch_size, or slab for a model of slabs"
         ) from error
 
 

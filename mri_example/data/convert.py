@@ -74,14 +74,13 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
             said = str(error)
             raise InputError(said if str(file) in said else f"{file} {said}") from error
         write_kspace(path, *content)
-        checked([path], on_failure=_removed)
+        try:
+            checked([path])
+        except InputError:
+            path.unlink()
+            raise
         written.append(path)
     return written
-
-
-def _removed(path: Path, error: InputError) -> None:
-    path.unlink()
-    raise error
 
 
 def _require(right: Any, otherwise: str) -> None:

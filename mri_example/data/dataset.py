@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mri_example.data.checks import OnFailure, checked
+from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
@@ -83,8 +83,8 @@ class SliceDataset(Dataset[Sample]):
         augment: Changes the fully sampled image in training.
         metadata: The kinds of scans that the model knows, as `KSpaceFile.scan` names
             them. Files of others are logged.
-        on_failure: Called with a file that cannot be used and the reason; the file is
-            left out. Without it the first one ends everything.
+        failures: Takes up the files that cannot be used, and why; they are left out.
+            Without it the first one ends everything.
 
     Raises:
         InputError: If there are no usable files, one has other coils or contradicts
@@ -104,11 +104,11 @@ class SliceDataset(Dataset[Sample]):
         crop: tuple[int, int] | None = None,
         augment: Augmentation | None = None,
         metadata: Sequence[str] = (),
-        on_failure: OnFailure | None = None,
+        failures: dict[Path, str] | None = None,
     ) -> None:
         training = epoch is not None
         self.files = checked(
-            volume_paths(folder), on_failure, lambda f: _check(f, coils, training)
+            volume_paths(folder), failures, lambda f: _check(f, coils, training)
         )
         if training and slab is not None:
             self.files = _thick(self.files, slab, skip_thin)
