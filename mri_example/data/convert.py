@@ -36,10 +36,13 @@ RAW = {
     "compressed lines": tuple(f"COMPRESSION{i}" for i in (1, 2, 3, 4)),
 }
 SEPARATE = "write each into a file of its own"
-COUNTERS = {
-    "kspace_encode_step_2": "partitions of a 3-D encoding",
-    **{"contrast": "contrasts", "phase": "phases of a cycle"},
-    **{"repetition": "repetitions", "set": "sets"},
+TRANSFORM = "make slices of them by an inverse Fourier transform along them"
+COUNTERS = {  # by their meaning; a file holds one stack of slices
+    "partitions of a 3-D encoding": ("kspace_encode_step_2", TRANSFORM),
+    "contrasts": ("contrast", SEPARATE),
+    "phases of a cycle": ("phase", SEPARATE),
+    "repetitions": ("repetition", SEPARATE),
+    "sets": ("set", SEPARATE),
 }
 PLACE = ["slice", "kspace_encode_step_1", "average"]
 LINE = ("active_channels", "number_of_samples", "discard_pre", "discard_post")
@@ -63,23 +66,17 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     files = files_of(source, SUFFIXES) if source.is_dir() else [source]
     own = folder.resolve() == files[0].parent.resolve()
     _require(not own, f"output is the folder of {source}: choose another folder")
-    written = []
-    for name, file in distinct((f"{file.stem}.h5", file) for file in files).items():
-        path = folder / name
-        if path.exists():
-            continue
+    named = distinct((f"{file.stem}.h5", file) for file in files)
+    written = [folder / name for name in named if not (folder / name).exists()]
+    for path in written:
         try:
-            content = _content(file)
-        except InputError as error:
-            said = str(error)
-            raise InputError(said if str(file) in said else f"{file} {said}") from error
-        write_kspace(path, *content)
-        try:
+            write_kspace(path, *_content(named[path.name]))
             checked([path])
-        except InputError:
-            path.unlink()
-            raise
-        written.append(path)
+        except InputError as error:
+            path.unlink(missing_ok=True)
+            said, file = str(error), str(named[path.name])
+            known = file in said or str(path) in said
+            raise InputError(said if known else f"{file} {said}") from error
     return written
 
 
@@ -130,22 +127,22 @@ def _document(xml: bytes) -> tuple[Any, Header]:
         raise InputError(f"{text}: convert the scanner's file again") from error
     text = f"has {len(document.encoding)} encodings, but must have one: {SEPARATE}"
     _require(len(document.encoding) == 1, text)
-    name = header.trajectory
-    text = f"has a trajectory that is {name or 'not named'}, but must be cartesian"
-    _require(name.lower() == "cartesian", f"{text}: grid its data first")
+    text = f"has a trajectory that is {header.trajectory or 'not named'}, but must be"
+    cartesian = header.trajectory.lower() == "cartesian"
+    _require(cartesian, f"{text} cartesian: grid its data first")
     return document, header
 
 
 def _make_square(encoding: Any) -> bool:
     """Enlarge the matrix until pixels are square, and say whether anything changed."""
     size, view = encoding.encodedSpace.matrixSize, encoding.encodedSpace.fieldOfView_mm
-    recon, shown = encoding.reconSpace.matrixSize, encoding.reconSpace.fieldOfView_mm
-    if min(view.x, view.y, shown.x, shown.y) <= 0:
+    recon, seen = encoding.reconSpace.matrixSize, encoding.reconSpace.fieldOfView_mm
+    if min(view.x, view.y, seen.x, seen.y) <= 0:
         return False
     before, pixel = (size.y, recon.x, recon.y), view.x / size.x
     size.y = max(size.y, _near(view.y / pixel, size.y))
-    recon.x = _near(shown.x / pixel, recon.x)
-    recon.y = _near(shown.y / view.y * size.y, recon.y)
+    recon.x = _near(seen.x / pixel, recon.x)
+    recon.y = _near(seen.y / view.y * size.y, recon.y)
     return before != (size.y, recon.x, recon.y)
 
 
@@ -158,8 +155,8 @@ def _kspace(data: h5py.Dataset, header: Header) -> tuple[NDArray[Any], NDArray[A
     try:
         heads = data.fields("head")[:].astype(acquisition_header_dtype)
     except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
-        text = "has data that are not acquisitions of ISMRMRD"
-        raise InputError(f"{text} ({error}): convert it again") from error
+        text = f"has data that are not acquisitions of ISMRMRD ({error})"
+        raise InputError(f"{text}: convert it again") from error
     indices = _image_lines(heads)
     heads = heads[indices]
     coils, samples, rows = _readout(heads, header.encoded[0])
@@ -171,8 +168,8 @@ def _kspace(data: h5py.Dataset, header: Header) -> tuple[NDArray[Any], NDArray[A
         try:
             line = Acquisitions(data)[int(index)].data[:, samples]
         except (ValueError, OSError) as error:
-            text = f"is damaged, acquisition {index} cannot be read"
-            raise InputError(f"{text} ({error}): copy it again") from error
+            text = f"is damaged, acquisition {index} cannot be read ({error})"
+            raise InputError(f"{text}: copy it again") from error
         _require(np.isfinite(line).all(), f"has NaN in acquisition {index}: remove it")
         kspace[z, :, rows, column] += line
         times[z, column] += 1
@@ -185,10 +182,9 @@ def _kspace(data: h5py.Dataset, header: Header) -> tuple[NDArray[Any], NDArray[A
     return kspace, times > 0
 
 
-def _flagged(heads: NDArray[Any], *names: str) -> NDArray[np.bool_]:
+def _flagged(heads: NDArray[Any], *names: str) -> Any:
     bits = sum(1 << (getattr(ismrmrd, f"ACQ_{name}") - 1) for name in names)
-    found: NDArray[np.bool_] = (heads["flags"] & np.uint64(bits)) != 0
-    return found
+    return (heads["flags"] & np.uint64(bits)) != 0
 
 
 def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
@@ -201,12 +197,10 @@ def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
         text = f"has {meaning}: let the scanner's converter correct them"
         _require(not _flagged(heads[indices], *names).any(), text)
     counters = heads["idx"][indices]
-    for counter, meaning in COUNTERS.items():
+    for meaning, (counter, cure) in COUNTERS.items():
         count = len(np.unique(counters[counter]))
-        text = f"has {count} {meaning}, but a file holds one stack of slices"
-        along = "make slices of them by an inverse Fourier transform along them"
-        cure = along if counter == "kspace_encode_step_2" else SEPARATE
-        _require(count == 1, f"{text}: {cure}")
+        text = f"has {count} {meaning}, but a file holds one stack of slices: {cure}"
+        _require(count == 1, text)
     places, times = np.unique(counters[PLACE], return_counts=True)
     z, step, average = places[times.argmax()]
     text = f"lines of slice {z}, phase encoding {step} and average {average}"
@@ -224,14 +218,13 @@ def _readout(heads: NDArray[Any], rows: int) -> tuple[int, slice, slice]:
     kept, center = count - before - after, int(heads["center_sample"][0])
     # a line shorter than the readout, a partial echo, is placed by its central sample
     row = 0 if kept == rows else rows // 2 - (center - before)
-    fits = min(coils, kept) >= 1 and row >= 0 and row + kept <= rows
     text = f"has lines of {kept} samples of {coils} coils, sample {center} in the "
     text += f"middle, but the header says {rows} rows: correct the header"
-    _require(fits, text)
+    _require(min(coils, kept) >= 1 and row >= 0 and row + kept <= rows, text)
     return coils, slice(before, count - after), slice(row, row + kept)
 
 
-def _slices(heads: NDArray[Any]) -> NDArray[Any]:
+def _slices(heads: NDArray[Any]) -> Any:
     """Return the slice of each line; slices are counted along their normal."""
     for name in ("read_dir", "phase_dir", "slice_dir"):
         away = np.abs(heads[name] - heads[name][0]).max(axis=1)
@@ -255,8 +248,7 @@ def _slices(heads: NDArray[Any]) -> NDArray[Any]:
     one, other = found[order[gaps.argmin() :][:2]]
     text = f"has the slices {one} and {other} at one position"
     _require(gaps.min() > APART, f"{text}: {SEPARATE}")
-    place: NDArray[np.int64] = order.argsort()[slices]
-    return place
+    return order.argsort()[slices]
 
 
 def _columns(heads: NDArray[Any], header: Header) -> NDArray[Any]:
