@@ -31,7 +31,7 @@ Real = NDArray[np.float32]
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, for as long as the block runs.
+    """Open an HDF5 file for reading, and name it in what the block raises.
 
     Files are opened anew for every access: handles do not survive the start of a worker
     process, and those that stay open make memory grow.
@@ -44,8 +44,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except InputError:
-        raise
+    except InputError as error:
+        said = str(error)
+        named = said if said.startswith(str(path)) else f"{path}: {said}"
+        raise InputError(named) from error
     except UNREADABLE as error:
         raise InputError(f"{path} {_reason(' '.join(str(error).split()))}") from error
 
@@ -219,30 +221,21 @@ class KSpaceFile:
     def inspect(cls, path: Path) -> KSpaceFile:
         """Look at a file, which must be HDF5 in the layout."""
         with opened(path) as file:
-            try:
-                return cls._of(path, file)
-            except InputError as error:
-                said = str(error)
-                named = said if said.startswith(str(path)) else f"{path}: {said}"
-                raise InputError(named) from error
-
-    @classmethod
-    def _of(cls, path: Path, file: h5py.File) -> KSpaceFile:
-        shape = _shape(_required(file, "kspace"))
-        target, size = _target(file, shape)
-        stored = _optional(file, "ismrmrd_header")
-        header = None if stored is None else Header.parse(plain(stored[()]))
-        return cls(
-            path=path,
-            shape=shape,
-            target=target,
-            target_size=size,
-            crop=crop_of(size, header, (shape[-2], shape[-1])),
-            padding=_padding(header, shape[-1]),
-            header=header,
-            mask=_mask(file, shape),
-            attributes={name: plain(value) for name, value in file.attrs.items()},
-        )
+            shape = _shape(_required(file, "kspace"))
+            target, size = _target(file, shape)
+            stored = _optional(file, "ismrmrd_header")
+            header = None if stored is None else Header.parse(plain(stored[()]))
+            return cls(
+                path=path,
+                shape=shape,
+                target=target,
+                target_size=size,
+                crop=crop_of(size, header, (shape[-2], shape[-1])),
+                padding=_padding(header, shape[-1]),
+                header=header,
+                mask=_mask(file, shape),
+                attributes={name: plain(value) for name, value in file.attrs.items()},
+            )
 
     @property
     def slices(self) -> int:

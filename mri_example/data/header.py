@@ -1,15 +1,17 @@
-"""The part of an ISMRMRD header that the pipeline reads and writes."""
+"""ISMRMRD headers: the part that the pipeline reads and writes, and square pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 LIMITS = "encoding/encodingLimits/kspace_encoding_step_1"
+SIMILAR = 0.02  # relative difference of sizes that are rounded
 Size = tuple[int, int, int]
 
 
@@ -102,3 +104,43 @@ def _size(root: ElementTree.Element, space: str) -> Size:
     if not x * y * z:
         raise ValueError(f"the matrix of {space} is {x} x {y} x {z}")
     return x, y, z
+
+
+def whole_header(xml: bytes) -> tuple[Any, bytes, int]:
+    """Return the header of a raw file of one Cartesian encoding, with square pixels.
+
+    As the classes of `ismrmrd` and as XML; the number is that of the columns before
+    pixels became square.
+    """
+    from ismrmrd import xsd  # which only `convert` needs
+
+    try:
+        document, header = xsd.CreateFromDocument(xml), Header.parse(xml)
+    except (ValueError, TypeError, SyntaxError, LookupError) as error:
+        text = f"the header does not say the sizes of the scan ({error}): convert again"
+        raise InputError(text) from error
+    count, name = len(document.encoding), header.trajectory
+    cure = "write each into a file of its own"
+    require(count == 1, f"{count} encodings, but there must be one: {cure}")
+    text = f"a trajectory that is {name or 'not named'}, not cartesian: grid the data"
+    require(name.lower() == "cartesian", text)
+    if _make_square(document.encoding[0]):
+        xml = xsd.ToXML(document).encode()
+    return document, xml, header.encoded[1]
+
+
+def _make_square(encoding: Any) -> bool:
+    """Enlarge the matrix until pixels are square, and say whether anything changed."""
+    size, view = encoding.encodedSpace.matrixSize, encoding.encodedSpace.fieldOfView_mm
+    recon, seen = encoding.reconSpace.matrixSize, encoding.reconSpace.fieldOfView_mm
+    if min(view.x, view.y, seen.x, seen.y) <= 0:
+        return False
+    before, pixel = (size.y, recon.x, recon.y), view.x / size.x
+    size.y = max(size.y, _near(view.y / pixel, size.y))
+    recon.x = _near(seen.x / pixel, recon.x)
+    recon.y = _near(seen.y / view.y * size.y, recon.y)
+    return before != (size.y, recon.x, recon.y)
+
+
+def _near(size: float, said: int) -> int:
+    return said if abs(size - said) <= SIMILAR * said else max(1, round(size))
