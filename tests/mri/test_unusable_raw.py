@@ -100,7 +100,10 @@ DAMAGE = {
     "no header": (replace("xml", None), ": 0 ISMRMRD scans"),
     "no data": (replace("data", None), ": 0 ISMRMRD scans"),
     "images": (replace("data", np.ones((3, 4))), "not acquisitions of ISMRMRD"),
-    "no XML": (replace("xml", [b"<no"]), "the header does not say the sizes of the scan"),
+    "no XML": (
+        replace("xml", [b"<no"]),
+        "the header does not say the sizes of the scan",
+    ),
     "no limits": (
         replace("xml", [header().replace("encodingLimits", "limits").encode()]),
         "does not say the sizes",
