@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, volume_paths
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
 from mri_example.transforms import center_crop, fftc, ifftc, root_sum_of_squares
 
@@ -114,11 +114,10 @@ class SliceDataset(Dataset[Sample]):
             self.files = _thick(self.files, slab, skip_thin)
         unknown = sorted({file.scan for file in self.files} - set(metadata))
         if unknown and metadata:
-            LOG.warning(
-                "the model knows nothing of scans of the kind %s (acquisition/"
-                "scanner): it is told that they are of none of those it knows",
-                ", ".join(unknown),
+            text = (
+                "the model knows nothing of scans of the kind %s (acquisition/scanner)"
             )
+            LOG.warning(text, ", ".join(unknown))
         self.masks, self.slab = masks, slab
         self.epoch, self.seed = epoch, seed
         self.crop, self.augment, self.metadata = crop, augment, metadata
@@ -150,9 +149,8 @@ class SliceDataset(Dataset[Sample]):
         return slab_starts(file.slices, slab, step)
 
     def _depth(self, file: KSpaceFile, slab: int) -> int:
-        whole = self.masks.encodes_slices and file.mask is None
-        in_training = self.epoch is not None
-        return file.slices if whole and not in_training else min(slab, file.slices)
+        whole = self.masks.encodes_slices and file.mask is None and self.epoch is None
+        return file.slices if whole else min(slab, file.slices)
 
     def _image(self, file: KSpaceFile, index: int) -> Tensor:
         if self.slab is None:
@@ -177,17 +175,13 @@ class SliceDataset(Dataset[Sample]):
         seed = self._seed(item) if training else volume_seed(file.path.name)
         try:
             mask, _ = self.masks(shape, seed=seed)
+            if shape[-1] == file.shape[-1]:
+                columns, (left, right) = torch.arange(shape[-1]), file.padding
+                mask = mask * ((columns >= left) & (columns < right))
+            text = f"the mask leaves no column of the {file.padding} that are encoded"
+            require(mask.any(), f"{text}: choose another")
         except InputError as error:
             raise InputError(f"{file.path} cannot be undersampled: {error}") from error
-        if shape[-1] == file.shape[-1]:
-            columns = torch.arange(shape[-1])
-            left, right = file.padding
-            mask = mask * ((columns >= left) & (columns < right))
-        if not mask.any():
-            raise InputError(
-                f"{file.path} cannot be undersampled: the mask leaves no column of the "
-                f"{file.padding} that are encoded: choose another"
-            )
         return mask
 
 
@@ -200,43 +194,39 @@ def coil_images(file: KSpaceFile, index: int) -> Tensor:
 
 def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """Crop or zero-pad the last two axes to `shape`, around the center."""
-    smaller = [min(n, s) for n, s in zip(image.shape[-2:], shape, strict=True)]
-    image = center_crop(image, (smaller[0], smaller[1]))
-    missing = [s - n for n, s in zip(smaller, shape, strict=True)]
-    top, left = missing[0] // 2, missing[1] // 2
-    sides = (left, missing[1] - left, top, missing[0] - top)
-    return torch.nn.functional.pad(image, sides)
+    rows, cols = (min(n, s) for n, s in zip(image.shape[-2:], shape, strict=True))
+    below, right = shape[0] - rows, shape[1] - cols
+    sides = (right // 2, right - right // 2, below // 2, below - below // 2)
+    return torch.nn.functional.pad(center_crop(image, (rows, cols)), sides)
 
 
 def _check(file: KSpaceFile, coils: int | None, training: bool) -> None:
-    if coils not in (None, file.coils):
-        raise InputError(
-            f"{file.path} has {file.coils} coils, but the model takes {coils}: build "
-            f"it with other coils, or separate the files"
-        )
-    if training and file.mask is not None:
-        raise InputError(
-            f"{file.path} brings a mask, so its k-space is undersampled and no model "
-            f"can learn from it: train on fully sampled files"
-        )
+    text = f"{file.path} has {file.coils} coils, but the model takes {coils}: build it "
+    require(
+        coils in (None, file.coils), f"{text}with other coils, or separate the files"
+    )
+    text = (
+        f"{file.path} brings a mask, so its k-space is undersampled and no model can "
+    )
+    learned = not training or file.mask is None
+    require(learned, f"{text}learn from it: train on fully sampled files")
 
 
 def _thick(files: list[KSpaceFile], slab: int, skip_thin: bool) -> list[KSpaceFile]:
     """Return the files that have a slab; others are refused, or left out and logged."""
     thin = [file for file in files if file.slices < slab]
-    if thin and (not skip_thin or len(thin) == len(files)):
-        most = max(thin, key=lambda file: file.slices)
-        only = "no volume has more than" if skip_thin else f"{most.path} has only"
-        raise InputError(
-            f"slab is {slab}, but {only} {most.slices} slices: train on thinner slabs, "
-            f"or set `skip_thin` to leave out such volumes"
-        )
-    if thin:
-        names = ", ".join(file.path.name for file in thin)
-        LOG.warning(
-            "%d volumes have fewer slices than a slab of %d and are left out: %s",
-            *(len(thin), slab, names),
-        )
+    if not thin:
+        return files
+    most = max(thin, key=lambda file: file.slices)
+    only = "no volume has more than" if skip_thin else f"{most.path} has only"
+    text = (
+        f"slab is {slab}, but {only} {most.slices} slices: train on thinner slabs, or"
+    )
+    usable = skip_thin and len(thin) < len(files)
+    require(usable, f"{text} set `skip_thin` to leave out such volumes")
+    names = ", ".join(file.path.name for file in thin)
+    text = "%d volumes have fewer slices than a slab of %d and are left out: %s"
+    LOG.warning(text, len(thin), slab, names)
     return [file for file in files if file not in thin]
 
 
