@@ -11,27 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mri_example import metrics
+from mri_example.data import files
 from mri_example.data.checks import checked
-from mri_example.data.files import (
-    UNKNOWN,
-    KSpaceFile,
-    opened,
-    plain,
-    read_reconstruction,
-    volume_paths,
-    whole_file,
-)
 from mri_example.errors import InputError
-from mri_example.metrics import (
-    DRAWS,
-    LEVEL,
-    METRICS,
-    SEED,
-    Scores,
-    Summary,
-    score,
-    summarize,
-)
+from mri_example.metrics import METRICS, Scores, Summary, summarize
 from mri_example.progress import shown
 
 DIGITS = {"nmse": 5, "psnr": 3, "ssim": 4}
@@ -46,7 +30,7 @@ class Condition:
     acceleration: str
 
     def __str__(self) -> str:
-        known = self.acceleration != UNKNOWN
+        known = self.acceleration != files.UNKNOWN
         return f"{self.acquisition}, {self.acceleration}{'x' if known else ''}"
 
 
@@ -105,18 +89,15 @@ class Evaluation:
     def write(self, path: Path) -> None:
         """Write all numbers, and all that is not among them, as JSON."""
         *groups, everything = (_group(*group) for group in self.groups)
-        numbers = {
-            "volumes": {
-                name: asdict(scores) | asdict(self.conditions[name])
-                for name, scores in self.volumes.items()
-            },
-            **everything,
-            "bootstrap": {"level": LEVEL, "draws": DRAWS, "seed": SEED},
-            "groups": groups,
-            "failures": dict(self.failures),
+        drawn = {"level": metrics.LEVEL, "draws": metrics.DRAWS, "seed": metrics.SEED}
+        scores = {
+            name: asdict(scores) | asdict(self.conditions[name])
+            for name, scores in self.volumes.items()
         }
+        numbers = {"volumes": scores, **everything, "bootstrap": drawn}
+        numbers |= {"groups": groups, "failures": dict(self.failures)}
         text = json.dumps(_finite(numbers), indent=2, allow_nan=False)
-        with whole_file(path) as partial:
+        with files.whole_file(path) as partial:
             partial.write_text(f"{text}\n")
 
 
@@ -142,15 +123,12 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _group(condition: Condition | None, summary: Summary) -> dict[str, Any]:
-    numbers = asdict(summary)
-    several = summary.volumes > 1
-    return {
-        **(asdict(condition) if condition else {}),
-        "count": summary.volumes,
-        "mean": numbers["mean"],
-        "two_standard_deviations": numbers["spread"],
-        "interval": {n: numbers[n] for n in ("low", "high")} if several else None,
-    }
+    numbers: dict[str, Any] = asdict(condition) if condition else {}
+    found = asdict(summary)
+    numbers |= {"count": summary.volumes, "mean": found["mean"]}
+    interval = {end: found[end] for end in ("low", "high")}
+    numbers["two_standard_deviations"] = found["spread"]
+    return numbers | {"interval": interval if summary.volumes > 1 else None}
 
 
 def _finite(value: Any) -> Any:
@@ -178,51 +156,44 @@ def evaluate(
     _refuse(failures, unless=skip_failures)
     conditions: dict[str, Condition] = {}
 
-    def group(file: KSpaceFile) -> None:
+    def group(file: files.KSpaceFile) -> None:
         name = file.path.name
         conditions[name] = _condition(file, reconstructions / name)
 
     refused: dict[Path, str] = {}
     paths = [targets / name for name in names]
-    files = checked(paths, refused if skip_failures else None, group)
-    failures |= {path.name: reason for path, reason in refused.items()}
+    usable = checked(paths, refused if skip_failures else None, group)
     volumes: dict[str, Scores] = {}
-    for file in shown(files, "evaluate", "volume"):
-        name = file.path.name
+    for file in shown(usable, "evaluate", "volume"):
         try:
-            volumes[name] = _scores(file, reconstructions / name)
+            volumes[file.path.name] = _scores(file, reconstructions / file.path.name)
         except InputError as error:
-            failures[name] = str(error)
-            _refuse({name: str(error)}, unless=skip_failures)
+            refused[file.path] = str(error)
+            _refuse({"": str(error)}, unless=skip_failures)
+    failures |= {path.name: reason for path, reason in refused.items()}
     _refuse(failures, unless=volumes)
     return Evaluation(volumes, {n: conditions[n] for n in volumes}, failures)
 
 
 def _paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, str]]:
     """Return the names in both folders, and what is wrong with the others."""
-    wanted = [path.name for path in volume_paths(targets)]
+    wanted = [path.name for path in files.volume_paths(targets)]
     found: list[str] = []
     if reconstructions.is_dir() and any(reconstructions.iterdir()):
-        found = [path.name for path in volume_paths(reconstructions)]
+        found = [path.name for path in files.volume_paths(reconstructions)]
     missing = [name for name in wanted if name not in found]
-    count = f"{len(missing)} missing of {len(wanted)}"
-    failures = {
-        name: f"{reconstructions} lacks {name} ({count}): reconstruct all volumes first"
-        for name in missing
-    } | {
-        name: f"{targets} has no {name}, but there is a reconstruction of it: remove "
-        f"that, or add the target"
-        for name in found
-        if name not in wanted
-    }
+    text = f"({len(missing)} missing of {len(wanted)}): reconstruct all volumes first"
+    failures = {name: f"{reconstructions} lacks {name} {text}" for name in missing}
+    text = "but there is a reconstruction of it: remove that, or add the target"
+    for name in sorted({*found} - {*wanted}):
+        failures[name] = f"{targets} has no {name}, {text}"
     for folder, names in ((targets, wanted), (reconstructions, found)):
         stems = Counter(Path(name).stem for name in names)
-        failures |= {
-            name: f"{folder} holds {name} with another ending too, so that one volume "
-            f"might count twice: keep one of them"
-            for name in names
-            if stems[Path(name).stem] > 1
-        }
+        text = (
+            "with another ending too, so that one might count twice: keep one of them"
+        )
+        twins = [name for name in names if stems[Path(name).stem] > 1]
+        failures |= {name: f"{folder} holds {name} {text}" for name in twins}
     return [name for name in wanted if name not in failures], failures
 
 
@@ -233,19 +204,19 @@ def _refuse(failures: Mapping[str, str], *, unless: Any) -> None:
         raise InputError(f"{next(iter(failures.values()))}{more}")
 
 
-def _condition(file: KSpaceFile, reconstruction: Path) -> Condition:
+def _condition(file: files.KSpaceFile, reconstruction: Path) -> Condition:
     if file.target is None:
         file.target_volume()  # says so
-    with opened(reconstruction) as found:
+    with files.opened(reconstruction) as found:
         told = found.attrs.get("acceleration", file.attributes.get("acceleration"))
     acquisition = file.attributes.get("acquisition")
-    return Condition(_shown(acquisition), _shown(plain(told)))
+    return Condition(_shown(acquisition), _shown(files.plain(told)))
 
 
 def _shown(attribute: Any) -> str:
     """Return an attribute as it is compared and shown, numbers without their type."""
     if attribute is None:
-        return UNKNOWN
+        return files.UNKNOWN
     known = isinstance(attribute, bytes)
     text = attribute.decode(errors="replace") if known else str(attribute)
     try:
@@ -254,10 +225,10 @@ def _shown(attribute: Any) -> str:
         return text
 
 
-def _scores(file: KSpaceFile, reconstruction: Path) -> Scores:
-    target, estimate = file.target_volume(), read_reconstruction(reconstruction)
+def _scores(file: files.KSpaceFile, reconstruction: Path) -> Scores:
+    target, estimate = file.target_volume(), files.read_reconstruction(reconstruction)
     try:
-        return score(target, estimate)
+        return metrics.score(target, estimate)
     except InputError as error:
         name = file.path.name
         raise InputError(f"{name} cannot be evaluated: {error}") from error
