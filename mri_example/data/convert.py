@@ -9,8 +9,6 @@ from typing import Any
 import h5py
 import ismrmrd
 import numpy as np
-from ismrmrd.file import Acquisitions
-from ismrmrd.hdf5 import acquisition_header_dtype
 from numpy.typing import NDArray
 
 from mri_example.data.checks import checked
@@ -27,7 +25,6 @@ SUFFIXES = (".h5", ".hdf5", ".mrd", ".ismrmrd")
 NO_IMAGE = """NOISE_MEASUREMENT NAVIGATION_DATA PHASECORR_DATA HPFEEDBACK_DATA
 DUMMYSCAN_DATA RTFEEDBACK_DATA SURFACECOILCORRECTIONSCAN_DATA PHASE_STABILIZATION
 PHASE_STABILIZATION_REFERENCE"""  # noise, and what serves the scanner itself
-COMPRESSED = tuple(f"COMPRESSION{i}" for i in (1, 2, 3, 4))
 SEPARATE = "write each into a file of its own"
 PARTITIONS = "partitions of a 3-D encoding: make slices of them by an inverse Fourier"
 COUNTERS = ("contrast", "phase", "repetition", "set")  # of which a file has one value
@@ -40,13 +37,12 @@ COHERENT = 0.8  # magnitude of the mean of averages, relative to their mean magn
 def convert_raw(source: Path, folder: Path) -> list[Path]:
     """Convert a raw file, or those in a folder, to files that do not exist yet.
 
-    Averages are averaged, slices are in the order of their positions, and what was not
-    encoded is zero; where the phase encoding is coarser than the readout, zeros around
-    k-space make pixels square. A fully sampled file has a target, another its mask.
+    Averages are averaged, slices in the order of their positions; zeros stand for what
+    was not encoded, and make pixels square. What is fully sampled has a target.
 
     Raises:
-        InputError: If a file is not Cartesian, holds more than one stack of slices or
-            contradicts itself, two would have one name, or `folder` is the source's.
+        InputError: If a file is not Cartesian, not one stack of slices or contradicts
+            itself, two would have one name, or `folder` is the source's.
     """
     files = files_of(source, SUFFIXES) if source.is_dir() else [source]
     own = folder.resolve() == files[0].parent.resolve()
@@ -55,8 +51,8 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     written = [folder / name for name in named if not (folder / name).exists()]
     for path in written:
         with opened(named[path.name]) as file:
-            content = _content(file, path.stem)
-        write_kspace(path, *content)
+            scan = _scan(file)
+        write_kspace(path, *_content(path.stem, *scan))
         try:
             checked([path])
         except InputError:
@@ -65,21 +61,25 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     return written
 
 
-def _content(file: h5py.File, name: str) -> tuple[Any, ...]:
-    """Return k-space, target, header, attributes and mask of a raw file."""
+def _scan(file: h5py.File) -> tuple[Any, ...]:
+    """Return header, also as XML, k-space and measured columns of a raw file."""
     groups = [g for g in file.values() if isinstance(g, h5py.Group)]
     groups = [g for g in groups if {"data", "xml"} <= {*g}]
-    text = f"{len(groups)} ISMRMRD scans (groups of data and xml): name a file of one"
-    require(len(groups) == 1, text)
+    require(len(groups) == 1, f"{len(groups)} ISMRMRD scans: name a file of one")
     document, xml, encoded = whole_header(plain(groups[0]["xml"][()]))
-    header = Header.parse(xml)
-    data, measured = _kspace(groups[0]["data"], header, encoded)
-    mask, changed = measured[0], (measured != measured[0]).any(axis=1)
+    data, measured = _kspace(groups[0]["data"], Header.parse(xml), encoded)
+    changed = (measured != measured[0]).any(axis=1)
     text = f"slice {changed.argmax()} was measured along other columns than slice 0"
     require(not changed.any(), f"{text}, but a file has one mask: separate them")
-    scan, patient = document.measurementInformation, document.subjectInformation
-    attributes = {"acquisition": getattr(scan, "protocolName", None) or "UNKNOWN"}
-    attributes["patient_id"] = getattr(patient, "patientID", None) or name
+    return document, xml, data, measured[0]
+
+
+def _content(name: str, document: Any, xml: bytes, data: Any, mask: Any) -> Any:
+    """Return k-space, target, header, attributes and mask of a converted file."""
+    header = Header.parse(xml)
+    protocol = getattr(document.measurementInformation, "protocolName", None)
+    patient = getattr(document.subjectInformation, "patientID", None)
+    attributes = {"acquisition": protocol or "UNKNOWN", "patient_id": patient or name}
     inside = mask[max(header.padding[0], 0) : header.padding[1]]
     data = data[:, 0] if data.shape[1] == 1 else data
     if inside.all():
@@ -93,7 +93,7 @@ def _content(file: h5py.File, name: str) -> tuple[Any, ...]:
 def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]:
     """Return the mean of the lines of each place, and where there are any."""
     try:
-        heads = data.fields("head")[:].astype(acquisition_header_dtype)
+        heads = data.fields("head")[:].astype(ismrmrd.hdf5.acquisition_header_dtype)
     except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
         text = f"its data are not acquisitions of ISMRMRD ({error}): convert it again"
         raise InputError(text) from error
@@ -105,7 +105,7 @@ def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]
     times, norms = np.zeros((2, len(kspace), kspace.shape[-1]), np.float32)
     places = [*zip(indices, slices, columns, strict=True)]
     for index, z, column in shown(places, "convert", "line"):
-        line = Acquisitions(data)[int(index)].data[:, samples]
+        line = ismrmrd.file.Acquisitions(data)[int(index)].data[:, samples]
         require(np.isfinite(line).all(), f"NaN in acquisition {index}: remove it")
         kspace[z, :, rows, column] += line
         times[z, column] += 1
@@ -130,7 +130,8 @@ def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
     (indices,) = np.nonzero(~(others | calibration))
     require(indices.size, "no lines of an image: take the scan itself")
     heads, cure = heads[indices], "let the scanner's converter correct them"
-    backwards, compressed = _flagged(heads, "IS_REVERSE"), _flagged(heads, *COMPRESSED)
+    backwards = _flagged(heads, "IS_REVERSE")
+    compressed = _flagged(heads, *(f"COMPRESSION{i}" for i in (1, 2, 3, 4)))
     require(not backwards.any(), f"lines read backwards, as in EPI: {cure}")
     require(not compressed.any(), f"compressed lines: {cure}")
     counts = {name: len(np.unique(heads["idx"][name])) for name in COUNTERS}
@@ -190,7 +191,6 @@ def _slices(heads: NDArray[Any]) -> Any:
 
 
 def _columns(heads: NDArray[Any], header: Header, encoded: int) -> Any:
-    """Return the column of each line; those of the header are encoded ones."""
     steps = heads["idx"]["kspace_encode_step_1"].astype(np.int64)
     places = steps - header.center + encoded // 2
     inside = places.min() >= 0 and places.max() < encoded
