@@ -34,3 +34,17 @@ def test_each_command_is_in_the_list() -> None:
     assert set(SUMMARIES) == set(OPTIONS) - {""}
     said = " ".join(overview().split())
     assert all(f"{name} {summary}" in said for name, summary in SUMMARIES.items())
+
+
+WITHOUT = """
+import sys
+import mri_example.cli, mri_example.data.convert, mri_example.inspection
+import mri_example.evaluate, mri_example.reconstruct, mri_example.training.checkpoints
+print("lightning" in sys.modules)
+"""
+
+
+def test_what_does_not_train_loads_no_lightning() -> None:
+    command = [sys.executable, "-c", WITHOUT]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
