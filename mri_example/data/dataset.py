@@ -17,7 +17,13 @@ from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError, require
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
-from mri_example.transforms import center_crop, fftc, ifftc, root_sum_of_squares
+from mri_example.transforms import (
+    center_crop,
+    fftc,
+    fitted,
+    ifftc,
+    root_sum_of_squares,
+)
 
 LOG = logging.getLogger(__name__)
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
@@ -190,14 +196,6 @@ def coil_images(file: KSpaceFile, index: int) -> Tensor:
     kspace = torch.from_numpy(file.kspace(index))
     images = ifftc(kspace.view(-1, *kspace.shape[-2:]))
     return center_crop(images, (file.crop[0], images.shape[-1]))
-
-
-def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Crop or zero-pad the last two axes to `shape`, around the center."""
-    rows, cols = (min(n, s) for n, s in zip(image.shape[-2:], shape, strict=True))
-    below, right = shape[0] - rows, shape[1] - cols
-    sides = (right // 2, right - right // 2, below // 2, below - below // 2)
-    return torch.nn.functional.pad(center_crop(image, (rows, cols)), sides)
 
 
 def _check(file: KSpaceFile, coils: int | None, training: bool) -> None:

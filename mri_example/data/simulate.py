@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from mri_example.data.anatomy import Volume, embedded_anatomy
 from mri_example.data.files import KSpaceFile, write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import require
 from mri_example.progress import shown
-from mri_example.transforms import fftc, magnitudes
+from mri_example.transforms import fftc, fitted, magnitudes
 
 Random: TypeAlias = np.random.Generator
 LOG = logging.getLogger(__name__)
@@ -102,9 +102,7 @@ class Simulation:
         write_kspace(path, kspace, target, header, told | {"simulated": str(self)})
 
     def _measured(self, image: Tensor, rng: Random) -> NDArray[np.complex64]:
-        margin = (OVERSAMPLING - 1) * self.size
-        before, after = margin // 2, margin - margin // 2
-        kspace = fftc(pad(image, (0, 0, before, after))).numpy()
+        kspace = fftc(fitted(image, (OVERSAMPLING * self.size, self.size))).numpy()
         real, imaginary = rng.standard_normal((2, *kspace.shape))
         noise = self.noise / np.sqrt(2) * (real + 1j * imaginary)
         measured: NDArray[np.complex64] = (UNIT * (kspace + noise)).astype("complex64")
@@ -114,10 +112,7 @@ class Simulation:
 def _square(volume: Volume, size: int) -> Tensor:
     """Pad slices to a square, resize them, and scale the volume's maximum to one."""
     images = torch.from_numpy(volume.astype(np.float64)).unsqueeze(1)
-    rows, cols = images.shape[-2:]
-    side = max(rows, cols)
-    top, left = (side - rows) // 2, (side - cols) // 2
-    square = pad(images, (left, side - cols - left, top, side - rows - top))
+    square = fitted(images, (max(images.shape[-2:]),) * 2)
     resized = interpolate(square, (size, size), mode="bilinear", antialias=True)
     return (resized / resized.max()).squeeze(1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mri_example
-from mri_example import cli
+from mri_example import cli, fit_cli
 from mri_example.models import MODELS, describe
 
 FOLDER = Path(mri_example.__file__).parent / "configs"
@@ -30,7 +30,7 @@ def fitted(monkeypatch, tmp_path):
         called.append((task, data, options))
         return output
 
-    monkeypatch.setattr(cli, "fit", fit)
+    monkeypatch.setattr(fit_cli, "fit", fit)
 
     def run(*options: str):
         paths = [f"--data.root={tmp_path}", f"--output={tmp_path / 'run'}"]
