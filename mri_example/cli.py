@@ -25,7 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mri_example.data.anatomy import nifti_volumes
 from mri_example.data.convert import convert_raw
 from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
-from mri_example.demo import compare, demo, say
+from mri_example.demo import demo, say
 from mri_example.errors import InputError
 from mri_example.evaluate import check_ending, write
 from mri_example.evaluate import evaluate as evaluate_folders
@@ -116,6 +116,7 @@ def reconstruct(
     batch_size: int = 8,
     slab: int | None = None,
     skip_failures: bool = False,
+    model_class: type[Reconstructor] | None = None,
 ) -> None:
     """Reconstruct every file of a folder, as the leaderboard takes it.
 
@@ -129,10 +130,14 @@ def reconstruct(
         batch_size: Slices that are reconstructed at once.
         slab: Slices of a slab, for a model of slabs that does not fit.
         skip_failures: Go on without the volumes that fail, and list them at the end.
+        model_class: Class of the checkpoint's model, if it is not of this package, by
+            its path, such as package.module.Model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    method = zero_filled if checkpoint is None else load(checkpoint, device)
+    method = (
+        zero_filled if checkpoint is None else load(checkpoint, device, model_class)
+    )
     failures: list[str] = []
     written = reconstruct_folder(
         method,
@@ -192,6 +197,7 @@ def export(
     checkpoint: Path | None = None,
     authors: Path | None = None,
     model: Reconstructor = CHALLENGE,
+    model_class: type[Reconstructor] | None = None,
 ) -> None:
     """Write a trained model as one safetensors file with its configuration.
 
@@ -201,13 +207,14 @@ def export(
         authors: Instead of it, a state dict of the authors' implementation of the
             i-RIM, as torch.save wrote it.
         model: The model that the authors' weights are for, with its options.
+        model_class: Class of the checkpoint's model, if it is not of this package.
     """
     if (checkpoint is None) == (authors is None):
         raise InputError("export takes one of checkpoint and authors: give one of them")
     if authors is not None:
         export_authors(authors, model, output)
     elif checkpoint is not None:
-        export_model(checkpoint, output)
+        export_model(checkpoint, output, model_class)
     say(f"model written to {output}")
 
 
@@ -220,7 +227,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reconstruct": reconstruct,
     "evaluate": evaluate,
     "export": export,
-    "compare": compare,
 }
 GROUPS = ("model", "masks", "training", "data", "trainer", "simulation")
 OF_A_CLASS = re.compile(r"(Problem with given class_path .*?)( - Expected |$)")
@@ -294,7 +300,8 @@ def _add_fit_options(parser: LightningArgumentParser) -> None:
         Reconstructor,
         "model",
         default={"class_path": f"{IRIM2D.__module__}.IRIM2D"},
-        help=f"{', '.join(MODELS)}; --model.help NAME lists its options.",
+        help=f"{', '.join(MODELS)}, or the path of another class; --model.help NAME "
+        f"lists its options.",
     )
     of_ours: dict[str, Any] = {"skip": {"model", "masks", "seed"}, "instantiate": False}
     parser.add_class_arguments(ReconstructionTask, "training", **of_ours)

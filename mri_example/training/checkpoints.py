@@ -124,12 +124,16 @@ def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:
         )
 
 
-def load(path: Path, device: str = "cpu") -> Reconstructor:
+def load(
+    path: Path, device: str = "cpu", model: type[Reconstructor] | None = None
+) -> Reconstructor:
     """Load a trained model, ready for inference.
 
     Args:
         path: A checkpoint such as `best.ckpt`, or a file that `export` wrote.
         device: Where to put the model.
+        model: Its class, if that is not one of this package: what is not named here
+            is not imported.
 
     Raises:
         InputError: If the file is neither, or is damaged.
@@ -137,17 +141,17 @@ def load(path: Path, device: str = "cpu") -> Reconstructor:
     read = _read_export if path.suffix == SUFFIX else _read_checkpoint
     configuration, tensors = read(path, device)
     try:
-        model = build(configuration)
+        built = build(configuration, model)
     except InputError as error:
         raise InputError(f"{path} describes no model: {error}") from error
     try:
-        model.load_state_dict(tensors)
+        built.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(
             f"the weights in {path} are not those of the model that its configuration "
             f"describes: it was changed since it was written, train the model again"
         ) from error
-    return model.eval().to(device)
+    return built.eval().to(device)
 
 
 def _read_checkpoint(
@@ -184,13 +188,20 @@ def _read_export(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Ten
     return configuration, tensors
 
 
-def export(checkpoint: Path, output: Path) -> None:
+def export(
+    checkpoint: Path, output: Path, model: type[Reconstructor] | None = None
+) -> None:
     """Write the model of a checkpoint as one safetensors file.
 
-    The metadata hold the configuration of model, masks and training as JSON.
+    The metadata hold the configuration of model, masks and training as JSON. `model` is
+    that of `load`.
     """
     _check_ending(output)
-    _save(load(checkpoint), load_checkpoint(checkpoint)[CONFIGURATION], output)
+    _save(
+        load(checkpoint, model=model),
+        load_checkpoint(checkpoint)[CONFIGURATION],
+        output,
+    )
 
 
 def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:
