@@ -166,6 +166,40 @@ EXPERIMENTS: dict[str, Experiment] = {
         "loss", partial(fan, 8), change=partial(mixed, share_of_ssim=0.5)
     ),
     "8 steps of 2, rate 8e-3": Experiment("learning rate", partial(fan, 8), 8e-3),
+    "8 steps of 4, l1 + ssim": Experiment(
+        "loss",
+        partial(fan, 8, HIDDEN, STRIDES),
+        change=partial(mixed, share_of_ssim=0.5),
+    ),
+    "8 steps of 4, rate 8e-3": Experiment(
+        "learning rate", partial(fan, 8, HIDDEN, STRIDES), 8e-3
+    ),
+    "8 steps of 4, rate 2e-3": Experiment(
+        "learning rate", partial(fan, 8, HIDDEN, STRIDES), 2e-3
+    ),
+    "8 steps of 4, shared": Experiment(
+        "weights", partial(fan, 8, HIDDEN, STRIDES), change=share
+    ),
+    "8 steps of 4, 32 channels": Experiment(
+        "channels", partial(IRIM2D, 32, 8, HIDDEN, STRIDES, memory="store")
+    ),
+    "12 steps of 4": Experiment("steps", partial(fan, 12, HIDDEN, STRIDES)),
+    "8 steps of 4, all steps": Experiment(
+        "loss", partial(fan, 8, HIDDEN, STRIDES), change=along_the_way
+    ),
+    "8 steps of 4, strides 1 2 4 1": Experiment(
+        "strides", partial(fan, 8, (32, 64, 64, 32), (1, 2, 4, 1))
+    ),
+    "i-RIM 3D, 8 steps of 4": Experiment(
+        "steps",
+        partial(IRIM3D, 16, 8, HIDDEN, STRIDES, memory="store", slab=2),
+        slices=1,
+    ),
+    "U-Net, l1 + ssim": Experiment(
+        "loss", partial(UNet, 16, 3), 2e-3, change=partial(mixed, share_of_ssim=0.5)
+    ),
+    "U-Net, rate 4e-3": Experiment("learning rate", partial(UNet, 16, 3), 4e-3),
+    "RIM, rate 4e-3": Experiment("learning rate", partial(RIM, 32, 8), 4e-3),
     "8 steps of 2, shared": Experiment("weights", partial(fan, 8), change=share),
     "i-RIM 3D, 8 steps of 2": Experiment(
         "steps",
