@@ -117,7 +117,7 @@ bench: $(STAMP) $(PEERS_STAMP) ## measure memory, time, overhead, layers, budget
 	$(STEADY) $(BIN)/python -m benchmarks.flows
 	$(STEADY) $(BIN)/python -m benchmarks.convert
 
-reproduce: $(STAMP) $(REPRODUCE_STAMP) ## compare the i-RIMs with RIM, U-Net and l1-wavelet on an unseen head: three seeds, hours
+reproduce: $(STAMP) $(REPRODUCE_STAMP) ## compare the i-RIMs with RIM, U-Net and l1-wavelet on an unseen head: three seeds
 	$(STEADY) $(BIN)/python -m benchmarks.reproduce
 
 figures: $(STAMP) ## draw the figures of README and docs from benchmarks/results/

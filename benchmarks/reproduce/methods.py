@@ -51,9 +51,9 @@ class Protocol:
         minutes: Time of a training, which ends it instead of the steps; 0 for none.
     """
 
-    steps: int = 1200
+    steps: int = 300
     slices: int = 2
-    size: int = 96
+    size: int = 64
     minutes: float = 0.0
 
     def trainer(self, batches: int) -> dict[str, Any]:
@@ -108,19 +108,19 @@ class Network:
 def irim(coils: int, slices: int) -> Reconstructor:
     """Return the small i-RIM 2D; several coils are reconstructed each by itself."""
     del slices
-    return IRIM2D(16, 4, HIDDEN, STRIDES, coils=1 if coils == 1 else None)
+    return IRIM2D(16, 8, HIDDEN, STRIDES, coils=1 if coils == 1 else None)
 
 
 def irim_3d(coils: int, slices: int) -> Reconstructor:
     """Return the same of slabs."""
     each = 1 if coils == 1 else None
-    return IRIM3D(16, 4, HIDDEN, STRIDES, coils=each, slab=slices)
+    return IRIM3D(16, 8, HIDDEN, STRIDES, coils=each, slab=slices)
 
 
 def irim_sense(coils: int, slices: int) -> Reconstructor:
     """Return the same with one image of all coils, through sensitivity maps."""
     del coils, slices
-    return IRIM2D(16, 4, HIDDEN, STRIDES, sensitivity="calibration")
+    return IRIM2D(16, 8, HIDDEN, STRIDES, sensitivity="calibration")
 
 
 NETWORKS = {
