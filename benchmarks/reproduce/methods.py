@@ -125,7 +125,7 @@ def irim_sense(coils: int, slices: int) -> Reconstructor:
 
 NETWORKS = {
     "U-Net": Network(lambda *_: UNet(16, 4), 2e-3, combined=True),
-    "RIM": Network(lambda *_: RIM(32, 8), 2e-3),
+    "RIM": Network(lambda *_: RIM(32, 8), 4e-3),
     "i-RIM 2D": Network(irim, 4e-3),
     "i-RIM 2D, SENSE": Network(irim_sense, 4e-3, combined=True),
     "i-RIM 3D": Network(irim_3d, 4e-3, slabs=True),
