@@ -103,26 +103,31 @@ def reconstruct(
     batch_size: int = 8,
     slab: int | None = None,
     skip_failures: bool = False,
+    model_class: type[Reconstructor] | None = None,
 ) -> None:
     """Reconstruct every file of a folder, as the leaderboard takes it.
 
     Args:
         data: Folder of files in the fastMRI layout; those that bring a mask keep it.
         output: Folder for files of the same names, data set reconstruction.
-        checkpoint: A trained model, .ckpt or .safetensors; without one the
-            zero-filled images are written.
+        checkpoint: A trained model, .ckpt or .safetensors, or the name of one in
+            mri_example/pretrained; without one the zero-filled images are written.
         masks: How files without a mask are undersampled.
         device: For example cpu or cuda; a GPU is used if there is one.
         batch_size: Slices that are reconstructed at once.
         slab: Slices of a slab, for a model of slabs that does not fit.
         skip_failures: Go on without the volumes that fail, and list them at the end.
+        model_class: Class of the checkpoint's model, if it is not of this package, by
+            its path, such as package.module.Model.
     """
     from mri_example import reconstruct as module
     from mri_example.training.checkpoints import load
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     module.check_device(device)
-    method = module.zero_filled if checkpoint is None else load(checkpoint, device)
+    method: Any = module.zero_filled
+    if checkpoint is not None:
+        method = load(checkpoint, device, model_class)
     failures: dict[Path, str] | None = {} if skip_failures else None
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "slab": slab}
     written = module.reconstruct(
@@ -173,6 +178,7 @@ def export(
     checkpoint: Path | None = None,
     authors: Path | None = None,
     model: Reconstructor = CHALLENGE,
+    model_class: type[Reconstructor] | None = None,
 ) -> None:
     """Write a trained model as one safetensors file with its configuration.
 
@@ -182,6 +188,7 @@ def export(
         authors: Instead of it, a state dict of the authors' implementation of the
             i-RIM, as torch.save wrote it.
         model: The model that the authors' weights are for, with its options.
+        model_class: Class of the checkpoint's model, if it is not of this package.
     """
     from mri_example.training import checkpoints
 
@@ -190,7 +197,7 @@ def export(
     if authors is not None:
         checkpoints.export_authors(authors, model, output)
     elif checkpoint is not None:
-        checkpoints.export(checkpoint, output)
+        checkpoints.export(checkpoint, output, model_class)
     say(f"model written to {output}")
 
 

@@ -40,7 +40,8 @@ def parser_of(**about: Any) -> FitParser:
     text = "What all randomness follows."
     parser.add_argument("--seed_everything", type=int, default=0, help=text)
     default = {"class_path": f"{IRIM2D.__module__}.IRIM2D"}
-    text = f"{', '.join(MODELS)}; --model.help NAME lists its options."
+    text = f"{', '.join(MODELS)}, or the path of another class; --model.help NAME lists"
+    text += " its options."
     parser.add_subclass_arguments(Reconstructor, "model", default=default, help=text)
     ours: dict[str, Any] = {"skip": {"model", "masks", "seed"}, "instantiate": False}
     parser.add_class_arguments(ReconstructionTask, "training", **ours)

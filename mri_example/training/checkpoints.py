@@ -21,6 +21,7 @@ from mri_example.paths import check_file
 
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
 SUFFIX, PREFIX = ".safetensors", "model."
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError)
 OTHER = "train into another folder"
 
@@ -93,30 +94,49 @@ def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:
         require(old.get(name) == new.get(name), f"{text} {OTHER}")
 
 
-def load(path: Path, device: str = "cpu") -> Reconstructor:
+def load(
+    path: Path, device: str = "cpu", model: type[Reconstructor] | None = None
+) -> Reconstructor:
     """Load a trained model, ready for inference.
 
     Args:
-        path: A checkpoint such as `best.ckpt`, or a file that `export` wrote.
+        path: A checkpoint such as `best.ckpt`, a file that `export` wrote, or the name
+            of a model in `mri_example/pretrained`.
         device: Where to put the model.
+        model: Its class, if that is not one of this package: what is not named here
+            is not imported.
 
     Raises:
         InputError: If the file is neither, or is damaged.
     """
+    path = _named(path)
     read = _read_export if path.suffix == SUFFIX else _read_checkpoint
     configuration, tensors = read(path, device)
     try:
-        model = build(configuration)
+        built = build(configuration, model)
     except InputError as error:
         raise InputError(f"{path} describes no model: {error}") from error
     try:
-        model.load_state_dict(tensors)
+        built.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(
             f"the weights in {path} are not those of the model that its configuration "
             f"describes: it was changed since it was written, train the model again"
         ) from error
-    return model.eval().to(device)
+    return built.eval().to(device)
+
+
+def _named(path: Path) -> Path:
+    """Return the file of a model of the package, if its name is given."""
+    if path.suffix or len(path.parts) != 1 or path.exists():
+        return path
+    known = {file.stem: file for file in sorted(PRETRAINED.glob(f"*{SUFFIX}"))}
+    if str(path) not in known:
+        raise InputError(
+            f"the checkpoint {path} does not exist, and the models that come with the "
+            f"package are {', '.join(known)}: name one of them, or check the path"
+        )
+    return known[str(path)]
 
 
 def _read_checkpoint(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -146,13 +166,17 @@ def _read_export(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Any
     return configuration, tensors
 
 
-def export(checkpoint: Path, output: Path) -> None:
+def export(
+    checkpoint: Path, output: Path, model: type[Reconstructor] | None = None
+) -> None:
     """Write the model of a checkpoint as one safetensors file.
 
-    The metadata hold the configuration of model, masks and training as JSON.
+    The metadata hold the configuration of model, masks and training as JSON. `model` is
+    that of `load`.
     """
     _check_ending(output)
-    _save(load(checkpoint), load_checkpoint(checkpoint)[CONFIGURATION], output)
+    configuration = load_checkpoint(checkpoint)[CONFIGURATION]
+    _save(load(checkpoint, model=model), configuration, output)
 
 
 def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:

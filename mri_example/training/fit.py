@@ -146,7 +146,7 @@ def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> 
 def _start_from(model: Reconstructor, path: Path) -> None:
     """Give a model the weights of a trained one."""
     try:
-        model.load_state_dict(load(path).state_dict())
+        model.load_state_dict(load(path, model=type(model)).state_dict())
     except RuntimeError as error:
         text = f"init is {path}, whose weights do not fit the model: choose the model "
         raise InputError(f"{text}that it was trained with") from error

@@ -275,7 +275,6 @@ OPTIONS = {
     "reconstruct": "--checkpoint",
     "evaluate": "--skip_failures",
     "export": "--checkpoint",
-    "compare": "--minutes",
 }
 
 

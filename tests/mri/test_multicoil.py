@@ -7,13 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.reproduce.rim import RIM
+from benchmarks.reproduce.unet import UNet
 from mri_example.cli import main
 from mri_example.data.dataset import SliceDataset
 from mri_example.data.files import KSpaceFile, read_reconstruction
 from mri_example.data.simulate import Simulation, coil_maps
 from mri_example.errors import InputError
 from mri_example.masks import Masks
-from mri_example.models import IRIM2D, IRIM3D, RIM, UNet
+from mri_example.models import IRIM2D, IRIM3D
 from mri_example.reconstruct import reconstruct, zero_filled
 from mri_example.training.checkpoints import export, load
 from mri_example.transforms import center_crop, ifftc
@@ -137,10 +139,10 @@ def test_zero_filled_volumes_are_the_same_slice_by_slice_and_in_slabs(
 def test_every_model_trains_is_exported_and_reconstructs(root, tmp_path, model, loss):
     options = {"challenge": "multicoil", "batch_size": 2, "training": {"loss": loss}}
     best = train(root, tmp_path / "run", model, **options)
-    export(best, tmp_path / "model.safetensors")
+    export(best, tmp_path / "model.safetensors", type(model))
     volumes = []
     for path in (best, tmp_path / "model.safetensors"):
-        loaded = load(path)
+        loaded = load(path, model=type(model))
         assert loaded.slab == model.slab
         out = tmp_path / path.suffix
         reconstruct(loaded, root / "multicoil_val", out, MASKS)
