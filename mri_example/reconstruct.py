@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mri_example.data.dataset import Sample, SliceDataset, blend
 from mri_example.data.files import KSpaceFile, write_reconstruction
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.masks import Masks, volume_seed
 from mri_example.progress import shown
 from mri_example.transforms import center_crop, root_sum_of_squares
@@ -58,8 +58,8 @@ def reconstruct(
         failures: Takes up the volumes that fail, and why; an earlier reconstruction of
             one is removed. Without it the first failure ends everything.
     """
-    if output.resolve() == data.resolve():
-        raise InputError(f"output is the data folder {data}: choose another folder")
+    own = output.resolve() == data.resolve()
+    require(not own, f"output is the data folder {data}: choose another folder")
     _prepare(method, masks, device, batch_size, slab)
     whole = method is zero_filled and masks.encodes_slices  # slabs of at least 1 slice
     dataset = SliceDataset(
@@ -91,11 +91,10 @@ def _prepare(
     method: Any, masks: Masks, device: str, batch_size: int, slab: int | None
 ) -> None:
     """Check the options, and move a module to the device."""
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, but must be at least 1")
+    require(batch_size >= 1, f"batch_size is {batch_size}, but must be at least 1")
     check_device(device)
     if slab is not None:
-        _check_slab(slab, method, masks)
+        _check_slab(f"slab is {slab}, but", slab, method, masks)
     if isinstance(method, nn.Module):
         method.to(device)
 
@@ -105,26 +104,21 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(
-            f"device is {device!r}, which cannot be used here ({first}): name another, "
-            f"for example cpu or cuda:0"
-        ) from error
+        text = f"device is {device!r}, which cannot be used here "
+        text += f"({str(error).splitlines()[0]}): name another, such as cpu or cuda:0"
+        raise InputError(text) from error
 
 
-def _check_slab(slab: int, method: Any, masks: Masks) -> None:
+def _check_slab(said: str, slab: int, method: Any, masks: Masks) -> None:
     most: int | None = getattr(method, "slab", None)
     name = getattr(method, "__name__", type(method).__name__)
-    reason = f"{name} takes slabs of {most} slices: choose at most that"
-    if slab < 1:
-        reason = "must be at least 1: leave it out"
-    elif most is None:
-        reason = f"{name} is given slice after slice: lower batch_size instead"
-    elif masks.encodes_slices:
-        reason = "the masks tell slices apart, so a volume is whole: leave it out"
-    elif slab <= most:
-        return
-    raise InputError(f"slab is {slab}, but {reason}")
+    require(slab >= 1, f"{said} must be at least 1: leave it out")
+    text = f"{said} {name} is given slice after slice: lower batch_size instead"
+    require(most is not None, text)
+    text = f"{said} the masks tell slices apart, so a volume is whole: leave it out"
+    require(not masks.encodes_slices, text)
+    text = f"{said} {name} takes slabs of {most} slices: choose at most that"
+    require(slab <= (most or 0), text)
 
 
 @torch.no_grad()
@@ -153,11 +147,13 @@ def _magnitudes(
     except ValueError as error:
         raise InputError(f"{file.path} cannot be reconstructed: {error}") from error
     except torch.OutOfMemoryError as error:
-        shape = tuple(samples[0].zero_filled.shape)
-        raise InputError(
-            f"{file.path} does not fit into the memory of {device}, {len(samples)} of "
-            f"shape {shape} at once: lower batch_size, or slab for a model of slabs"
-        ) from error
+        text = (
+            f"{file.path} does not fit into the memory of {device}, {len(samples)} of"
+        )
+        text += (
+            f" shape {tuple(samples[0].zero_filled.shape)} at once: lower batch_size"
+        )
+        raise InputError(f"{text}, or slab for a model of slabs") from error
 
 
 def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:
