@@ -168,7 +168,8 @@ class ReconstructionTask(lightning.LightningModule):
             return warm * (0.5 + 0.5 * math.cos(math.pi * done))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        followed = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": followed}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what a checkpoint is checked against."""
