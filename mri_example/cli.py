@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-import lightning
 import torch
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
@@ -20,28 +18,15 @@ from jsonargparse import (  # type: ignore[attr-defined]
     lazy_instance,
     set_parsing_settings,
 )
-from lightning.pytorch.cli import LightningArgumentParser
 
 from mri_example.data.anatomy import nifti_volumes
-from mri_example.data.convert import convert_raw
 from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
-from mri_example.demo import compare, demo, say
 from mri_example.errors import InputError
-from mri_example.evaluate import check_ending, write
-from mri_example.evaluate import evaluate as evaluate_folders
-from mri_example.inspection import inspect_root
 from mri_example.masks import Masks
-from mri_example.models import IRIM2D, MODELS, ChallengeIRIM, Reconstructor
-from mri_example.pages import evaluation_page, training_page
-from mri_example.progress import LINES
-from mri_example.reconstruct import check_device, zero_filled
-from mri_example.reconstruct import reconstruct as reconstruct_folder
+from mri_example.models import ChallengeIRIM, Reconstructor
+from mri_example.parser import Parser
+from mri_example.progress import LINES, say
 from mri_example.summary import SUMMARIES
-from mri_example.training.checkpoints import export as export_model
-from mri_example.training.checkpoints import export_authors, load
-from mri_example.training.data import SliceData, check_range
-from mri_example.training.fit import DEFAULTS, fit
-from mri_example.training.module import ReconstructionTask
 
 CHALLENGE: Any = lazy_instance(ChallengeIRIM)
 
@@ -84,6 +69,8 @@ def convert(source: Path, output: Path) -> None:
         source: A raw file or a folder of them (.h5, .hdf5, .mrd, .ismrmrd).
         output: Folder for the files, for example multicoil_test of a data root.
     """
+    from mri_example.data.convert import convert_raw
+
     written = convert_raw(source, output)
     say(f"{len(written)} files written to {output}; those already there were kept")
 
@@ -97,11 +84,11 @@ def check(data: Path, quick: bool = False) -> None:
         data: Folder with singlecoil_train, multicoil_val and the like.
         quick: Read one slice of each file instead of all.
     """
+    from mri_example.inspection import inspect_root
+
     reports = inspect_root(data, quick=quick)
-    for report in reports:
-        say(str(report))
-    defects = sum(len(report.defects) for report in reports)
-    if defects:
+    say("\n".join(map(str, reports)))
+    if defects := sum(len(report.defects) for report in reports):
         raise InputError(
             f"{data} has {defects} defects: repair or remove what is named above"
         )
@@ -116,37 +103,40 @@ def reconstruct(
     batch_size: int = 8,
     slab: int | None = None,
     skip_failures: bool = False,
+    model_class: type[Reconstructor] | None = None,
 ) -> None:
     """Reconstruct every file of a folder, as the leaderboard takes it.
 
     Args:
         data: Folder of files in the fastMRI layout; those that bring a mask keep it.
         output: Folder for files of the same names, data set reconstruction.
-        checkpoint: A trained model, .ckpt or .safetensors; without one the
-            zero-filled images are written.
+        checkpoint: A trained model, .ckpt or .safetensors, or the name of one in
+            mri_example/pretrained; without one the zero-filled images are written.
         masks: How files without a mask are undersampled.
         device: For example cpu or cuda; a GPU is used if there is one.
         batch_size: Slices that are reconstructed at once.
         slab: Slices of a slab, for a model of slabs that does not fit.
         skip_failures: Go on without the volumes that fail, and list them at the end.
+        model_class: Class of the checkpoint's model, if it is not of this package, by
+            its path, such as package.module.Model.
     """
+    from mri_example import reconstruct as module
+    from mri_example.training.checkpoints import load
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
-    method = zero_filled if checkpoint is None else load(checkpoint, device)
-    failures: list[str] = []
-    written = reconstruct_folder(
-        method,
-        data,
-        output,
-        masks,
-        device=device,
-        batch_size=batch_size,
-        slab=slab,
-        on_failure=(lambda _, e: failures.append(str(e))) if skip_failures else None,
+    module.check_device(device)
+    method: Any = module.zero_filled
+    if checkpoint is not None:
+        method = load(checkpoint, device, model_class)
+    failures: dict[Path, str] | None = {} if skip_failures else None
+    options: dict[str, Any] = {"device": device, "batch_size": batch_size, "slab": slab}
+    written = module.reconstruct(
+        method, data, output, masks, failures=failures, **options
     )
     say(f"{len(written)} reconstructions written to {output}")
     if failures:
-        say("\n  ".join([f"failed and not written: {len(failures)}", *failures]))
+        count = f"failed and not written: {len(failures)}"
+        say("\n  ".join([count, *failures.values()]))
     if not written:
         raise InputError(f"no volume of {data} could be reconstructed: see above")
 
@@ -154,8 +144,6 @@ def reconstruct(
 def evaluate(
     targets: Path,
     reconstructions: Path,
-    acquisition: str | None = None,
-    acceleration: float | None = None,
     output: Path | None = None,
     report: Path | None = None,
     skip_failures: bool = False,
@@ -165,23 +153,21 @@ def evaluate(
     Args:
         targets: Folder of files with targets.
         reconstructions: Folder of reconstructions with the same names.
-        acquisition: Count only the volumes of this acquisition.
-        acceleration: Count only the volumes of this acceleration.
-        output: A .json or .csv file for the numbers.
+        output: A .json file for the numbers.
         report: Where to write a page with scores, slices and errors; without it, beside
             the folder of reconstructions.
         skip_failures: Go on without the volumes that cannot be compared, and list them
             at the end and in the output.
     """
-    if output is not None:
-        check_ending(output)
-    asked = (acquisition, acceleration)
-    evaluation = evaluate_folders(
-        targets, reconstructions, *asked, skip_failures=skip_failures
-    )
+    from mri_example import evaluate as module
+    from mri_example.pages import evaluation_page
+
+    if output is not None and output.suffix != ".json":
+        raise InputError(f"output is {output}, but must end in .json: rename it")
+    evaluation = module.evaluate(targets, reconstructions, skip_failures=skip_failures)
     say(str(evaluation))
     if output is not None:
-        write(evaluation, output)
+        evaluation.write(output)
     folder = reconstructions.resolve()
     page = report or folder.with_name(f"{folder.name}.html")
     say(f"report: {evaluation_page(evaluation, targets, reconstructions, page)}")
@@ -192,6 +178,7 @@ def export(
     checkpoint: Path | None = None,
     authors: Path | None = None,
     model: Reconstructor = CHALLENGE,
+    model_class: type[Reconstructor] | None = None,
 ) -> None:
     """Write a trained model as one safetensors file with its configuration.
 
@@ -201,151 +188,23 @@ def export(
         authors: Instead of it, a state dict of the authors' implementation of the
             i-RIM, as torch.save wrote it.
         model: The model that the authors' weights are for, with its options.
+        model_class: Class of the checkpoint's model, if it is not of this package.
     """
+    from mri_example.training import checkpoints
+
     if (checkpoint is None) == (authors is None):
         raise InputError("export takes one of checkpoint and authors: give one of them")
     if authors is not None:
-        export_authors(authors, model, output)
+        checkpoints.export_authors(authors, model, output)
     elif checkpoint is not None:
-        export_model(checkpoint, output)
+        checkpoints.export(checkpoint, output, model_class)
     say(f"model written to {output}")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
-    "simulate": simulate,
-    "convert": convert,
-    "check": check,
-    "fit": fit,
-    "reconstruct": reconstruct,
-    "evaluate": evaluate,
-    "export": export,
-    "compare": compare,
+    command.__name__: command
+    for command in (simulate, convert, check, reconstruct, evaluate, export)
 }
-GROUPS = ("model", "masks", "training", "data", "trainer", "simulation")
-OF_A_CLASS = re.compile(r"(Problem with given class_path .*?)( - Expected |$)")
-OF_NO_TYPE = re.compile(r'key "(\S+)": Does not validate .* Given value: (.*)')
-
-
-class Parser(LightningArgumentParser):
-    """A parser that says what is wrong, and not all that would have been right."""
-
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse, and refuse what is no set of options where one must be."""
-        parsed = self._parsed(*args, **kwargs)
-        command = parsed.get("subcommand")
-        for name in GROUPS:
-            key = f"{command}.{name}"
-            value = parsed.get(key)
-            if key in parsed and not isinstance(value, Namespace | Path):
-                self.error(
-                    f"{name} is {value!r}, but must hold options, `name: value` each; "
-                    f"leave it out for the defaults"
-                )
-        model = parsed.get(f"{command}.model")
-        if model is None:
-            return parsed
-        # a model that is chosen starts from its own defaults, not those of another
-        self.set_defaults({f"{command}.model": {"class_path": model.class_path}})
-        return self._parsed(*args, **kwargs)
-
-    def _parsed(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().parse_args(*args, **kwargs)
-        except UnicodeDecodeError:
-            self.error("the configuration is not text: write it as YAML")
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with code 2, unless another parser asked."""
-        if not self.exit_on_error:
-            super().error(message, ex)
-        said = " ".join(message.split()).rstrip(".:")
-        if match := OF_A_CLASS.search(said):
-            said = match[1]
-        elif match := OF_NO_TYPE.search(said):
-            said = '"{}" is {}, which it cannot be'.format(*match.groups())
-        if "Expected a <class 'tuple'>" in said:
-            said += ": write what belongs together as a list, such as [4,8] or [4]"
-        shown = self.prog.replace("[options] ", "")
-        self.exit(2, f"error: {said}: `{shown} --help` lists what there is\n")
-
-
-def _add_fit_options(parser: LightningArgumentParser) -> None:
-    """Add what `fit` takes: `--trainer` is `lightning.Trainer`, `--data` `SliceData`.
-
-    `--training` is `ReconstructionTask`, and `--model` the network that it trains.
-    """
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="Folder for best.ckpt, last.ckpt and log/; a run goes on there.",
-    )
-    parser.add_argument(
-        "--init",
-        type=Path | None,
-        default=None,
-        help="A trained model, .ckpt or .safetensors, to start from.",
-    )
-    parser.add_argument(
-        "--seed_everything", type=int, default=0, help="What all randomness follows."
-    )
-    parser.add_subclass_arguments(
-        Reconstructor,
-        "model",
-        default={"class_path": f"{IRIM2D.__module__}.IRIM2D"},
-        help=f"{', '.join(MODELS)}; --model.help NAME lists its options.",
-    )
-    of_ours: dict[str, Any] = {"skip": {"model", "masks", "seed"}, "instantiate": False}
-    parser.add_class_arguments(ReconstructionTask, "training", **of_ours)
-    parser.add_class_arguments(SliceData, "data", **of_ours)
-    parser.add_class_arguments(Masks, "masks")
-    parser.add_lightning_class_args(lightning.Trainer, "trainer")
-    parser.set_defaults({f"trainer.{name}": v for name, v in DEFAULTS.items()})
-
-
-def _run_fit(parser: LightningArgumentParser, config: Namespace) -> None:
-    """Train as the options say, and print where the best checkpoint is."""
-    seed = config.seed_everything
-    check_range("seed_everything", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1")
-    torch.manual_seed(seed)
-    try:
-        built = parser.instantiate(config)
-    except InputError:
-        raise
-    except (ValueError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"the options cannot be used ({said}): change them") from error
-    trainer: dict[str, Any] = vars(built.trainer)
-    task = ReconstructionTask(built.model, **vars(built.training))
-    data = SliceData(masks=built.masks, seed=seed, **vars(built.data))
-    start = time.monotonic()
-    last = fit(task, data, config.output, init=config.init, **trainer)
-    best = last.with_stem("best")
-    if task.global_rank == 0:
-        found = best if best.exists() else "none was written"
-        sys.stdout.write(f"best checkpoint: {found}\n")
-        if task.started:
-            page = training_page(task, config.output, time.monotonic() - start)
-            sys.stdout.write(f"report: {page}\n")
-
-
-def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser of the command line, and that of each command."""
-    whole = Parser(prog="python -m mri_example", description=__doc__)
-    subcommands, parsers = whole.add_subcommands(), {}
-    for name in commands:
-        parser = Parser(description=SUMMARIES[name])
-        parser.add_argument(
-            "--config", action=ActionConfigFile, help="Options as YAML."
-        )
-        if name == "fit":
-            _add_fit_options(parser)
-        else:
-            parser.add_function_arguments(COMMANDS[name])
-        subcommands.add_subcommand(name, parser, help=parser.description)
-        parsers[name] = parser
-    return whole, parsers
 
 
 class _Terminated(KeyboardInterrupt):
@@ -369,29 +228,16 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Run one command.
 
     Returns:
         0, or 2 if the input was at fault, 130 after Ctrl-C and 143 after SIGTERM.
     """
     LINES.restart()
-    with _ending_on_sigterm():
-        return _main(arguments)
-
-
-def _main(arguments: list[str] | None) -> int:
-    set_parsing_settings(docstring_parse_attribute_docstrings=False)
-    whole, parsers = parser_of([*COMMANDS])
     try:
-        parsed = whole.parse_args(arguments)
-        name = parsed.subcommand
-        if name == "fit":
-            _run_fit(parsers[name], parsed[name])
-        else:
-            options = vars(parsers[name].instantiate(parsed[name]))
-            options.pop("config")
-            COMMANDS[name](**options)
+        with _ending_on_sigterm():
+            _run(*arguments)
     except InputError as error:
         # without the traceback of a worker that loads data
         said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
@@ -403,3 +249,31 @@ def _main(arguments: list[str] | None) -> int:
         sys.stderr.write(f"{said}: run the same command again to go on\n")
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     return 0
+
+
+def _run(name: str = "", *options: str) -> None:
+    if name not in SUMMARIES:
+        raise InputError(
+            f"invalid choice: {name!r} is no subcommand: `python -m mri_example "
+            f"--help` lists what there is"
+        )
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    program = f"python -m mri_example {name}"
+    about: dict[str, Any] = {"prog": program, "description": SUMMARIES[name]}
+    if name == "fit":
+        from mri_example import fit_cli
+
+        fit = fit_cli.parser_of(**about)
+        fit_cli.run(fit, _parsed(fit, options))
+        return
+    command = COMMANDS.get(name) or getattr(import_module("mri_example.demo"), name)
+    parser = Parser(**about)
+    parser.add_function_arguments(command)
+    command(**vars(parser.instantiate(_parsed(parser, options))))
+
+
+def _parsed(parser: Parser, options: Sequence[str]) -> Namespace:
+    parser.add_argument("--config", action=ActionConfigFile, help="Options as YAML.")
+    parsed: Namespace = parser.parse_args([*options])
+    del parsed["config"]
+    return parsed

@@ -50,19 +50,16 @@ def compare(
         title: What is shown.
         amplify: How much brighter errors are drawn than images.
     """
-    figure = Figure(
-        figsize=(2.6 * (len(images) + 1), 5.6), layout="constrained", dpi=120
-    )
+    size = (2.6 * (len(images) + 1), 5.6)
+    figure = Figure(figsize=size, layout="constrained", dpi=120)
     axes = figure.subplots(2, len(images) + 1)
     limit = float(np.quantile(target, 0.998))
     for column, (name, image) in enumerate({**images, "target": target}.items()):
         axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=limit)
         axes[0, column].set_title(name, fontsize=10)
         if name != "target":
-            error = 100 * np.abs(image - target) / limit
-            shown = axes[1, column].imshow(
-                error, cmap="magma", vmin=0, vmax=100 / amplify
-            )
+            error, most = 100 * np.abs(image - target) / limit, 100 / amplify
+            shown = axes[1, column].imshow(error, cmap="magma", vmin=0, vmax=most)
             axes[1, column].set_title(f"error × {amplify}", fontsize=9)
     for axis in axes.flat:
         axis.axis("off")
@@ -74,12 +71,12 @@ def compare(
 
 
 def learning_curve(log: Path) -> Figure:
-    """Draw training loss and validation scores of all sittings of a run.
-
-    Args:
-        log: The folder `log/` of a run.
-    """
-    rows = _logged(log)
+    """Draw training loss and validation scores of all sittings of a run, by its log."""
+    rows = []
+    paths = sorted(log.glob("version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
+    for path in paths:
+        with path.open(newline="") as file:
+            rows += list(csv.DictReader(file))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -103,31 +100,21 @@ def memory_against_depth(
         figure = Figure(figsize=(6, 3.4), layout="constrained")
         axis = figure.subplots()
         for memory, values in peaks.items():
-            megabytes = [value / 1e6 for value in values]
-            axis.plot(depths, megabytes, "o-", color=COLORS[memory], lw=2)
-            axis.annotate(
-                f"{NAMES[memory]}: {megabytes[-1]:.0f} MB",
-                (depths[-1], megabytes[-1]),
-                xytext=(-4, 8),
-                textcoords="offset points",
-                ha="right",
-                color=COLORS[memory],
-            )
+            megabytes, color = [value / 1e6 for value in values], COLORS[memory]
+            axis.plot(depths, megabytes, "o-", color=color, lw=2)
+            text, end = f"{NAMES[memory]}: {megabytes[-1]:.0f} MB", megabytes[-1]
+            place: dict[str, Any] = {
+                "xytext": (-4, 8),
+                "textcoords": "offset points",
+                "ha": "right",
+            }
+            axis.annotate(text, (depths[-1], end), color=color, **place)
         axis.set_xlabel("layers")
         axis.set_ylabel("peak of a training step, MB\n(without parameter gradients)")
         axis.set_ylim(bottom=0, top=1.15 * max(max(v) for v in peaks.values()) / 1e6)
         axis.set_xlim(left=0)
         axis.set_title(title, fontsize=10)
     return figure
-
-
-def _logged(log: Path) -> list[dict[str, str]]:
-    rows = []
-    paths = sorted(log.glob("version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
-    for path in paths:
-        with path.open(newline="") as file:
-            rows += list(csv.DictReader(file))
-    return rows
 
 
 def _curve(axis: Any, rows: Sequence[Mapping[str, str]], key: str, label: str) -> None:

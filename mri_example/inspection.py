@@ -14,13 +14,8 @@ from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError
 from mri_example.progress import shown
 
-CHALLENGES = ("singlecoil", "multicoil")
 SPLITS = ("train", "val", "test", "challenge")
-PUBLISHED = {  # volumes and slices of the single-coil knee data
-    "singlecoil_train": (973, 34742),
-    "singlecoil_val": (199, 7135),
-    "singlecoil_test": (108, 3903),
-}
+NAMES = [f"{coils}coil_{split}" for coils in ("single", "multi") for split in SPLITS]
 EQUAL = 1e-3  # relative, of the attributes to the target
 
 
@@ -45,7 +40,6 @@ class FolderReport:
         kinds = {
             "rows x columns": f"{file.shape[-2]} x {file.shape[-1]}",
             "coils": str(file.coils),
-            "acquisition": str(file.attributes.get("acquisition", "not named")),
             "acquisition/scanner": file.scan,
             "target": file.target or "none",
             "mask": "none" if file.mask is None else "of its own",
@@ -55,13 +49,7 @@ class FolderReport:
             self.counts.setdefault(kind, Counter())[value] += 1
 
     def __str__(self) -> str:
-        head = f"{self.name}: {self.volumes} volumes, {self.slices} slices"
-        volumes, slices = known = PUBLISHED.get(self.name, (0, 0))
-        if known == (self.volumes, self.slices):
-            head += ", as published"
-        elif volumes:
-            head += f"; the published knee data have {volumes} volumes, {slices} slices"
-        lines = [head]
+        lines = [f"{self.name}: {self.volumes} volumes, {self.slices} slices"]
         for kind, counter in self.counts.items():
             found = ", ".join(f"{value} ({n})" for value, n in counter.most_common())
             lines.append(f"  {kind}: {found}")
@@ -80,15 +68,13 @@ def inspect_root(root: Path, *, quick: bool = False) -> list[FolderReport]:
     Raises:
         InputError: If there is no such folder.
     """
-    names = [f"{challenge}_{split}" for challenge in CHALLENGES for split in SPLITS]
-    folders = [root / name for name in names if (root / name).is_dir()]
-    if not folders:
-        raise InputError(f"{root} has none of {', '.join(names)}: check the path")
-    reports = [FolderReport(folder.name) for folder in folders]
+    reports = [FolderReport(name) for name in NAMES if (root / name).is_dir()]
+    if not reports:
+        raise InputError(f"{root} has none of {', '.join(NAMES)}: check the path")
     files: dict[Path, FolderReport] = {}
-    for folder, report in zip(folders, reports, strict=True):
+    for report in reports:
         try:
-            files |= dict.fromkeys(volume_paths(folder), report)
+            files |= dict.fromkeys(volume_paths(root / report.name), report)
         except InputError as error:
             report.defects.append(str(error))
     for path in shown(list(files), "check", "volume"):
@@ -96,18 +82,6 @@ def inspect_root(root: Path, *, quick: bool = False) -> list[FolderReport]:
     for path, defect in _twins(files):
         files[path].defects.append(defect)
     return reports
-
-
-def _twins(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Find the files of a challenge with the name of another volume."""
-    named: dict[tuple[str, str], list[Path]] = {}
-    for path in files:
-        named.setdefault((path.parent.name.split("_")[0], path.stem), []).append(path)
-    for paths in named.values():
-        for path in paths:
-            others = ", ".join(str(other) for other in paths if other != path)
-            if others:
-                yield path, f"{path} has the name of {others}: rename one"
 
 
 def _examine(path: Path, report: FolderReport, quick: bool) -> None:
@@ -127,27 +101,21 @@ def _examine(path: Path, report: FolderReport, quick: bool) -> None:
 
 def _of_split(file: KSpaceFile) -> Iterator[Finding]:
     """Say what keeps `fit` from using a file of its folder."""
-    folder = file.path.parent.name
-    split = folder.split("_")[-1]
-    if split not in ("train", "val"):
-        return
-    if file.mask is not None:
+    folder, size = file.path.parent.name, file.target_size
+    if file.mask is not None and folder.endswith(("_train", "_val")):
         yield Finding(
-            "split",
+            "mask in training",
             f"it brings a mask, so its k-space is undersampled and no model can learn "
             f"from it: move it from {folder}",
         )
-    if split == "val" and file.target_size is None:
+    if folder.endswith("_val") and size is None:
+        text = "it has no target volume, so nothing can be validated on it: move it "
+        yield Finding("no target", f"{text}from {folder}, or add its target")
+    elif folder.endswith("_val") and size and size[0] < file.crop[1]:
         yield Finding(
-            "split",
-            f"it has no target volume, so nothing can be validated on it: move it from "
-            f"{folder}, or add its target",
-        )
-    elif split == "val" and file.target_size and file.target_size[0] < file.crop[1]:
-        yield Finding(
-            "split",
-            f"its target has fewer rows than columns, {file.target_size}, but a square "
-            f"as wide as it is compared: exchange the axes, or crop the columns",
+            "wide target",
+            f"its target has fewer rows than columns, {size}, but a square as wide as "
+            f"it is compared: exchange the axes, or crop the columns",
         )
 
 
@@ -159,10 +127,19 @@ def _of_attributes(file: KSpaceFile) -> Iterator[Finding]:
         for name, value in values.items():
             said = file.number(name)
             if said is not None and not np.isclose(said, value, rtol=EQUAL, atol=0):
-                yield Finding(
-                    "attribute",
-                    f"the attribute {name!r} is {said:.6g}, but that of {file.target} "
-                    f"is {value:.6g}: repair the attribute",
-                )
+                text = f"the attribute {name!r} is {said:.6g}, but that of "
+                text += f"{file.target} is {value:.6g}: repair the attribute"
+                yield Finding("attribute", text)
     except InputError as error:
         yield Finding("values", str(error).removeprefix(f"{file.path}: "))
+
+
+def _twins(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Find the files of a challenge with the name of another volume."""
+    named: dict[tuple[str, str], list[Path]] = {}
+    for path in files:
+        named.setdefault((path.parent.name.split("_")[0], path.stem), []).append(path)
+    for paths in named.values():
+        for path in paths:
+            if others := ", ".join(str(other) for other in paths if other != path):
+                yield path, f"{path} has the name of {others}: rename one"

@@ -22,13 +22,7 @@ WINDOW = 7
 K1, K2 = 0.01, 0.03
 
 
-def subsampled_nmse(
-    estimate: Tensor,
-    target: Tensor,
-    fraction: float = 0.01,
-    magnitude: bool = False,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def subsampled_nmse(estimate: Tensor, target: Tensor, fraction: float = 0.01) -> Tensor:
     r"""Normalized squared error on a random subset of the pixels (eq. 18).
 
     $$ L = \frac{N}{\sum_i m_i} \cdot
@@ -37,25 +31,23 @@ def subsampled_nmse(
 
     averaged over the batch. The same mask hides pixels of estimate and target, and the
     expectation is the NMSE whatever the fraction $f$: a cheap source of gradient noise.
-    A fraction of 1 draws nothing; `magnitude` compares magnitudes.
+    A fraction of 1 draws nothing.
 
     Examples:
         >>> target = torch.ones(2, 1, 8, 8, dtype=torch.complex64)
         >>> float(subsampled_nmse(1.5 * target, target, fraction=0.5))
         0.25
     """
-    if magnitude or estimate.shape[1] != target.shape[1]:
+    if estimate.shape[1] != target.shape[1]:
         estimate, target = magnitudes(estimate, target)
     _check_shapes(estimate, target)
     error = (estimate - target).abs().square().flatten(1)
     energy = target.abs().square().flatten(1).sum(1)
-    energy = torch.where(energy > 0, energy, 1)
     counted = torch.ones_like(error)
     if fraction < 1:
-        chances = torch.rand(error.shape, generator=generator, dtype=error.dtype)
-        counted = (chances < fraction).to(error)
+        counted = (torch.rand(error.shape, dtype=error.dtype) < fraction).to(error)
     share = counted.sum(1).clamp(min=1) / error.shape[1]
-    return ((counted * error).sum(1) / energy / share).mean()
+    return ((counted * error).sum(1) / _positive(energy) / share).mean()
 
 
 def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
@@ -67,12 +59,12 @@ def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
         0.5
     """
     p, t = magnitudes(estimate, target)
-    size = t.flatten(1).sum(1)
-    return ((t - p).abs().flatten(1).sum(1) / torch.where(size > 0, size, 1)).mean()
+    error = (t - p).abs().flatten(1).sum(1)
+    return (error / _positive(t.flatten(1).sum(1))).mean()
 
 
 def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
-    """One minus the structural similarity of magnitudes, as `metrics.ssim` has it.
+    """One minus the structural similarity of magnitudes, as `metrics.score` has it.
 
     The maxima `(batch,)` are those of the target volumes.
     """
@@ -96,19 +88,16 @@ def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
 
 
 def training_loss(
-    name: LossName = "nmse",
-    fraction: float = 0.01,
-    magnitude: bool = False,
-    coils_per_step: int | None = None,
+    name: LossName = "nmse", fraction: float = 0.01, coils_per_step: int | None = None
 ) -> Callable[[Reconstructor, Sample], Tensor]:
     """Return a function of model and batch, the mean over the model's trajectory."""
-    one: dict[str, Callable[[Tensor, Sample], Tensor]] = {
-        "nmse": lambda x, batch: subsampled_nmse(x, batch.image, fraction, magnitude),
-        "l1": lambda x, batch: normalized_l1(x, batch.image),
-        "ssim": lambda x, batch: dissimilarity(
-            x, batch.image, torch.as_tensor(batch.maximum)
-        ),
-    }
+
+    def one(x: Tensor, batch: Sample) -> Tensor:
+        if name == "nmse":
+            return subsampled_nmse(x, batch.image, fraction)
+        if name == "l1":
+            return normalized_l1(x, batch.image)
+        return dissimilarity(x, batch.image, torch.as_tensor(batch.maximum))
 
     def loss(model: Reconstructor, batch: Sample) -> Tensor:
         options = {}
@@ -116,8 +105,7 @@ def training_loss(
             options["scale"] = model.scale_of(batch.zero_filled)
             batch = _some_coils(batch, coils_per_step)
         estimates = model.trajectory(*batch.inputs, **options)
-        losses = [one[name](estimate, batch) for estimate in estimates]
-        return torch.stack(losses).mean()
+        return torch.stack([one(estimate, batch) for estimate in estimates]).mean()
 
     return loss
 
@@ -125,9 +113,8 @@ def training_loss(
 def _some_coils(batch: Sample, coils: int) -> Sample:
     """Draw some of the coils, the same ones for all samples."""
     chosen = torch.randperm(batch.image.shape[1])[:coils].sort().values
-    return batch._replace(
-        zero_filled=batch.zero_filled[:, chosen], image=batch.image[:, chosen]
-    )
+    parts = {n: getattr(batch, n)[:, chosen] for n in ("zero_filled", "image")}
+    return batch._replace(**parts)
 
 
 def magnitudes(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,6 +128,11 @@ def _windows(images: Tensor) -> Tensor:
     """Return the mean over every window."""
     planes = images.reshape(-1, 1, *images.shape[-2:])
     return F.avg_pool2d(planes, WINDOW, stride=1)
+
+
+def _positive(sizes: Tensor) -> Tensor:
+    """Put 1 for the size of an image of zeros."""
+    return torch.where(sizes > 0, sizes, 1)
 
 
 def _check_shapes(estimate: Tensor, target: Tensor) -> None:

@@ -18,7 +18,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.paths import check_file
 
 Seed: TypeAlias = int | Sequence[int] | None
@@ -90,19 +90,35 @@ class Masks:
 
     def __post_init__(self) -> None:
         if self.file is not None:
-            _check_values(self.file, self._stored)
+            self._check_stored(self._stored)
             return
-        if self.pattern not in (*PATTERNS, "poisson"):
-            raise InputError(
-                f"the mask pattern is {self.pattern!r}, but can only be one of "
-                f"{', '.join(PATTERNS)} and poisson"
-            )
-        _check_pairs(self.pattern, self.center_fractions, self.accelerations)
-        if self.pattern == "poisson" and find_spec("sigpy") is None:
-            raise InputError(
-                "the mask pattern is 'poisson', which is drawn with sigpy, but sigpy "
-                "is not installed: `pip install sigpy`, or give `masks.file`"
-            )
+        known, name = ", ".join(PATTERNS), f"the mask pattern is {self.pattern!r}"
+        possible = self.pattern in (*PATTERNS, "poisson")
+        require(possible, f"{name}, but can only be one of {known} and poisson")
+        self._check_pairs()
+        drawn = self.pattern != "poisson" or find_spec("sigpy") is not None
+        require(drawn, f"{name}, but sigpy is not installed: `pip install sigpy`")
+
+    def _check_stored(self, stored: NDArray[np.generic]) -> None:
+        numbers = stored.dtype.kind in "biuf" and stored.ndim <= 2
+        text = f"{self.file} holds {stored.dtype} of shape {stored.shape}, but a mask "
+        text += "is 0 or 1 along (cols,), or (slices, cols) for 3-D acquisitions"
+        require(numbers and np.isin(stored, (0, 1)).all(), text)
+        text = "holds a mask that measures nothing: it must be 1 where k-space is"
+        require(stored.any(), f"{self.file} {text} measured")
+
+    def _check_pairs(self) -> None:
+        counts = len(self.center_fractions), len(self.accelerations)
+        text = "center_fractions has {} entries and accelerations {}: give pairs"
+        require(0 < counts[0] == counts[1], text.format(*counts))
+        for low, a in zip(self.center_fractions, self.accelerations, strict=True):
+            said = f"a center fraction is {low}, but must be"
+            require(0 < low <= 1, f"{said} above 0 and at most 1")
+            text = f"an acceleration is {a}, but must be finite and at least 1"
+            require(1 <= a < math.inf, text)
+            bounded = self.pattern in ("random", "equispaced_fraction")
+            text = f"{said} what an acceleration of {a} allows: at most {1 / a:.3g}"
+            require(not bounded or low * a <= 1, text)
 
     @cached_property
     def _stored(self) -> NDArray[np.generic]:
@@ -112,10 +128,8 @@ class Masks:
             with path.open("rb") as file:
                 return np.atleast_1d(npy.read_array(file).squeeze())
         except (OSError, EOFError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{path} cannot be read as .npy ({error}): write the mask with "
-                f"`numpy.save`"
-            ) from error
+            text = f"{path} cannot be read as .npy ({error}): write the mask with "
+            raise InputError(f"{text}`numpy.save`") from error
 
     @property
     def encodes_slices(self) -> bool:
@@ -138,8 +152,7 @@ class Masks:
         Raises:
             InputError: If there is no such mask for that shape.
         """
-        sizes = _sizes(shape, encodes_slices=self.encodes_slices)
-        rng = RandomState(seed)
+        sizes, rng = self._sizes(shape), RandomState(seed)
         if self.file is not None:
             measured, low = self._read(sizes)
         elif self.pattern == "poisson":
@@ -154,23 +167,33 @@ class Masks:
         choice = rng.randint(len(self.center_fractions))
         return self.center_fractions[choice], self.accelerations[choice]
 
+    def _sizes(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the sizes of the phase-encoding axes of k-space.
+
+        Of a volume the axis of the coils must be there: without it three axes may just
+        as well be the coils of a single slice.
+        """
+        said = f"shape is {tuple(shape)}, but"
+        if self.encodes_slices:
+            text = f"{said} a mask of slices and columns is for the volumes of 3-D "
+            text += "acquisitions, (coils, slices, rows, cols): use slabs of slices"
+            require(len(shape) >= 4 and min(shape[-3], shape[-1]) > 0, text)
+            return shape[-3], shape[-1]
+        text = f"{said} must be (..., rows, cols) with at least one column"
+        require(len(shape) >= 2 and shape[-1] > 0, text)
+        return (shape[-1],)
+
     def _read(self, sizes: Sequence[int]) -> tuple[Measured, int]:
         measured = self._stored.astype(bool)
-        if measured.shape != tuple(sizes):
-            raise InputError(
-                f"{self.file} holds a mask of {_named(measured.shape)}, but k-space "
-                f"has {_named(sizes)}: give a mask of that size, or leave out such "
-                f"files; slabs that a model is trained on need a mask of as many slices"
-            )
+        text = f"{self.file} holds a mask of {_named(measured.shape)}, but k-space has "
+        text += f"{_named(sizes)}: give a mask of that size, also to train on slabs"
+        require(measured.shape == tuple(sizes), text)
         return measured, center_width(measured)
 
     def _columns(self, cols: int, rng: RandomState) -> tuple[Measured, int]:
         highest = max(self.accelerations)
-        if highest > cols:
-            raise InputError(
-                f"an acceleration is {highest}, but {cols} columns allow at most "
-                f"{cols}: choose a lower one, or leave out such narrow files"
-            )
+        text = f"an acceleration is {highest}, but {cols} columns allow at most {cols}"
+        require(highest <= cols, f"{text}: choose a lower one")
         fraction, acceleration = self.pair(rng)
         low = max(1, round(cols * fraction))  # never an empty mask
         if self.pattern == "magic_fraction":  # alone in bounding its center
@@ -184,12 +207,10 @@ class Masks:
         fraction, a = self.pair(rng)
         low = [max(1, round(size * fraction)) for size in sizes]
         center, samples = low[0] * low[1], sizes[0] * sizes[1]
-        if center * a > samples:
-            raise InputError(
-                f"the center of {center} of {sizes[0]} x {sizes[1]} samples is more "
-                f"than an acceleration of {a} allows: it must be at most "
-                f"{samples / center:.3g}, or the center fraction smaller"
-            )
+        text = f"the center of {center} of {sizes[0]} x {sizes[1]} samples is more than"
+        text += f" an acceleration of {a} allows: it must be at most "
+        text += f"{samples / center:.3g}, or the center fraction smaller"
+        require(center * a <= samples, text)
         if a == 1:  # sigpy draws none with all samples
             return np.ones(sizes, bool), low[1]
         return _sigpy_poisson(sizes, a, low, rng.randint(2**31)), low[1]
@@ -203,9 +224,9 @@ def _sigpy_poisson(
     try:
         mask = import_module("sigpy.mri").poisson(sizes, acceleration, **options)
     except ValueError as error:
+        text = f"sigpy draws no Poisson-disc mask of {_named(sizes)} at an acceleration"
         raise InputError(
-            f"sigpy draws no Poisson-disc mask of {sizes[0]} slices and {sizes[1]} "
-            f"columns at an acceleration of {acceleration} ({error}): choose another"
+            f"{text} of {acceleration} ({error}): choose another"
         ) from error
     finally:
         np.random.set_state(before)  # noqa: NPY002
@@ -224,18 +245,12 @@ def equispaced(rng: RandomState, cols: int, _low: int, acceleration: float) -> M
     return _every(cols, step, rng.randint(0, step))
 
 
-def equispaced_fraction(
-    rng: RandomState, cols: int, low: int, acceleration: float
-) -> Measured:
+def equispaced_fraction(rng: RandomState, cols: int, low: int, a: float) -> Measured:
     """Space the columns so that they and the center give the acceleration together."""
-    unspent = cols - low * acceleration
-    if unspent <= 0:
-        raise InputError(
-            f"{low} central columns of {cols} leave none to space at an acceleration "
-            f"of {acceleration}: it must be below {cols / low:.3g}, or the center "
-            f"fraction smaller"
-        )
-    step = acceleration * (cols - low) / unspent
+    unspent = cols - low * a
+    text = f"{low} central columns of {cols} leave none to space at an acceleration of "
+    require(unspent > 0, f"{text}{a}: it must be below {cols / low:.3g}")
+    step = a * (cols - low) / unspent
     places = np.arange(rng.randint(0, round(step)), cols - 1, step)
     chosen = np.zeros(cols, dtype=bool)
     chosen[np.around(places).astype(int)] = True
@@ -247,11 +262,9 @@ def magic(rng: RandomState, cols: int, _low: int, acceleration: float) -> Measur
     return _mirrored(rng, cols, round(acceleration))
 
 
-def magic_fraction(
-    rng: RandomState, cols: int, low: int, acceleration: float
-) -> Measured:
+def magic_fraction(rng: RandomState, cols: int, low: int, a: float) -> Measured:
     """Do as `magic`, spaced so that the center counts towards the acceleration."""
-    outside = round(cols / acceleration) - low
+    outside = round(cols / a) - low
     if outside < 1:
         return np.zeros(cols, dtype=bool)
     return _mirrored(rng, cols, round(cols / outside))
@@ -278,76 +291,15 @@ def _mirrored(rng: RandomState, cols: int, step: int) -> Measured:
     return np.fft.fftshift(np.concatenate([above, below[::-1]]))
 
 
-def _check_pairs(
-    pattern: str, fractions: Sequence[float], accelerations: Sequence[float]
-) -> None:
-    if not 0 < len(fractions) == len(accelerations):
-        raise InputError(
-            f"center_fractions has {len(fractions)} entries and accelerations "
-            f"{len(accelerations)}: give one acceleration for each fraction"
-        )
-    for fraction, acceleration in zip(fractions, accelerations, strict=True):
-        if not 0 < fraction <= 1:
-            raise InputError(
-                f"a center fraction is {fraction}, but must be above 0 and at most 1"
-            )
-        if not 1 <= acceleration < math.inf:
-            raise InputError(
-                f"an acceleration is {acceleration}, but must be finite and at least 1"
-            )
-        bounded = pattern in ("random", "equispaced_fraction")
-        if bounded and fraction * acceleration > 1:
-            raise InputError(
-                f"a center fraction is {fraction}, but alone it must not measure more "
-                f"than an acceleration of {acceleration} allows: at most "
-                f"{1 / acceleration:.3g}"
-            )
-
-
-def _check_values(file: str, stored: NDArray[np.generic]) -> None:
-    numbers = stored.dtype.kind in "biuf"
-    if not numbers or stored.ndim > 2 or not np.isin(stored, (0, 1)).all():
-        raise InputError(
-            f"{file} holds {stored.dtype} of shape {stored.shape}, but a mask is 0 or "
-            f"1 along (cols,), or (slices, cols) for 3-D acquisitions"
-        )
-    if not stored.any():
-        raise InputError(
-            f"{file} holds a mask that measures nothing: it must be 1 where k-space is "
-            f"measured"
-        )
-
-
-def _sizes(shape: Sequence[int], *, encodes_slices: bool) -> tuple[int, ...]:
-    """Return the sizes of the phase-encoding axes of k-space.
-
-    Of a volume the axis of the coils must be there: without it three axes may just as
-    well be the coils of a single slice.
-    """
-    if encodes_slices and (len(shape) < 4 or min(shape[-3], shape[-1]) < 1):
-        raise InputError(
-            f"shape is {tuple(shape)}, but a mask of slices and columns is for the "
-            f"volumes of 3-D acquisitions, (coils, slices, rows, cols): use slabs of "
-            f"slices, or a mask of columns alone"
-        )
-    if len(shape) < 2 or shape[-1] < 1:
-        raise InputError(
-            f"shape is {tuple(shape)}, but must be (..., rows, cols) with at least one "
-            f"column"
-        )
-    return (shape[-3], shape[-1]) if encodes_slices else (shape[-1],)
-
-
 def _named(sizes: Sequence[int]) -> str:
-    names = ("columns",) if len(sizes) == 1 else ("slices", "columns")
+    names = ("slices", "columns")[-len(sizes) :]
     return " and ".join(f"{n} {name}" for n, name in zip(sizes, names, strict=True))
 
 
 def center_width(measured: Measured) -> int:
     """Count the columns around the middle one up to the first gap on each side."""
     columns = measured if measured.ndim == 1 else measured[len(measured) // 2]
-    middle = len(columns) // 2
-    gaps = np.flatnonzero(~columns)
+    middle, gaps = len(columns) // 2, np.flatnonzero(~columns)
     if middle in gaps:
         return 0
     above, below = gaps[gaps > middle], gaps[gaps < middle]

@@ -13,7 +13,7 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from mri_example.errors import InputError
+from mri_example.errors import require
 from mri_example.transforms import center_crop
 
 Volume: TypeAlias = Tensor | ArrayLike
@@ -81,55 +81,40 @@ def comparable(target: Volume, reconstruction: Volume) -> tuple[Magnitudes, Magn
             slices differ, one is too small for the square, that is too small for SSIM,
             or the target has no maximum.
     """
-    given = {"target": target, "reconstruction": reconstruction}
-    t, p = (_magnitudes(name, volume) for name, volume in given.items())
-    if len(t) != len(p):
-        raise InputError(
-            f"the target has {len(t)} slices and the reconstruction {len(p)}: "
-            f"compare volumes of as many slices"
-        )
+    t = _magnitudes("target", target)
+    p = _magnitudes("reconstruction", reconstruction)
+    text = f"the target has {len(t)} slices and the reconstruction {len(p)}: compare "
+    require(len(t) == len(p), f"{text}volumes of as many slices")
     width = t.shape[-1]
-    if width < WINDOW:
-        raise InputError(
-            f"slices are {width} wide, but SSIM needs at least {WINDOW}: leave out "
-            f"this volume"
-        )
+    text = f"slices are {width} wide, but SSIM needs at least {WINDOW}: leave it out"
+    require(width >= WINDOW, text)
     t, p = _square("target", t, width), _square("reconstruction", p, width)
-    if not t.max() > 0:
-        nothing = "positive nowhere" if t.any() else "zero everywhere"
-        raise InputError(
-            f"the target is {nothing}, so no error can be relative to it: leave out "
-            f"this volume"
-        )
+    nothing = "positive nowhere" if t.any() else "zero everywhere"
+    text = f"the target is {nothing}, so no error can be relative to it: leave it out"
+    require(t.max() > 0, text)
     return t, p
-
-
-def _square(name: str, volume: Magnitudes, width: int) -> Magnitudes:
-    if min(volume.shape[1:]) < width:
-        raise InputError(
-            f"slices of the {name} are {volume.shape[1]} by {volume.shape[2]}, but "
-            f"must hold a square of the target's width, {width}: pad them or crop the "
-            f"columns of the target"
-        )
-    return center_crop(torch.from_numpy(volume), (width, width)).numpy()
 
 
 def _magnitudes(name: str, given: Volume) -> Magnitudes:
     volume = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
-    if volume.ndim != 3 or not volume.size:
-        raise InputError(
-            f"the {name} has shape {volume.shape}, but must be (slices, rows, cols), "
-            f"none of them 0"
-        )
-    if np.iscomplexobj(volume):
-        raise InputError(f"the {name} is complex: compare magnitudes")
-    infinite = np.flatnonzero(~np.isfinite(volume).all(axis=(1, 2)))
-    if infinite.size:
-        raise InputError(
-            f"the {name} is not finite in {infinite.size} of {len(volume)} slices, the "
-            f"first being slice {infinite[0]}: mend or leave out this volume"
-        )
+    text = f"the {name} has shape {volume.shape}, but must be (slices, rows, cols)"
+    require(volume.ndim == 3 and volume.size, f"{text}, none of them 0")
+    real = not np.iscomplexobj(volume)
+    require(real, f"the {name} is complex: compare magnitudes")
+    wrong = np.flatnonzero(~np.isfinite(volume).all(axis=(1, 2)))
+    text = f"the {name} is not finite in {wrong.size} of {len(volume)} slices, the "
+    require(
+        not wrong.size, f"{text}first being slice {wrong[:1]}: mend or leave it out"
+    )
     return volume.astype(np.float64)
+
+
+def _square(name: str, volume: Magnitudes, width: int) -> Magnitudes:
+    rows, cols = volume.shape[1:]
+    text = f"slices of the {name} are {rows} by {cols}, but must hold a square of the "
+    text += f"target's width, {width}: pad them or crop the columns of the target"
+    require(min(rows, cols) >= width, text)
+    return center_crop(torch.from_numpy(volume), (width, width)).numpy()
 
 
 @dataclass(frozen=True)
@@ -167,8 +152,7 @@ def summarize(scores: Iterable[Scores]) -> Summary:
         Efron, *Bootstrap methods: another look at the jackknife*, 1979.
     """
     table = np.array([astuple(one) for one in scores], dtype=np.float64)
-    if not len(table):
-        raise InputError("there is no volume to summarize: check the folders given")
+    require(len(table), "there is no volume to summarize: check the folders given")
     mean = Scores(*table.mean(axis=0).tolist())
     if len(table) == 1:
         return Summary(1, mean)

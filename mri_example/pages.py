@@ -1,15 +1,14 @@
-"""The pages that `fit`, `evaluate` and `compare` write: what they show of a run."""
+"""The pages that `fit` and `evaluate` write: what they show of a run."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mri_example.data.dataset import SliceDataset, coil_images
@@ -133,36 +132,6 @@ def _input(dataset: SliceDataset, file: KSpaceFile, index: int) -> NDArray[Any]:
     image = root_sum_of_squares(dataset[starts[start]].zero_filled, dim=0)
     slab = center_crop(image, file.crop).numpy()
     return slab if slab.ndim == 2 else slab[index - start]
-
-
-def comparison_page(
-    rows: Sequence[Mapping[str, Any]],
-    slices: Sequence[Slice],
-    curves: Mapping[str, Figure],
-    settings: Mapping[str, Any],
-    path: Path,
-) -> Path:
-    """Write the table of all methods, a slice as each shows it, and their curves."""
-    head = ("coils", "method", "acceleration", "parameters", "steps", "peak MB")
-    body = [
-        [
-            str(row["coils"]),
-            row["method"],
-            f"{row['acceleration']}x",
-            f"{row['parameters']:,}",
-            f"{row['steps']:,}",
-            f"{row['peak'] / 1e6:.0f}",
-            f"{row['nmse']:.4f}",
-            f"{row['psnr']:.2f}",
-            f"{row['ssim']:.4f}",
-        ]
-        for row in rows
-    ]
-    note = "One head that no method saw in training; its k-space is simulated."
-    table = Table("Scores", (*head, "NMSE", "PSNR", "SSIM"), body, note)
-    facts = {"Settings": settings, "Versions": versions()}
-    lead = "Methods that were trained for equal times on the same heads."
-    return Report("Comparison", lead, [table], slices, curves, facts).write(path)
 
 
 def _peak(device: torch.device) -> str:

@@ -34,6 +34,12 @@ class Lines:
         sys.stderr.flush()
 
 
+def say(text: str) -> None:
+    """Print a line on standard output at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 LINES = Lines()  # of the whole program, so that loops in loops take turns
 
 

@@ -12,10 +12,9 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mri_example.data.checks import OnFailure
 from mri_example.data.dataset import Sample, SliceDataset, blend
 from mri_example.data.files import KSpaceFile, write_reconstruction
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.masks import Masks, volume_seed
 from mri_example.progress import shown
 from mri_example.transforms import center_crop, root_sum_of_squares
@@ -39,7 +38,7 @@ def reconstruct(
     device: str = "cpu",
     batch_size: int = 8,
     slab: int | None = None,
-    on_failure: OnFailure | None = None,
+    failures: dict[Path, str] | None = None,
 ) -> list[Path]:
     """Reconstruct every file of a folder, and return the files written.
 
@@ -56,21 +55,12 @@ def reconstruct(
         device: Where to compute, for example `cuda`.
         batch_size: Slices that are reconstructed at once; at least one slab.
         slab: Slices of a slab, at most as many as the method takes.
-        on_failure: Called with the path of a volume that fails and the error; the
-            volume is skipped, and an earlier reconstruction of it is removed. Without
-            it the first failure ends everything.
+        failures: Takes up the volumes that fail, and why; an earlier reconstruction of
+            one is removed. Without it the first failure ends everything.
     """
-    if output.resolve() == data.resolve():
-        raise InputError(f"output is the data folder {data}: choose another folder")
+    own = output.resolve() == data.resolve()
+    require(not own, f"output is the data folder {data}: choose another folder")
     _prepare(method, masks, device, batch_size, slab)
-
-    def skip(path: Path, error: InputError) -> None:
-        """Let no reconstruction of an earlier run stand for a volume that fails."""
-        if on_failure is None:
-            raise error
-        (output / path.name).unlink(missing_ok=True)
-        on_failure(path, error)
-
     whole = method is zero_filled and masks.encodes_slices  # slabs of at least 1 slice
     dataset = SliceDataset(
         data,
@@ -78,19 +68,35 @@ def reconstruct(
         slab=slab or (1 if whole else getattr(method, "slab", None)),
         coils=getattr(method, "coils", None),
         metadata=getattr(method, "metadata", ()),
-        on_failure=skip,
+        failures=failures,
     )
     batch = max(1, batch_size // (dataset.slab or 1))
     paths = []
     for file in shown(dataset.files, "reconstruct", "volume"):
+        path = output / file.path.name
         try:
             volume = _volume(method, dataset, file, device, batch)
-            path = output / file.path.name
             write_reconstruction(path, volume, _undersampling(file, masks))
             paths.append(path)
         except InputError as error:
-            skip(file.path, error)
+            if failures is None:
+                raise
+            failures[file.path] = str(error)
+    for path in failures or ():  # nothing of an earlier run stands for it
+        (output / path.name).unlink(missing_ok=True)
     return paths
+
+
+def _prepare(
+    method: Any, masks: Masks, device: str, batch_size: int, slab: int | None
+) -> None:
+    """Check the options, and move a module to the device."""
+    require(batch_size >= 1, f"batch_size is {batch_size}, but must be at least 1")
+    check_device(device)
+    if slab is not None:
+        _check_slab(f"slab is {slab}, but", slab, method, masks)
+    if isinstance(method, nn.Module):
+        method.to(device)
 
 
 def check_device(device: str) -> None:
@@ -98,45 +104,21 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(
-            f"device is {device!r}, which cannot be used here ({first}): name another, "
-            f"for example cpu or cuda:0"
-        ) from error
+        text = f"device is {device!r}, which cannot be used here "
+        text += f"({str(error).splitlines()[0]}): name another, such as cpu or cuda:0"
+        raise InputError(text) from error
 
 
-def _prepare(
-    method: Any, masks: Masks, device: str, batch_size: int, slab: int | None
-) -> None:
-    """Check the options, and move a module to the device."""
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, but must be at least 1")
-    check_device(device)
-    if slab is not None:
-        _check_slab(slab, method, masks)
-    if isinstance(method, nn.Module):
-        method.to(device)
-
-
-def _check_slab(slab: int, method: Any, masks: Masks) -> None:
+def _check_slab(said: str, slab: int, method: Any, masks: Masks) -> None:
     most: int | None = getattr(method, "slab", None)
     name = getattr(method, "__name__", type(method).__name__)
-    reason = f"{name} takes slabs of {most} slices: choose at most that"
-    if slab < 1:
-        reason = "must be at least 1: leave it out"
-    elif most is None:
-        reason = (
-            f"{name} is given slice after slice: lower batch_size to have fewer of "
-            f"them at once"
-        )
-    elif masks.encodes_slices:
-        reason = (
-            "the masks tell slices apart, so all slices of a volume are measured "
-            "together: leave it out"
-        )
-    elif slab <= most:
-        return
-    raise InputError(f"slab is {slab}, but {reason}")
+    require(slab >= 1, f"{said} must be at least 1: leave it out")
+    text = f"{said} {name} is given slice after slice: lower batch_size instead"
+    require(most is not None, text)
+    text = f"{said} the masks tell slices apart, so a volume is whole: leave it out"
+    require(not masks.encodes_slices, text)
+    text = f"{said} {name} takes slabs of {most} slices: choose at most that"
+    require(slab <= (most or 0), text)
 
 
 @torch.no_grad()
@@ -165,11 +147,13 @@ def _magnitudes(
     except ValueError as error:
         raise InputError(f"{file.path} cannot be reconstructed: {error}") from error
     except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"{file.path} does not fit into the memory of {device}, {len(samples)} of "
-            f"shape {tuple(samples[0].zero_filled.shape)} at once: lower batch_size, "
-            f"or slab for a model of slabs"
-        ) from error
+        text = (
+            f"{file.path} does not fit into the memory of {device}, {len(samples)} of"
+        )
+        text += (
+            f" shape {tuple(samples[0].zero_filled.shape)} at once: lower batch_size"
+        )
+        raise InputError(f"{text}, or slab for a model of slabs") from error
 
 
 def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:

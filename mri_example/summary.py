@@ -14,8 +14,6 @@ SUMMARIES = {
     "reconstruct": "Reconstruct every file of a folder, as the leaderboard takes it.",
     "evaluate": "Compare reconstructions with targets: NMSE, PSNR and SSIM per volume.",
     "export": "Write a trained model as one safetensors file with its configuration.",
-    "compare": "Train methods for equal times on the embedded heads; print a table, "
-    "draw.",
 }
 
 

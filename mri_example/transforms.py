@@ -67,6 +67,14 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return image
 
 
+def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Crop or zero-pad the last two axes to `shape`, around the center."""
+    rows, cols = (min(n, s) for n, s in zip(image.shape[-2:], shape, strict=True))
+    below, right = shape[0] - rows, shape[1] - cols
+    sides = (right // 2, right - right // 2, below // 2, below - below // 2)
+    return torch.nn.functional.pad(center_crop(image, (rows, cols)), sides)
+
+
 def root_sum_of_squares(images: Tensor, dim: int) -> Tensor:
     r"""Combine images along an axis of coils, $m = \sqrt{\sum_c |x_c|^2}$.
 

@@ -18,7 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.paths import check_file, distinct, files_of
 
 LOG = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ def embedded_anatomy() -> dict[str, Volume]:
     cols)`.
     """
     content = EMBEDDED.read_bytes() if EMBEDDED.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != SHA256:
-        raise InputError(f"{EMBEDDED} is damaged: check it out of the repository again")
+    text = f"{EMBEDDED} is damaged: check it out of the repository again"
+    require(hashlib.sha256(content).hexdigest() == SHA256, text)
     with np.load(io.BytesIO(content)) as archive:
         return {name: archive[name].astype(np.float32) for name in archive}
 
@@ -71,38 +71,30 @@ def nifti_volumes(
 
 
 def _volume(path: Path, number: int | None) -> Volume:
-    image, voxels = _read(path)
+    try:
+        image: Any = nibabel.load(path)
+        voxels = np.asanyarray(image.dataobj)
+    except (*UNREADABLE, zlib.error) as error:
+        text = f"{path} cannot be read as NIfTI ({error}): copy it again"
+        raise InputError(text) from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim == 4 and voxels.size:
         voxels = _of_series(path, voxels, number)
-    if voxels.ndim != 3 or not voxels.size or voxels.dtype.kind not in "uif":
-        raise InputError(
-            f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a "
-            f"volume of real magnitudes: convert it"
-        )
-    if not np.isfinite(voxels).all() or voxels.min() < 0 or voxels.max() <= 0:
-        raise InputError(
-            f"{path} holds values that are not magnitudes (negative, not finite, or "
-            f"zero everywhere): take the magnitude image of the scan"
-        )
+    text = (
+        f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a volume"
+    )
+    usable = voxels.ndim == 3 and voxels.size and voxels.dtype.kind in "uif"
+    require(usable, f"{text} of real magnitudes: convert it")
+    text = (
+        f"{path} holds values that are not magnitudes (negative, not finite, or zero "
+    )
+    positive = np.isfinite(voxels).all() and voxels.min() >= 0 and voxels.max() > 0
+    require(positive, f"{text}everywhere): take the magnitude image of the scan")
     affine = np.nan_to_num(image.affine)
-    if not np.linalg.det(affine):
-        raise InputError(
-            f"{path} does not say where its voxels are (its affine is singular), so it "
-            f"cannot be turned upright: set the affine of the scan"
-        )
+    text = f"{path} does not say where its voxels are (its affine is singular): set it"
+    require(np.linalg.det(affine), text)
     return upright(voxels, affine)
-
-
-def _read(path: Path) -> tuple[Any, NDArray[Any]]:
-    try:
-        image: Any = nibabel.load(path)
-        return image, np.asanyarray(image.dataobj)
-    except (*UNREADABLE, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read as NIfTI ({error}): copy it again"
-        ) from error
 
 
 def _of_series(path: Path, voxels: NDArray[Any], number: int | None) -> NDArray[Any]:
@@ -110,11 +102,8 @@ def _of_series(path: Path, voxels: NDArray[Any], number: int | None) -> NDArray[
     if number is None:
         text = "%s holds %d volumes: volume 0 is taken, --volume N takes another"
         LOG.warning(text, path, count)
-    if not 0 <= (number or 0) < count:
-        raise InputError(
-            f"volume is {number}, but {path} holds {count} volumes: choose 0 to "
-            f"{count - 1}"
-        )
+    text = f"volume is {number}, but {path} holds {count} volumes: choose 0 to "
+    require(0 <= (number or 0) < count, f"{text}{count - 1}")
     series: NDArray[Any] = voxels[..., number or 0]
     return series
 

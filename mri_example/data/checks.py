@@ -22,16 +22,20 @@ from mri_example.errors import InputError
 from mri_example.progress import shown
 
 LOG = logging.getLogger(__name__)
-OnFailure: TypeAlias = Callable[[Path, InputError], None]
 Image: TypeAlias = NDArray[np.float64]
+Columns: TypeAlias = NDArray[np.bool_]
 
-EMPTY = (
-    1e-12  # energy relative to the largest of a column: rounding of single precision
-)
+EMPTY = 1e-12  # energy of a column, relative to the largest: single precision rounds
 PROMINENT = 10  # a peak of energy, relative to the median of the columns
 CLOSE = 0.01  # NMSE after the best scale of a target that is the image of its k-space
 OTHER = 0.25  # of one that is not: two heads of different subjects have .3 and more
 SCALE = 0.02  # by how much the scale may differ from 1 where the images agree
+TRANSFORMED = {  # by the axes over which k-space must be transformed to be the target
+    (-2, -1): "",
+    (-1,): "k-space is hybrid, its rows are positions: transform them with fft",
+    (-2,): "k-space is hybrid, its columns are positions: transform them with fft",
+    (): "k-space holds images: transform them with fftc",
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,7 @@ def findings(file: KSpaceFile, slices: Iterable[int] | None = None) -> list[Find
 
     The slices are those that are read, by default the middle one alone.
     """
-    found = list(_of_layout(file))
-    kinds = {finding.kind: finding for finding in found}
+    kinds = {finding.kind: finding for finding in _of_layout(file)}
     if not {"folder", "coils last"} & kinds.keys():  # it is known what the axes mean
         for index in [file.slices // 2] if slices is None else slices:
             for finding in _readable(file, index):
@@ -59,14 +62,14 @@ def findings(file: KSpaceFile, slices: Iterable[int] | None = None) -> list[Find
 
 def checked(
     paths: Iterable[Path],
-    on_failure: OnFailure | None = None,
+    failures: dict[Path, str] | None = None,
     usable: Callable[[KSpaceFile], None] = lambda _: None,
 ) -> list[KSpaceFile]:
     """Return the files that can be used, and log their doubts, a line for each kind.
 
     Args:
         paths: The files.
-        on_failure: Called with a file that is refused, and why; without it, a file that
+        failures: Takes up the files that are refused, and why; without it, a file that
             contradicts itself raises.
         usable: Raises `InputError` for a file that cannot be used, whatever it says.
     """
@@ -76,12 +79,13 @@ def checked(
             file = KSpaceFile.inspect(path)
             found = _doubts(file)
             usable(file)
-            doubts += [(file, finding) for finding in found]
-            files.append(file)
         except InputError as error:
-            if on_failure is None:
+            if failures is None:
                 raise
-            on_failure(path, error)
+            failures[path] = str(error)
+        else:
+            files.append(file)
+            doubts += [(file, finding) for finding in found]
     for line in summary(doubts):
         LOG.warning(line)
     return files
@@ -90,9 +94,8 @@ def checked(
 def _doubts(file: KSpaceFile) -> list[Finding]:
     """Return the findings about a file, unless one of them is an error."""
     found = findings(file)
-    for finding in found:
-        if not finding.doubt:
-            raise InputError(f"{file.path}: {finding.text}")
+    for error in (finding for finding in found if not finding.doubt):
+        raise InputError(f"{file.path}: {error.text}")
     return found
 
 
@@ -109,22 +112,19 @@ def summary(doubts: Iterable[tuple[KSpaceFile, Finding]]) -> list[str]:
 
 
 def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
-    challenge, _, split = file.path.parent.name.partition("_")
+    folder, shape = file.path.parent.name, file.shape
+    challenge, _, split = folder.partition("_")
     known = {"singlecoil": 3, "multicoil": 4}
-    if split and known.get(challenge, len(file.shape)) != len(file.shape):
-        advice = (
-            "if its first axis is that of the coils of one slice, insert an axis of "
-            "slices before it, or move it"
-        )
-        yield Finding(
-            "folder",
-            f"k-space has shape {file.shape}, which does not belong into "
-            f"{file.path.parent.name}: {advice if challenge[0] == 'm' else 'move it'}",
-        )
+    if split and known.get(challenge, len(shape)) != len(shape):
+        cure = "move it"
+        if challenge == "multicoil":
+            cure += ", or insert an axis of slices if its first is that of the coils"
+        text = f"k-space has shape {shape}, which does not belong into {folder}: {cure}"
+        yield Finding("folder", text)
     elif source := _coils_last(file):
         yield Finding(
             "coils last",
-            f"k-space has shape {file.shape}, read as (slices, coils, rows, cols), but "
+            f"k-space has shape {shape}, read as (slices, coils, rows, cols), but "
             f"{source}: if the coils are last, use numpy.moveaxis(kspace, -1, 1)",
         )
     else:
@@ -147,45 +147,30 @@ def _coils_last(file: KSpaceFile) -> str:
 
 
 def _of_header(file: KSpaceFile) -> Iterator[Finding]:
-    rows, cols = file.shape[-2:]
-    header = file.header
+    (rows, cols), header = file.shape[-2:], file.header
     if header is None:
-        yield Finding(
-            "no header",
-            f"no ISMRMRD header: all columns are taken as measured, and images are "
-            f"cropped to {file.crop[0]} x {file.crop[1]}",
-            doubt=True,
-        )
+        text = "no ISMRMRD header: all columns are taken as measured, and images are "
+        text += f"cropped to {file.crop[0]} x {file.crop[1]}"
+        yield Finding("no header", text, doubt=True)
         return
     if header.trajectory.lower() not in ("", "cartesian"):
         yield Finding(
             "trajectory",
-            f"the header says that the trajectory is {header.trajectory}, "
-            f"but k-space is read as Cartesian: grid the data first, or correct the "
-            f"data set 'ismrmrd_header'",
+            f"the header says that the trajectory is {header.trajectory}, but k-space "
+            f"is read as Cartesian: grid the data first, or correct the header",
         )
-    encoded = header.encoded[:2]
-    if rows != cols and encoded == (cols, rows):
-        yield Finding(
-            "encoded",
-            f"the header speaks of {rows} encoded columns, but k-space has {cols}, and "
-            f"as many rows: exchange its last two axes, or repair the header",
-        )
-    elif encoded[1] != cols:
-        yield Finding(
-            "encoded",
-            f"the header speaks of {encoded[1]} encoded columns, but k-space has "
-            f"{cols}, so the wrong ones may count as measured: repair the header, or "
-            f"remove the data set 'ismrmrd_header'",
-            doubt=file.mask is not None,  # which says what was measured
-        )
-    elif encoded[0] != rows:
-        yield Finding(
-            "encoded rows",
-            f"the header speaks of {encoded[0]} encoded rows, but k-space has {rows}: "
-            f"images are right if the readout oversampling was removed before",
-            doubt=True,
-        )
+    says = f"the header speaks of {header.encoded[1]} encoded columns, but k-space has"
+    if rows != cols and header.encoded[:2] == (cols, rows):
+        text = f"{says} {cols}, and as many rows: exchange its last two axes"
+        yield Finding("encoded", text)
+    elif header.encoded[1] != cols:
+        text = f"{says} {cols}, so the wrong ones may count as measured: repair it, or "
+        text += "remove the data set 'ismrmrd_header'"
+        yield Finding("encoded", text, doubt=file.mask is not None)  # says it as well
+    elif header.encoded[0] != rows:
+        text = f"the header speaks of {header.encoded[0]} encoded rows, but k-space has"
+        text += f" {rows}: right if the readout oversampling was removed before"
+        yield Finding("encoded rows", text, doubt=True)
 
 
 def _readable(file: KSpaceFile, index: int) -> Iterator[Finding]:
@@ -209,43 +194,38 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
         yield from _of_target(file, kspace, index)
 
 
-def _measured(kspace: NDArray[Any]) -> NDArray[np.bool_]:
+def _measured(kspace: NDArray[Any]) -> Columns:
     """Return which columns of a slice are more than rounding."""
     power = np.square(np.abs(kspace), dtype=np.float64)
     columns = power.reshape(-1, kspace.shape[-1]).sum(axis=0)
-    measured: NDArray[np.bool_] = columns > EMPTY * columns.max()
+    measured: Columns = columns > EMPTY * columns.max()
     return measured
 
 
-def _of_columns(
-    file: KSpaceFile, measured: NDArray[np.bool_], index: int
-) -> Iterator[Finding]:
+def _of_columns(file: KSpaceFile, measured: Columns, index: int) -> Iterator[Finding]:
     """Compare the columns that are not zero with those that should not be."""
-    columns = np.arange(len(measured))
+    columns, header = np.arange(len(measured)), file.header
     left, right = file.padding
     inside = (columns >= left) & (columns < right)
     if file.mask is not None:
         inside = file.mask.astype(bool)
     outside = np.flatnonzero(measured & ~inside)
     if len(outside) and file.mask is not None:
-        yield Finding(
-            "mask",
-            f"k-space of slice {index} is not zero where the mask is: one of them "
-            f"belongs to another file",
-        )
-    elif len(outside) and file.header and file.header.encoded[1] == len(columns):
+        text = f"k-space of slice {index} is not zero where the mask is: one of them "
+        yield Finding("mask", f"{text}belongs to another file")
+    elif len(outside) and header and header.encoded[1] == len(columns):
         yield Finding(
             "limits",
             f"the header limits the encoding to columns {left} to {right - 1} (center "
-            f"{file.header.center}, maximum {file.header.maximum}), but k-space has "
-            f"values in {outside[0]} to {outside[-1]} of {len(columns)}: repair it",
+            f"{header.center}, maximum {header.maximum}), but k-space has values in "
+            f"{outside[0]} to {outside[-1]} of {len(columns)}: repair it",
         )
     else:
         yield from _of_zeros(file, measured, inside)
 
 
 def _of_zeros(
-    file: KSpaceFile, measured: NDArray[np.bool_], inside: NDArray[np.bool_]
+    file: KSpaceFile, measured: Columns, inside: Columns
 ) -> Iterator[Finding]:
     missing = inside & ~measured
     for other in range(file.slices):  # zero in every slice?
@@ -258,20 +238,17 @@ def _of_zeros(
         yield Finding(
             "undersampled",
             f"{len(zeros)} of {len(measured)} columns of k-space are zero in every "
-            f"slice, but there is no data set 'mask': undersampled data need it, and "
-            f"no model can be trained on them",
+            f"slice, but there is no data set 'mask': add it; no model can be trained "
+            f"on undersampled data",
         )
     elif len(zeros):
         source = "nothing says so: add a header or a mask"
         if file.mask is not None or file.header is not None:
             name = "header" if file.mask is None else "mask"
             source = f"the {name} says that they were measured: correct it"
-        yield Finding(
-            "zeros",
-            f"columns {zeros[0]} to {zeros[-1]} of k-space are zero in every slice, "
-            f"{len(zeros)} of them, but {source}",
-            doubt=not within,
-        )
+        text = f"columns {zeros[0]} to {zeros[-1]} of k-space are zero in every slice, "
+        text += f"{len(zeros)} of them, but {source}"
+        yield Finding("zeros", text, doubt=not within)
 
 
 def _of_center(power: Image) -> Iterator[Finding]:
@@ -291,59 +268,36 @@ def _of_center(power: Image) -> Iterator[Finding]:
         )
 
 
-TRANSFORMED = {  # by the axes over which k-space must be transformed to be the target
-    (-2, -1): "",
-    (-1,): "k-space is hybrid, its rows are positions: transform them with fft",
-    (-2,): "k-space is hybrid, its columns are positions: transform them with fft",
-    (): "k-space holds images: transform them with fftc",
-}
-AXES = ("rows", "columns")
-
-
-def _of_maximum(file: KSpaceFile, largest: float, index: int) -> Iterator[Finding]:
-    stated = file.number("max")
-    if stated is not None and largest > (1 + CLOSE) * stated:
-        yield Finding(
-            "max",
-            f"the attribute 'max' is {stated:.6g}, but slice {index} of {file.target} "
-            f"has {largest:.6g}: repair the attribute",
-        )
-
-
 def _of_target(file: KSpaceFile, kspace: NDArray[Any], index: int) -> Iterator[Finding]:
     """Transform k-space and compare it with the target, in the same and other ways."""
     target = file.target_volume(index).astype(np.float64)
-    yield from _of_maximum(file, float(target.max()), index)
+    name, largest, stated = file.target, float(target.max()), file.number("max")
+    if stated is not None and largest > (1 + CLOSE) * stated:
+        text = f"the attribute 'max' is {stated:.6g}, but slice {index} of {name} has "
+        yield Finding("max", f"{text}{largest:.6g}: repair the attribute")
     same = all(n <= m for n, m in zip(target.shape, kspace.shape[-2:], strict=True))
-    if not same or not target.any():
-        return  # the target is another field of view, or air
-    error, scale, advice = min(_ways(kspace, target))
-    if advice:
-        yield Finding(
-            "target",
-            f"k-space of slice {index} is not transformed to {file.target} by the "
-            f"centered transform, but otherwise: {advice}",
-        )
+    if same and target.any():  # else it is another field of view, or air
+        yield from _of_ways(f"{name}", index, *min(_ways(kspace, target)))
+
+
+def _of_ways(
+    name: str, index: int, error: float, scale: float, cure: str
+) -> Iterator[Finding]:
+    """Judge the best way to transform k-space to its target."""
+    if cure:
+        text = f"k-space of slice {index} is not transformed to {name} by the centered "
+        yield Finding("target", f"{text}transform, but otherwise: {cure}")
     elif error > OTHER:
-        yield Finding(
-            "target",
-            f"{file.target} of slice {index} is no image of its k-space, whatever the "
-            f"scale (NMSE {error:.2g}), shift or flip: one is of another file or slice",
-        )
+        text = f"{name} of slice {index} is no image of its k-space, whatever the scale"
+        text += f" (NMSE {error:.2g}), shift or flip: one is of another file or slice"
+        yield Finding("target", text)
     elif abs(np.log(scale)) > (SCALE if error <= CLOSE else np.log(2)):
-        yield Finding(
-            "scale",
-            f"{file.target} is {scale:.5g} times the orthonormal transform of k-space "
-            f"of {kspace.shape[-2]} x {kspace.shape[-1]}: scale one of them, for "
-            f"example by norm='ortho'",
-        )
+        text = f"{name} is {scale:.5g} times the orthonormal transform of k-space: "
+        yield Finding("scale", f"{text}scale one of them, for example by norm='ortho'")
     elif error > CLOSE:
-        yield Finding(
-            "target",
-            f"{file.target} differs from the transform of k-space by an NMSE of "
-            f"{error:.2g}: it may be filtered, or of other coils",
-            doubt=True,
-        )
+        text = f"{name} differs from the transform of k-space by an NMSE of "
+        text += f"{error:.2g}: it may be filtered, or of other coils"
+        yield Finding("target", text, doubt=True)
 
 
 def _ways(kspace: NDArray[Any], target: Image) -> Iterator[tuple[float, float, str]]:
@@ -351,7 +305,7 @@ def _ways(kspace: NDArray[Any], target: Image) -> Iterator[tuple[float, float, s
 
     The first is the right one, without a cure; others follow if it is not the one.
     """
-    error, scale = _fit(target, _cropped(_image(kspace, (-2, -1)), target.shape))
+    error, scale = _fit(target, _image(kspace, (-2, -1)))
     yield error, scale, ""
     if error <= CLOSE:
         return
@@ -362,7 +316,7 @@ def _ways(kspace: NDArray[Any], target: Image) -> Iterator[tuple[float, float, s
             image = whole
             for axis, (shift, flip) in enumerate(turn):
                 image = _turned(image, axis, shift, flip)
-            way = _fit(target, _cropped(image, target.shape))
+            way = _fit(target, image)
             if way[0] <= min(CLOSE, error / 4):
                 yield *way, "; ".join(filter(None, (hybrid, *_cures(*turn))))
 
@@ -377,35 +331,30 @@ def _turned(image: Image, axis: int, shift: str, flip: str) -> Image:
 
 
 def _cures(rows: tuple[str, str], cols: tuple[str, str]) -> Iterator[str]:
-    shifted = [n for n, (shift, _) in zip(AXES, (rows, cols), strict=True) if shift]
-    if shifted:
+    along = {"rows": rows, "columns": cols}
+    if shifted := " and ".join(name for name, (shift, _) in along.items() if shift):
         yield (
-            f"images are shifted by half along {' and '.join(shifted)}: multiply "
-            f"every second sample along them by -1, or apply ifftshift before the fft"
+            f"images are shifted by half along {shifted}: multiply every second sample "
+            f"along them by -1, or apply ifftshift before the fft"
         )
     if rows[1] == cols[1] == "conjugate":
         yield "k-space is conjugated: take its numpy.conj"
-        return
-    flipped = [n for n, (_, flip) in zip(AXES, (rows, cols), strict=True) if flip]
-    if flipped:
-        yield f"the target is flipped along {' and '.join(flipped)}: flip it back"
+    elif flipped := " and ".join(name for name, (_, flip) in along.items() if flip):
+        yield f"the target is flipped along {flipped}: flip it back"
 
 
 def _image(kspace: NDArray[Any], axes: tuple[int, ...]) -> Image:
     """Return the root-sum-of-squares of the coils, transformed over some axes."""
     images = fft.fftshift(fft.ifftn(kspace, axes=axes, norm="ortho"), axes=axes)
-    squares = np.square(np.abs(images), dtype=np.float64)
-    combined: Image = np.sqrt(squares.sum(axis=0))
+    combined: Image = np.linalg.norm(images.astype(np.complex128), axis=0)
     return combined
 
 
-def _cropped(image: Image, shape: tuple[int, ...]) -> Image:
-    top, left = ((n - s) // 2 for n, s in zip(image.shape, shape, strict=True))
-    return image[top : top + shape[0], left : left + shape[1]]
-
-
 def _fit(target: Image, image: Image) -> tuple[float, float]:
-    """Return the NMSE after the best scale of an image, and this scale."""
+    """Return the NMSE after the best scale of an image, cropped, and this scale."""
+    (rows, cols), (height, width) = image.shape, target.shape
+    top, left = (rows - height) // 2, (cols - width) // 2
+    image = image[top : top + height, left : left + width]
     both, own = float((target * image).sum()), float(np.square(image).sum())
     if not both > 0:
         return 1.0, 1.0

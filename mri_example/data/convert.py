@@ -9,15 +9,12 @@ from typing import Any
 import h5py
 import ismrmrd
 import numpy as np
-from ismrmrd import xsd
-from ismrmrd.file import Acquisitions
-from ismrmrd.hdf5 import acquisition_header_dtype
 from numpy.typing import NDArray
 
 from mri_example.data.checks import checked
 from mri_example.data.files import crop_of, opened, plain, write_kspace
-from mri_example.data.header import Header
-from mri_example.errors import InputError
+from mri_example.data.header import Header, whole_header
+from mri_example.errors import InputError, require
 from mri_example.masks import center_width
 from mri_example.paths import distinct, files_of
 from mri_example.progress import shown
@@ -25,193 +22,128 @@ from mri_example.transforms import magnitudes
 
 LOG = logging.getLogger(__name__)
 SUFFIXES = (".h5", ".hdf5", ".mrd", ".ismrmrd")
-NO_IMAGE = (  # noise, and what serves the scanner itself
-    *("IS_NOISE_MEASUREMENT", "IS_NAVIGATION_DATA", "IS_PHASECORR_DATA"),
-    *("IS_HPFEEDBACK_DATA", "IS_DUMMYSCAN_DATA", "IS_RTFEEDBACK_DATA"),
-    *("IS_SURFACECOILCORRECTIONSCAN_DATA", "IS_PHASE_STABILIZATION"),
-    "IS_PHASE_STABILIZATION_REFERENCE",
-)
-RAW = {
-    "lines read backwards, as in echo-planar imaging": ("IS_REVERSE",),
-    "compressed lines": tuple(f"COMPRESSION{i}" for i in (1, 2, 3, 4)),
-}
+NO_IMAGE = """NOISE_MEASUREMENT NAVIGATION_DATA PHASECORR_DATA HPFEEDBACK_DATA
+DUMMYSCAN_DATA RTFEEDBACK_DATA SURFACECOILCORRECTIONSCAN_DATA PHASE_STABILIZATION
+PHASE_STABILIZATION_REFERENCE"""  # noise, and what serves the scanner itself
 SEPARATE = "write each into a file of its own"
-COUNTERS = {
-    "kspace_encode_step_2": "partitions of a 3-D encoding",
-    **{"contrast": "contrasts", "phase": "phases of a cycle"},
-    **{"repetition": "repetitions", "set": "sets"},
-}
+PARTITIONS = "partitions of a 3-D encoding: make slices of them by an inverse Fourier"
+COUNTERS = ("contrast", "phase", "repetition", "set")  # of which a file has one value
 PLACE = ["slice", "kspace_encode_step_1", "average"]
 LINE = ("active_channels", "number_of_samples", "discard_pre", "discard_post")
 APART = 1e-2  # mm between positions, or of directions, that are not the same
 COHERENT = 0.8  # magnitude of the mean of averages, relative to their mean magnitude
-SIMILAR = 0.02  # relative difference of sizes that are rounded
 
 
 def convert_raw(source: Path, folder: Path) -> list[Path]:
     """Convert a raw file, or those in a folder, to files that do not exist yet.
 
-    Averages are averaged, slices are in the order of their positions, and what was not
-    encoded is zero; where the phase encoding is coarser than the readout, zeros around
-    k-space make pixels square. A file that is fully sampled has a target; another has
-    its mask.
+    Averages are averaged, slices in the order of their positions; zeros stand for what
+    was not encoded, and make pixels square. What is fully sampled has a target.
 
     Raises:
-        InputError: If a file is not Cartesian, holds more than one stack of slices or
-            contradicts itself, two would have one name, or `folder` is the source's.
+        InputError: If a file is not Cartesian, not one stack of slices or contradicts
+            itself, two would have one name, or `folder` is the source's.
     """
     files = files_of(source, SUFFIXES) if source.is_dir() else [source]
     own = folder.resolve() == files[0].parent.resolve()
-    _require(not own, f"output is the folder of {source}: choose another folder")
-    written = []
-    for name, file in distinct((f"{file.stem}.h5", file) for file in files).items():
-        path = folder / name
-        if path.exists():
-            continue
+    require(not own, f"output is the folder of {source}: choose another folder")
+    named = distinct((f"{file.stem}.h5", file) for file in files)
+    written = [folder / name for name in named if not (folder / name).exists()]
+    for path in written:
+        with opened(named[path.name]) as file:
+            scan = _scan(file)
+        write_kspace(path, *_content(path.stem, *scan))
         try:
-            content = _content(file)
-        except InputError as error:
-            said = str(error)
-            raise InputError(said if str(file) in said else f"{file} {said}") from error
-        write_kspace(path, *content)
-        checked([path], on_failure=_removed)
-        written.append(path)
+            checked([path])
+        except InputError:
+            path.unlink()
+            raise
     return written
 
 
-def _removed(path: Path, error: InputError) -> None:
-    path.unlink()
-    raise error
-
-
-def _require(right: Any, otherwise: str) -> None:
-    if not right:
-        raise InputError(otherwise)
-
-
-def _content(source: Path) -> tuple[Any, ...]:
-    """Return k-space, target, header, attributes and mask of a raw file."""
-    with opened(source) as file:
-        groups = [g for g in file.values() if isinstance(g, h5py.Group)]
-        groups = [g for g in groups if "data" in g and "xml" in g]
-        text = f"holds {len(groups)} ISMRMRD scans (groups of data and xml), but must"
-        _require(len(groups) == 1, f"{text} hold one: name a raw file of one scan")
-        xml = plain(groups[0]["xml"][()])
-        document, header = _document(xml)
-        kspace, measured = _kspace(groups[0]["data"], header)
+def _scan(file: h5py.File) -> tuple[Any, ...]:
+    """Return header, also as XML, k-space and measured columns of a raw file."""
+    groups = [g for g in file.values() if isinstance(g, h5py.Group)]
+    groups = [g for g in groups if {"data", "xml"} <= {*g}]
+    require(len(groups) == 1, f"{len(groups)} ISMRMRD scans: name a file of one")
+    document, xml, encoded = whole_header(plain(groups[0]["xml"][()]))
+    data, measured = _kspace(groups[0]["data"], Header.parse(xml), encoded)
     changed = (measured != measured[0]).any(axis=1)
     text = f"slice {changed.argmax()} was measured along other columns than slice 0"
-    _require(not changed.any(), f"{text}, but a file has one mask: separate them")
-    before = header.encoded[1]
-    if _make_square(document.encoding[0]):
-        xml = xsd.ToXML(document).encode()
-        header = Header.parse(xml)
-    more, left = header.encoded[1] - before, header.encoded[1] // 2 - before // 2
-    kspace = np.pad(kspace, [(0, 0)] * 3 + [(left, more - left)])
-    mask = np.pad(measured[0], (left, more - left))
-    scan, patient = document.measurementInformation, document.subjectInformation
-    attributes = {"acquisition": getattr(scan, "protocolName", None) or "UNKNOWN"}
-    attributes["patient_id"] = getattr(patient, "patientID", None) or source.stem
-    encoded = mask[max(header.padding[0], 0) : header.padding[1]]
-    data = kspace[:, 0] if kspace.shape[1] == 1 else kspace
-    if encoded.all():
-        crop = crop_of(None, header, (kspace.shape[-2], kspace.shape[-1]))
+    require(not changed.any(), f"{text}, but a file has one mask: separate them")
+    return document, xml, data, measured[0]
+
+
+def _content(name: str, document: Any, xml: bytes, data: Any, mask: Any) -> Any:
+    """Return k-space, target, header, attributes and mask of a converted file."""
+    header = Header.parse(xml)
+    protocol = getattr(document.measurementInformation, "protocolName", None)
+    patient = getattr(document.subjectInformation, "patientID", None)
+    attributes = {"acquisition": protocol or "UNKNOWN", "patient_id": patient or name}
+    inside = mask[max(header.padding[0], 0) : header.padding[1]]
+    data = data[:, 0] if data.shape[1] == 1 else data
+    if inside.all():
+        crop = crop_of(None, header, (data.shape[-2], data.shape[-1]))
         return data, magnitudes(data, crop), xml, attributes, None
-    attributes["acceleration"] = round(float(1 / encoded.mean()), 1)
+    attributes["acceleration"] = round(float(1 / inside.mean()), 1)
     attributes["num_low_frequency"] = center_width(mask)
     return data, None, xml, attributes, mask.astype(np.float32)
 
 
-def _document(xml: bytes) -> tuple[Any, Header]:
-    """Return the header of a scan with one Cartesian encoding, and its sizes."""
-    try:
-        document, header = xsd.CreateFromDocument(xml), Header.parse(xml)
-    except (ValueError, TypeError, SyntaxError, LookupError) as error:
-        text = f"has a header that does not say the sizes of the scan ({error})"
-        raise InputError(f"{text}: convert the scanner's file again") from error
-    text = f"has {len(document.encoding)} encodings, but must have one: {SEPARATE}"
-    _require(len(document.encoding) == 1, text)
-    name = header.trajectory
-    text = f"has a trajectory that is {name or 'not named'}, but must be cartesian"
-    _require(name.lower() == "cartesian", f"{text}: grid its data first")
-    return document, header
-
-
-def _make_square(encoding: Any) -> bool:
-    """Enlarge the matrix until pixels are square, and say whether anything changed."""
-    size, view = encoding.encodedSpace.matrixSize, encoding.encodedSpace.fieldOfView_mm
-    recon, shown = encoding.reconSpace.matrixSize, encoding.reconSpace.fieldOfView_mm
-    if min(view.x, view.y, shown.x, shown.y) <= 0:
-        return False
-    before, pixel = (size.y, recon.x, recon.y), view.x / size.x
-    size.y = max(size.y, _near(view.y / pixel, size.y))
-    recon.x = _near(shown.x / pixel, recon.x)
-    recon.y = _near(shown.y / view.y * size.y, recon.y)
-    return before != (size.y, recon.x, recon.y)
-
-
-def _near(size: float, said: int) -> int:
-    return said if abs(size - said) <= SIMILAR * said else max(1, round(size))
-
-
-def _kspace(data: h5py.Dataset, header: Header) -> tuple[NDArray[Any], NDArray[Any]]:
+def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]:
     """Return the mean of the lines of each place, and where there are any."""
     try:
-        heads = data.fields("head")[:].astype(acquisition_header_dtype)
+        heads = data.fields("head")[:].astype(ismrmrd.hdf5.acquisition_header_dtype)
     except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
-        text = "has data that are not acquisitions of ISMRMRD"
-        raise InputError(f"{text} ({error}): convert it again") from error
+        text = f"its data are not acquisitions of ISMRMRD ({error}): convert it again"
+        raise InputError(text) from error
     indices = _image_lines(heads)
     heads = heads[indices]
     coils, samples, rows = _readout(heads, header.encoded[0])
-    slices, columns = _slices(heads), _columns(heads, header)
+    slices, columns = _slices(heads), _columns(heads, header, encoded)
     kspace = np.zeros((max(slices) + 1, coils, *header.encoded[:2]), np.complex64)
     times, norms = np.zeros((2, len(kspace), kspace.shape[-1]), np.float32)
     places = [*zip(indices, slices, columns, strict=True)]
     for index, z, column in shown(places, "convert", "line"):
-        try:
-            line = Acquisitions(data)[int(index)].data[:, samples]
-        except (ValueError, OSError) as error:
-            text = f"is damaged, acquisition {index} cannot be read"
-            raise InputError(f"{text} ({error}): copy it again") from error
-        _require(np.isfinite(line).all(), f"has NaN in acquisition {index}: remove it")
+        line = ismrmrd.file.Acquisitions(data)[int(index)].data[:, samples]
+        require(np.isfinite(line).all(), f"NaN in acquisition {index}: remove it")
         kspace[z, :, rows, column] += line
         times[z, column] += 1
         norms[z, column] += np.linalg.norm(line)
-    coherence = np.linalg.norm(kspace) / (np.linalg.norm(norms) or 1)
-    text = f"has averages that cancel, {coherence:.2f} of their magnitude is left"
-    cure = "correct their phases first, or keep one of them"
-    _require(not norms.any() or coherence >= COHERENT, f"{text}: {cure}")
+    left = np.linalg.norm(kspace) / (np.linalg.norm(norms) or 1)
+    text = f"averages that cancel, {left:.2f} of their magnitude is left: keep one"
+    require(not norms.any() or left >= COHERENT, text)
     kspace /= np.maximum(times, 1)[:, None, None, :]
     return kspace, times > 0
 
 
-def _flagged(heads: NDArray[Any], *names: str) -> NDArray[np.bool_]:
+def _flagged(heads: NDArray[Any], *names: str) -> Any:
     bits = sum(1 << (getattr(ismrmrd, f"ACQ_{name}") - 1) for name in names)
-    found: NDArray[np.bool_] = (heads["flags"] & np.uint64(bits)) != 0
-    return found
+    return (heads["flags"] & np.uint64(bits)) != 0
 
 
 def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
     """Find the lines of one stack of slices by their flags and counters."""
     calibration = _flagged(heads, "IS_PARALLEL_CALIBRATION")
     calibration &= ~_flagged(heads, "IS_PARALLEL_CALIBRATION_AND_IMAGING")
-    (indices,) = np.nonzero(~(_flagged(heads, *NO_IMAGE) | calibration))
-    _require(indices.size, "has no lines of an image: take the scan itself")
-    for meaning, names in RAW.items():
-        text = f"has {meaning}: let the scanner's converter correct them"
-        _require(not _flagged(heads[indices], *names).any(), text)
-    counters = heads["idx"][indices]
-    for counter, meaning in COUNTERS.items():
-        count = len(np.unique(counters[counter]))
-        text = f"has {count} {meaning}, but a file holds one stack of slices"
-        along = "make slices of them by an inverse Fourier transform along them"
-        cure = along if counter == "kspace_encode_step_2" else SEPARATE
-        _require(count == 1, f"{text}: {cure}")
-    places, times = np.unique(counters[PLACE], return_counts=True)
+    others = _flagged(heads, *(f"IS_{name}" for name in NO_IMAGE.split()))
+    (indices,) = np.nonzero(~(others | calibration))
+    require(indices.size, "no lines of an image: take the scan itself")
+    heads, cure = heads[indices], "let the scanner's converter correct them"
+    backwards = _flagged(heads, "IS_REVERSE")
+    compressed = _flagged(heads, *(f"COMPRESSION{i}" for i in (1, 2, 3, 4)))
+    require(not backwards.any(), f"lines read backwards, as in EPI: {cure}")
+    require(not compressed.any(), f"compressed lines: {cure}")
+    counts = {name: len(np.unique(heads["idx"][name])) for name in COUNTERS}
+    parts = len(np.unique(heads["idx"]["kspace_encode_step_2"]))
+    require(parts == 1, f"{parts} {PARTITIONS} transform along them")
+    for name in COUNTERS:
+        text = f"{counts[name]} {name}s, but a file has one stack of slices: {SEPARATE}"
+        require(counts[name] == 1, text)
+    places, times = np.unique(heads["idx"][PLACE], return_counts=True)
     z, step, average = places[times.argmax()]
-    text = f"lines of slice {z}, phase encoding {step} and average {average}"
-    _require(times.max() == 1, f"has {times.max()} {text}: separate the measurements")
+    text = f"{times.max()} lines of slice {z}, phase encoding {step} and average "
+    require(times.max() == 1, f"{text}{average}: separate the measurements")
     return indices
 
 
@@ -219,31 +151,30 @@ def _readout(heads: NDArray[Any], rows: int) -> tuple[int, slice, slice]:
     """Return the coils, the samples of a line that count, and the rows they fill."""
     for name in (*LINE, "center_sample"):
         values = np.unique(heads[name])
-        text = f"has lines of {name} {values[0]} and {values[-1]}, but all must be"
-        _require(len(values) == 1, f"{text} alike: write them into separate files")
+        text = f"lines of {name} {values[0]} and {values[-1]}: {SEPARATE}"
+        require(len(values) == 1, text)
     coils, count, before, after = (int(heads[name][0]) for name in LINE)
     kept, center = count - before - after, int(heads["center_sample"][0])
     # a line shorter than the readout, a partial echo, is placed by its central sample
     row = 0 if kept == rows else rows // 2 - (center - before)
-    fits = min(coils, kept) >= 1 and row >= 0 and row + kept <= rows
-    text = f"has lines of {kept} samples of {coils} coils, sample {center} in the "
+    text = f"lines of {kept} samples of {coils} coils, sample {center} in the "
     text += f"middle, but the header says {rows} rows: correct the header"
-    _require(fits, text)
+    require(min(coils, kept) >= 1 and row >= 0 and row + kept <= rows, text)
     return coils, slice(before, count - after), slice(row, row + kept)
 
 
-def _slices(heads: NDArray[Any]) -> NDArray[Any]:
+def _slices(heads: NDArray[Any]) -> Any:
     """Return the slice of each line; slices are counted along their normal."""
     for name in ("read_dir", "phase_dir", "slice_dir"):
         away = np.abs(heads[name] - heads[name][0]).max(axis=1)
         ends = f"{heads[name][0].tolist()} and {heads[name][away.argmax()].tolist()}"
-        text = f"has several orientations, {name} {ends}: {SEPARATE}"
-        _require(away.max() <= APART, text)
+        text = f"several orientations, {name} {ends}: {SEPARATE}"
+        require(away.max() <= APART, text)
     counter = heads["idx"]["slice"].astype(np.int64)
     found, first, slices = np.unique(counter, return_index=True, return_inverse=True)
     missing = np.setdiff1d(np.arange(found[0], found[-1]), found)
-    text = f"has no lines of slice {missing[:1]}, but of slices before and behind"
-    _require(not missing.size, f"{text}: copy the whole file")
+    text = f"no lines of slice {missing[:1]}, but of others: copy the whole file"
+    require(not missing.size, text)
     positions, normal = heads["position"][first], heads["slice_dir"][0]
     if not normal.any():
         normal = np.eye(3)[np.ptp(positions, axis=0).argmax()]
@@ -254,18 +185,16 @@ def _slices(heads: NDArray[Any]) -> NDArray[Any]:
         return slices
     order, gaps = along.argsort(), np.diff(np.sort(along))
     one, other = found[order[gaps.argmin() :][:2]]
-    text = f"has the slices {one} and {other} at one position"
-    _require(gaps.min() > APART, f"{text}: {SEPARATE}")
-    place: NDArray[np.int64] = order.argsort()[slices]
-    return place
+    text = f"the slices {one} and {other} at one position: {SEPARATE}"
+    require(gaps.min() > APART, text)
+    return order.argsort()[slices]
 
 
-def _columns(heads: NDArray[Any], header: Header) -> NDArray[Any]:
+def _columns(heads: NDArray[Any], header: Header, encoded: int) -> Any:
     steps = heads["idx"]["kspace_encode_step_1"].astype(np.int64)
-    columns = steps + header.padding[0]
-    inside = columns.min() >= 0 and columns.max() < header.encoded[1]
-    text = f"has phase encodings from {steps.min()} to {steps.max()}, but the header "
-    text += f"says at most {header.maximum}, {header.center} in the middle of "
-    text += f"{header.encoded[1]} columns: correct the header"
-    _require(inside and steps.max() <= header.maximum, text)
-    return columns
+    places = steps - header.center + encoded // 2
+    inside = places.min() >= 0 and places.max() < encoded
+    text = f"phase encodings from {steps.min()} to {steps.max()}, but the header "
+    text += f"says at most {header.maximum}, {header.center} in the middle of {encoded}"
+    require(inside and steps.max() <= header.maximum, f"{text}: correct the header")
+    return steps + header.padding[0]

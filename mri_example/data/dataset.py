@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mri_example.data.checks import OnFailure, checked
+from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, volume_paths
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
-from mri_example.transforms import center_crop, fftc, ifftc, root_sum_of_squares
+from mri_example.transforms import (
+    center_crop,
+    fftc,
+    fitted,
+    ifftc,
+    root_sum_of_squares,
+)
 
 LOG = logging.getLogger(__name__)
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
@@ -83,8 +89,8 @@ class SliceDataset(Dataset[Sample]):
         augment: Changes the fully sampled image in training.
         metadata: The kinds of scans that the model knows, as `KSpaceFile.scan` names
             them. Files of others are logged.
-        on_failure: Called with a file that cannot be used and the reason; the file is
-            left out. Without it the first one ends everything.
+        failures: Takes up the files that cannot be used, and why; they are left out.
+            Without it the first one ends everything.
 
     Raises:
         InputError: If there are no usable files, one has other coils or contradicts
@@ -104,21 +110,20 @@ class SliceDataset(Dataset[Sample]):
         crop: tuple[int, int] | None = None,
         augment: Augmentation | None = None,
         metadata: Sequence[str] = (),
-        on_failure: OnFailure | None = None,
+        failures: dict[Path, str] | None = None,
     ) -> None:
         training = epoch is not None
         self.files = checked(
-            volume_paths(folder), on_failure, lambda f: _check(f, coils, training)
+            volume_paths(folder), failures, lambda f: _check(f, coils, training)
         )
         if training and slab is not None:
             self.files = _thick(self.files, slab, skip_thin)
         unknown = sorted({file.scan for file in self.files} - set(metadata))
         if unknown and metadata:
-            LOG.warning(
-                "the model knows nothing of scans of the kind %s (acquisition/"
-                "scanner): it is told that they are of none of those it knows",
-                ", ".join(unknown),
+            text = (
+                "the model knows nothing of scans of the kind %s (acquisition/scanner)"
             )
+            LOG.warning(text, ", ".join(unknown))
         self.masks, self.slab = masks, slab
         self.epoch, self.seed = epoch, seed
         self.crop, self.augment, self.metadata = crop, augment, metadata
@@ -150,9 +155,8 @@ class SliceDataset(Dataset[Sample]):
         return slab_starts(file.slices, slab, step)
 
     def _depth(self, file: KSpaceFile, slab: int) -> int:
-        whole = self.masks.encodes_slices and file.mask is None
-        in_training = self.epoch is not None
-        return file.slices if whole and not in_training else min(slab, file.slices)
+        whole = self.masks.encodes_slices and file.mask is None and self.epoch is None
+        return file.slices if whole else min(slab, file.slices)
 
     def _image(self, file: KSpaceFile, index: int) -> Tensor:
         if self.slab is None:
@@ -177,17 +181,13 @@ class SliceDataset(Dataset[Sample]):
         seed = self._seed(item) if training else volume_seed(file.path.name)
         try:
             mask, _ = self.masks(shape, seed=seed)
+            if shape[-1] == file.shape[-1]:
+                columns, (left, right) = torch.arange(shape[-1]), file.padding
+                mask = mask * ((columns >= left) & (columns < right))
+            text = f"the mask leaves no column of the {file.padding} that are encoded"
+            require(mask.any(), f"{text}: choose another")
         except InputError as error:
             raise InputError(f"{file.path} cannot be undersampled: {error}") from error
-        if shape[-1] == file.shape[-1]:
-            columns = torch.arange(shape[-1])
-            left, right = file.padding
-            mask = mask * ((columns >= left) & (columns < right))
-        if not mask.any():
-            raise InputError(
-                f"{file.path} cannot be undersampled: the mask leaves no column of the "
-                f"{file.padding} that are encoded: choose another"
-            )
         return mask
 
 
@@ -198,45 +198,33 @@ def coil_images(file: KSpaceFile, index: int) -> Tensor:
     return center_crop(images, (file.crop[0], images.shape[-1]))
 
 
-def fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Crop or zero-pad the last two axes to `shape`, around the center."""
-    smaller = [min(n, s) for n, s in zip(image.shape[-2:], shape, strict=True)]
-    image = center_crop(image, (smaller[0], smaller[1]))
-    missing = [s - n for n, s in zip(smaller, shape, strict=True)]
-    top, left = missing[0] // 2, missing[1] // 2
-    sides = (left, missing[1] - left, top, missing[0] - top)
-    return torch.nn.functional.pad(image, sides)
-
-
 def _check(file: KSpaceFile, coils: int | None, training: bool) -> None:
-    if coils not in (None, file.coils):
-        raise InputError(
-            f"{file.path} has {file.coils} coils, but the model takes {coils}: build "
-            f"it with other coils, or separate the files"
-        )
-    if training and file.mask is not None:
-        raise InputError(
-            f"{file.path} brings a mask, so its k-space is undersampled and no model "
-            f"can learn from it: train on fully sampled files"
-        )
+    text = f"{file.path} has {file.coils} coils, but the model takes {coils}: build it "
+    require(
+        coils in (None, file.coils), f"{text}with other coils, or separate the files"
+    )
+    text = (
+        f"{file.path} brings a mask, so its k-space is undersampled and no model can "
+    )
+    learned = not training or file.mask is None
+    require(learned, f"{text}learn from it: train on fully sampled files")
 
 
 def _thick(files: list[KSpaceFile], slab: int, skip_thin: bool) -> list[KSpaceFile]:
     """Return the files that have a slab; others are refused, or left out and logged."""
     thin = [file for file in files if file.slices < slab]
-    if thin and (not skip_thin or len(thin) == len(files)):
-        most = max(thin, key=lambda file: file.slices)
-        only = "no volume has more than" if skip_thin else f"{most.path} has only"
-        raise InputError(
-            f"slab is {slab}, but {only} {most.slices} slices: train on thinner slabs, "
-            f"or set `skip_thin` to leave out such volumes"
-        )
-    if thin:
-        names = ", ".join(file.path.name for file in thin)
-        LOG.warning(
-            "%d volumes have fewer slices than a slab of %d and are left out: %s",
-            *(len(thin), slab, names),
-        )
+    if not thin:
+        return files
+    most = max(thin, key=lambda file: file.slices)
+    only = "no volume has more than" if skip_thin else f"{most.path} has only"
+    text = (
+        f"slab is {slab}, but {only} {most.slices} slices: train on thinner slabs, or"
+    )
+    usable = skip_thin and len(thin) < len(files)
+    require(usable, f"{text} set `skip_thin` to leave out such volumes")
+    names = ", ".join(file.path.name for file in thin)
+    text = "%d volumes have fewer slices than a slab of %d and are left out: %s"
+    LOG.warning(text, len(thin), slab, names)
     return [file for file in files if file not in thin]
 
 

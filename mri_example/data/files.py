@@ -31,7 +31,7 @@ Real = NDArray[np.float32]
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, for as long as the block runs.
+    """Open an HDF5 file for reading, and name it in what the block raises.
 
     Files are opened anew for every access: handles do not survive the start of a worker
     process, and those that stay open make memory grow.
@@ -44,33 +44,28 @@ def opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except InputError:
-        raise
+    except InputError as error:
+        said = str(error)
+        named = said if said.startswith(str(path)) else f"{path}: {said}"
+        raise InputError(named) from error
     except UNREADABLE as error:
-        raise InputError(f"{path} {_reason(error)}") from error
+        raise InputError(f"{path} {_reason(' '.join(str(error).split()))}") from error
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+def _reason(text: str) -> str:
     if "unable to lock file" in text:
-        return (
-            "is locked by another program, which may be writing it: try again when "
-            "that has ended, or set HDF5_USE_FILE_LOCKING=FALSE"
-        )
+        said = "is locked by another program, which may be writing it: try again when "
+        return f"{said}that has ended, or set HDF5_USE_FILE_LOCKING=FALSE"
     if "filter" in text or "plugin" in text:
-        return (
-            f"is compressed by a filter that is not installed here ({text}): rewrite "
-            f"it with `h5repack -f GZIP=4` where it is"
-        )
-    return (
-        f"cannot be read as HDF5 ({text}): if it is truncated, damaged or of another "
-        f"format, copy it again"
-    )
+        said = f"is compressed by a filter that is not installed here ({text}): rewrite"
+        return f"{said} it with `h5repack -f GZIP=4` where it is"
+    said = f"cannot be read as HDF5 ({text}): if it is truncated, damaged or of another"
+    return f"{said} format, copy it again"
 
 
-def _optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
+def _optional(file: h5py.File, name: str) -> h5py.Dataset | None:
     """Return one data set, `None` if there is nothing of that name."""
-    link = file.get(name, getlink=True)
+    link, path = file.get(name, getlink=True), Path(file.filename)
     if link is None:
         return None
     found = file.get(name)
@@ -86,47 +81,37 @@ def _optional(file: h5py.File, name: str, path: Path) -> h5py.Dataset | None:
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def _required(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+def _required(file: h5py.File, name: str) -> h5py.Dataset:
     """Return one data set, which must be there."""
-    found = _optional(file, name, path)
+    found = _optional(file, name)
     if found is not None:
         return found
     groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+    reason = f"holds no data set {name!r} but {sorted(file)}: name a file in the layout"
     if any("data" in group and "xml" in group for group in groups):
-        raise InputError(
-            f"{path} is a raw file of ISMRMRD, not in the fastMRI layout: run "
-            f"`convert` on it first"
-        )
-    raise InputError(
-        f"{path} holds no data set {name!r} but {sorted(file)}: name a file in the "
-        f"fastMRI layout"
-    )
+        reason = "is a raw file of ISMRMRD: run `convert` on it first"
+    raise InputError(f"{file.filename} {reason}")
 
 
-def _shape(kspace: h5py.Dataset, path: Path) -> tuple[int, ...]:
+def _shape(kspace: h5py.Dataset) -> tuple[int, ...]:
     """Return the shape of k-space, `(slices, [coils,] rows, cols)`.
 
     Real and imaginary parts may be a complex number, a compound type such as `(r, i)`
     or `(real, imag)`, or a last axis of length 2.
     """
     shape, names = tuple(kspace.shape or ()), kspace.dtype.names or ()
+    said = f"k-space is {kspace.dtype} of shape {shape}"
     if kspace.dtype.kind != "c" and [n[0].lower() for n in names] != ["r", "i"]:
         if kspace.dtype.kind not in "fiu" or shape[-1:] != (2,) or len(shape) < 4:
-            pairs = [axis for axis, size in enumerate(shape) if size == 2]
             advice = "if these are magnitude images, give them to `simulate` as NIfTI"
-            if pairs:
-                advice = f"if axis {pairs[0]} holds real and imaginary parts, make it "
-                advice += "the last"
-            raise InputError(
-                f"{path}: k-space is {kspace.dtype} of shape {shape}, but must be "
-                f"complex: {advice}"
-            )
+            if 2 in shape:
+                axis = shape.index(2)
+                advice = f"if axis {axis} holds real and imaginary parts, move it last"
+            raise InputError(f"{said}, but must be complex: {advice}")
         shape = shape[:-1]
     if len(shape) not in (3, 4) or 0 in shape:
-        raise InputError(
-            f"{path}: k-space has shape {shape}, but must be (slices, rows, "
-            f"cols) or (slices, coils, rows, cols): reorder its axes"
-        )
+        axes = "(slices, rows, cols) or (slices, coils, rows, cols)"
+        raise InputError(f"{said}, but must be {axes}: reorder its axes")
     return shape
 
 
@@ -143,34 +128,23 @@ def _as_complex(stored: NDArray[Any]) -> NDArray[np.complex64]:
     return kspace
 
 
-def _target(
-    file: h5py.File, shape: tuple[int, ...], path: Path
-) -> tuple[str | None, Pair | None]:
+def _target(file: h5py.File, shape: tuple[int, ...]) -> tuple[str | None, Pair | None]:
     """Return name and size of the target, real `(slices, H, W)`, if there is one.
 
     Single-coil files may hold that of all coils too, which then is not their target.
     """
-    names = TARGETS if len(shape) == 3 else reversed(TARGETS)
-    found = ((name, _optional(file, name, path)) for name in names)
-    name, target = next((pair for pair in found if pair[1] is not None), (None, None))
-    if target is None:
-        return None, None
-    fits = target.ndim == 3 and len(target) == shape[0] and target.size
-    if not fits or target.dtype.kind != "f":
-        raise InputError(
-            f"{path}: {name} is {target.dtype} of shape {target.shape}, but must hold "
-            f"real images (slices, H, W) of all {shape[0]} slices of k-space of shape "
-            f"{shape}: repair one of them"
-        )
-    return name, (target.shape[1], target.shape[2])
-
-
-def _header(file: h5py.File, path: Path) -> Header | None:
-    stored = _optional(file, "ismrmrd_header", path)
-    try:
-        return None if stored is None else Header.parse(plain(stored[()]))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    for name in TARGETS if len(shape) == 3 else reversed(TARGETS):
+        target = _optional(file, name)
+        if target is None:
+            continue
+        fits = target.ndim == 3 and len(target) == shape[0] and target.size
+        if not fits or target.dtype.kind != "f":
+            raise InputError(
+                f"{name} is {target.dtype} of shape {target.shape}, but must hold real "
+                f"images (slices, H, W) of all {shape[0]} slices of k-space: repair it"
+            )
+        return name, (target.shape[1], target.shape[2])
+    return None, None
 
 
 def plain(value: Any) -> Any:
@@ -178,42 +152,35 @@ def plain(value: Any) -> Any:
     return value.item() if getattr(value, "size", None) == 1 else value
 
 
-def _mask(file: h5py.File, shape: tuple[int, ...], path: Path) -> Real | None:
+def _mask(file: h5py.File, shape: tuple[int, ...]) -> Real | None:
     """Return the mask along the columns, if the file is undersampled."""
-    stored = _optional(file, "mask", path)
+    stored = _optional(file, "mask")
     if stored is None:
         return None
     mask: Real = np.asarray(stored, dtype=np.float32)
+    squeezed, said = np.atleast_1d(mask.squeeze()), f"the mask of shape {mask.shape}"
     if not np.isin(mask, (0, 1)).all():
-        raise InputError(
-            f"{path}: the mask has values other than 0 and 1, so it leaves open which "
-            f"columns were measured: repair the file"
-        )
-    squeezed = np.atleast_1d(mask.squeeze())
+        text = "the mask has values other than 0 and 1, so it leaves open which columns"
+        raise InputError(f"{text} were measured: repair the file")
     if not mask.any() or squeezed.shape[-1:] != shape[-1:]:
-        raise InputError(
-            f"{path}: the mask has shape {mask.shape}, {int(mask.sum())} entries of it "
-            f"measured, but the k-space has {shape[-1]} columns: repair the file"
-        )
+        text = f"{said} has {int(mask.sum())} entries of it measured, but k-space has"
+        raise InputError(f"{text} {shape[-1]} columns: repair the file")
     lines = squeezed.reshape(-1, shape[-1])
     if (lines != lines[0]).any():
         raise InputError(
-            f"{path}: the mask of shape {mask.shape} is not the same for all rows and "
-            f"slices of k-space of shape {shape}, but must be one along the columns: "
-            f"split the file"
+            f"{said} is not the same for all rows and slices of k-space of shape "
+            f"{shape}, but must be one along the columns: split the file"
         )
     columns: Real = lines[0]
     return columns
 
 
-def _padding(header: Header | None, cols: int, path: Path) -> Pair:
+def _padding(header: Header | None, cols: int) -> Pair:
     left, right = header.padding if header else (0, cols)
     left, right = max(left, 0), min(right, cols)
     if left >= right:
-        raise InputError(
-            f"{path}: according to the header none of the {cols} columns of k-space is "
-            f"measured: remove the data set 'ismrmrd_header'"
-        )
+        said = f"according to the header none of the {cols} columns of k-space is "
+        raise InputError(f"{said}measured: remove the data set 'ismrmrd_header'")
     return left, right
 
 
@@ -254,18 +221,19 @@ class KSpaceFile:
     def inspect(cls, path: Path) -> KSpaceFile:
         """Look at a file, which must be HDF5 in the layout."""
         with opened(path) as file:
-            shape = _shape(_required(file, "kspace", path), path)
-            target, size = _target(file, shape, path)
-            header = _header(file, path)
+            shape = _shape(_required(file, "kspace"))
+            target, size = _target(file, shape)
+            stored = _optional(file, "ismrmrd_header")
+            header = None if stored is None else Header.parse(plain(stored[()]))
             return cls(
                 path=path,
                 shape=shape,
                 target=target,
                 target_size=size,
                 crop=crop_of(size, header, (shape[-2], shape[-1])),
-                padding=_padding(header, shape[-1], path),
+                padding=_padding(header, shape[-1]),
                 header=header,
-                mask=_mask(file, shape, path),
+                mask=_mask(file, shape),
                 attributes={name: plain(value) for name, value in file.attrs.items()},
             )
 
@@ -291,12 +259,13 @@ class KSpaceFile:
         """Read the k-space of one slice, `([coils,] rows, cols)`, which is finite."""
         with opened(self.path) as file:
             kspace = _as_complex(file["kspace"][index])
-        if not np.isfinite(kspace).all():
-            raise InputError(
-                f"{self.path}: the k-space of slice {index} holds NaN or infinite "
-                f"values: repair or remove the file"
-            )
+        self._finite(kspace, f"the k-space of slice {index}")
         return kspace
+
+    def _finite(self, values: NDArray[Any], name: str) -> None:
+        if not np.isfinite(values).all():
+            reason = "holds NaN or infinite values: repair or remove the file"
+            raise InputError(f"{self.path}: {name} {reason}")
 
     def number(self, name: str) -> float | None:
         """Return an attribute, one finite number, or `None` if there is no such."""
@@ -308,10 +277,8 @@ class KSpaceFile:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise InputError(
-                f"{self.path}: the attribute {name!r} is {value!r}, but must be a "
-                f"number: repair or remove it"
-            )
+            said = f"{self.path}: the attribute {name!r} is {value!r}, but must be a "
+            raise InputError(f"{said}number: repair or remove it")
         return number
 
     @cached_property
@@ -330,11 +297,7 @@ class KSpaceFile:
                 f"be compared with it: evaluate on files that are fully sampled"
             )
         target = _volume(self.path, self.target, index)
-        if not np.isfinite(target).all():
-            raise InputError(
-                f"{self.path}: {self.target} holds NaN or infinite values: repair or "
-                f"remove the file"
-            )
+        self._finite(target, self.target)
         return target
 
 
@@ -350,14 +313,12 @@ def read_reconstruction(path: Path) -> Real:
 
 def _volume(path: Path, name: str, index: int | None = None) -> Real:
     with opened(path) as file:
-        stored = _required(file, name, path)
+        stored = _required(file, name)
         if stored.shape is None:
             raise InputError(f"{path}: {name} is empty: write it again")
         if stored.dtype.kind not in "fiu":
-            raise InputError(
-                f"{path}: {name} is {stored.dtype}, but must be real magnitudes: "
-                f"write their absolute values"
-            )
+            text = f"{path}: {name} is {stored.dtype}, but must be real magnitudes: "
+            raise InputError(f"{text}write their absolute values")
         with np.errstate(over="ignore"):  # what is too large becomes infinite
             part = stored[()] if index is None else stored[index]
             volume: Real = part.astype(np.float32)

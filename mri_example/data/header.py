@@ -1,30 +1,17 @@
-"""The part of an ISMRMRD header that the pipeline reads and writes."""
+"""ISMRMRD headers: the part that the pipeline reads and writes, and square pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
-STEPS = ("encodingLimits", "kspace_encoding_step_1")
-XML = """<?xml version="1.0" encoding="utf-8"?>
-<ismrmrdHeader xmlns="{namespace}">
-  <acquisitionSystemInformation>
-    <systemModel>{scanner}</systemModel>
-  </acquisitionSystemInformation>
-  <encoding>
-    <encodedSpace><matrixSize>{encoded}</matrixSize></encodedSpace>
-    <reconSpace><matrixSize>{recon}</matrixSize></reconSpace>
-    <trajectory>{trajectory}</trajectory>
-    <encodingLimits><kspace_encoding_step_1>
-      <minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center>
-    </kspace_encoding_step_1></encodingLimits>
-  </encoding>
-</ismrmrdHeader>
-"""
+LIMITS = "encoding/encodingLimits/kspace_encoding_step_1"
+SIMILAR = 0.02  # relative difference of sizes that are rounded
 Size = tuple[int, int, int]
 
 
@@ -63,17 +50,13 @@ class Header:
         """
         try:
             root = ElementTree.fromstring(xml)
-            encoding = root.find(_path("encoding"))
-            if encoding is None:
-                raise LookupError("it lacks encoding")
-            scanner = _path("acquisitionSystemInformation", "systemModel")
             return cls(
-                encoded=_size(encoding, "encodedSpace"),
-                recon=_size(encoding, "reconSpace"),
-                center=_number(encoding, *STEPS, "center"),
-                maximum=_number(encoding, *STEPS, "maximum"),
-                scanner=(root.findtext(scanner) or "").strip(),
-                trajectory=(encoding.findtext(_path("trajectory")) or "").strip(),
+                encoded=_size(root, "encoding/encodedSpace"),
+                recon=_size(root, "encoding/reconSpace"),
+                center=_number(root, f"{LIMITS}/center"),
+                maximum=_number(root, f"{LIMITS}/maximum"),
+                scanner=_text(root, "acquisitionSystemInformation/systemModel") or "",
+                trajectory=_text(root, "encoding/trajectory") or "",
             )
         except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
             raise InputError(
@@ -83,36 +66,81 @@ class Header:
 
     def xml(self) -> bytes:
         """Write the header."""
-        sizes = {"encoded": self.encoded, "recon": self.recon}
-        matrices = {
-            name: "<x>{}</x><y>{}</y><z>{}</z>".format(*size)
-            for name, size in sizes.items()
-        }
-        return XML.format(
-            namespace=NAMESPACE,
-            scanner=escape(self.scanner),
-            trajectory=escape(self.trajectory),
-            maximum=self.maximum,
-            center=self.center,
-            **matrices,
-        ).encode()
+        matrix = "<matrixSize><x>{}</x><y>{}</y><z>{}</z></matrixSize>"
+        return f"""<?xml version="1.0" encoding="utf-8"?>
+<ismrmrdHeader xmlns="{NAMESPACE}">
+  <acquisitionSystemInformation>
+    <systemModel>{escape(self.scanner)}</systemModel>
+  </acquisitionSystemInformation>
+  <encoding>
+    <encodedSpace>{matrix.format(*self.encoded)}</encodedSpace>
+    <reconSpace>{matrix.format(*self.recon)}</reconSpace>
+    <trajectory>{escape(self.trajectory)}</trajectory>
+    <encodingLimits><kspace_encoding_step_1>
+      <minimum>0</minimum><maximum>{self.maximum}</maximum>
+      <center>{self.center}</center>
+    </kspace_encoding_step_1></encodingLimits>
+  </encoding>
+</ismrmrdHeader>
+""".encode()
 
 
-def _path(*names: str) -> str:
-    return "/".join(f"{{{NAMESPACE}}}{name}" for name in names)
+def _text(root: ElementTree.Element, path: str) -> str | None:
+    text = root.findtext(path, namespaces={"": NAMESPACE})
+    return None if text is None else text.strip()
 
 
-def _number(encoding: ElementTree.Element, *names: str) -> int:
-    text = encoding.findtext(_path(*names))
+def _number(root: ElementTree.Element, path: str) -> int:
+    text = _text(root, path)
     if text is None:
-        raise LookupError(f"it lacks {'/'.join(names)}")
-    if not text.strip().isdecimal():
+        raise LookupError(f"it lacks {path}")
+    if not text.isdecimal():
         raise ValueError(f"{text!r} is not a number of voxels or steps")
     return int(text)
 
 
-def _size(encoding: ElementTree.Element, space: str) -> Size:
-    x, y, z = (_number(encoding, space, "matrixSize", axis) for axis in "xyz")
+def _size(root: ElementTree.Element, space: str) -> Size:
+    x, y, z = (_number(root, f"{space}/matrixSize/{axis}") for axis in "xyz")
     if not x * y * z:
-        raise ValueError(f"the matrix of the {space} is {x} x {y} x {z}")
+        raise ValueError(f"the matrix of {space} is {x} x {y} x {z}")
     return x, y, z
+
+
+def whole_header(xml: bytes) -> tuple[Any, bytes, int]:
+    """Return the header of a raw file of one Cartesian encoding, with square pixels.
+
+    As the classes of `ismrmrd` and as XML; the number is that of the columns before
+    pixels became square.
+    """
+    from ismrmrd import xsd  # which only `convert` needs
+
+    try:
+        document, header = xsd.CreateFromDocument(xml), Header.parse(xml)
+    except (ValueError, TypeError, SyntaxError, LookupError) as error:
+        text = f"the header does not say the sizes of the scan ({error}): convert again"
+        raise InputError(text) from error
+    count, name = len(document.encoding), header.trajectory
+    cure = "write each into a file of its own"
+    require(count == 1, f"{count} encodings, but there must be one: {cure}")
+    text = f"a trajectory that is {name or 'not named'}, not cartesian: grid the data"
+    require(name.lower() == "cartesian", text)
+    if _make_square(document.encoding[0]):
+        xml = xsd.ToXML(document).encode()
+    return document, xml, header.encoded[1]
+
+
+def _make_square(encoding: Any) -> bool:
+    """Enlarge the matrix until pixels are square, and say whether anything changed."""
+    size, view = encoding.encodedSpace.matrixSize, encoding.encodedSpace.fieldOfView_mm
+    recon, seen = encoding.reconSpace.matrixSize, encoding.reconSpace.fieldOfView_mm
+    if min(view.x, view.y, seen.x, seen.y) <= 0:
+        return False
+    before, pixel = (size.y, recon.x, recon.y), view.x / size.x
+    size.y = max(size.y, _near(view.y / pixel, size.y))
+    recon.x = _near(seen.x / pixel, recon.x)
+    recon.y = _near(seen.y / view.y * size.y, recon.y)
+    return before != (size.y, recon.x, recon.y)
+
+
+def _near(size: float, said: int) -> int:
+    return said if abs(size - said) <= SIMILAR * said else max(1, round(size))

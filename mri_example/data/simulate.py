@@ -13,21 +13,22 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from mri_example.data.anatomy import Volume, embedded_anatomy
 from mri_example.data.files import KSpaceFile, write_kspace
 from mri_example.data.header import Header
-from mri_example.errors import InputError
+from mri_example.errors import require
 from mri_example.progress import shown
-from mri_example.transforms import fftc, magnitudes
+from mri_example.transforms import fftc, fitted, magnitudes
 
+Random: TypeAlias = np.random.Generator
 LOG = logging.getLogger(__name__)
 UNIT = 3e-4  # maximum of the images, as in the fastMRI files
 OVERSAMPLING = 2
@@ -43,15 +44,13 @@ class Simulation:
     The image $x$ is padded with zeros to twice its rows, the oversampled readout; the
     phase $\varphi$ is a random polynomial of order two over the volume; the maps $S_c$
     of several coils are those of `coil_maps`, and a single coil sees all alike; the
-    noise $\varepsilon$ is complex and Gaussian, white in k-space, with the covariance
-    of `noise_covariance` between coils.
+    noise $\varepsilon$ is complex and Gaussian, white in k-space and among coils.
 
     Args:
         size: Rows and columns of the images; slices are padded to a square and resized.
         noise: Standard deviation of the complex noise, relative to the image maximum.
         phase: Largest coefficient of the phase, in radians.
         coils: Number of coils; 1 makes single-coil files.
-        correlation: That of the noise of neighbouring coils, in [0, 1).
         seed: What everything random follows from, with the name of the volume.
     """
 
@@ -59,22 +58,15 @@ class Simulation:
     noise: float = 0.005
     phase: float = 2.0
     coils: int = 1
-    correlation: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         numbers = (self.noise, self.phase, self.seed)
-        if self.size < 8 or not all(0 <= n < math.inf for n in numbers):
-            raise InputError(
-                f"size is {self.size}, noise {self.noise}, phase {self.phase} and seed "
-                f"{self.seed}, but size must be at least 8, and none negative or not "
-                f"finite"
-            )
-        if self.coils < 1 or not 0 <= self.correlation < 1:
-            raise InputError(
-                f"coils is {self.coils} and correlation {self.correlation}, but there "
-                f"must be at least one coil and a correlation from 0 to below 1"
-            )
+        text = f"size is {self.size}, noise {self.noise}, phase {self.phase} and seed "
+        text += f"{self.seed}, but size must be at least 8, none negative or not finite"
+        require(self.size >= 8 and all(0 <= n < math.inf for n in numbers), text)
+        text = f"coils is {self.coils}, but there must be at least one coil"
+        require(self.coils >= 1, text)
 
     @property
     def challenge(self) -> Literal["singlecoil", "multicoil"]:
@@ -109,17 +101,10 @@ class Simulation:
         target = magnitudes(kspace, (size, size))
         write_kspace(path, kspace, target, header, told | {"simulated": str(self)})
 
-    def _measured(
-        self, image: Tensor, rng: np.random.Generator
-    ) -> NDArray[np.complex64]:
-        margin = (OVERSAMPLING - 1) * self.size
-        before, after = margin // 2, margin - margin // 2
-        kspace = fftc(pad(image, (0, 0, before, after))).numpy()
+    def _measured(self, image: Tensor, rng: Random) -> NDArray[np.complex64]:
+        kspace = fftc(fitted(image, (OVERSAMPLING * self.size, self.size))).numpy()
         real, imaginary = rng.standard_normal((2, *kspace.shape))
         noise = self.noise / np.sqrt(2) * (real + 1j * imaginary)
-        if self.coils > 1:
-            factor = np.linalg.cholesky(noise_covariance(self.coils, self.correlation))
-            noise = np.einsum("cd,drk->crk", factor, noise)
         measured: NDArray[np.complex64] = (UNIT * (kspace + noise)).astype("complex64")
         return measured
 
@@ -127,10 +112,7 @@ class Simulation:
 def _square(volume: Volume, size: int) -> Tensor:
     """Pad slices to a square, resize them, and scale the volume's maximum to one."""
     images = torch.from_numpy(volume.astype(np.float64)).unsqueeze(1)
-    rows, cols = images.shape[-2:]
-    side = max(rows, cols)
-    top, left = (side - rows) // 2, (side - cols) // 2
-    square = pad(images, (left, side - cols - left, top, side - rows - top))
+    square = fitted(images, (max(images.shape[-2:]),) * 2)
     resized = interpolate(square, (size, size), mode="bilinear", antialias=True)
     return (resized / resized.max()).squeeze(1)
 
@@ -141,9 +123,7 @@ def _grid(shape: Sequence[int]) -> list[NDArray[np.float64]]:
     return [*np.meshgrid(*lines, indexing="ij", sparse=True)]
 
 
-def _smooth(
-    rng: np.random.Generator, shape: tuple[int, int, int], largest: float
-) -> NDArray[np.float64]:
+def _smooth(rng: Random, shape: tuple[int, int, int], largest: float) -> Any:
     """Draw a polynomial of order two."""
     z, y, x = _grid(shape)
     terms = (1, x, y, z, x * y, y * z, x * z, x * x - y * y)
@@ -152,9 +132,7 @@ def _smooth(
     return np.broadcast_to(phase, shape).copy()
 
 
-def coil_maps(
-    coils: int, shape: tuple[int, int, int], rng: np.random.Generator
-) -> NDArray[np.complex128]:
+def coil_maps(coils: int, shape: tuple[int, int, int], rng: Random) -> Any:
     r"""Simulate smooth maps `(coils, *shape)` of coils on a ring around the head.
 
     $$ S_c(r) \propto \frac{e^{i (\varphi_c + \kappa_c \cdot r)}}
@@ -169,32 +147,12 @@ def coil_maps(
     for coil, one in enumerate(maps):
         angle = 2 * np.pi * (coil + rng.uniform(-0.2, 0.2)) / coils
         height = rng.uniform(-0.5, 0.5)
-        away = (
-            (x - RADIUS * np.cos(angle)) ** 2
-            + (y - RADIUS * np.sin(angle)) ** 2
-            + (z - height) ** 2
-        )
+        across, below = RADIUS * np.cos(angle), RADIUS * np.sin(angle)
+        away = (x - across) ** 2 + (y - below) ** 2 + (z - height) ** 2
         right, down, along = rng.uniform(-0.5, 0.5, 3)
         phase = angle + rng.uniform(0, 2 * np.pi) + right * x + down * y + along * z
         one[:] = np.exp(1j * phase) / (1 + away / REACH**2)
-    normalized: NDArray[np.complex128] = maps / np.linalg.norm(maps, axis=0)
-    return normalized
-
-
-def noise_covariance(coils: int, correlation: float) -> NDArray[np.float64]:
-    r"""Return the covariance of the noise of coils on a ring, $\rho^{d}$.
-
-    $\rho$ is the correlation of neighbours, $d$ the distance along the ring.
-
-    Examples:
-        >>> noise_covariance(3, 0.5)
-        array([[1. , 0.5, 0.5],
-               [0.5, 1. , 0.5],
-               [0.5, 0.5, 1. ]])
-    """
-    apart = np.abs(np.subtract.outer(np.arange(coils), np.arange(coils)))
-    covariance: NDArray[np.float64] = correlation ** np.minimum(apart, coils - apart)
-    return covariance
+    return maps / np.linalg.norm(maps, axis=0)
 
 
 def simulate_demo(root: Path, simulation: Simulation) -> list[Path]:
@@ -245,17 +203,13 @@ def _write_missing(
     """Return the path if it is written now; a file of the same simulation is kept."""
     if path.exists():
         before: Any = KSpaceFile.inspect(path).attributes.get("simulated", "measured")
-        if before != str(simulation):
-            raise InputError(
-                f"{path} exists and is {before}, not {simulation!r}: choose another "
-                f"folder or the same options"
-            )
+        text = f"{path} exists and is {before}, not {simulation!r}: choose another "
+        require(before == str(simulation), f"{text}folder or the same options")
         return []
     filled = without_empty_slices(volume)
-    if not len(filled):
-        raise InputError(f"every slice of {patient} is empty: take another volume")
-    if len(filled) < len(volume):
-        left_out = len(volume) - len(filled)
+    text = f"every slice of {patient} is empty: take another volume"
+    require(len(filled), text)
+    if left_out := len(volume) - len(filled):
         LOG.log(level, "%s: %d empty slices at its ends left out", path, left_out)
     simulation.write(path, filled, patient)
     return [path]

@@ -8,22 +8,18 @@ from typing import Any
 from mri_example.errors import InputError
 from mri_example.models.base import Reconstructor, defaults
 from mri_example.models.irim import IRIM2D, IRIM3D, ChallengeIRIM
-from mri_example.models.rim import RIM
-from mri_example.models.unet import UNet
 
 __all__ = [
     "IRIM2D",
     "IRIM3D",
     "MODELS",
-    "RIM",
     "ChallengeIRIM",
     "Reconstructor",
-    "UNet",
     "build",
     "describe",
 ]
 MODELS: dict[str, type[Reconstructor]] = {
-    model.__name__: model for model in (IRIM2D, IRIM3D, ChallengeIRIM, RIM, UNet)
+    model.__name__: model for model in (IRIM2D, IRIM3D, ChallengeIRIM)
 }
 
 
@@ -31,27 +27,41 @@ def describe(model: Reconstructor) -> dict[str, Any]:
     """Return the name of a model and all its arguments, in types that JSON knows.
 
     Examples:
-        >>> describe(UNet(pools=2))
-        {'model': 'UNet', 'channels': 32, 'pools': 2}
+        >>> description = describe(IRIM2D(16, steps=2))
+        >>> description["model"], description["channels"], description["steps"]
+        ('IRIM2D', 16, 2)
     """
     plain: dict[str, Any] = json.loads(json.dumps(model.options))
-    return {"model": type(model).__name__} | plain
+    return {"model": name_of(type(model))} | plain
 
 
-def build(description: dict[str, Any]) -> Reconstructor:
+def name_of(model: type[Reconstructor]) -> str:
+    """Return the name of a model of this package, or the path of another class."""
+    name = model.__name__
+    return name if MODELS.get(name) is model else f"{model.__module__}.{name}"
+
+
+def build(
+    description: dict[str, Any], model: type[Reconstructor] | None = None
+) -> Reconstructor:
     """Build the model that `describe` described; further keys may stand.
+
+    A description never imports anything: a class that is not of this package is built
+    if it is the one that is handed in.
 
     Raises:
         InputError: If there is no such model, or its arguments do not fit.
     """
     name = description.get("model")
-    if not isinstance(name, str) or name not in MODELS:
+    classes = MODELS if model is None else MODELS | {name_of(model): model}
+    if not isinstance(name, str) or name not in classes:
         raise InputError(
-            f"the model is {name!r}, but can only be one of {', '.join(MODELS)}"
+            f"the model is {name!r}, but can only be one of {', '.join(classes)}: name "
+            f"its class as model_class"
         )
-    known = defaults(MODELS[name])
+    known = defaults(classes[name])
     options = {key: value for key, value in description.items() if key in known}
     try:
-        return MODELS[name](**options)
+        return classes[name](**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"the model cannot be built: {error}") from error

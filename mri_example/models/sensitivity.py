@@ -44,8 +44,8 @@ def estimated_maps(zero_filled: Tensor, mask: Tensor, method: Maps) -> Tensor:
         method: "calibration", or "espirit", which sigpy computes.
 
     Raises:
-        InputError: If there is one coil, the mask tells slices apart, or too few
-            columns around the center are measured.
+        InputError: If there is one coil, the mask tells slices apart, too few columns
+            around the center are measured, or ESPIRiT finds no maps from them.
 
     References:
         Uecker et al., *ESPIRiT - an eigenvalue approach to autocalibrating parallel
@@ -91,6 +91,11 @@ def _espirit(kspace: Tensor, width: int) -> Tensor:
     data = slices.cpu().to(torch.complex64).numpy()
     maps = [espirit(data[:, i], **options).run() for i in range(data.shape[1])]
     stacked = torch.stack([torch.as_tensor(one) for one in maps], dim=1)
+    if not stacked.flatten(2).any(dim=-1).any(dim=0).all():
+        raise InputError(
+            f"ESPIRiT finds no sensitivity anywhere in a slice, from {width} columns "
+            f"around the center: raise center_fractions, or choose 'calibration'"
+        )
     return stacked.to(kspace).view_as(kspace)
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from mri_example.data.dataset import Sample, SliceDataset, flip_and_turn
 from mri_example.data.files import KSpaceFile
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.masks import Masks
 from mri_example.metrics import comparable
 from mri_example.models import Reconstructor
@@ -98,15 +98,10 @@ class SliceData(lightning.LightningDataModule):
 
     def training_slices(self, model: Reconstructor) -> SliceDataset:
         """Return the training slices, or slabs, that a model takes."""
-        return self._slices(
-            model,
-            "train",
-            epoch=0,
-            seed=self.seed,
-            crop=self.crop,
-            skip_thin=bool(self._kept["skip_thin"]),
-            augment=flip_and_turn if self._kept["augment"] else None,
-        )
+        options: dict[str, Any] = {"epoch": 0, "seed": self.seed, "crop": self.crop}
+        options["skip_thin"] = self._kept["skip_thin"]
+        options["augment"] = flip_and_turn if self._kept["augment"] else None
+        return self._slices(model, "train", **options)
 
     def _slices(self, model: Reconstructor, split: str, **options: Any) -> SliceDataset:
         folder = self.root / f"{self._kept['challenge']}_{split}"
@@ -123,7 +118,7 @@ class SliceData(lightning.LightningDataModule):
         _check_batches(self.training, self.batch_size)
         self.validation = self._slices(model, "val")
         if model.sensitivity is not None:
-            self._check_maps(model.sensitivity)
+            self._check_maps(f"sensitivity is {model.sensitivity!r}, but")
         for file in self.validation.files:
             _check_scored(file)
         for dataset in (self.training, self.validation):
@@ -133,18 +128,12 @@ class SliceData(lightning.LightningDataModule):
             for i in first.values():
                 dataset[i]
 
-    def _check_maps(self, method: str) -> None:
-        if self.masks.encodes_slices:
-            raise InputError(
-                f"sensitivity is {method!r}, but the masks tell slices apart, as in "
-                f"3-D acquisitions, whose maps are not estimated: leave it null"
-            )
+    def _check_maps(self, said: str) -> None:
+        text = f"{said} the masks tell slices apart, as in 3-D acquisitions, whose maps"
+        require(not self.masks.encodes_slices, f"{text} are not estimated: set it null")
         for file in (*self.training.files, *self.validation.files):
-            if file.coils == 1:
-                raise InputError(
-                    f"sensitivity is {method!r}, but {file.path} has a single coil, "
-                    f"which needs no maps: leave it null"
-                )
+            text = f"{said} {file.path} has a single coil, which needs no maps: set it "
+            require(file.coils > 1, f"{text}null")
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the training slices of this rank, shuffled anew in every epoch."""
@@ -160,23 +149,18 @@ class SliceData(lightning.LightningDataModule):
         Volumes differ in size. Where the ranks do not divide the slices, some are
         validated twice, for every rank to have as many.
         """
-        sampler: DistributedSampler[Sample] = DistributedSampler(
-            self.validation, shuffle=False, **self._ranks()
-        )
+        options = {"shuffle": False} | self._ranks()
+        sampler = DistributedSampler[Sample](self.validation, **options)
         return DataLoader(self.validation, 1, sampler=sampler, num_workers=self.workers)
 
     def _ranks(self) -> dict[str, Any]:
-        assert self.trainer is not None
-        return {
-            "num_replicas": self.trainer.world_size,
-            "rank": self.trainer.global_rank,
-        }
+        run: Any = self.trainer
+        return {"num_replicas": run.world_size, "rank": run.global_rank}
 
 
 def check_range(name: str, value: object, fits: bool, limit: str) -> None:
     """Refuse an option out of its range."""
-    if not fits:
-        raise InputError(f"{name} is {value}, but must be {limit}")
+    require(fits, f"{name} is {value}, but must be {limit}")
 
 
 def _print_of(file: KSpaceFile) -> list[Any]:
@@ -205,15 +189,11 @@ def _check_batches(training: SliceDataset, batch_size: int) -> None:
     if batch_size == 1:
         return
     sizes = sorted({(f.crop[0], f.shape[-1]) for f in training.files})
-    if len(sizes) > 1 and training.crop is None:
-        raise InputError(
-            f"the training images have {len(sizes)} sizes, among them {sizes[0]} and "
-            f"{sizes[-1]}: set `crop`, or a batch_size of 1"
-        )
+    text = f"the training images have {len(sizes)} sizes, among them {sizes[0]} and "
+    text += f"{sizes[-1]}: set `crop`, or a batch_size of 1"
+    require(len(sizes) == 1 or training.crop is not None, text)
     coils = {f.coils: f.path for f in training.files}
-    if len(coils) > 1:
-        fewest, most = min(coils), max(coils)
-        raise InputError(
-            f"{coils[fewest]} has {fewest} coils and {coils[most]} {most}, but a batch "
-            f"needs as many of each: set a batch_size of 1, or separate the files"
-        )
+    fewest, most = min(coils), max(coils)
+    text = f"{coils[fewest]} has {fewest} coils and {coils[most]} {most}, but a batch "
+    text += "needs as many of each: set a batch_size of 1, or separate the files"
+    require(fewest == most, text)

@@ -15,17 +15,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import (
-    Callback,
-    ModelCheckpoint,
-    Timer,
-    WeightAveraging,
-)
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch import callbacks, loggers
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from invtorch import DriftError
-from mri_example.errors import InputError
+from mri_example.data.files import whole_file
+from mri_example.errors import InputError, require
 from mri_example.metrics import METRICS
 from mri_example.models import Reconstructor, describe
 from mri_example.paths import make_folder
@@ -33,11 +29,11 @@ from mri_example.progress import LINES
 from mri_example.training.checkpoints import (
     CONFIGURATION,
     DATA,
-    WholeCheckpointIO,
     check_same,
     load,
+    load_checkpoint,
 )
-from mri_example.training.data import SliceData
+from mri_example.training.data import SliceData, check_range
 from mri_example.training.module import ReconstructionTask
 
 LOGGED = ("loss", *(f"validation_{metric}" for metric in METRICS))
@@ -114,29 +110,6 @@ def fit(
     return last
 
 
-def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> bool:
-    """Say whether a run has its epochs, or its time, behind it."""
-    epochs = trainer.get("max_epochs", DEFAULTS["max_epochs"]) or 0
-    limit = _seconds(trainer.get("max_time"))
-    if 0 <= epochs < done:
-        raise InputError(
-            f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
-            f"many at least, or train into another folder"
-        )
-    return bool(epochs == done or (limit and seconds >= limit))
-
-
-def _start_from(model: Reconstructor, path: Path) -> None:
-    """Give a model the weights of a trained one."""
-    try:
-        model.load_state_dict(load(path).state_dict())
-    except RuntimeError as error:
-        raise InputError(
-            f"init is {path}, whose weights do not fit the model: choose the model and "
-            f"the sizes that it was trained with"
-        ) from error
-
-
 def _notes(
     task: ReconstructionTask,
     data: SliceData,
@@ -153,11 +126,30 @@ def _notes(
 def _seconds(limit: Any) -> float | None:
     """Return a time limit, which Lightning takes in several forms, in seconds."""
     try:
-        return Timer(limit).time_remaining()
+        return callbacks.Timer(limit).time_remaining()
     except (MisconfigurationException, AttributeError, TypeError) as error:
-        raise InputError(
-            f"max_time is {limit!r}, but must be written DD:HH:MM:SS"
-        ) from error
+        text = f"max_time is {limit!r}, but must be written DD:HH:MM:SS"
+        raise InputError(text) from error
+
+
+def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> bool:
+    """Say whether a run has its epochs, or its time, behind it."""
+    epochs = trainer.get("max_epochs", DEFAULTS["max_epochs"]) or 0
+    limit = _seconds(trainer.get("max_time"))
+    text = f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
+    require(
+        not 0 <= epochs < done, f"{text}many at least, or train into another folder"
+    )
+    return bool(epochs == done or (limit and seconds >= limit))
+
+
+def _start_from(model: Reconstructor, path: Path) -> None:
+    """Give a model the weights of a trained one."""
+    try:
+        model.load_state_dict(load(path, model=type(model)).state_dict())
+    except RuntimeError as error:
+        text = f"init is {path}, whose weights do not fit the model: choose the model "
+        raise InputError(f"{text}that it was trained with") from error
 
 
 @contextlib.contextmanager
@@ -190,21 +182,19 @@ def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
     except (InputError, torch.OutOfMemoryError):
         raise
     except DriftError as error:
-        raise InputError(
-            f"training stopped at step {task.global_step}: {error}"
-        ) from error
+        text = f"training stopped at step {task.global_step}: {error}"
+        raise InputError(text) from error
     except Exception as error:  # of any kind, by what is damaged
         of_options = isinstance(error, MisconfigurationException | ValueError)
         if task.started or not (of_options or last.exists()):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        if not last.exists():
-            raise InputError(
-                f"the trainer cannot begin ({reason}): change its options"
-            ) from error
-        raise InputError(
-            f"{last} cannot be gone on from ({reason}): train into another folder"
-        ) from error
+        text = f"the trainer cannot begin ({reason}): change its options"
+        if last.exists():
+            text = (
+                f"{last} cannot be gone on from ({reason}): train into another folder"
+            )
+        raise InputError(text) from error
 
 
 def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:
@@ -217,7 +207,22 @@ def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:
             folder.rmdir()
 
 
-class ProgressLines(Callback):
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints to a temporary name, and load them as plain data."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any
+    ) -> None:
+        """Write a checkpoint and rename it into place."""
+        with whole_file(Path(path)) as partial:
+            torch.save(checkpoint, partial)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Load a checkpoint; objects that would execute code are refused."""
+        return load_checkpoint(Path(path))
+
+
+class ProgressLines(callbacks.Callback):
     """Print step and loss every 20 seconds, where no terminal shows a bar."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -257,49 +262,30 @@ def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         named = ("accelerator", "devices", "strategy", "precision")
         said = ", ".join(f"{n} is {options[n]!r}" for n in named if n in options)
-        raise InputError(
-            f"{said or 'the trainer'}: this cannot be had here "
-            f"({' '.join(str(error).split())}): choose others"
-        ) from error
+        text = f"{said or 'the trainer'}: this cannot be had here "
+        reason = " ".join(str(error).split())
+        raise InputError(f"{text}({reason}): choose others") from error
     _check(trainer, options)
-    _check_callbacks(trainer)
     return trainer
 
 
 def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
     """Find before training what Lightning finds in the middle of it."""
-    if trainer.max_epochs == 0:
-        raise InputError(
-            "max_epochs is 0, but must be positive: give -1 for no limit of epochs"
-        )
-    if trainer.accumulate_grad_batches < 1:
-        raise InputError(
-            f"accumulate_grad_batches is {trainer.accumulate_grad_batches}, but must "
-            f"be positive"
-        )
+    epochs, steps = trainer.max_epochs, trainer.accumulate_grad_batches
+    check_range("max_epochs", epochs, epochs != 0, "positive, or -1 for no limit")
+    check_range("accumulate_grad_batches", steps, steps >= 1, "positive")
     limit = trainer.limit_val_batches
     whole = limit == 0 or (isinstance(limit, float) and limit == 1)
-    if not whole and not options.get("fast_dev_run"):
-        raise InputError(
-            f"limit_val_batches is {limit}, but volumes are validated whole: leave it "
-            f"out, or give 0"
-        )
-
-
-def _check_callbacks(trainer: lightning.Trainer) -> None:
+    text = f"limit_val_batches is {limit}, but volumes are validated whole: give 0"
+    require(whole or options.get("fast_dev_run"), text)
+    sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = getattr(callback, "monitor", None)
-        if monitor not in (None, *LOGGED):
-            raise InputError(
-                f"monitor of {type(callback).__name__} is {monitor!r}, but can only be "
-                f"one of {', '.join(LOGGED)}"
-            )
-        sharded = isinstance(trainer.strategy, ModelParallelStrategy)
-        if sharded and isinstance(callback, WeightAveraging):
-            raise InputError(
-                f"{type(callback).__name__} does not average weights that are sharded: "
-                f"leave it out, or train with the strategy 'ddp'"
-            )
+        monitor, name = getattr(callback, "monitor", None), type(callback).__name__
+        text = f"monitor of {name} is {monitor!r}, but can only be one of "
+        require(monitor in (None, *LOGGED), text + ", ".join(LOGGED))
+        averages = isinstance(callback, callbacks.WeightAveraging)
+        text = f"{name} does not average weights that are sharded: leave it out, or "
+        require(not (sharded and averages), f"{text}train with the strategy 'ddp'")
 
 
 def _list(value: Any) -> list[Any]:
@@ -308,30 +294,29 @@ def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _callbacks(output: Path) -> list[Callback]:
+def _callbacks(output: Path) -> list[callbacks.Callback]:
     options: dict[str, Any] = {"dirpath": output, "enable_version_counter": False}
     highest: dict[str, Any] = {"monitor": "validation_ssim", "mode": "max"}
-    best = ModelCheckpoint(filename="best", **highest, **options)
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **options)
+    best = callbacks.ModelCheckpoint(filename="best", **highest, **options)
+    options["save_on_train_epoch_end"] = True
+    last = callbacks.ModelCheckpoint(filename="last", **options)
     return [best, last, *([] if sys.stderr.isatty() else [ProgressLines()])]
 
 
-def _loggers(output: Path, chosen: Any) -> list[Logger]:
+def _loggers(output: Path, chosen: Any) -> list[loggers.Logger]:
     """Return CSV always, and TensorBoard where it is installed and none is chosen."""
     own = [] if isinstance(chosen, bool) else _list(chosen)
     board = any(find_spec(name) for name in ("tensorboard", "tensorboardX"))
     if board and chosen in (None, True):
-        own = [TensorBoardLogger(output, name="tensorboard")]
-    return [CSVLogger(output, name="log"), *own]
+        own = [loggers.TensorBoardLogger(output, name="tensorboard")]
+    return [loggers.CSVLogger(output, name="log"), *own]
 
 
 def _sharding(options: dict[str, Any]) -> ModelParallelStrategy:
     devices = options.get("devices", 1)
     devices = len(devices) if isinstance(devices, list | tuple) else devices
-    if not str(devices).isdigit() or int(devices) < 1:
-        raise InputError(
-            f"devices is {devices!r}, but strategy 'fsdp' needs their number: give one"
-        )
+    known = str(devices).isdigit() and int(devices) > 0
+    check_range("devices", repr(devices), known, "a number with the strategy 'fsdp'")
     return ModelParallelStrategy(
         data_parallel_size=int(devices) * int(options.get("num_nodes", 1)),
         tensor_parallel_size=1,

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from invtorch import OrthogonalCoupling
 from mri_example.data.dataset import Magnitudes, Sample, blend
 from mri_example.data.files import KSpaceFile
-from mri_example.errors import InputError
+from mri_example.errors import require
 from mri_example.losses import LossName, training_loss
 from mri_example.metrics import METRICS, score
 from mri_example.models import Reconstructor
@@ -41,7 +41,6 @@ class ReconstructionTask(lightning.LightningModule):
         loss: "nmse", normalized squared error of the complex images of the coils
             (eq. 18); "l1" or "ssim" of the magnitudes.
         fraction: Share of the pixels that count in the loss "nmse".
-        magnitude: Compare magnitudes instead of complex images in the loss "nmse".
         coils_per_step: Coils of a slice that a step takes, drawn anew, for models that
             reconstruct each coil by itself; null for all.
 
@@ -59,7 +58,6 @@ class ReconstructionTask(lightning.LightningModule):
         learning_rate: float = 1e-3,
         loss: LossName = "nmse",
         fraction: float = 0.01,
-        magnitude: bool = False,
         coils_per_step: int | None = None,
     ) -> None:
         super().__init__()
@@ -69,11 +67,9 @@ class ReconstructionTask(lightning.LightningModule):
         if coils_per_step is not None:
             _check_coils(coils_per_step, model, loss)
         self.model, self.learning_rate = model, learning_rate
-        self.options = {
-            **{"loss": loss, "fraction": fraction, "magnitude": magnitude},
-            **{"learning_rate": learning_rate, "coils_per_step": coils_per_step},
-        }
-        self.loss = training_loss(loss, fraction, magnitude, coils_per_step)
+        self.options: dict[str, Any] = {"learning_rate": learning_rate, "loss": loss}
+        self.options |= {"fraction": fraction, "coils_per_step": coils_per_step}
+        self.loss = training_loss(loss, fraction, coils_per_step)
         self.notes: dict[str, Any] = {}
         self.started = False
         self.outputs: dict[tuple[str, int], Magnitudes] = {}
@@ -117,12 +113,11 @@ class ReconstructionTask(lightning.LightningModule):
         """Stop a training that diverges, on all ranks."""
         loss = float(outputs["loss"])
         finite = self.trainer.strategy.reduce_boolean_decision(math.isfinite(loss))
-        if not finite:
-            raise InputError(
-                f"training diverged: the loss of step {self.global_step} is {loss}; "
-                f"lower learning_rate, which is {self.learning_rate}, and train into "
-                f"another folder"
-            )
+        text = (
+            f"training diverged: the loss of step {self.global_step} is {loss}; lower"
+        )
+        text += f" learning_rate, which is {self.learning_rate}, in another folder"
+        require(finite, text)
 
     def validation_step(self, batch: Sample) -> None:
         """Reconstruct a slice or slab, and keep it for the end of the epoch."""
@@ -173,10 +168,8 @@ class ReconstructionTask(lightning.LightningModule):
             return warm * (0.5 + 0.5 * math.cos(math.pi * done))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        followed = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": followed}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what a checkpoint is checked against."""
@@ -212,9 +205,6 @@ def _check_coils(coils: int, model: Reconstructor, loss: LossName) -> None:
     check_range("coils_per_step", coils, coils > 0, "positive")
     limit = 'null with the loss "ssim", which is that of all coils combined'
     check_range("coils_per_step", coils, loss != "ssim", limit)
-    if not model.each_coil:
-        raise InputError(
-            f"coils_per_step is {coils}, but {type(model).__name__} does not "
-            f"reconstruct each coil by itself: leave it null, or give an i-RIM "
-            f"coils=null"
-        )
+    text = f"coils_per_step is {coils}, but {type(model).__name__} does not reconstruct"
+    text += " each coil by itself: leave it null, or give an i-RIM coils=null"
+    require(model.each_coil, text)

@@ -11,8 +11,9 @@ from pathlib import Path
 import lightning
 import torch
 
+from benchmarks.reproduce.unet import UNet
 from mri_example.masks import Masks
-from mri_example.models import IRIM3D, UNet
+from mri_example.models import IRIM3D
 from mri_example.training.data import SliceData
 from mri_example.training.module import ReconstructionTask
 from tests.mri.runs import train

@@ -55,7 +55,7 @@ def chain(arguments: list[str], points: list[int]) -> list[int]:
 
 
 if __name__ == "__main__":
-    import mri_example.cli  # noqa: F401 (what all children share)
+    import mri_example.fit_cli  # noqa: F401 (what all children share)
 
     whole, others, kills, seed, report = json.loads(sys.argv[1])
     code, calls = sitting(whole, None, signal.SIGKILL)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.reproduce.unet import UNet
 from mri_example.cli import main
 from mri_example.data.dataset import SliceDataset
 from mri_example.data.files import read_reconstruction
 from mri_example.data.simulate import Simulation
 from mri_example.errors import InputError
 from mri_example.masks import Masks, undersample, volume_seed
-from mri_example.models import IRIM3D, UNet
+from mri_example.models import IRIM3D
 from mri_example.physics import LikelihoodGradient
 from mri_example.reconstruct import reconstruct
 from mri_example.training.checkpoints import load

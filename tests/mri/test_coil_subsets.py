@@ -7,10 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.reproduce.rim import RIM
+from benchmarks.reproduce.unet import UNet
 from mri_example.data.dataset import SliceDataset
 from mri_example.errors import InputError
 from mri_example.losses import normalized_l1, subsampled_nmse, training_loss
-from mri_example.models import IRIM2D, IRIM3D, RIM, UNet
+from mri_example.models import IRIM2D, IRIM3D
 from mri_example.training.module import ReconstructionTask
 from tests.mri.test_multicoil import COILS, FAN, MASKS, root
 

@@ -14,7 +14,7 @@ from mri_example.cli import main
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
 from mri_example.data.simulate import Simulation, simulate_volumes
-from mri_example.demo import Contender, step_memory
+from mri_example.demo import Training, step_memory
 from mri_example.figures import compare
 from mri_example.models import IRIM2D
 from mri_example.training.data import SliceData
@@ -32,7 +32,7 @@ def small(monkeypatch):
     trainer = {"max_epochs": 2, "limit_train_batches": 5, "accelerator": "cpu"}
     trainer["max_time"] = timedelta(hours=1)
     model = partial(IRIM2D, 8, 1, (8, 8), (1, 2))
-    tiny = Contender("i-RIM", model, {"fraction": 1.0}, 4, trainer)
+    tiny = Training(model, {"fraction": 1.0}, {"batch_size": 4}, trainer)
     monkeypatch.setattr(demonstration, "TRAINED", tiny)
     monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)
     monkeypatch.setattr(demonstration, "COUPLINGS", (5, 10))

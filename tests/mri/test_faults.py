@@ -115,6 +115,7 @@ def test_a_checkpoint_cut_at_any_byte_is_refused(share, trained, capsys) -> None
 
 FULL = """
 import json, os, resource, signal, sys
+import mri_example.fit_cli  # an import under the limit finds no temporary folder
 from mri_example.cli import main
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails, as on a full disk

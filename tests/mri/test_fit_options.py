@@ -152,7 +152,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(model, strategy, root) 
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     changes = {"training": {"loss": "l1"}}
     if model == "rim":
-        changes["model"] = "RIM"
+        changes["model"] = "benchmarks.reproduce.rim.RIM"
 
     def config(name: str, batch_size: int, **trainer) -> Path:
         data, output = {"batch_size": batch_size}, str(root / name)

@@ -142,7 +142,6 @@ def test_the_read_out_has_the_size_of_the_authors(channels) -> None:
 
 
 def test_the_loss_is_the_nmse_and_unbiased() -> None:
-    generator = torch.Generator().manual_seed(0)
     target = torch.randn(3, 1, 20, 20, dtype=torch.complex128)
     estimate = target + 0.3 * torch.randn_like(target)
     nmse = [
@@ -151,16 +150,10 @@ def test_the_loss_is_the_nmse_and_unbiased() -> None:
     ]
     expected = sum(nmse) / 3
     assert subsampled_nmse(estimate, target, 1.0).item() == pytest.approx(expected)
-    options = {"fraction": 0.1, "generator": generator}
-    draws = [subsampled_nmse(estimate, target, **options).item() for _ in range(400)]
+    torch.manual_seed(0)
+    draws = [subsampled_nmse(estimate, target, 0.1).item() for _ in range(400)]
     assert sum(draws) / 400 == pytest.approx(expected, rel=0.02)
     assert len(set(draws)) > 300
-
-
-def test_the_loss_on_magnitudes_ignores_the_phase() -> None:
-    target = torch.randn(1, 1, 8, 8, dtype=torch.complex128)
-    loss = subsampled_nmse(target * 1j, target, 1.0, magnitude=True)
-    assert loss.item() < 1e-20
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,29 @@ def test_espirit_is_that_of_sigpy(monkeypatch):
     assert seen == [((4, 20, 16), 8)] * 6
 
 
+def test_maps_that_are_zero_everywhere_are_refused(monkeypatch):
+    """As sigpy returns them where few columns calibrate them; the image would be 0."""
+
+    class EspiritCalib:
+        def __init__(self, kspace, calib_width, show_pbar):
+            self.maps = np.zeros_like(kspace)
+            self.maps[0, 0, 0] = abs(kspace[0, 0, 0]) > 1
+
+        def run(self):
+            return self.maps
+
+    monkeypatch.setattr(sensitivity, "find_spec", lambda _: True)
+    app = SimpleNamespace(EspiritCalib=EspiritCalib)
+    monkeypatch.setattr(sensitivity, "import_module", {"sigpy.mri.app": app}.get)
+    kspace = torch.zeros(1, 2, 3, 16, 16, dtype=torch.complex64)
+    kspace[..., 0, 0] = 2
+    every = torch.ones(1, 1, 1, 1, 16)
+    assert estimated_maps(ifftc(kspace), every, "espirit").any()
+    kspace[:, :, 1] = 0
+    with pytest.raises(InputError, match="no sensitivity anywhere in a slice, from 16"):
+        estimated_maps(ifftc(kspace), every, "espirit")
+
+
 @pytest.mark.parametrize("method", ["calibration", "espirit"])
 def test_from_files_of_several_coils_to_scores(method, tmp_path):
     """Files of different numbers of coils, through fit, reconstruct and evaluate."""
@@ -158,7 +181,7 @@ def test_from_files_of_several_coils_to_scores(method, tmp_path):
         tmp_path / "out",
         tmp_path / "data/multicoil_test",
     )
-    masks = ["--masks.center_fractions=[0.4]", "--masks.accelerations=[2]"]
+    masks = ["--masks.center_fractions=[0.8]", "--masks.accelerations=[1.2]"]
     model = ["--model.channels=8", "--model.steps=1", "--model.hidden=[4]"]
     fit = [
         *("fit", f"--data.root={tmp_path / 'data'}", f"--output={run}"),

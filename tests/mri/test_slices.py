@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mri_example.data.dataset import SliceDataset, fitted, flip_and_turn
+from mri_example.data.dataset import SliceDataset, flip_and_turn
 from mri_example.data.files import write_kspace
 from mri_example.data.header import Header
 from mri_example.errors import InputError
 from mri_example.masks import Masks, undersample, volume_seed
-from mri_example.transforms import center_crop, fftc, ifftc
+from mri_example.transforms import center_crop, fftc, fitted, ifftc
 from tests.mri.signals import kspace_of
 from tests.tolerances import EQUAL
 

@@ -36,9 +36,9 @@ SHORT = random_kspace(rows=ROWS - 4)
 RADIAL = {"trajectory": xsd.trajectoryType.RADIAL}
 UNUSABLE = {
     "radial": (lines(random_kspace()), header(**RADIAL), "trajectory that is radial"),
-    "encodings": (lines(random_kspace()), header(encodings=2), "has 2 encodings"),
-    "contrasts": (twice(contrast=1), None, "has 2 contrasts, but"),
-    "repetitions": (twice(repetition=4), None, "has 2 repetitions, but"),
+    "encodings": (lines(random_kspace()), header(encodings=2), ": 2 encodings"),
+    "contrasts": (twice(contrast=1), None, ": 2 contrasts, but"),
+    "repetitions": (twice(repetition=4), None, ": 2 repetitions, but"),
     "3-D": (twice(kspace_encode_step_2=1), None, "2 partitions of a 3-D encoding"),
     "the same twice": (twice(), None, "2 lines of slice 0, phase encoding 0 and aver"),
     "noise alone": (lines(random_kspace(), **NOISE), None, "no lines of an image"),
@@ -97,10 +97,13 @@ def shorten(group):
 
 
 DAMAGE = {
-    "no header": (replace("xml", None), "holds 0 ISMRMRD scans"),
-    "no data": (replace("data", None), "holds 0 ISMRMRD scans"),
+    "no header": (replace("xml", None), ": 0 ISMRMRD scans"),
+    "no data": (replace("data", None), ": 0 ISMRMRD scans"),
     "images": (replace("data", np.ones((3, 4))), "not acquisitions of ISMRMRD"),
-    "no XML": (replace("xml", [b"<no"]), "does not say the sizes of the scan"),
+    "no XML": (
+        replace("xml", [b"<no"]),
+        "the header does not say the sizes of the scan",
+    ),
     "no limits": (
         replace("xml", [header().replace("encodingLimits", "limits").encode()]),
         "does not say the sizes",
@@ -123,7 +126,7 @@ def test_a_line_that_lacks_samples_is_named(tmp_path):
         one = file["dataset/data"][3]
         one["data"] = one["data"][:7]
         file["dataset/data"][3] = one
-    with pytest.raises(InputError, match=r"acquisition 3 cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read as HDF5"):
         convert_raw(path, tmp_path / "out")
 
 

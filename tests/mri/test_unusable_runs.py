@@ -152,8 +152,8 @@ def test_simulations_of_no_number(option, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"training": {"typo": 1}}, "training.typo"),
-        ({"trainer": {"typo": 1}}, "trainer.typo"),
+        ({"training": {"typo": 1}}, "'training' does not accept option 'typo'"),
+        ({"trainer": {"typo": 1}}, "'trainer' does not accept option 'typo'"),
         ({"model": {"channel": 8}}, "channel"),
         ({"typo": 1}, "typo"),
         ({"trainer": {"max_epochs": "many"}}, "trainer.max_epochs"),

@@ -1,0 +1,132 @@
+"""The methods that are compared, and how each of them is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from benchmarks.reproduce.rim import RIM
+from benchmarks.reproduce.unet import UNet
+from benchmarks.reproduce.wavelet import CENTER
+from mri_example.demo import Training
+from mri_example.masks import Masks
+from mri_example.models import IRIM2D, IRIM3D, Reconstructor
+
+METHODS = (
+    *("zero-filled", "l1-wavelet", "ESPIRiT + l1-wavelet", "U-Net", "RIM"),
+    *("i-RIM 2D", "i-RIM 2D, SENSE", "i-RIM 3D"),
+)
+CLASSICAL = METHODS[:3]
+OF_ONE_COIL, OF_SEVERAL = {"l1-wavelet"}, {"ESPIRiT + l1-wavelet", "i-RIM 2D, SENSE"}
+ACCELERATIONS = {4: 0.08, 8: 0.04}  # with the share of the columns in the center
+HIDDEN, STRIDES = (16, 64, 64, 64), (1, 4, 8, 4)
+EPOCH = 200  # steps: validation takes a small part of the time
+LONG = 1000  # epochs: the clock ends a training
+
+
+def methods_of(coils: int) -> tuple[str, ...]:
+    """Return the methods for data of so many coils."""
+    others = OF_SEVERAL if coils == 1 else OF_ONE_COIL
+    return tuple(name for name in METHODS if name not in others)
+
+
+def masks_of(coils: int, size: int, accelerations: tuple[int, ...] = (4, 8)) -> Masks:
+    """Return masks; of several coils with the columns that maps are calibrated on."""
+    least = 0.0 if coils == 1 else CENTER / size
+    shares = tuple(max(ACCELERATIONS[a], least) for a in accelerations)
+    return Masks("random", shares, accelerations)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all trainings have in common.
+
+    Args:
+        steps: Steps of the optimizer.
+        slices: Slices of a step.
+        size: Rows and columns of the images.
+        minutes: Time of a training, which ends it instead of the steps; 0 for none.
+    """
+
+    steps: int = 300
+    slices: int = 2
+    size: int = 64
+    minutes: float = 0.0
+
+    def trainer(self, batches: int) -> dict[str, Any]:
+        """Return options of the trainer for data of so many batches.
+
+        Epochs are the longest of at most 200 steps that the steps are a multiple of.
+        """
+        if self.minutes:
+            time = timedelta(minutes=self.minutes)
+            limits = {"max_epochs": LONG, "limit_train_batches": EPOCH}
+            return {**limits, "max_time": time, "accelerator": "auto"}
+        most = min(EPOCH, batches, self.steps)
+        epoch = next(n for n in range(most, 0, -1) if self.steps % n == 0)
+        limits = {"max_epochs": self.steps // epoch, "limit_train_batches": epoch}
+        return {**limits, "accelerator": "auto"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and its own options of training.
+
+    Args:
+        model: Makes it for data of so many coils and slabs of so many slices.
+        learning_rate: The highest of Adam.
+        combined: Whether it takes all coils of a slice at once.
+        slabs: Whether the slices of a step are one slab.
+    """
+
+    model: Callable[[int, int], Reconstructor]
+    learning_rate: float
+    combined: bool = False
+    slabs: bool = False
+
+    def training(
+        self, coils: int, protocol: Protocol, seed: int, batches: int = EPOCH
+    ) -> Training:
+        """Return its training; networks of single coils learn from one in a step."""
+        per_step = None if coils == 1 or self.combined else 1
+        task = {
+            **{"learning_rate": self.learning_rate, "loss": "l1"},
+            "coils_per_step": per_step,
+        }
+        data = {
+            "masks": masks_of(coils, protocol.size),
+            "challenge": "singlecoil" if coils == 1 else "multicoil",
+            "batch_size": 1 if self.slabs else protocol.slices,
+        }
+        model = partial(self.model, coils, protocol.slices)
+        return Training(model, task, data, protocol.trainer(batches), seed)
+
+
+def irim(coils: int, slices: int) -> Reconstructor:
+    """Return the small i-RIM 2D; several coils are reconstructed each by itself."""
+    del slices
+    return IRIM2D(16, 8, HIDDEN, STRIDES, coils=1 if coils == 1 else None)
+
+
+def irim_3d(coils: int, slices: int) -> Reconstructor:
+    """Return the same of slabs."""
+    each = 1 if coils == 1 else None
+    return IRIM3D(16, 8, HIDDEN, STRIDES, coils=each, slab=slices)
+
+
+def irim_sense(coils: int, slices: int) -> Reconstructor:
+    """Return the same with one image of all coils, through sensitivity maps."""
+    del coils, slices
+    return IRIM2D(16, 8, HIDDEN, STRIDES, sensitivity="calibration")
+
+
+NETWORKS = {
+    "U-Net": Network(lambda *_: UNet(16, 4), 2e-3, combined=True),
+    "RIM": Network(lambda *_: RIM(32, 8), 4e-3),
+    "i-RIM 2D": Network(irim, 4e-3),
+    "i-RIM 2D, SENSE": Network(irim_sense, 4e-3, combined=True),
+    "i-RIM 3D": Network(irim_3d, 4e-3, slabs=True),
+}

@@ -1,0 +1,42 @@
+"""The page of a comparison: table, slices, learning curves, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reproduce.table import table
+from mri_example.data.files import KSpaceFile
+from mri_example.demo import slice_of
+from mri_example.figures import learning_curve
+from mri_example.report import Report, Slice, Table, versions
+
+NOTE = "One head that no method saw in training; its k-space is simulated. Mean ± sd."
+LEAD = "Classical methods, and networks that were trained alike on the same heads."
+
+
+def write_page(
+    rows: Sequence[Mapping[str, Any]],
+    slices: Sequence[Slice],
+    logs: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    path: Path,
+) -> Path:
+    """Write the table of all methods, slices as each shows them, and their curves."""
+    head, *body = table(rows)
+    facts = {"Settings": settings, "Versions": versions()}
+    curves = {name: learning_curve(log) for name, log in logs.items()}
+    tables = [Table("Scores", head, body, NOTE)]
+    report = Report("Comparison", LEAD, tables, slices, curves, facts)
+    return report.write(path)
+
+
+def middle_slice(
+    targets: Path, reconstructions: Mapping[str, Path], title: str
+) -> Slice:
+    """Return the middle slice of the volume, as the methods show it."""
+    (volume,) = targets.glob("*.h5")
+    index = KSpaceFile.inspect(volume).slices // 2
+    target, images = slice_of(targets, reconstructions, index)
+    return Slice(f"{title}, slice {index}", images, target)
