@@ -223,8 +223,21 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
 }
 GROUPS = ("model", "masks", "training", "data", "trainer", "simulation")
+CONFIGS = Path(__file__).parent / "configs"
 OF_A_CLASS = re.compile(r"(Problem with given class_path .*?)( - Expected |$)")
 OF_NO_TYPE = re.compile(r'key "(\S+)": Does not validate .* Given value: (.*)')
+
+
+class ConfigFile(ActionConfigFile):
+    """A file of options; `mri_example/configs/` is found from any folder."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
+        """Add the options of a file to those that are known."""
+        folder, _, name = str(value).rpartition("/")
+        if folder == "mri_example/configs" and not Path(value).exists():
+            value = str(CONFIGS / name)
+        ActionConfigFile.apply_config(parser, cfg, dest, value)
 
 
 class Parser(LightningArgumentParser):
@@ -336,9 +349,7 @@ def parser_of(commands: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     subcommands, parsers = whole.add_subcommands(), {}
     for name in commands:
         parser = Parser(description=SUMMARIES[name])
-        parser.add_argument(
-            "--config", action=ActionConfigFile, help="Options as YAML."
-        )
+        parser.add_argument("--config", action=ConfigFile, help="Options as YAML.")
         if name == "fit":
             _add_fit_options(parser)
         else:
