@@ -43,14 +43,19 @@ def navigation() -> list[str]:
     return re.findall(r"[\w/]+\.md\b", (ROOT / "mkdocs.yml").read_text())
 
 
+def included(match: re.Match[str]) -> str:
+    """Return the file that a page includes, or the section of it."""
+    name, _, section = match[1].partition(":")
+    text = (ROOT / name).read_text()
+    if not section:
+        return text
+    marks = (f"<!-- --8<-- [{end}:{section}] -->" for end in ("start", "end"))
+    return text.split(next(marks))[1].split(next(marks))[0]
+
+
 def text_of(page: Path) -> str:
-    """Return the text of a page with the files that it includes."""
-    return re.sub(
-        r'^--8<-- "(.+)"$',
-        lambda match: (ROOT / match[1]).read_text(),
-        page.read_text(),
-        flags=re.MULTILINE,
-    )
+    """Return the text of a page with what it includes."""
+    return re.sub(r'^--8<-- "(.+)"$', included, page.read_text(), flags=re.MULTILINE)
 
 
 def without_code(text: str) -> str:
@@ -111,7 +116,7 @@ def site(tmp_path_factory) -> Path:
     pytest.importorskip("l2m4m")
     copy = tmp_path_factory.mktemp("site")
     shutil.copy(ROOT / "mkdocs.yml", copy)
-    for name in ("LICENSE", "CHANGELOG.md"):  # pages include them
+    for name in ("LICENSE", "CHANGELOG.md", "README.md"):  # pages include them
         shutil.copy(ROOT / name, copy)
     for name in ("docs", "overrides", "invtorch"):
         shutil.copytree(ROOT / name, copy / name)
