@@ -100,8 +100,11 @@ def test_a_page_has_one_title_pictures_have_words_and_code_fits(page) -> None:
 
 def test_the_gallery_has_every_example() -> None:
     scripts = {path.name for path in (DOCS / "examples").glob("*.py")}
-    linked = re.findall(r"\]\((\w+\.py)\)", (DOCS / "examples/index.md").read_text())
+    gallery = (DOCS / "examples/index.md").read_text()
+    linked = re.findall(r"\]\((\w+\.py)\)", gallery)
     assert sorted(linked) == sorted(scripts)
+    pictures = {f"{Path(name).stem}.png" for name in scripts}
+    assert pictures <= {*re.findall(r"images/(\w+\.png)", gallery)}
 
 
 def test_the_site_loads_nothing_from_elsewhere() -> None:
