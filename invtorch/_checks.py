@@ -240,6 +240,33 @@ def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
         )
 
 
+def check_log_det(name: str, log_det: object, state: object) -> None:
+    """Refuse a log-determinant that is not one real number for each sample.
+
+    Args:
+        name: The class that returned it.
+        log_det: What it returned.
+        state: The state that it returned, one tensor or a tuple.
+
+    Raises:
+        TypeError: If it is not a tensor.
+        RuntimeError: If it has another shape, or is complex.
+    """
+    first = state[0] if isinstance(state, tuple) else state
+    batch = len(first)  # type: ignore[arg-type]
+    if not isinstance(log_det, Tensor):
+        raise TypeError(
+            f"{name} returned a log-determinant that is a {type(log_det).__name__}: "
+            f"return a tensor of shape (batch,)"
+        )
+    if log_det.shape != (batch,) or log_det.is_complex():
+        raise RuntimeError(
+            f"{name} returned a log-determinant of shape {tuple(log_det.shape)} in "
+            f"{log_det.dtype} for a batch of {batch}: return one real number for each "
+            f"sample, ({batch},)"
+        )
+
+
 def check_bound(bound: float) -> float:
     """Return a bound of scales or slopes.
 
