@@ -228,6 +228,25 @@ def test_a_sign_is_checked_until_it_shows() -> None:
         layer.forward_and_log_det(vectors())
 
 
+@pytest.mark.parametrize("method", ["forward_and_log_det", "inverse_and_log_det"])
+def test_an_empty_batch_checks_nothing(method) -> None:
+    module = Scaling([(4,)])
+    layer = FromFreia(module)
+    state, log_det = getattr(layer, method)(vectors(0))
+    assert state.shape == (0, 4)
+    assert log_det.shape == (0,)
+    with torch.no_grad():
+        module.log_scale.zero_()
+    forward = module.forward
+
+    def wrong(x, c=None, rev=False, jac=True):
+        return forward(x, c, rev, jac)[0], torch.tensor(1.0)
+
+    module.forward = wrong
+    with pytest.raises(RuntimeError, match="must have other signs"):
+        getattr(layer, method)(vectors())
+
+
 def test_the_check_leaves_modules_as_they_are() -> None:
     module = Scaling([(4,)])
     module.norm = nn.BatchNorm1d(4)
