@@ -55,7 +55,7 @@ class Scaling(nn.Module):
     def forward(self, x, c=None, rev=False, jac=True):
         sign = -1 if rev else 1
         shift = self.shift(c)
-        total = sign * self.log_scale * sum(t[0].numel() for t in x)
+        total = sign * self.log_scale * sum(t.shape[1:].numel() for t in x)
         log_det = RETURNED[self.returned](total, len(x[0])) if jac else None
         moved = []
         for t in x:
