@@ -53,6 +53,16 @@ def check_axis(dim: object, name: str = "dim") -> None:
         )
 
 
+def check_function(name: str, value: object) -> None:
+    """Check a function, or a module, which is called as one.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}, but must be a function or a module")
+
+
 def check_module(name: str, value: object) -> None:
     """Check a network.
 
@@ -271,8 +281,11 @@ def check_bound(bound: float) -> float:
     """Return a bound of scales or slopes.
 
     Raises:
+        TypeError: If it is not a number.
         ValueError: If it is not larger than 1.
     """
+    if not isinstance(bound, (int, float)):
+        raise TypeError(f"bound is {bound!r}, but must be a number larger than 1")
     if not bound > 1:
         raise ValueError(f"bound is {bound}, but must be larger than 1")
     return bound

@@ -19,7 +19,7 @@ from invtorch import (
     PixelUnshuffle,
     Step,
 )
-from invtorch._checks import check_count
+from invtorch._checks import check_count, check_function
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.engine import GuardPolicy
 from invtorch.nets.set_aside import SetAside, on_first
@@ -118,6 +118,8 @@ class Glow(Composite):
         for name, count in (counts | {"hidden": hidden, "dims": dims}).items():
             check_count(name, count)
         check_count("context_channels", context_channels, least=0)
+        if conditioner is not None:
+            check_function("conditioner", conditioner)
         if dims not in CONVOLUTIONS:
             raise ValueError(f"dims is {dims}, but must be 1, 2 or 3")
         self.channels, self.levels, self.steps = channels, levels, steps
