@@ -118,8 +118,6 @@ class Glow(Composite):
         for name, count in (counts | {"hidden": hidden, "dims": dims}).items():
             check_count(name, count)
         check_count("context_channels", context_channels, least=0)
-        if conditioner is not None:
-            check_function("conditioner", conditioner)
         if dims not in CONVOLUTIONS:
             raise ValueError(f"dims is {dims}, but must be 1, 2 or 3")
         self.channels, self.levels, self.steps = channels, levels, steps
@@ -131,6 +129,7 @@ class Glow(Composite):
             )
 
         make, stride = conditioner or default, (2,) * dims
+        check_function("conditioner", make)
         members: list[InvertibleModule] = [PixelUnshuffle(stride)]
         for level, c in enumerate(self._channels()):
             inner = [GlowStep(c, make, bound) for _ in range(steps)]
