@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.reproduce.unet import UNet
 from mri_example.data.simulate import Simulation
 from mri_example.evaluate import evaluate
 from mri_example.masks import Masks
@@ -94,7 +95,7 @@ def test_training_on_two_ranks_logs_the_numbers_of_evaluate(ranks, root):
     val, out = root / "singlecoil_val", root / "out"
     log = (root / "run/log/version_0/metrics.csv").read_text().splitlines()
     (logged,) = [row for row in csv.DictReader(log) if row["validation_psnr"]]
-    model, masks = load(root / "run/last.ckpt"), Masks()
+    model, masks = load(root / "run/last.ckpt", model=UNet), Masks()
     reconstruct(model, val, out, masks, batch_size=1)
     for metric, value in asdict(evaluate(val, out).summary.mean).items():
         assert float(logged[f"validation_{metric}"]) == pytest.approx(value, rel=1e-5)
