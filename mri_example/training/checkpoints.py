@@ -21,7 +21,6 @@ from mri_example.paths import check_file
 
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
 SUFFIX, PREFIX = ".safetensors", "model."
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError)
 OTHER = "train into another folder"
 
@@ -100,8 +99,7 @@ def load(
     """Load a trained model, ready for inference.
 
     Args:
-        path: A checkpoint such as `best.ckpt`, a file that `export` wrote, or the name
-            of a model in `mri_example/pretrained`.
+        path: A checkpoint such as `best.ckpt`, or a file that `export` wrote.
         device: Where to put the model.
         model: Its class, if that is not one of this package: what is not named here
             is not imported.
@@ -109,7 +107,6 @@ def load(
     Raises:
         InputError: If the file is neither, or is damaged.
     """
-    path = _named(path)
     read = _read_export if path.suffix == SUFFIX else _read_checkpoint
     configuration, tensors = read(path, device)
     try:
@@ -124,19 +121,6 @@ def load(
             f"describes: it was changed since it was written, train the model again"
         ) from error
     return built.eval().to(device)
-
-
-def _named(path: Path) -> Path:
-    """Return the file of a model of the package, if its name is given."""
-    if path.suffix or len(path.parts) != 1 or path.exists():
-        return path
-    known = {file.stem: file for file in sorted(PRETRAINED.glob(f"*{SUFFIX}"))}
-    if str(path) not in known:
-        raise InputError(
-            f"the checkpoint {path} does not exist, and the models that come with the "
-            f"package are {', '.join(known)}: name one of them, or check the path"
-        )
-    return known[str(path)]
 
 
 def _read_checkpoint(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
