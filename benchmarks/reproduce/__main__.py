@@ -233,13 +233,13 @@ def _page(
     for one, acceleration in itertools.product(comparisons, ACCELERATIONS):
         names = [n for n in METHODS if any(_is(row, one.coils, n, 0) for row in rows)]
         made = {name: one.made(name, 0, acceleration) for name in names}
-        title = f"{one.coils} coil{'s' if one.coils > 1 else ''}, {acceleration}x"
-        shown = middle_slice(one.part("test"), made, title)
+        coils = f"{one.coils} coil{'s' if one.coils > 1 else ''}"
+        shown = middle_slice(one.part("test"), made, f"{coils}, {acceleration}x")
         heading = f"unseen head, {shown.title} (simulated k-space)"
         drawn = figures.compare(shown.target, shown.images, heading)
         figures.save(drawn, output / f"{one.coils}_coils_{acceleration}x.png")
         slices.append(shown)
-        trained = {f"{n}, {one.coils} coils": one.folder / f"{n}_0/log" for n in names}
+        trained = {f"{n}, {coils}": one.folder / f"{n}_0/log" for n in names}
         logs |= {name: log for name, log in trained.items() if log.is_dir()}
     return write_page(rows, slices, logs, settings, output / "report.html")
 
