@@ -36,13 +36,16 @@ from invtorch import (
     ReversibleBlock,
     SplineCoupling,
 )
+from invtorch.nets.glow import GlowConditioner
 from invtorch.planning import measure_memory
 
 State = Tensor | tuple[Tensor, ...]
 CHANNELS, HIDDEN = 64, 64
-SIZES = {"time": 64, "memory": 32}  # of images
+SHAPES = {"time": (4, 64), "memory": (1, 32)}  # how many images, and of which size
+VECTORS = 256  # for each image
 BINS = 8
-LAYERS, TURNS = 16, 5  # of the times
+OF_GLOW: dict[str, int] = {"hidden": 128, "dims": 2, "context": 0}
+LAYERS, TURNS = 16, 7  # of the times
 DEPTHS = (8, 50, 200)  # of the memory
 FEW = (8, 24)  # of the memory of contenders that grow with depth
 
@@ -73,36 +76,36 @@ class Case(NamedTuple):
 
     Attributes:
         layers: Returns as many layers as its argument says.
-        state: Draws a state with images of a size.
+        state: Draws a state with a number of images of a size.
         context: Draws the context, if there is one.
     """
 
     layers: Callable[[int], Iterable[InvertibleModule]]
-    state: Callable[[int], State]
-    context: Callable[[int], tuple[Tensor, ...]] = lambda _: ()
+    state: Callable[[int, int], State]
+    context: Callable[[int, int], tuple[Tensor, ...]] = lambda *_: ()
 
-    def network(self, depth: int, size: int) -> InvertibleSequential:
+    def network(self, depth: int, shape: tuple[int, int]) -> InvertibleSequential:
         """Return a network, with gradients to add to, that has seen a batch."""
         net = InvertibleSequential(*self.layers(depth))
         with torch.no_grad():
-            net(self.state(size), *self.context(size))
+            net(self.state(*shape), *self.context(*shape))
         clear(net)
         return net
 
 
-def image(size: int, channels: int = CHANNELS) -> Tensor:
-    """Draw one image."""
-    return torch.randn(1, channels, size, size)
+def image(batch: int, size: int, channels: int = CHANNELS) -> Tensor:
+    """Draw images."""
+    return torch.randn(batch, channels, size, size)
 
 
-def vectors(_: int) -> Tensor:
+def vectors(batch: int, _: int) -> Tensor:
     """Draw vectors."""
-    return torch.randn(256, 16)
+    return torch.randn(batch * VECTORS, 16)
 
 
-def pair(size: int) -> tuple[Tensor, Tensor]:
+def pair(batch: int, size: int) -> tuple[Tensor, Tensor]:
     """Draw a state of two tensors."""
-    x = image(size, CHANNELS // 2)
+    x = image(batch, size, CHANNELS // 2)
     return x, torch.zeros_like(x)
 
 
@@ -121,7 +124,9 @@ def glow(depth: int) -> Iterable[InvertibleModule]:
         elif i % 3 == 1:
             yield LU1x1(CHANNELS)
         else:
-            yield AffineCoupling(convolutions(CHANNELS // 2, CHANNELS))
+            network = GlowConditioner(CHANNELS // 2, CHANNELS, **OF_GLOW)
+            nn.init.normal_(network.last.weight, std=0.01)
+            yield AffineCoupling(network)
 
 
 def revnet(depth: int) -> Iterable[InvertibleModule]:
@@ -202,7 +207,7 @@ CASES: dict[str, Case] = {
     "OrthogonalCoupling": Case(alike(orthogonal), image),
     "ReversibleBlock": Case(alike(reversible), image),
     "ConditionalAffine": Case(
-        alike(conditional), image, lambda size: (image(size, 4),)
+        alike(conditional), image, lambda *shape: (image(*shape, channels=4),)
     ),
     "LeapfrogStep": Case(alike(leapfrog), pair),
     "Glow: ActNorm, LU1x1, AffineCoupling": Case(glow, image),
@@ -253,10 +258,13 @@ def step(run: Callable[..., State], x: State, context: tuple[Tensor, ...]) -> No
     torch.stack([t.square().mean() for t in outputs]).sum().backward()
 
 
-def steps(case: Case, depth: int, size: int) -> dict[str, Callable[[], None]]:
+def steps(
+    case: Case, depth: int, shape: tuple[int, int]
+) -> dict[str, Callable[[], None]]:
     """Return a training step of each contender, on one network."""
     torch.manual_seed(0)
-    net, x, context = case.network(depth, size), case.state(size), case.context(size)
+    net = case.network(depth, shape)
+    x, context = case.state(*shape), case.context(*shape)
     return {
         name: partial(step, partial(run, net), x, context)
         for name, run in CONTENDERS.items()
@@ -268,13 +276,13 @@ def steps(case: Case, depth: int, size: int) -> dict[str, Callable[[], None]]:
 
 def memory_of(name: str, case: Case) -> list[dict[str, Any]]:
     """Count the peak bytes of a step of each contender at several depths."""
-    size = SIZES["memory"]
-    x = case.state(size)
+    shape = SHAPES["memory"]
+    x = case.state(*shape)
     state = sum(t.nbytes for t in x) if isinstance(x, tuple) else x.nbytes
     rows = []
     for contender in (REFERENCE, "checkpoint every layer", DEFAULT):
         for depth in DEPTHS if contender == DEFAULT else FEW:
-            action = steps(case, depth, size)[contender]
+            action = steps(case, depth, shape)[contender]
             peak = measure_memory(action).peak
             row = {"measure": "memory", "case": name, "contender": contender}
             row |= {"depth": depth, "bytes": peak, "states": peak / state}
@@ -288,7 +296,7 @@ def memory_of(name: str, case: Case) -> list[dict[str, Any]]:
 
 def times_of(name: str, case: Case) -> list[dict[str, Any]]:
     """Time the steps of all contenders in turn."""
-    times = measure(steps(case, LAYERS, SIZES["time"]), TURNS)
+    times = measure(steps(case, LAYERS, SHAPES["time"]), TURNS)
     reference = statistics.median(times[REFERENCE])
     rows = []
     for contender, values in times.items():
@@ -312,20 +320,23 @@ def main() -> None:
     parser.add_argument("measures", nargs="*", choices=[[], *MEASURES])
     chosen = parser.parse_args().measures or [*MEASURES]
     torch.set_num_threads(1)
-    rows = []
-    for measure_name in chosen:
-        for name, case in CASES.items():
-            rows += MEASURES[measure_name](name, case)
+    for chosen_name in chosen:
+        measured = [MEASURES[chosen_name](name, case) for name, case in CASES.items()]
+        _write(chosen_name, [row for rows in measured for row in rows])
+
+
+def _write(measure_name: str, rows: list[dict[str, Any]]) -> None:
+    batch, size = SHAPES[measure_name]
     settings = {
         "channels": CHANNELS,
-        "images": SIZES,
+        "images": f"{batch} of {size} x {size}",
         "conditioner": f"two 3x3 convolutions, {HIDDEN} hidden channels, and a ReLU",
         "bins": BINS,
         "dtype": "float32",
         "threads": 1,
         "reference": REFERENCE,
     }
-    write("layers", settings, rows)
+    write(f"layers_{measure_name}", settings, rows)
 
 
 if __name__ == "__main__":
