@@ -133,7 +133,7 @@ def reconstruct(
     written = module.reconstruct(
         method, data, output, masks, failures=failures, **options
     )
-    say(f"{len(written)} reconstructions written to {output}")
+    say(f"{len(written)} reconstructions in {output}; those already there were kept")
     if failures:
         count = f"failed and not written: {len(failures)}"
         say("\n  ".join([count, *failures.values()]))

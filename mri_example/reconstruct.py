@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mri_example.data.dataset import Sample, SliceDataset, blend
-from mri_example.data.files import KSpaceFile, write_reconstruction
+from mri_example.data.files import KSpaceFile, opened, write_reconstruction
 from mri_example.errors import InputError, require
 from mri_example.masks import Masks, volume_seed
+from mri_example.models import Reconstructor
 from mri_example.progress import shown
 from mri_example.transforms import center_crop, root_sum_of_squares
 
 Method: TypeAlias = Callable[..., Tensor]  # of `Sample.inputs`
 OF_THE_FILE = ("acceleration", "num_low_frequency")
+MADE = "made_with"  # the attribute with a hash of data, weights and options
 
 
 def zero_filled(image: Tensor, mask: Tensor) -> Tensor:
@@ -40,10 +43,12 @@ def reconstruct(
     slab: int | None = None,
     failures: dict[Path, str] | None = None,
 ) -> list[Path]:
-    """Reconstruct every file of a folder, and return the files written.
+    """Reconstruct every file of a folder, and return the reconstructions.
 
     Files that bring a mask keep it; the others are undersampled, seeded by the name of
-    the file. Data set and attributes of the output are in docs/mri.md.
+    the file. Data set and attributes of the output are in docs/mri.md. What was made
+    before of the same file, with the same weights and options, is kept: a run that was
+    interrupted goes on.
 
     Args:
         method: A `Reconstructor`, or a function like one, of zero-filled images of
@@ -71,12 +76,15 @@ def reconstruct(
         failures=failures,
     )
     batch = max(1, batch_size // (dataset.slab or 1))
-    paths = []
+    paths, way = [], _digest_of(method, masks, dataset.slab)
     for file in shown(dataset.files, "reconstruct", "volume"):
         path = output / file.path.name
         try:
-            volume = _volume(method, dataset, file, device, batch)
-            write_reconstruction(path, volume, _undersampling(file, masks))
+            made = _made_with(way, file)
+            if not made or not _is_made(path, made[MADE]):
+                volume = _volume(method, dataset, file, device, batch)
+                attributes = _undersampling(file, masks) | made
+                write_reconstruction(path, volume, attributes)
             paths.append(path)
         except InputError as error:
             if failures is None:
@@ -85,6 +93,42 @@ def reconstruct(
     for path in failures or ():  # nothing of an earlier run stands for it
         (output / path.name).unlink(missing_ok=True)
     return paths
+
+
+def _digest_of(method: Any, masks: Masks, slab: int | None) -> str | None:
+    """Return a hash of what all reconstructions follow from; `None` if not known."""
+    if method is not zero_filled and not isinstance(method, Reconstructor):
+        return None
+    options: dict[str, Any] = getattr(method, "options", {})
+    found = sha256(repr((type(method), options, slab, masks)).encode())
+    if masks.file is not None:
+        found.update(Path(masks.file).read_bytes())
+    if isinstance(method, Reconstructor):
+        for name, tensor in method.state_dict().items():
+            found.update(name.encode())
+            content = tensor.cpu().contiguous().view(-1).view(torch.uint8)
+            found.update(content.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _made_with(way: str | None, file: KSpaceFile) -> dict[str, str]:
+    """Return the attribute by which a reconstruction of a file is known again."""
+    if way is None:
+        return {}
+    changed = file.path.stat().st_mtime_ns
+    content = repr((way, file.path.name, changed, file.digest))
+    return {MADE: sha256(content.encode()).hexdigest()}
+
+
+def _is_made(path: Path, digest: str) -> bool:
+    """Return whether a reconstruction exists that was made in the same way."""
+    if not path.is_file():
+        return False
+    try:
+        with opened(path) as file:
+            return bool(file.attrs.get(MADE) == digest)
+    except InputError:  # another file, or one that is damaged: it is written anew
+        return False
 
 
 def _prepare(

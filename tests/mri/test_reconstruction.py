@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from mri_example import reconstruct as module
 from mri_example.cli import main
 from mri_example.data.files import read_reconstruction
 from mri_example.data.simulate import Simulation
 from mri_example.errors import InputError
 from mri_example.masks import Masks
-from mri_example.models import IRIM3D
-from mri_example.reconstruct import reconstruct, zero_filled
+from mri_example.models import IRIM2D, IRIM3D
+from mri_example.reconstruct import MADE, reconstruct, zero_filled
 
 MASKS = Masks("random", [0.2], [3])
 SIZE, SLICES = 16, 4
@@ -37,7 +38,89 @@ def volume(method, data, output, **options) -> np.ndarray:
 
 def attributes(path) -> dict[str, object]:
     with h5py.File(path) as file:
-        return dict(file.attrs)
+        return {name: value for name, value in file.attrs.items() if name != MADE}
+
+
+def small(channels: int = 8) -> IRIM2D:
+    torch.manual_seed(0)
+    return IRIM2D(channels, steps=1, hidden=(4,), strides=(1,))
+
+
+class TestARunThatWasInterrupted:
+    """What was made in the same way is kept, the rest is made; nothing else is kept."""
+
+    @pytest.fixture
+    def made(self, monkeypatch) -> list[str]:
+        """Return the names of the files that are reconstructed, and written."""
+        names: list[str] = []
+        write = module.write_reconstruction
+
+        def noted(path, *content) -> None:
+            write(path, *content)
+            names.append(path.stem)
+
+        monkeypatch.setattr(module, "write_reconstruction", noted)
+        return names
+
+    @pytest.mark.parametrize("method", [zero_filled, small()], ids=["none", "i-RIM"])
+    def test_it_goes_on(self, method, made, data, tmp_path, monkeypatch) -> None:
+        reconstruct(method, data, tmp_path / "whole", MASKS)
+        volume_of, failing = module._volume, ["b"]
+
+        def volume(method, dataset, file, *rest):
+            if file.path.stem in failing:
+                raise KeyboardInterrupt
+            return volume_of(method, dataset, file, *rest)
+
+        monkeypatch.setattr(module, "_volume", volume)
+        with pytest.raises(KeyboardInterrupt):
+            reconstruct(method, data, tmp_path / "out", MASKS)
+        made.clear()
+        failing.clear()
+        paths = reconstruct(method, data, tmp_path / "out", MASKS)
+        assert made == ["b"]
+        assert [path.name for path in paths] == ["a.h5", "b.h5"]
+        for name in ("a.h5", "b.h5"):
+            whole, found = (
+                read_reconstruction(tmp_path / folder / name)
+                for folder in ("whole", "out")
+            )
+            assert np.array_equal(whole, found)
+
+    def test_another_way_makes_all_anew(self, made, tmp_path) -> None:
+        data, out = tmp_path / "data", tmp_path / "out"
+        for name in ("a", "b"):
+            Simulation(SIZE).write(data / f"{name}.h5", head(), name)
+
+        def again(method=None, masks=MASKS) -> list[str]:
+            made.clear()
+            reconstruct(method or small(), data, out, masks)
+            return [*made]
+
+        both = ["a", "b"]
+        assert again() == both
+        assert again() == []
+        other = small()
+        with torch.no_grad():
+            next(other.parameters()).flatten()[0] += 1
+        assert again(other) == both
+        assert again(small(12)) == both
+        assert again(zero_filled) == both
+        assert again(zero_filled, Masks("random", [0.2], [2])) == both
+        np.save(tmp_path / "mask.npy", np.arange(SIZE) % 2)
+        masks = Masks(file=str(tmp_path / "mask.npy"))
+        assert again(zero_filled, masks) == both
+        assert again(zero_filled, Masks(file=masks.file)) == []
+        np.save(tmp_path / "mask.npy", np.arange(SIZE) % 3 == 2)
+        assert again(zero_filled, Masks(file=masks.file)) == both
+        assert again(lambda image, mask: image) == both
+        assert again(lambda image, mask: 2 * image) == both  # functions are not known
+        assert again() == both
+        with h5py.File(data / "a.h5", "r+") as file:  # beside what a hash reads
+            file["kspace"][0, 0, 0] = 1
+        assert again() == ["a"]
+        (out / "b.h5").write_bytes((out / "b.h5").read_bytes()[:500])
+        assert again() == ["b"]
 
 
 def test_reconstructions_say_how_they_were_undersampled(tmp_path):
@@ -88,7 +171,7 @@ def test_volumes_that_fail_are_skipped_only_if_that_is_asked_for(tmp_path, capsy
     assert not (tmp_path / "out").exists()
     assert main(["reconstruct", *options, "--skip_failures=true"]) == 0
     out = capsys.readouterr().out
-    assert "1 reconstructions written" in out
+    assert "1 reconstructions in" in out
     assert "failed and not written: 2" in out
     assert "cut.h5 cannot be read" in out
     assert "nan.h5: the k-space of slice 1 holds NaN" in out
