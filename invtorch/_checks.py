@@ -53,6 +53,16 @@ def check_axis(dim: object, name: str = "dim") -> None:
         )
 
 
+def check_function(name: str, value: object) -> None:
+    """Check a function, or a module, which is called as one.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}, but must be a function or a module")
+
+
 def check_module(name: str, value: object) -> None:
     """Check a network.
 
@@ -222,11 +232,17 @@ def check_channels(
 
 
 def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
-    """Refuse the log-determinant of a complex state.
+    """Refuse the log-determinant of a complex state, or of one without samples.
 
     Raises:
         NotImplementedError: If the values are complex.
+        ValueError: If they are a single number.
     """
+    if not values.ndim:
+        raise ValueError(
+            f"{type(layer).__name__} got a state without axes: give it (batch, ...), "
+            f"as there is a log-determinant for each sample"
+        )
     if values.is_complex():
         raise NotImplementedError(
             f"{type(layer).__name__} has no log-determinant of a complex state: give "
@@ -234,12 +250,42 @@ def check_real_log_det(layer: nn.Module, values: Tensor) -> None:
         )
 
 
+def check_log_det(name: str, log_det: object, state: object) -> None:
+    """Refuse a log-determinant that is not one real number for each sample.
+
+    Args:
+        name: The class that returned it.
+        log_det: What it returned.
+        state: The state that it returned, one tensor or a tuple.
+
+    Raises:
+        TypeError: If it is not a tensor.
+        RuntimeError: If it has another shape, or is complex.
+    """
+    first = state[0] if isinstance(state, tuple) else state
+    batch = len(first)  # type: ignore[arg-type]
+    if not isinstance(log_det, Tensor):
+        raise TypeError(
+            f"{name} returned a log-determinant that is a {type(log_det).__name__}: "
+            f"return a tensor of shape (batch,)"
+        )
+    if log_det.shape != (batch,) or log_det.is_complex():
+        raise RuntimeError(
+            f"{name} returned a log-determinant of shape {tuple(log_det.shape)} in "
+            f"{log_det.dtype} for a batch of {batch}: return one real number for each "
+            f"sample, ({batch},)"
+        )
+
+
 def check_bound(bound: float) -> float:
     """Return a bound of scales or slopes.
 
     Raises:
+        TypeError: If it is not a number.
         ValueError: If it is not larger than 1.
     """
+    if not isinstance(bound, (int, float)):
+        raise TypeError(f"bound is {bound!r}, but must be a number larger than 1")
     if not bound > 1:
         raise ValueError(f"bound is {bound}, but must be larger than 1")
     return bound

@@ -28,6 +28,7 @@ from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import GradientEdge
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _NormBase as RunningStatistics
 from torch.nn.modules.conv import _ConvNd as Convolution
 from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
@@ -473,6 +474,17 @@ def is_view(tensor: Tensor) -> bool:
     Without: compare `untyped_storage()` with those of all other tensors.
     """
     return tensor._is_view()
+
+
+def same_as(tensor: Tensor) -> tuple[Any, ...]:
+    """Return a key that is equal for tensors of the same memory, layout and version.
+
+    It holds the memory weakly: the memory may be freed, but another tensor that is put
+    there has another key. Without: compare `data_ptr()`, and hold the tensor.
+    """
+    memory = StorageWeakRef(tensor.untyped_storage())
+    view = tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+    return memory, versions([tensor]), *view, tensor.is_conj(), tensor.is_neg()
 
 
 def is_gathered(module: nn.Module) -> bool:

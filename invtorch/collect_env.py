@@ -17,8 +17,9 @@ OPTIONAL = (
 
 
 def devices() -> str:
-    """Return the names of the accelerators, and the CUDA that PyTorch was built for."""
-    built = torch.version.cuda or torch.version.hip or "no CUDA"
+    """Return the names of the accelerators, and what PyTorch was built for."""
+    cuda, hip = torch.version.cuda, torch.version.hip
+    built = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "no GPU"
     if not torch.cuda.is_available():
         return f"CPU only (PyTorch is built for {built})"
     count = torch.cuda.device_count()

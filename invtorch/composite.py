@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from invtorch._checks import check_log_det
 from invtorch.keywords import all_keywords, check_keywords, taken
 from invtorch.module import OPPOSITE, Inverse, InvertibleModule, no_log_det
 from invtorch.recording import Context, initialize
@@ -167,6 +168,7 @@ class PassWithLogDet(Pass):
         log_det_sum = None
         for step in self.steps:
             state, log_det = step.and_log_det(state, context)
+            check_log_det(type(step.module).__name__, log_det, state)
             log_det_sum = log_det if log_det_sum is None else log_det_sum + log_det
         return state, no_log_det(state) if log_det_sum is None else log_det_sum
 

@@ -52,8 +52,26 @@ class Direction(NamedTuple):
     function: Callable[..., Any]
 
     def __call__(self, module: Any, state: State, context: Context) -> Any:
-        """Evaluate the function on a module."""
-        return self.function(module, state, *context.args, **context.named)
+        """Evaluate the function on a module.
+
+        Raises:
+            TypeError: If the module reads an attribute that the state has not, as those
+                of a tensor in place of a tuple.
+        """
+        try:
+            return self.function(module, state, *context.args, **context.named)
+        except AttributeError as error:
+            if error.obj is not state:
+                raise
+            raise TypeError(_wrong_state(module, state)) from error
+
+
+def _wrong_state(module: Any, state: Any) -> str:
+    """Return the message about a tuple in place of a tensor, or something else."""
+    kind = type(state).__name__
+    what = f"a tuple of {len(state)}" if isinstance(state, tuple) else f"a {kind}"
+    way = "select one by `OnPart`" if isinstance(state, tuple) else "give it a tensor"
+    return f"the state of {type(module).__name__} is one tensor, but got {what}: {way}"
 
 
 class Recorder(Protocol):
@@ -328,7 +346,7 @@ def recorded(direction: Direction) -> Callable[..., Any]:
         if self._waits_for_data:
             initialize(self, direction.name, state, Context(context, named))
         if not _running.recording:
-            return direction.function(self, state, *context, **named)
+            return direction(self, state, Context(context, named))
         if _running.replays:
             check_hooks(self)
         return _record(self, direction, state, Context(context, named))

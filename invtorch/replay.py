@@ -132,8 +132,7 @@ class Shift(NamedTuple):
     @classmethod
     def of(cls, shift: Tensor, kept: Tensor, parts: Parts, sign: int) -> Self:
         """Keep what is needed to differentiate a shift, without its values."""
-        edge = get_gradient_edge(shift) if shift.requires_grad else None
-        return cls(kept, edge, parts, sign)
+        return cls(kept, edge_of(shift), parts, sign)
 
     def pull_back(
         self, grad: Tensor, others: Tensors, needed: Sequence[bool]
@@ -221,6 +220,91 @@ class ShiftGraph(NamedTuple):
             sums = [_plus(a, b) for a, b in zip(sums, rest, strict=True)]
         state_needed = zip(states, needed, strict=False)
         return [*(g if need else None for g, need in state_needed), *sums]
+
+
+class StepGraph(NamedTuple):
+    r"""The graph of a layer that adds a network to a linear map of its tensors.
+
+    $$ y_i = \sum_j M_{ij} x_j + a_i\, s(k), \qquad k = \sum_j w_j x_j $$
+
+    with numbers $M$, $a$ and $w$. With $\bar y_i$ the gradients of the outputs,
+
+    $$ \bar x_j = \sum_i M_{ij} \bar y_i + w_j \bar k, \qquad
+       \bar k = (\partial s / \partial k)^\top \sum_i a_i \bar y_i. $$
+
+    The linear map needs no graph. Only the graph of $s$ is kept, without its values.
+
+    Attributes:
+        state: The rebuilt input, without a graph.
+        kept: The leaf $k$.
+        edge: The end of the graph of $s$, if $s$ needs a gradient.
+        matrix: The rows of $M$.
+        a: The factors $a$.
+        w: The factors $w$.
+    """
+
+    state: Tensors
+    kept: Tensor
+    edge: GradientEdge | None
+    matrix: Sequence[Sequence[float]]
+    a: Sequence[float]
+    w: Sequence[float]
+
+    @property
+    def outputs(self) -> Tensors:
+        """Empty: the output is known, since the input was rebuilt from it."""
+        return ()
+
+    @property
+    def leaves(self) -> Tensors:
+        """The tensor that the network depends on."""
+        return (self.kept,)
+
+    @property
+    def ends(self) -> list[Node]:
+        """The node that computed the output of the network."""
+        return [self.edge.node] if self.edge else []
+
+    def pull_back(
+        self,
+        others: Tensors,
+        grads: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Differentiate the network, and add what the linear map passes on."""
+        count = len(self.state)
+        outputs = grads[:count]  # the gradient of a constant log-determinant may follow
+        flags = any(needed[:count]), *needed[count:]
+        cotangent = _combined(self.a, outputs)
+        of_kept, *rest = gradients(
+            (self.edge,), (cotangent,), (self.kept, *others), flags
+        )
+        columns = zip(*self.matrix, strict=True)
+        states = [
+            _combined((*column, w), (*outputs, of_kept)) if need else None
+            for column, w, need in zip(columns, self.w, needed[:count], strict=True)
+        ]
+        return [*states, *rest]
+
+
+def edge_of(tensor: Tensor) -> GradientEdge | None:
+    """Return the end of the graph of a tensor, if it needs a gradient."""
+    return get_gradient_edge(tensor) if tensor.requires_grad else None
+
+
+def _combined(
+    factors: Sequence[float], tensors: Sequence[Tensor | None]
+) -> Tensor | None:
+    """Return a linear combination; `None` stands for zeros."""
+    total: Tensor | None = None
+    for factor, tensor in zip(factors, tensors, strict=True):
+        if tensor is None or factor == 0:
+            continue
+        if total is not None:
+            total = torch.add(total, tensor, alpha=factor)
+        else:
+            total = tensor if factor == 1 else factor * tensor
+    return total
 
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:

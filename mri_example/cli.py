@@ -228,6 +228,18 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class ConfigFile(ActionConfigFile):
+    """A file of options; `mri_example/configs/` is found from any folder."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
+        """Add the options of a file to those that are known."""
+        folder, _, name = str(value).rpartition("/")
+        if folder == "mri_example/configs" and not Path(value).exists():
+            value = str(Path(__file__).parent / "configs" / name)
+        ActionConfigFile.apply_config(parser, cfg, dest, value)
+
+
 def main(arguments: list[str]) -> int:
     """Run one command.
 
@@ -273,7 +285,7 @@ def _run(name: str = "", *options: str) -> None:
 
 
 def _parsed(parser: Parser, options: Sequence[str]) -> Namespace:
-    parser.add_argument("--config", action=ActionConfigFile, help="Options as YAML.")
+    parser.add_argument("--config", action=ConfigFile, help="Options as YAML.")
     parsed: Namespace = parser.parse_args([*options])
     del parsed["config"]
     return parsed

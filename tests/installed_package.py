@@ -16,11 +16,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-IN_THE_SDIST = {
-    *("README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "CONTRIBUTING.md"),
-    *("Makefile", "constraints.txt", "mkdocs.yml", "pyproject.toml"),
-    *("invtorch", "mri_example", "tests", "docs", "benchmarks"),
-}
+
+
+def in_the_checkout() -> set[str]:
+    """Return the files of the repository, but for what runs continuous integration."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {name for name in listed.stdout.split() if not name.startswith(".ci/")}
 
 
 def only(dist: Path, pattern: str) -> Path:
@@ -41,8 +44,8 @@ def check_contents(dist: Path) -> str:
     assert not relative, relative
     with tarfile.open(only(dist, "invtorch-*.tar.gz")) as sdist:
         members = sdist.getnames()
-    missing = IN_THE_SDIST - {name.split("/")[1] for name in members if "/" in name}
-    assert not missing, missing
+    missing = in_the_checkout() - {name.partition("/")[2] for name in members}
+    assert not missing, sorted(missing)
     return wheel.name.split("-")[1]
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, relu
 from invtorch.convert import reversible
 from invtorch.planning import measure_memory
 
-STAGES = ("layer1", "layer2")
+STAGES, GAMMAS, PICTURE = ("layer1", "layer2"), (0.1, 0.5, 0.9), "convert_resnet.png"
 
 
 class BasicBlock(nn.Module):
@@ -35,10 +35,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride > 1:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(before, channels, 1, stride, bias=False),
-                nn.BatchNorm2d(channels),
-            )
+            conv = nn.Conv2d(before, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(channels))
 
     def forward(self, x):
         """Return relu(x + f(x))."""
@@ -54,9 +52,9 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = nn.Sequential(*[BasicBlock(16, 16) for _ in range(blocks)])
-        second = [BasicBlock(16, 32, stride=2)]
-        second += [BasicBlock(32, 32) for _ in range(blocks - 1)]
-        self.layer2 = nn.Sequential(*second)
+        first = BasicBlock(16, 32, stride=2)
+        rest = [BasicBlock(32, 32) for _ in range(blocks - 1)]
+        self.layer2 = nn.Sequential(first, *rest)
         self.fc = nn.Linear(32, 10)
 
     def forward(self, images):
@@ -154,12 +152,7 @@ def draw(original, accuracies, memory, picture):
 
 
 def main(
-    blocks=4,
-    epochs=6,
-    tuning=3,
-    gammas=(0.1, 0.5, 0.9),
-    depths=(4, 8, 16, 32),
-    picture="convert_resnet.png",
+    blocks=4, epochs=6, tuning=3, gammas=GAMMAS, depths=(4, 8, 16, 32), picture=PICTURE
 ):
     """Train, convert, fine-tune; return accuracies and bytes."""
     torch.manual_seed(0)

@@ -34,18 +34,18 @@ class ParallelBeam:
         at = torch.arange(size) - size // 2
         inside = (at.square()[:, None] + at.square()).sqrt() < size // 2 - 1
         rows, cols = inside.nonzero().T
-        place = size // 2 + (
-            at[cols] * angles.cos()[:, None] - at[rows] * angles.sin()[:, None]
-        )
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+        place = size // 2 + (at[cols] * cos - at[rows] * sin)
         low, part = place.floor().long(), place % 1
         cell = torch.arange(views)[:, None] * size + low
         pixel = (rows * size + cols).expand(views, -1)
-        index = torch.stack(
-            [torch.cat([cell, cell + 1]).flatten(), torch.cat([pixel, pixel]).flatten()]
+        index = torch.stack([torch.cat([cell, cell + 1]), torch.cat([pixel, pixel])])
+        matrix = torch.sparse_coo_tensor(
+            index.flatten(1),
+            torch.cat([1 - part, part]).flatten(),
+            (views * size, size * size),
+            check_invariants=True,
         )
-        weights = torch.cat([1 - part, part]).flatten()
-        shape = views * size, size * size
-        matrix = torch.sparse_coo_tensor(index, weights, shape, check_invariants=True)
         self.matrix = matrix.coalesce()
         self.transposed = self.matrix.t().coalesce()
         at = torch.arange(1, 2 * size)
@@ -80,13 +80,10 @@ def network(scanner, steps):
 
     def step():
         half = CHANNELS // 2
-        blocks = [
-            GatedResidualBlock(half, half, hidden=16 * stride, stride=stride)
-            for stride in (1, 2)
-        ]
-        return InvertibleSequential(
-            *[OrthogonalCoupling(block, channels=CHANNELS) for block in blocks]
-        )
+        fine = GatedResidualBlock(half, half, hidden=16)
+        coarse = GatedResidualBlock(half, half, hidden=32, stride=2)
+        couplings = [OrthogonalCoupling(b, channels=CHANNELS) for b in (fine, coarse)]
+        return InvertibleSequential(*couplings)
 
     steps = [step() for _ in range(steps)]
     return IRIM(steps, scanner.gradient, estimate_channels=1)
@@ -113,16 +110,15 @@ def ellipses(size, count, generator):
         return ((u / width).square() + (v / height).square() < 1).float()
 
     grid = torch.linspace(-1, 1, size)
-    row, col = uniform(-0.05, 0.05), uniform(-0.05, 0.05)
+    place = uniform(-0.05, 0.05), uniform(-0.05, 0.05)
     height, width, angle = uniform(0.7, 0.92), uniform(0.6, 0.85), uniform(-0.3, 0.3)
-    shell = drawn(row, col, height, width, angle)
-    thick = uniform(0.03, 0.1)
-    hollow = drawn(row, col, height - thick, width - thick, angle)
+    shell, thick = drawn(*place, height, width, angle), uniform(0.03, 0.1)
+    hollow = drawn(*place, height - thick, width - thick, angle)
     image = shell * uniform(0.5, 1) - hollow * uniform(0.3, 0.9)
     for _ in range(8):
-        row, col = uniform(-0.6, 0.6), uniform(-0.6, 0.6)
+        place = uniform(-0.6, 0.6), uniform(-0.6, 0.6)
         sizes = uniform(0.03, 0.35), uniform(0.03, 0.35)
-        inner = drawn(row, col, *sizes, uniform(0, math.pi))
+        inner = drawn(*place, *sizes, uniform(0, math.pi))
         image += inner * hollow * uniform(-0.3, 0.3)
     return image.clamp(0, 1)[:, None]
 
@@ -165,14 +161,7 @@ def draw(images, sinogram, picture):
     plt.close(figure)
 
 
-def main(
-    size=64,
-    views=24,
-    steps=4,
-    iterations=500,
-    batch=8,
-    picture="ct.png",
-):
+def main(size=64, views=24, steps=4, iterations=500, batch=8, picture="ct.png"):
     """Train on ellipses, reconstruct the phantom; return losses and PSNR."""
     torch.manual_seed(0)
     scanner = ParallelBeam(size, views)
@@ -181,11 +170,9 @@ def main(
     phantom = resize(skimage.data.shepp_logan_phantom(), (size, size))
     phantom = torch.from_numpy(phantom).float()[None, None]
     sinogram = measured(scanner, phantom, torch.Generator().manual_seed(1))
+    found = {"FBP": scanner.filtered(sinogram)}
     with torch.no_grad():
-        found = {
-            "FBP": scanner.filtered(sinogram),
-            "i-RIM": reconstruct(net, scanner, sinogram),
-        }
+        found["i-RIM"] = reconstruct(net, scanner, sinogram)
     quality, images = {}, {"Shepp-Logan phantom": phantom[0, 0]}
     for name, image in found.items():
         error = (image - phantom).square().mean().item()

@@ -23,17 +23,17 @@ from invtorch.nets import IRIM
 from invtorch.planning import measure_memory
 
 CHANNELS, BORDER, NOISE = 16, 4, 0.01  # the kernel has 9 x 9 pixels
+PICTURE = "deblurring.png"
+SEEN = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER))
 
 
 def camera_path():
     """Return the kernel: how long the camera was at each of 9 x 9 places."""
     time = torch.linspace(0, 1, 500)
-    rows = BORDER + 3.5 * torch.sin(2.5 * time)
-    cols = BORDER + 3.5 * torch.cos(4 * time)
-    kernel = torch.zeros(9, 9)
-    places = rows.round().long(), cols.round().long()
-    kernel.index_put_(places, torch.full_like(time, 1 / 500), accumulate=True)
-    return kernel[None, None]
+    path = 3.5 * torch.sin(2.5 * time), 3.5 * torch.cos(4 * time)
+    places = tuple((BORDER + x).round().long() for x in path)
+    share = torch.full_like(time, 1 / 500)
+    return torch.zeros(9, 9).index_put(places, share, accumulate=True)[None, None]
 
 
 KERNEL = camera_path()
@@ -59,17 +59,13 @@ def network(steps, **options):
 
     def step():
         half = CHANNELS // 2
-        blocks = [
-            GatedResidualBlock(half, half, hidden=16 * stride, stride=stride)
-            for stride in (1, 2)
-        ]
-        return InvertibleSequential(
-            *[OrthogonalCoupling(block, channels=CHANNELS) for block in blocks]
-        )
+        fine = GatedResidualBlock(half, half, hidden=16)
+        coarse = GatedResidualBlock(half, half, hidden=32, stride=2)
+        couplings = [OrthogonalCoupling(b, channels=CHANNELS) for b in (fine, coarse)]
+        return InvertibleSequential(*couplings)
 
-    return IRIM(
-        [step() for _ in range(steps)], gradient, estimate_channels=1, **options
-    )
+    networks = [step() for _ in range(steps)]
+    return IRIM(networks, gradient, estimate_channels=1, **options)
 
 
 def reconstruct(net, data):
@@ -88,21 +84,21 @@ def blurred(scene, generator):
 
 def crops(photographs, size, count, generator):
     """Return random crops of the photographs."""
+
+    def below(n):
+        return int(torch.randint(n, (), generator=generator))
+
     found = []
     for _ in range(count):
-        photo = photographs[torch.randint(len(photographs), (), generator=generator)]
-        row, col = (
-            int(torch.randint(n - size, (), generator=generator)) for n in photo.shape
-        )
+        photo = photographs[below(len(photographs))]
+        row, col = (below(n - size) for n in photo.shape)
         found.append(photo[row : row + size, col : col + size])
     return torch.stack(found)[:, None]
 
 
 def psnr(estimate, scene):
     """Return the peak signal-to-noise ratio in dB, of what the camera sees."""
-    inner = slice(BORDER, -BORDER)
-    error = (estimate - scene)[..., inner, inner].square().mean().item()
-    return -10 * math.log10(error)
+    return -10 * math.log10((estimate - scene)[SEEN].square().mean().item())
 
 
 def best_wiener(data, scene):
@@ -163,24 +159,16 @@ def draw(images, memory, picture):
 
 
 def main(
-    steps=4,
-    iterations=900,
-    size=40,
-    batch=16,
-    depths=(4, 8, 16, 32),
-    picture="deblurring.png",
+    steps=4, iterations=900, size=40, batch=16, depths=(4, 8, 16, 32), picture=PICTURE
 ):
     """Train, deblur another photograph, measure; return what was found."""
     torch.manual_seed(0)
-    names = "astronaut", "coffee", "chelsea", "rocket"
-    photographs = [
-        torch.from_numpy(rgb2gray(getattr(skimage.data, name)())).float()
-        for name in names
-    ]
+    data = skimage.data
+    colored = data.astronaut(), data.coffee(), data.chelsea(), data.rocket()
+    photographs = [torch.from_numpy(rgb2gray(photo)).float() for photo in colored]
     net = network(steps)
     losses = train(net, photographs, iterations, size, batch)
-    scene = torch.from_numpy(skimage.data.camera()).float()[None, None] / 255
-    scene = scene[..., 60:236, 150:326]
+    scene = torch.from_numpy(data.camera()[60:236, 150:326]).float()[None, None] / 255
     data = blurred(scene, torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = {
@@ -191,10 +179,9 @@ def main(
     quality = {name: psnr(image, scene) for name, image in found.items()}
     for name, value in quality.items():
         print(f"{name:18} {value:5.2f} dB")
-    inner = slice(BORDER, -BORDER)
-    images = {"scene": scene[0, 0, inner, inner]}
+    images = {"scene": scene[SEEN][0, 0]}
     for name, image in found.items():
-        images[f"{name}: {quality[name]:.1f} dB"] = image[0, 0, inner, inner]
+        images[f"{name}: {quality[name]:.1f} dB"] = image[SEEN][0, 0]
     memory = {}
     for name in ("store", "invert"):
         memory[name] = {d: peak(d, name, size, batch) for d in depths}

@@ -17,12 +17,14 @@ import skimage.data
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader
 
 from invtorch import InvertibleSequential, ReversibleBlock
 from invtorch.planning import measure_memory
 
-CHANNELS, NOISE = 16, 0.1
+CHANNELS, NOISE, PICTURE = 16, 0.1, "lightning_denoising.png"
 
 
 class Denoiser(lightning.LightningModule):
@@ -48,10 +50,11 @@ class Denoiser(lightning.LightningModule):
                 nn.Conv2d(half, half, 3, padding=1),
             )
 
+        def block():
+            return ReversibleBlock(convolutions(), convolutions())
+
         self.into = nn.Conv2d(1, CHANNELS, 3, padding=1)
-        layers = [
-            ReversibleBlock(convolutions(), convolutions()) for _ in range(blocks)
-        ]
+        layers = [block() for _ in range(blocks)]
         self.chain = InvertibleSequential(*layers, memory=memory)
         self.out = nn.Conv2d(CHANNELS, 1, 3, padding=1)
         nn.init.zeros_(self.out.weight)
@@ -73,11 +76,8 @@ class Denoiser(lightning.LightningModule):
 
     def configure_optimizers(self):
         """Return Adam, whose rate falls along a cosine."""
-        optimizer = torch.optim.Adam(self.parameters(), self.rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, self.trainer.max_epochs
-        )
-        return [optimizer], [schedule]
+        optimizer, epochs = Adam(self.parameters(), self.rate), self.trainer.max_epochs
+        return [optimizer], [CosineAnnealingLR(optimizer, epochs)]
 
 
 def psnr(images, others):
@@ -108,11 +108,8 @@ def draw(noisy, denoised, clean, memory, picture):
     )
     rows = [torch.cat([*images[:6, 0]], 1) for images in (noisy, denoised, clean)]
     left.imshow(torch.cat(rows).numpy(), cmap="gray", vmin=0, vmax=1)
-    names = (
-        f"noisy\n{psnr(noisy, clean):.1f} dB",
-        f"denoised\n{psnr(denoised, clean):.1f} dB",
-        "clean",
-    )
+    errors = psnr(noisy, clean), psnr(denoised, clean)
+    names = f"noisy\n{errors[0]:.1f} dB", f"denoised\n{errors[1]:.1f} dB", "clean"
     figure.get_layout_engine().set(wspace=0.06)
     size = noisy.shape[-1]
     left.set_yticks([size * (k + 0.5) for k in range(3)], names)
@@ -131,12 +128,7 @@ def draw(noisy, denoised, clean, memory, picture):
     plt.close(figure)
 
 
-def main(
-    blocks=12,
-    epochs=80,
-    depths=(8, 16, 32, 64),
-    picture="lightning_denoising.png",
-):
+def main(blocks=12, epochs=80, depths=(8, 16, 32, 64), picture=PICTURE):
     """Train, load the best checkpoint, measure; return what was found."""
     lightning.seed_everything(0, verbose=False)
     train, validation = faces()

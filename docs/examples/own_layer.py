@@ -3,15 +3,18 @@
     python docs/examples/own_layer.py
 
 The flow learns the density of small patches of a photograph. It needs `scikit-image`
-for the photograph, and about a minute on two cores.
+for the photograph, `matplotlib`, and about a minute on two cores. The picture is
+docs/images/own_layer.png.
 """
 
 import math
 
+import matplotlib
+import matplotlib.pyplot as plt
 import skimage.data
 import torch
 from torch import nn
-from torch.nn.functional import pixel_unshuffle
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from invtorch import (
     AffineCoupling,
@@ -21,6 +24,7 @@ from invtorch import (
 )
 from invtorch.planning import measure_memory
 
+matplotlib.use("Agg")
 GRAY_VALUES, SCALE = 256, 0.15  # patches are about zero on average, of deviation 1
 
 
@@ -104,14 +108,17 @@ def check():
         assert error < 1e-10, name
 
 
-def memory(x):
-    """Print the peak memory of a training step, by depth and strategy."""
-    for strategy in ("invert", "store"):
-        for blocks in (8, 64):
+def memory(x, depths):
+    """Print and return the peak memory of a training step, by strategy and depth."""
+    peaks = {"invert": {}, "store": {}}
+    for strategy, found in peaks.items():
+        for blocks in depths:
             net = flow(blocks, memory=strategy)
             nats(net, x).backward()  # gradients are allocated
-            peak = measure_memory(lambda net=net: nats(net, x).backward()).peak
-            print(f"memory={strategy!r:9} {3 * blocks:3} layers: {peak / 1e6:5.1f} MB")
+            peak = measure_memory(lambda net=net: nats(net, x).backward()).peak / 1e6
+            print(f"memory={strategy!r:9} {3 * blocks:3} layers: {peak:5.1f} MB")
+            found[3 * blocks] = peak
+    return peaks
 
 
 def patches():
@@ -134,12 +141,37 @@ def gaussian(train, test):
     return -normal.log_prob(test.flatten(1).double()).mean().item()
 
 
-def main(steps=600):
-    """Check the layer, measure memory, train, and print what was found."""
+def draw(net, test, peaks, picture):
+    """Show the layer, patches beside samples of the flow, and memory against depth."""
+    figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
+    x, bent = torch.linspace(-4, 4, 81).reshape(1, 1, 1, 81), SmoothLeakyReLU(1)
+    for b in (-0.45, 0.0, 0.45):
+        nn.init.constant_(bent.raw, math.atanh(2 * b))
+        y = bent(x).detach()
+        axes[0].plot(x.flatten().numpy(), y.flatten().numpy(), label=f"b = {b}")
+    with torch.no_grad():
+        samples = net.inverse(torch.randn(36, 4, 4, 4))
+    shown = {"patches": test[torch.randint(len(test), (36,))], "samples": samples}
+    for axis, (name, chosen) in zip(axes[1:3], shown.items(), strict=True):
+        tiles = pixel_shuffle(chosen, 2).reshape(6, 6, 8, 8).transpose(1, 2)
+        axis.imshow(tiles.reshape(48, 48).numpy(), cmap="gray", vmin=-3, vmax=3)
+        axis.set(title=name, xticks=[], yticks=[])
+    for name, found in peaks.items():
+        axes[3].plot(*zip(*found.items(), strict=True), "o-", label=f"memory={name!r}")
+    axes[0].set(title="the layer", xlabel="x", ylabel="y")
+    axes[3].set(xlabel="layers", ylabel="peak of a step (MB)", ylim=(0, None))
+    for axis in axes[[0, 3]]:
+        axis.legend(fontsize=8)
+    figure.savefig(picture, dpi=80)
+    plt.close(figure)
+
+
+def main(steps=600, depths=(8, 16, 32, 64), picture="own_layer.png"):
+    """Check the layer, measure memory, train, print what was found, and draw."""
     torch.manual_seed(0)
     check()
     train, test = patches()
-    memory(train[:256])
+    peaks = memory(train[:256], depths)
     net = flow(8)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     for _ in range(steps):
@@ -152,6 +184,7 @@ def main(steps=600):
     for name, value in found.items():
         bits = value / 64 / math.log(2) + math.log2(GRAY_VALUES * SCALE)
         print(f"{name:9} {bits:.2f} bits per pixel on the lower half")
+    draw(net, test, peaks, picture)
 
 
 if __name__ == "__main__":

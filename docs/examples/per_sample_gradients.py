@@ -33,11 +33,8 @@ def network(blocks):
 
     def convolutions():
         half = CHANNELS // 2
-        return nn.Sequential(
-            nn.Conv2d(half, 16, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(16, half, 3, padding=1),
-        )
+        first, second = (nn.Conv2d(*c, 3, padding=1) for c in ((half, 16), (16, half)))
+        return nn.Sequential(first, nn.SiLU(), second)
 
     layers = [ReversibleBlock(convolutions(), convolutions()) for _ in range(blocks)]
     head = nn.Linear(CHANNELS * 64, 10)
@@ -152,16 +149,14 @@ def draw(norms, wrong, memory, picture):
     edges = torch.logspace(-3, 2, 41).tolist()
     values = norms.clamp(min=1e-3)
     for name, chosen, color in (("right", ~wrong, "C0"), ("wrong", wrong, "C3")):
-        label = f"{name} label ({chosen.sum()} digits)"
-        share = torch.full([int(chosen.sum())], 100 / int(chosen.sum())).tolist()
-        left.hist(
-            values[chosen].tolist(),
-            edges,
-            weights=share,
-            color=color,
-            alpha=0.75,
-            label=label,
-        )
+        count = int(chosen.sum())
+        look = {
+            "color": color,
+            "alpha": 0.75,
+            "label": f"{name} label ({count} digits)",
+        }
+        share = torch.full([count], 100 / count).tolist()
+        left.hist(values[chosen].tolist(), edges, weights=share, **look)
     left.set(xscale="log", xlabel="norm of the gradient of a digit")
     left.set_ylabel("share of the digits with such a label (%)")
     left.set_title("Digits with a wrong label have large gradients", fontsize=11)
@@ -186,12 +181,8 @@ def main(blocks=4, epochs=8, depths=(4, 8, 16, 32), picture="per_sample_gradient
     train(net, x, labels, epochs)
     all_gradients = with_vmap(net, x[:64], labels[:64])
     squared = sum(g.square().flatten(1).sum(1) for g in all_gradients.values())
-    norms = torch.cat(
-        [
-            with_hooks(net, *part)
-            for part in zip(x.split(64), labels.split(64), strict=True)
-        ]
-    )
+    parts = zip(x.split(64), labels.split(64), strict=True)
+    norms = torch.cat([with_hooks(net, *part) for part in parts])
     error = ((norms[:64] - squared.sqrt()).norm() / squared.sqrt().norm()).item()
     print(f"norms by hooks and by vmap differ by {error:.1e}, relatively")
     largest = norms.topk(int(wrong.sum())).indices

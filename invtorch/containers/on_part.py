@@ -120,7 +120,7 @@ class Parallel(Composite):
         return [Step(branch) for branch in self.children()]  # type: ignore[arg-type]
 
     def _run(self, chain: Any, state: Any, context: Context) -> Any:
-        count = len(checked_tuple(self, state))
+        count = len(checked_tuple("Parallel", state))
         if count != self.branches:
             raise ValueError(
                 f"Parallel has {self.branches} branches, but the state has {count} "
@@ -232,7 +232,7 @@ class PartLayer(InvertibleModule):
         return replay
 
     def _part(self, state: Tensors) -> Tensor:
-        if self.index >= len(checked_tuple(self, state)):
+        if self.index >= len(checked_tuple("OnPart", state)):
             raise ValueError(
                 f"index is {self.index}, but the state has {len(state)} tensors: "
                 f"indices count from 0"
@@ -252,15 +252,15 @@ def _preserves_volume(module: InvertibleModule) -> bool:
     )
 
 
-def checked_tuple(layer: object, state: object) -> Tensors:
-    """Return a state that is a tuple.
+def checked_tuple(name: str, state: object) -> Tensors:
+    """Return the state of a layer of that name, which must be a tuple.
 
     Raises:
         TypeError: If it is not.
     """
     if not isinstance(state, tuple):
         raise TypeError(
-            f"the state of {type(layer).__name__} is a tuple of tensors, but got "
+            f"the state of {name} is a tuple of tensors, but got "
             f"{type(state).__name__}: write `layer((x1, x2))`"
         )
     return state

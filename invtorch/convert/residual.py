@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from invtorch._torch import versions
 
 
 class _Collecting(threading.local):
@@ -48,8 +51,24 @@ class Residual(nn.Module):
         self.output = output
 
     def forward(self, x: Tensor, *context: Any, **named: Any) -> Tensor:
-        """Evaluate the block, and subtract its input if the block adds it."""
+        """Evaluate the block, and subtract its input if the block adds it.
+
+        Raises:
+            ValueError: If the block changes the shape, or its input in place.
+        """
+        tracing = torch.compiler.is_compiling()
+        before = None if tracing else versions([x])
         y = state_of(self.name, self.block(x, *context, **named), self.output)
+        if not tracing and versions([x]) != before:
+            raise ValueError(
+                f"block {self.name} modifies its input in place: return a new tensor "
+                f"(look for `inplace=True` in its first modules)"
+            )
+        if y.shape != x.shape:
+            raise ValueError(
+                f"block {self.name} changes the shape from {tuple(x.shape)} to "
+                f"{tuple(y.shape)}, but did not at the first call: leave it out"
+            )
         return y - x if self.residual else y
 
 
@@ -63,8 +82,8 @@ def state_of(name: str, returned: Any, output: int) -> Tensor:
     if isinstance(returned, tuple):
         if not -len(returned) <= output < len(returned):
             raise TypeError(
-                f"{name} returned {len(returned)} values, but output is {output}: give "
-                f"the index of the state"
+                f"block {name} returned {len(returned)} values, but output is "
+                f"{output}: give the index of the state"
             )
         place = output % len(returned)
         state = returned[place]
@@ -73,8 +92,8 @@ def state_of(name: str, returned: Any, output: int) -> Tensor:
             _collecting.rest[:] = [tuple(map(_detached, others))]
     if not isinstance(state, Tensor):
         raise TypeError(
-            f"{name} returned a {type(state).__name__}, but a block must return a "
-            f"tensor, or a tuple with one at `output`"
+            f"block {name} returned a {type(state).__name__}, but a block must return "
+            f"a tensor, or a tuple with one at `output`"
         )
     return state
 

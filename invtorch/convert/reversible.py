@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from invtorch import (
 from invtorch._torch import submodules_of
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.convert.residual import Residual, rest_collected, state_of
+from invtorch.convert.trial import copied, evaluating, unchanged
 from invtorch.engine import GuardPolicy
 from invtorch.planning import measure_memory
 
@@ -59,9 +59,12 @@ class ReversibleBlocks(nn.Module):
     Further arguments of a call are passed to all blocks.
 
     Blocks that change the shape of their input cannot be inverted. They are found at
-    the first call, in which every block is evaluated once more without gradients and in
-    evaluation mode. They run as they are. The same happens at the first call after a
-    block or an option, such as `gamma`, was changed.
+    the first call, in which every block is evaluated once more without gradients, in
+    evaluation mode, with copies of its arguments. They run as they are. The same
+    happens at the first call after a block or an option, such as `gamma`, was changed.
+
+    A `TransformerEncoder` of PyTorch uses no nested tensors while its blocks are
+    converted by momentum or in two streams.
 
     Examples:
         >>> from invtorch.convert import reversible
@@ -88,21 +91,26 @@ class ReversibleBlocks(nn.Module):
             if isinstance(blocks, nn.Module)
             else [(str(i), block) for i, block in enumerate(blocks)]
         )
-        for name, block in named:
-            self.add_module(name, block)
         self.kind = kind
         self.residual = residual
         self.gamma = gamma
-        self.velocity = velocity
         self.split = split
         self.output = output
         self.options = options
         self.left: dict[str, str] = {}
         # lists, so that these modules are not registered: the keys would change
-        self._original = [blocks]
         self._place: list[tuple[nn.Module, str]] = []
+        self._without_nested: list[nn.Module] = []
         self._segments: list[tuple[str, Any]] = []
         self._made_of: tuple[Any, ...] = ()
+        for name, block in named:
+            self._check_name(name)
+            self.add_module(name, block)
+        self.training = all(block.training for _, block in named)
+        self.velocity = velocity  # behind the blocks: it may be a module
+        self._original = [
+            blocks
+        ]  # from now on, attributes of the first block are found
 
     # --- as a module ------------------------------------------------------------------
 
@@ -113,9 +121,13 @@ class ReversibleBlocks(nn.Module):
             The state; if blocks return tuples, the tuple of the last block, with the
             other outputs detached.
         """
+        if self.kind == "checkpoint" and getattr(x, "is_nested", False):
+            return self._plain(x, context, named)  # in evaluation, by an encoder
+        self._check_state(x)
         made_of = self._options_and_blocks()
         if made_of != self._made_of:
-            check_options(self.kind, self.gamma, self.split)
+            how = (self.residual, self.gamma, self.velocity, self.split, self.output)
+            check_options(self.kind, *how)
             self._segments = self._divided(x, context, named)
             self._made_of = made_of
         with rest_collected() as rest:
@@ -130,23 +142,31 @@ class ReversibleBlocks(nn.Module):
     def report(self, x: Tensor, *context: Any, **named: Any) -> Report:
         """Compare with the original blocks on an input of the first block.
 
-        Afterwards buffers, such as the statistics of batch normalization, and PyTorch's
-        random numbers are as before.
+        Afterwards buffers, such as the statistics of batch normalization, the context
+        and PyTorch's random numbers are as before.
 
         Args:
             x: The input of the first block.
             context: Further arguments of the blocks.
             named: Keyword arguments of the blocks.
         """
-        with _evaluating(self):
-            converted = self._state(self(x, *context, **named))
-            original = self._plain(x, context, named)
+
+        def plain() -> Tensor:
+            args, keywords = copied((context, named))
+            return self._plain(x, args, keywords)
+
+        def run() -> Tensor:
+            args, keywords = copied((context, named))
+            return self._state(self(x, *args, **keywords))
+
+        with evaluating(self):
+            converted, original = run(), plain()
         x = x.detach().requires_grad_()
-        with _unchanged(self):
+        with unchanged(self):
             return Report(
-                moved=float((converted - original).norm() / original.norm()),
-                original=measure_memory(lambda: self._plain(x, context, named)).live,
-                converted=measure_memory(lambda: self(x, *context, **named)).live,
+                moved=_relative(converted - original, original),
+                original=measure_memory(plain).live,
+                converted=measure_memory(run).live,
                 left=dict(self.left),
             )
 
@@ -160,10 +180,14 @@ class ReversibleBlocks(nn.Module):
         if isinstance(original, nn.Module):
             for name, block in self._blocks():
                 original.add_module(name, block)
+            original.training = self.training
         elif [*original] != [block for _, block in self._blocks()]:
             original = [block for _, block in self._blocks()]
         for parent, name in self._place:
             setattr(parent, name, original)
+        encoder: Any
+        for encoder in self._without_nested:
+            encoder.use_nested_tensor = True
         return original
 
     def extra_repr(self) -> str:
@@ -207,6 +231,39 @@ class ReversibleBlocks(nn.Module):
         """Return the blocks by name. A velocity with parameters is a module too."""
         return [pair for pair in _submodules(self) if pair[0] != "velocity"]
 
+    def _check_name(self, name: str) -> None:
+        """Refuse a block whose name is that of an attribute."""
+        if name in {"velocity", "_original", *self.__dict__} or hasattr(
+            type(self), name
+        ):
+            raise ValueError(
+                f"block {name!r} has the name of an attribute of ReversibleBlocks: "
+                f"rename it"
+            )
+
+    def _check_state(self, x: Any) -> None:
+        """Refuse what no invertible layer takes as its state."""
+        if self.kind == "checkpoint":
+            return
+        what = f"the state of the converted blocks is a {type(x).__name__}"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{what}, but must be a tensor")
+        if x.is_nested:
+            raise TypeError(
+                f"{what} that is nested, but must have one shape: set "
+                f"`enable_nested_tensor=False`, or pad it"
+            )
+        if not (x.is_floating_point() or x.is_complex()):
+            raise TypeError(
+                f"{what} of {x.dtype}, but must have real or complex numbers: convert "
+                f"the blocks behind an embedding"
+            )
+        if self.kind == "two_stream" and x.ndim < 2:
+            raise ValueError(
+                f"the state has shape {tuple(x.shape)}, but kind='two_stream' needs a "
+                f"batch axis and one more: use kind='momentum'"
+            )
+
     def _options_and_blocks(self) -> tuple[Any, ...]:
         """Return what the segments are made of."""
         how = (self.residual, self.gamma, self.velocity, self.split, self.output)
@@ -242,12 +299,17 @@ class ReversibleBlocks(nn.Module):
         if self.kind == "checkpoint":
             return {}
         changing = {}
-        with _evaluating(self):
+        with evaluating(self):
+            args, keywords = copied((context, named))
             for name, block in self._blocks():
-                y = state_of(name, block(x, *context, **named), self.output)
+                # a copy, because a block that changes it in place is refused later
+                given = x.clone()
+                y = state_of(name, block(given, *args, **keywords), self.output)
                 if y.shape != x.shape:
                     shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
                     changing[name] = f"changes the shape from {shapes}"
+                elif (y if self.residual else x + y).dtype != x.dtype:
+                    changing[name] = f"changes the dtype from {x.dtype} to {y.dtype}"
                 x = y if self.residual or name in changing else x + y
         return changing
 
@@ -271,7 +333,7 @@ class ReversibleBlocks(nn.Module):
         self, run: list[tuple[str, nn.Module]], networks: list[Residual]
     ) -> InvertibleSequential:
         if self.split is not None:
-            pairs = [self.split(block) for _, block in run]
+            pairs = [_pair_of(name, self.split(block)) for name, block in run]
         else:
             lone = networks[2 * (len(networks) // 2) :]
             pairs = [*zip(networks[::2], networks[1::2], strict=False)]
@@ -361,51 +423,62 @@ def _submodules(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, part) for name, part in parts if part is not None]
 
 
-@contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Restore buffers and PyTorch's random numbers at the end of this context."""
-    buffers = [
-        (owner, name, buffer, buffer.clone())
-        for owner in module.modules()
-        for name, buffer in owner.named_buffers(recurse=False)
-    ]
-    gpus = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng([*gpus]):
-        try:
-            yield
-        finally:
-            for owner, name, buffer, value in buffers:
-                with torch.no_grad():
-                    buffer.copy_(value)
-                setattr(owner, name, buffer)
+def _pair_of(name: str, pair: Any) -> tuple[nn.Module, nn.Module]:
+    """Check what `split` returned for a block."""
+    modules = [*pair] if isinstance(pair, (tuple, list)) else []
+    if len(modules) != 2 or not all(isinstance(m, nn.Module) for m in modules):
+        raise TypeError(
+            f"split returned {type(pair).__name__} for block {name}, but must return "
+            f"two modules, f and g"
+        )
+    return modules[0], modules[1]
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients, in evaluation mode, and change nothing."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with _unchanged(module), torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+def _relative(difference: Tensor, original: Tensor) -> float:
+    """Return how large a difference is; 0 if there is none."""
+    size = float(difference.norm())
+    return size / float(original.norm()) if size else size
 
 
-def check_options(kind: str, gamma: float, split: Split | None) -> None:
+def check_options(
+    kind: str,
+    residual: bool,
+    gamma: float,
+    velocity: Callable[[Tensor], Tensor] | None,
+    split: Split | None,
+    output: int,
+) -> None:
     """Check the options of a conversion.
 
     Raises:
-        ValueError: If the kind is unknown, `gamma` is not between 0 and 1, or `split`
-            has no effect.
+        TypeError: If an option is of another type.
+        ValueError: If the kind is unknown, `gamma` is not between 0 and 1, or
+            `velocity` or `split` has no effect.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, but must be one of {KINDS}")
+    _check_type("residual", residual, bool)
+    _check_type("output", output, int)
+    _check_type("gamma", gamma, int, float)
     if not 0 < gamma < 1:
         raise ValueError(f"gamma is {gamma}, but must be between 0 and 1")
-    if split is not None and kind != "two_stream":
-        raise ValueError(f"split is given, but has no effect with kind={kind!r}")
+    _check_function("velocity", velocity, kind, needs="momentum")
+    _check_function("split", split, kind, needs="two_stream")
+
+
+def _check_type(name: str, value: Any, *types: type) -> None:
+    if not isinstance(value, types):
+        kind = "a number" if len(types) > 1 else f"of type {types[0].__name__}"
+        raise TypeError(f"{name} is {value!r}, but must be {kind}")
+
+
+def _check_function(name: str, function: Any, kind: str, needs: str) -> None:
+    if function is None:
+        return
+    if kind != needs:
+        raise ValueError(f"{name} is given, but has no effect with kind={kind!r}")
+    if not callable(function):
+        raise TypeError(f"{name} is {function!r}, but must be a function")
 
 
 def reversible(
@@ -464,9 +537,11 @@ def reversible(
         What replaces the blocks. `restore()` undoes it.
 
     Raises:
-        TypeError: If the model is neither a module nor a sequence of them.
-        ValueError: If an option is unknown, there are no blocks, or all of them change
-            the shape (at the first call).
+        TypeError: If the model is neither a module nor a sequence of them, or an option
+            is of another type.
+        ValueError: If an option is unknown or has no effect, there are no blocks, one
+            has the name of an attribute, or all of them change the shape (at the first
+            call).
         AttributeError: If nothing is at the path.
 
     Examples:
@@ -485,7 +560,7 @@ def reversible(
 
         Mangalam et al., *Reversible vision transformers*, 2022. arXiv:2302.04869
     """
-    check_options(kind, gamma, split)
+    check_options(kind, residual, gamma, velocity, split, output)
     blocks, place = _blocks_of(model, path)
     options = {
         "memory": memory,
@@ -500,6 +575,11 @@ def reversible(
     if place is not None:
         setattr(*place, made)
         made._place.append(place)
+        encoder: Any = place[0]
+        if kind != "checkpoint" and getattr(encoder, "use_nested_tensor", False):
+            # in evaluation it would pass a state that has no shape
+            encoder.use_nested_tensor = False
+            made._without_nested.append(encoder)
     return made
 
 

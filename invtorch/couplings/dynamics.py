@@ -13,6 +13,7 @@ from invtorch.couplings.conditioning import shift_of
 from invtorch.keywords import keywords_of
 from invtorch.module import InvertibleModule, VolumePreserving
 from invtorch.recording import Context
+from invtorch.replay import StepGraph, edge_of, start_of
 
 Pair = tuple[Tensor, Tensor]
 
@@ -91,40 +92,33 @@ class MomentumStep(InvertibleModule):
         r"""Return the old state and $-n \ln \gamma$."""
         return self.inverse(y, *context, **named), -self._log_det(y)
 
-    def replay(self, state: Pair, *context: Any, **named: Any) -> tuple[Pair, Pair]:
-        """Rebuild the input, and compute the output from it, in one evaluation."""
-        x, v = state
-        x = (x - v).detach().requires_grad_()
-        force = self._force(x, Context(context, named))
-        v = ((v - force) / self.gamma).detach().requires_grad_()
-        moved = self.gamma * v + force
-        return (x, v), (x + moved, moved)
+    def replay(self, state: Pair, *context: Any, **named: Any) -> StepGraph:
+        """Rebuild the input, and return the graph of `f`, in one evaluation."""
+        q, v = state
+        start = q - v
+        kept, force = self._force_at(start, Context(context, named))
+        v = torch.sub(v, force.detach()).div_(self.gamma)
+        matrix = (1.0, self.gamma), (0.0, self.gamma)
+        return StepGraph((start, v), kept, edge_of(force), matrix, (1, 1), (1, 0))
 
-    def replay_inverse(
-        self, state: Pair, *context: Any, **named: Any
-    ) -> tuple[Pair, Pair]:
-        """Rebuild the output, and compute the input from it, in one evaluation."""
-        x, v = state
-        # the values of both leaves are known behind the evaluation of `f` only
-        end_x, end_v = (t.detach().clone().requires_grad_() for t in state)
-        start: Tensor = _Difference.apply(x, end_x, end_v)
-        force = self._force(start, Context(context, named))
-        with torch.no_grad():
-            end_v.data = self.gamma * v + force
-            end_x.data = x + end_v
-        return (end_x, end_v), (start, (end_v - force) / self.gamma)
+    def replay_inverse(self, state: Pair, *context: Any, **named: Any) -> StepGraph:
+        """Rebuild the output, and return the graph of `f`, in one evaluation."""
+        q, v = state
+        kept, force = self._force_at(q, Context(context, named))
+        v = torch.add(force.detach(), v, alpha=self.gamma)
+        matrix, factor = ((1.0, -1.0), (0.0, 1 / self.gamma)), -1 / self.gamma
+        edge = edge_of(force)
+        return StepGraph((q + v, v), kept, edge, matrix, (0, factor), (1, -1))
 
-    def replay_and_log_det(self, state: Pair, *context: Any, **named: Any) -> Any:
-        """Same as `replay`, with the log-determinant."""
-        before, after = self.replay(state, *context, **named)
-        return before, (after, self._log_det(state))
+    def replay_and_log_det(self, state: Pair, *context: Any, **named: Any) -> StepGraph:
+        """Same as `replay`: the log-determinant is constant."""
+        return self.replay(state, *context, **named)
 
     def replay_inverse_and_log_det(
         self, state: Pair, *context: Any, **named: Any
-    ) -> Any:
-        """Same as `replay_inverse`, with the log-determinant."""
-        after, before = self.replay_inverse(state, *context, **named)
-        return after, (before, -self._log_det(state))
+    ) -> StepGraph:
+        """Same as `replay_inverse`: the log-determinant is constant."""
+        return self.replay_inverse(state, *context, **named)
 
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.f)
@@ -135,6 +129,10 @@ class MomentumStep(InvertibleModule):
 
     def _force(self, x: Tensor, context: Context) -> Tensor:
         return (1 - self.gamma) * shift_of(self.f, x, x, context)
+
+    def _force_at(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        kept = x.detach().requires_grad_()
+        return kept, self._force(start_of(kept), context)
 
     def _log_det(self, state: Pair) -> Tensor:
         _, v = checked_pair(self, state)
@@ -195,18 +193,19 @@ class LeapfrogStep(VolumePreserving):
         now, after = checked_pair(self, y)
         return 2 * now - after + self._force(now, Context(context, named)), now
 
-    def replay(self, state: Pair, *context: Any, **named: Any) -> tuple[Pair, Pair]:
-        """Rebuild the input, and compute the output from it, in one evaluation."""
-        now, before, after = self._replay(*state, Context(context, named))
-        return (before, now), (now.view_as(now), after)
+    def replay(self, state: Pair, *context: Any, **named: Any) -> StepGraph:
+        """Rebuild the input, and return the graph of `f`, in one evaluation."""
+        now, after = state
+        kept, force, before = self._other(now, after, Context(context, named))
+        matrix, a, w = ((0, 1), (-1, 2)), (0, 1), (0, 1)
+        return StepGraph((before, now.detach()), kept, edge_of(force), matrix, a, w)
 
-    def replay_inverse(
-        self, state: Pair, *context: Any, **named: Any
-    ) -> tuple[Pair, Pair]:
-        """Rebuild the output, and compute the input from it, in one evaluation."""
+    def replay_inverse(self, state: Pair, *context: Any, **named: Any) -> StepGraph:
+        """Rebuild the output, and return the graph of `f`, in one evaluation."""
         before, now = state
-        now, after, before = self._replay(now, before, Context(context, named))
-        return (now, after), (before, now.view_as(now))
+        kept, force, after = self._other(now, before, Context(context, named))
+        matrix, a, w = ((2, -1), (1, 0)), (1, 0), (1, 0)
+        return StepGraph((now.detach(), after), kept, edge_of(force), matrix, a, w)
 
     def _keywords(self) -> frozenset[str] | None:
         return keywords_of(self.f)
@@ -219,31 +218,16 @@ class LeapfrogStep(VolumePreserving):
         """Show the step size."""
         return f"step={self.step}"
 
-    def _replay(
+    def _other(
         self, now: Tensor, end: Tensor, context: Context
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the middle and the start, both leaves, and the end computed anew."""
-        now = now.detach().clone().requires_grad_()
-        force = self._force(now, context)
-        start = (2 * now - end + force).detach().requires_grad_()
-        return now, start, 2 * now - start + force
+        """Return `now` as a leaf, the force, and the position at the other end."""
+        kept = now.detach().requires_grad_()
+        force = self._force(start_of(kept), context)
+        return kept, force, 2 * now.detach() - end.detach() + force.detach()
 
     def _force(self, x: Tensor, context: Context) -> Tensor:
         return self.step**2 * shift_of(self.f, x, x, context)
-
-
-class _Difference(torch.autograd.Function):
-    """The known value of a difference, with its derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        del ctx, a, b
-        return value.detach().clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        del ctx
-        return None, grad, -grad
 
 
 def checked_pair(layer: nn.Module, state: object) -> Pair:

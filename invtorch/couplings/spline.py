@@ -183,8 +183,8 @@ class SplineCoupling(InvertibleModule):
     ) -> tuple[Tensor, Tensor]:
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(state)
-        raw = self._raw(kept, moved, context)
-        moved, log_slope = self._through(raw, moved, direction)
+        spline = self._spline(kept, moved, context)
+        moved, log_slope = self._through(spline, moved, direction)
         return parts.joined(kept, moved), _sum(parts, log_slope)
 
     def _replay(
@@ -193,15 +193,20 @@ class SplineCoupling(InvertibleModule):
         state = output.detach().clone().requires_grad_()
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(output)
-        raw = self._raw(kept, moved, context)
+        spline = self._spline(kept, moved, context)
         with torch.no_grad():
-            before, _ = self._through(raw, moved, OPPOSITE[direction])
+            before, _ = self._through(spline, moved, OPPOSITE[direction])
             parts.update_(state.data, lambda part: part.copy_(before))
-        moved, log_slope = self._through(raw, parts.moved(state), direction)
+        moved, log_slope = self._through(spline, parts.moved(state), direction)
         return state, parts.joined(kept, moved), _sum(parts, log_slope)
 
-    def _raw(self, kept: Tensor, moved: Tensor, context: Context) -> Tensor:
-        """Return the parameters of the splines, along the last axis."""
+    def _spline(
+        self, kept: Tensor, moved: Tensor, context: Context
+    ) -> RationalQuadratic:
+        """Evaluate the conditioner, and return the splines of its parameters.
+
+        In half precision the knots would lie on top of each other.
+        """
         if not moved.is_floating_point():
             raise TypeError(
                 f"a state in {moved.dtype} has no splines, which are functions of real "
@@ -212,21 +217,19 @@ class SplineCoupling(InvertibleModule):
         shape = [*moved.shape[:dim], count * moved.shape[dim], *moved.shape[dim + 1 :]]
         check_returned(type(self.conditioner).__name__, raw, tuple(shape), moved)
         apart = (*moved.shape[: dim + 1], count, *moved.shape[dim + 1 :])
-        return raw.to(moved.dtype).reshape(apart).movedim(dim + 1, -1)
+        raw = raw.to(torch.promote_types(moved.dtype, torch.float32))
+        raw = raw.reshape(apart).movedim(dim + 1, -1)
+        with no_autocast(moved):
+            return RationalQuadratic.of(
+                raw, self.bins, self.tail_bound, self.bound, self.min_bin_width
+            )
 
     def _through(
-        self, raw: Tensor, entries: Tensor, direction: str
+        self, spline: RationalQuadratic, entries: Tensor, direction: str
     ) -> tuple[Tensor, Tensor]:
-        """Apply the splines or their inverses, and return logarithms of their slopes.
-
-        In half precision the knots would lie on top of each other.
-        """
-        dtype = torch.promote_types(entries.dtype, torch.float32)
-        end, values = self.tail_bound, entries.to(dtype)
+        """Apply splines or their inverses, and return logarithms of their slopes."""
+        end, values = self.tail_bound, entries.to(spline.x.dtype)
         with no_autocast(entries):
-            spline = RationalQuadratic.of(
-                raw.to(dtype), self.bins, end, self.bound, self.min_bin_width
-            )
             function = spline.forward if direction == "forward" else spline.inverse
             if self.tails == "circular":
                 turns = 2 * end * ((values.detach() + end) / (2 * end)).floor()

@@ -31,4 +31,5 @@ class Pointwise(InvertibleModule):
 
     def _log_det(self, x: Tensor) -> Tensor:
         check_real_log_det(self, x)
-        return self.log_slope(x).flatten(1).sum(1)
+        log_slope = self.log_slope(x)
+        return log_slope.flatten(1).sum(1) if x.ndim > 1 else log_slope

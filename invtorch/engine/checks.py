@@ -34,9 +34,10 @@ def as_tensors(state: Any) -> tuple[Tensor, ...]:
     if isinstance(state, tuple) and state and all(isinstance(t, Tensor) for t in state):
         return state
     hint = ": is a `return` missing?" if state is None else ""
-    raise TypeError(
-        f"a state is a tensor or a tuple of tensors, not {type(state).__name__}{hint}"
-    )
+    found = type(state).__name__
+    if isinstance(state, tuple):
+        found = f"{found} of {', '.join(type(t).__name__ for t in state) or 'nothing'}"
+    raise TypeError(f"a state is a tensor or a tuple of tensors, not {found}{hint}")
 
 
 def check_inverse_arity(label: str, expected: int, returned: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from invtorch import _torch
 from invtorch.composite import Pass, PassWithLogDet
-from invtorch.engine.checks import check_half_precision
+from invtorch.engine.checks import as_tensors, check_half_precision
 from invtorch.engine.compiled import function
 from invtorch.engine.eager.tape import Tape
 from invtorch.engine.guard.anchors import Anchors
@@ -160,6 +160,7 @@ def _is_transformed() -> bool:
 
 
 def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
+    as_tensors(state)
     recorder = strategy.recorder(chain, state, context)
     observer = strategy.observer if _is_plain(state) else None
     with Recording(observer.observe(recorder, state) if observer else recorder):
@@ -228,7 +229,7 @@ def _run_in(
 ) -> Any:
     """Run a pass on a state in another dtype, and convert the result back."""
     strategy = strategy._replace(state_dtype=None)
-    given = _tensors(state)
+    given = as_tensors(state)
     cast = tuple(t.to(as_kind(dtype, t)) for t in given)
     single = isinstance(state, Tensor)
     result = run(strategy, chain, cast[0] if single else cast, context)

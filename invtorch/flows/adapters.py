@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from invtorch import InvertibleModule
-from invtorch._checks import check_count, check_module
+from invtorch._checks import check_count, check_log_det, check_module
+from invtorch.engine.restore.context import map_tensors, tensors_in
 
 
 class ToTransform(Transform):
@@ -23,10 +25,13 @@ class ToTransform(Transform):
         context: Further arguments of the module.
         event_dim: The number of axes of one sample. The others are
             batch axes.
+        context_dim: The number of axes of one context, for tensors of the context with
+            any number of batch axes, which are broadcast with those of the samples.
+            By default each tensor has one, in front.
 
     Raises:
-        TypeError: If `module` is not an `InvertibleModule`.
-        ValueError: If `event_dim` is less than 1.
+        TypeError: If `module` is not an `InvertibleModule`, or returns several tensors.
+        ValueError: If `event_dim` is less than 1, or a sample has fewer axes.
 
     Examples:
         >>> from torch import distributions as D
@@ -42,7 +47,11 @@ class ToTransform(Transform):
     bijective = True
 
     def __init__(
-        self, module: InvertibleModule, *context: Any, event_dim: int = 1
+        self,
+        module: InvertibleModule,
+        *context: Any,
+        event_dim: int = 1,
+        context_dim: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(module, InvertibleModule):
@@ -52,6 +61,7 @@ class ToTransform(Transform):
         check_count("event_dim", event_dim)
         self.module = module
         self.context = context
+        self.context_dim = context_dim
         self.domain = constraints.independent(constraints.real, event_dim)
         self.codomain = self.domain
         self._known: tuple[Tensor, Tensor, Tensor] | None = None
@@ -74,11 +84,46 @@ class ToTransform(Transform):
         return self._run(self.module.forward_and_log_det, x)[1]
 
     def _run(self, function: Any, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Call a function on a state with one batch axis."""
-        batch = state.shape[: state.ndim - self.event_dim]
-        flat = state.reshape(-1, *state.shape[len(batch) :])
-        result, log_det = function(flat, *self.context)
+        """Call a function on a state and a context with one batch axis."""
+        if state.ndim < self.event_dim:
+            raise ValueError(
+                f"the state has shape {tuple(state.shape)}, but event_dim is "
+                f"{self.event_dim}: give it at least as many axes"
+            )
+        batch = self._batch(state.shape[: state.ndim - self.event_dim])
+        event = state.shape[state.ndim - self.event_dim :]
+        flat = state.expand(*batch, *event).reshape(-1, *event)
+        context = map_tensors(partial(self._expanded, batch), self.context)
+        result, log_det = function(flat, *context)
+        if not isinstance(result, Tensor):
+            raise TypeError(
+                f"{type(self.module).__name__} returned a {type(result).__name__}, but "
+                f"a transform needs one tensor: end with `Join`"
+            )
         return result.reshape(*batch, *result.shape[1:]), log_det.reshape(batch)
+
+    def _batch(self, batch: torch.Size) -> torch.Size:
+        """Return the batch axes of the samples and the context together."""
+        own = [t.shape[: self._batch_axes(t)] for t in tensors_in(self.context)]
+        # a context for one sample adds no axis
+        more = [shape for shape in own if shape.numel() != 1]
+        return torch.Size(torch.broadcast_shapes(batch, *more))
+
+    def _expanded(self, batch: torch.Size, tensor: Tensor) -> Tensor:
+        """Repeat a context such that each sample has one."""
+        axes = self._batch_axes(tensor)
+        if tensor.ndim == 0:
+            return tensor
+        own, rest = tensor.shape[:axes], tensor.shape[axes:]
+        while own and own[0] == 1:
+            own = own[1:]
+        return tensor.reshape(*own, *rest).expand(*batch, *rest).reshape(-1, *rest)
+
+    def _batch_axes(self, tensor: Tensor) -> int:
+        """Return how many axes of a context are batch axes."""
+        if self.context_dim is None:
+            return min(tensor.ndim, 1)
+        return max(tensor.ndim - self.context_dim, 0)
 
 
 class FromTransform(InvertibleModule):
@@ -135,17 +180,19 @@ class FromTransform(InvertibleModule):
     def forward_and_log_det(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         """Apply the transform, and sum its log-determinant over each sample."""
         y: Tensor = self.transform(x)
-        return y, self._per_sample(self.transform.log_abs_det_jacobian(x, y), len(x))
+        return y, self._per_sample(self.transform.log_abs_det_jacobian(x, y), x)
 
     def inverse_and_log_det(self, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         """Apply the inverse, and sum its log-determinant over each sample."""
         x: Tensor = self.transform.inv(y)
-        return x, -self._per_sample(self.transform.log_abs_det_jacobian(x, y), len(x))
+        return x, -self._per_sample(self.transform.log_abs_det_jacobian(x, y), x)
 
-    def _per_sample(self, log_det: Tensor, batch: int) -> Tensor:
+    def _per_sample(self, log_det: Tensor, state: Tensor) -> Tensor:
         """Sum what is returned for each entry, or for each row of a sample."""
-        summed = log_det.flatten(1).sum(1) if log_det.ndim > 1 else log_det
-        return _checked(type(self.transform).__name__, summed, batch)
+        if isinstance(log_det, Tensor) and log_det.ndim > 1:
+            log_det = log_det.flatten(1).sum(1)
+        check_log_det(type(self.transform).__name__, log_det, state)
+        return log_det
 
 
 class _Foreign(InvertibleModule):
@@ -186,12 +233,27 @@ class _Foreign(InvertibleModule):
     def _pair(
         self, index: int, state: Tensor, context: tuple[Any, ...]
     ) -> tuple[Tensor, Tensor]:
-        result, log_det = getattr(self.module, self.names[index])(state, *context)
-        if not isinstance(log_det, Tensor):
-            log_det = torch.as_tensor(log_det, dtype=state.dtype, device=state.device)
-        if log_det.ndim == 0:  # the same for all samples
+        name = type(self.module).__name__
+        pair = getattr(self.module, self.names[index])(state, *context)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise RuntimeError(
+                f"`{self.names[index]}` of {name} returned {_described(pair)}, but "
+                f"must return a tensor and its log-determinant"
+            )
+        result, log_det = pair
+        if not isinstance(result, Tensor) or result.shape[:1] != state.shape[:1]:
+            raise RuntimeError(
+                f"`{self.names[index]}` of {name} returned {_described(result)} for a "
+                f"batch of {len(state)}: it must return one tensor of that batch"
+            )
+        if isinstance(log_det, (int, float)):
+            log_det = result.new_tensor(log_det)
+        if (
+            isinstance(log_det, Tensor) and log_det.ndim == 0
+        ):  # the same for all samples
             log_det = log_det.expand(len(state))
-        return result, _checked(type(self.module).__name__, log_det, len(state))
+        check_log_det(name, log_det, result)
+        return result, log_det
 
 
 class FromNflows(_Foreign):
@@ -204,7 +266,7 @@ class FromNflows(_Foreign):
 
     Raises:
         TypeError: If it does not have the methods of one.
-        RuntimeError: If it returns a log-determinant of another shape.
+        RuntimeError: If it returns no pair, or a log-determinant of another shape.
 
     Examples:
         >>> from invtorch.flows import FromNflows
@@ -229,7 +291,7 @@ class FromNormflows(_Foreign):
 
     Raises:
         TypeError: If it does not have the methods of one.
-        RuntimeError: If it returns a log-determinant of another shape.
+        RuntimeError: If it returns no pair, or a log-determinant of another shape.
 
     Examples:
         >>> from invtorch.flows import FromNormflows
@@ -299,6 +361,8 @@ class ToZuko(nn.Module):
     Args:
         module: The module. Its context is the one of zuko, if one is given.
         event_dim: The number of axes of one sample.
+        context_dim: The number of axes of one context. The others are batch axes, which
+            are broadcast with those of the samples, as everywhere in zuko.
 
     Raises:
         TypeError: If `module` is not an `InvertibleModule`.
@@ -312,16 +376,21 @@ class ToZuko(nn.Module):
         True
     """
 
-    def __init__(self, module: InvertibleModule, event_dim: int = 1) -> None:
+    def __init__(
+        self, module: InvertibleModule, event_dim: int = 1, context_dim: int = 1
+    ) -> None:
         super().__init__()
         ToTransform(module, event_dim=event_dim)  # checks both
+        check_count("context_dim", context_dim)
         self.module = module
         self.event_dim = event_dim
+        self.context_dim = context_dim
 
     def forward(self, c: Any = None) -> ToTransform:
         """Return the transform for a context."""
         context = () if c is None else (c,)
-        return ToTransform(self.module, *context, event_dim=self.event_dim)
+        dims = {"event_dim": self.event_dim, "context_dim": self.context_dim}
+        return ToTransform(self.module, *context, **dims)
 
 
 class ToNflows(nn.Module):
@@ -392,15 +461,10 @@ class ToNormflows(ToNflows):
     names = ("inverse_and_log_det", "forward_and_log_det")
 
 
-def _checked(name: str, log_det: Tensor, batch: int) -> Tensor:
-    """Return a log-determinant that is one number for each sample.
-
-    Raises:
-        RuntimeError: If it is not.
-    """
-    if log_det.shape != (batch,):
-        raise RuntimeError(
-            f"{name} returned a log-determinant of shape {tuple(log_det.shape)} for a "
-            f"batch of {batch}: it must be one number for each sample"
-        )
-    return log_det
+def _described(value: Any) -> str:
+    """Return what a value is, in a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

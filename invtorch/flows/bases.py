@@ -64,11 +64,15 @@ class Base(nn.Module):
             named: The same, by keyword.
 
         Raises:
-            ValueError: If `z` does not have the shape of the distribution.
+            TypeError: If `z` is complex.
+            ValueError: If `z` does not have the shape of the distribution, or the
+                context another batch.
         """
         total = None
+        tensors = check_latent(self, z, self.shapes)
         parts = self.parts(*context, **named)
-        for tensor, (mean, log_std) in zip(self._tensors(z), parts, strict=True):
+        for tensor, (mean, log_std) in zip(tensors, parts, strict=True):
+            self._check_batch(tensor, mean)
             epsilon = (tensor - mean) * (-log_std).exp()
             entries = 0.5 * epsilon.square() + log_std + HALF_LOG_2PI
             log_prob = -entries.flatten(1).sum(1)
@@ -94,6 +98,8 @@ class Base(nn.Module):
             generator: The source of random numbers.
             named: The context, by keyword.
         """
+        if self._like.is_complex():
+            raise TypeError(_complex(self))
         drawn = []
         for shape, (mean, log_std) in zip(
             self.shapes, self.parts(*context, **named), strict=True
@@ -107,16 +113,12 @@ class Base(nn.Module):
             drawn.append(mean + temperature * log_std.exp() * epsilon)
         return drawn[0] if self.single else tuple(drawn)
 
-    def _tensors(self, z: State) -> tuple[Tensor, ...]:
-        tensors = (z,) if isinstance(z, Tensor) else z
-        found = [tuple(t.shape[1:]) for t in tensors]
-        if found != self.shapes:
+    def _check_batch(self, z: Tensor, mean: Tensor) -> None:
+        if mean.ndim == z.ndim and len(mean) not in (1, len(z)):
             raise ValueError(
-                f"the latent variable has shape {_shown(found)} without the batch, but "
-                f"the base {type(self).__name__} {_shown(self.shapes)}: give the base "
-                f"the shape that the network returns"
+                f"the base {type(self).__name__} has a context for a batch of "
+                f"{len(mean)}, but the latent variable has {len(z)}: give it one each"
             )
-        return tensors
 
     def extra_repr(self) -> str:
         """Show the shape."""
@@ -216,6 +218,40 @@ class ConditionalNormal(Base):
             )
         mean, log_std = output.chunk(2, 1)
         return [(mean, log_std)]
+
+
+def check_latent(
+    base: object, z: State, shapes: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, ...]:
+    """Return the tensors of a latent variable, if a base has a density of it.
+
+    Args:
+        base: The distribution.
+        z: The latent variable.
+        shapes: The shapes of the tensors that the distribution draws.
+
+    Raises:
+        TypeError: If the latent variable is complex.
+        ValueError: If it has another shape than the base.
+    """
+    tensors = (z,) if isinstance(z, Tensor) else z
+    found = [tuple(t.shape[1:]) for t in tensors]
+    if found != [*shapes]:
+        raise ValueError(
+            f"the latent variable has shape {_shown(found)} without the batch, but "
+            f"the base {type(base).__name__} {_shown(shapes)}: give the base the shape "
+            f"that the network returns"
+        )
+    if any(t.is_complex() for t in tensors):
+        raise TypeError(_complex(base))
+    return tensors
+
+
+def _complex(base: object) -> str:
+    return (
+        f"the latent variable is complex, but {type(base).__name__} is a density of "
+        f"real numbers: make channels of both parts (`torch.view_as_real`)"
+    )
 
 
 def _shapes(shapes: Sequence[Any]) -> list[tuple[int, ...]]:

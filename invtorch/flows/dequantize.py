@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from invtorch._checks import check_count
 
+LARGEST_MARGIN = 1 / 8  # at both ends of the noise, of its interval
+
 
 class Dequantize(nn.Module):
     r"""Map whole numbers to real ones by adding noise.
@@ -27,8 +29,8 @@ class Dequantize(nn.Module):
 
     Raises:
         TypeError: If `levels` is not a whole number.
-        ValueError: If `levels` is less than 2, or the data are not whole numbers from 0
-            to `levels` - 1.
+        ValueError: If `levels` is less than 2, or too large for the precision of the
+            data; or the data are not whole numbers from 0 to `levels` - 1.
 
     Examples:
         >>> from invtorch.flows import Dequantize
@@ -50,26 +52,36 @@ class Dequantize(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Add noise and divide by the number of levels."""
         real = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        noise = torch.rand(
-            real.shape, generator=generator, dtype=real.dtype, device=real.device
-        )
         if bool(((real < 0) | (real >= self.levels) | (real != real.floor())).any()):
             raise ValueError(
                 f"the data are not whole numbers from 0 to {self.levels - 1}: scale "
                 f"and round them first, or use a flow without dequantization"
             )
-        # rounding may give 1, which a logit cannot take
-        below_one = 1 - torch.finfo(real.dtype).eps
-        return ((real + noise) / self.levels).clamp(max=below_one)
+        # as far from whole numbers as the operations here and in `inverse` may round
+        margin = self._margin(real.dtype)
+        noise = torch.rand(
+            real.shape, generator=generator, dtype=real.dtype, device=real.device
+        )
+        return (real + noise.clamp(margin, 1 - margin)) / self.levels
 
     def inverse(self, u: Tensor) -> Tensor:
         """Return the whole numbers, as `int64`."""
         return (u * self.levels).floor().clamp(0, self.levels - 1).long()
 
+    def _margin(self, dtype: torch.dtype) -> float:
+        margin = torch.finfo(dtype).eps * self.levels
+        if margin > LARGEST_MARGIN:
+            most = int(LARGEST_MARGIN / torch.finfo(dtype).eps)
+            raise ValueError(
+                f"levels is {self.levels}, but {dtype} tells only {most} values and "
+                f"their noise apart: give the data in another dtype (`x.float()`)"
+            )
+        return margin
+
     def log_det(self, x: Tensor) -> Tensor:
         r"""Return $-D \ln L$ for each sample."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        entries = x[0].numel() if len(x) else 0
+        entries = x.shape[1:].numel()
         return torch.full(
             (len(x),), -entries * math.log(self.levels), dtype=dtype, device=x.device
         )

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from invtorch import InvertibleModule
-from invtorch._checks import check_count
+from invtorch._checks import check_count, check_log_det
 from invtorch.engine.restore.context import map_tensors, tensors_in
-from invtorch.flows.bases import Base
+from invtorch.flows.bases import Base, check_latent
 from invtorch.flows.dequantize import Dequantize
 
 
@@ -108,19 +108,33 @@ class Flow(nn.Module):
         Raises:
             RuntimeError: If a layer returns a log-determinant that is not of shape
                 `(batch,)`.
+            TypeError: If the latent variable is complex.
             ValueError: If the base has another shape than the latent variable.
         """
-        given, quantization = x, None
+        quantization = None
         if self.dequantize is not None:
             x, quantization = self.dequantize(x, generator), self.dequantize.log_det(x)
         z, log_det = self.transform.forward_and_log_det(x, *context, **named)
-        _check_log_det(self.transform, log_det, _first(given))
+        check_log_det(type(self.transform).__name__, log_det, z)
         log_prob = self._log_prob_of_base(z, context, named) + log_det
         return log_prob if quantization is None else log_prob + quantization
 
-    def to_latent(self, x: Any, *context: Any, **named: Any) -> Any:
-        """Return the latent variables of data, $f(x)$."""
-        x = x if self.dequantize is None else self.dequantize(x)
+    def to_latent(
+        self,
+        x: Any,
+        *context: Any,
+        generator: torch.Generator | None = None,
+        **named: Any,
+    ) -> Any:
+        """Return the latent variables of data, $f(x)$.
+
+        Args:
+            x: The data.
+            context: What the density is conditioned on.
+            generator: The source of noise, with dequantization.
+            named: The context, by keyword.
+        """
+        x = x if self.dequantize is None else self.dequantize(x, generator)
         return self.transform(x, *context, **named)
 
     def sample(
@@ -135,7 +149,8 @@ class Flow(nn.Module):
 
         Args:
             count: How many; with context, how many for each entry of its batch.
-            context: What the density is conditioned on; its tensors have a batch axis.
+            context: What the density is conditioned on. Its tensors have a batch axis,
+                but for those without axes.
             temperature: A factor of the standard deviation of the base.
             generator: The source of random numbers.
             named: The context, by keyword.
@@ -178,7 +193,7 @@ class Flow(nn.Module):
         options = {"temperature": temperature, "generator": generator}
         z, (args, keywords), batch = self._draw(count, context, named, options)
         x, log_det = self.transform.inverse_and_log_det(z, *args, **keywords)
-        _check_log_det(self.transform, log_det, _first(z))
+        check_log_det(type(self.transform).__name__, log_det, x)
         log_prob = self._log_prob_of_base(z, args, keywords) - log_det
         return _per_context(x, batch, count), _per_context(log_prob, batch, count)
 
@@ -188,7 +203,7 @@ class Flow(nn.Module):
         With dequantization it is an upper bound of the bits that a code for $x$ needs.
         """
         tensors = x if isinstance(x, tuple) else (x,)
-        entries = sum(t[0].numel() for t in tensors)
+        entries = sum(t.shape[1:].numel() for t in tensors)
         log_prob = self.log_prob(x, *context, **named)
         bits: Tensor = -log_prob / (entries * math.log(2))
         return bits
@@ -200,6 +215,9 @@ class Flow(nn.Module):
         if isinstance(self.base, Base):
             log_prob = self.base.log_prob(z, *context, **named)
         else:
+            check_latent(
+                self.base, z, [(*self.base.batch_shape, *self.base.event_shape)]
+            )
             log_prob = self.base.log_prob(z)
         if log_prob.ndim > 1:  # one number for each entry
             log_prob = log_prob.flatten(1).sum(1)
@@ -214,14 +232,14 @@ class Flow(nn.Module):
     ) -> tuple[Any, Any, int | None]:
         """Return latent variables, the repeated context and its batch size, if any."""
         check_count("count", count)
-        if options["temperature"] < 0:
+        if not options["temperature"] >= 0:  # which holds for NaN too
             raise ValueError(
                 f"temperature is {options['temperature']}, but must be at least 0"
             )
         batch = _batch_of((context, named))
         total = count if batch is None else count * batch
         repeated = map_tensors(
-            lambda t: t.repeat_interleave(count, 0), (context, named)
+            lambda t: t.repeat_interleave(count, 0) if t.ndim else t, (context, named)
         )
         args, keywords = repeated
         if isinstance(self.base, Base):
@@ -243,24 +261,9 @@ def _draw_from(base: Distribution, total: int, options: dict[str, Any]) -> Tenso
     return drawn
 
 
-def _check_log_det(module: nn.Module, log_det: Any, x: Tensor) -> None:
-    """Refuse a log-determinant that is not one number for each sample."""
-    if not isinstance(log_det, Tensor) or log_det.shape != (len(x),):
-        shape = tuple(log_det.shape) if isinstance(log_det, Tensor) else type(log_det)
-        raise RuntimeError(
-            f"{type(module).__name__} returned a log-determinant of shape {shape} for "
-            f"a batch of {len(x)}: return one number for each sample, ({len(x)},)"
-        )
-
-
-def _first(state: Any) -> Tensor:
-    tensor: Tensor = state[0] if isinstance(state, tuple) else state
-    return tensor
-
-
 def _batch_of(context: Any) -> int | None:
     """Return the length of the first axis of all tensors of a context, if any."""
-    sizes = sorted({len(t) for t in tensors_in(context)})
+    sizes = sorted({len(t) for t in tensors_in(context) if t.ndim})
     if len(sizes) > 1:
         raise ValueError(
             f"the tensors of the context have {sizes} entries along their first axis: "

@@ -19,7 +19,7 @@ from invtorch import (
     PixelUnshuffle,
     Step,
 )
-from invtorch._checks import check_count
+from invtorch._checks import check_count, check_function
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.engine import GuardPolicy
 from invtorch.nets.set_aside import SetAside, on_first
@@ -129,6 +129,7 @@ class Glow(Composite):
             )
 
         make, stride = conditioner or default, (2,) * dims
+        check_function("conditioner", make)
         members: list[InvertibleModule] = [PixelUnshuffle(stride)]
         for level, c in enumerate(self._channels()):
             inner = [GlowStep(c, make, bound) for _ in range(steps)]

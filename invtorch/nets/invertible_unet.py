@@ -19,7 +19,7 @@ from invtorch import (
     Step,
     WithoutContext,
 )
-from invtorch._checks import check_count
+from invtorch._checks import check_count, check_function
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.engine import GuardPolicy
 from invtorch.nets.set_aside import SetAside, on_first
@@ -115,6 +115,8 @@ class InvertibleUNet(Composite):
         self.resampling = resampling
         if hidden is not None:
             check_count("hidden", hidden)
+        if block is not None:
+            check_function("block", block)
 
         def default(channels: int) -> InvertibleModule:
             return _gated_coupling(channels, hidden or channels, dims)

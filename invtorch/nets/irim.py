@@ -16,6 +16,7 @@ from invtorch import (
     VolumePreserving,
     WithoutContext,
 )
+from invtorch._checks import check_count, check_function
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.engine import GuardPolicy
 from invtorch.keywords import keywords_of
@@ -55,7 +56,8 @@ class IRIM(Composite):
         output has the same shape. The data are passed to `gradient` unchanged.
 
     Raises:
-        TypeError: If a step network is not an `InvertibleModule`.
+        TypeError: If a step network is not an `InvertibleModule`, or the gradient not a
+            function that returns a tensor.
         ValueError: If there is no step network, a step network does not define its
             inverse, the state has too few channels, or the gradient does not have
             the shape of the estimate.
@@ -100,6 +102,11 @@ class IRIM(Composite):
         guard: GuardPolicy | None = "raise",
     ) -> None:
         super().__init__()
+        if not isinstance(step_networks, Iterable):
+            raise TypeError(
+                f"step_networks is a {type(step_networks).__name__}, but must be a "
+                f"list of invertible modules, one for each step"
+            )
         members: list[InvertibleModule] = []
         for network in step_networks:
             members.append(GradientUpdate(gradient, estimate_channels))
@@ -141,6 +148,7 @@ class GradientUpdate(VolumePreserving):
         output has the same shape.
 
     Raises:
+        TypeError: If the gradient is not a function that returns a tensor.
         ValueError: If the state has too few channels, or the gradient does not
             have the shape of the estimate.
 
@@ -158,6 +166,8 @@ class GradientUpdate(VolumePreserving):
 
     def __init__(self, gradient: Callable[..., Tensor], estimate_channels: int) -> None:
         super().__init__()
+        check_function("gradient", gradient)
+        check_count("estimate_channels", estimate_channels)
         self.gradient = gradient
         self.estimate_channels = estimate_channels
 
@@ -208,6 +218,11 @@ class GradientUpdate(VolumePreserving):
     def _gradient(self, state: Tensor, data: Context) -> Tensor:
         estimate, _, _ = self._parts(state)
         grad: Tensor = data.offer(self.gradient, estimate)
+        if not isinstance(grad, Tensor):
+            raise TypeError(
+                f"the gradient is a {type(grad).__name__}, but must be a tensor of the "
+                f"shape of the estimate"
+            )
         if grad.shape != estimate.shape:
             raise ValueError(
                 f"the gradient has shape {tuple(grad.shape)}, but the estimate "

@@ -55,7 +55,7 @@ class Scaling(nn.Module):
     def forward(self, x, c=None, rev=False, jac=True):
         sign = -1 if rev else 1
         shift = self.shift(c)
-        total = sign * self.log_scale * sum(t[0].numel() for t in x)
+        total = sign * self.log_scale * sum(t.shape[1:].numel() for t in x)
         log_det = RETURNED[self.returned](total, len(x[0])) if jac else None
         moved = []
         for t in x:
@@ -226,6 +226,25 @@ def test_a_sign_is_checked_until_it_shows() -> None:
         layer.module.log_scale.fill_(0.2)
     with pytest.raises(RuntimeError, match="must have other signs"):
         layer.forward_and_log_det(vectors())
+
+
+@pytest.mark.parametrize("method", ["forward_and_log_det", "inverse_and_log_det"])
+def test_an_empty_batch_checks_nothing(method) -> None:
+    module = Scaling([(4,)])
+    layer = FromFreia(module)
+    state, log_det = getattr(layer, method)(vectors(0))
+    assert state.shape == (0, 4)
+    assert log_det.shape == (0,)
+    with torch.no_grad():
+        module.log_scale.zero_()
+    forward = module.forward
+
+    def wrong(x, c=None, rev=False, jac=True):
+        return forward(x, c, rev, jac)[0], torch.tensor(1.0)
+
+    module.forward = wrong
+    with pytest.raises(RuntimeError, match="must have other signs"):
+        getattr(layer, method)(vectors())
 
 
 def test_the_check_leaves_modules_as_they_are() -> None:

@@ -254,6 +254,17 @@ def test_deprecated_names_warn() -> None:
             "4",
         ),
         (
+            lambda: memcnn.is_invertible_module(COUPLINGS["naive"](), ()),
+            ValueError,
+            "must be a shape",
+        ),
+        (lambda: memcnn.InvertibleModuleWrapper(3), TypeError, "fn is of type int"),
+        (
+            lambda: memcnn.InvertibleModuleWrapper(COUPLINGS["naive"]())(),
+            TypeError,
+            "without a tensor",
+        ),
+        (
             lambda: memcnn.AffineAdapterSigmoid(nn.Identity())(torch.ones(1, 3)),
             ValueError,
             "even number",

@@ -1,18 +1,15 @@
 """Each script of docs/examples runs in a test; the first one in a few steps here."""
 
-import runpy
 from pathlib import Path
-
-import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
 
-@pytest.mark.parametrize("name", ["own_layer"])
-def test_an_example_runs(name, capsys, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)  # what a script writes stays out of the checkout
-    runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](steps=2)
-    assert capsys.readouterr().out
+def test_an_example_runs(example, capsys, tmp_path) -> None:
+    own = example("own_layer", "matplotlib", "skimage")
+    own["main"](steps=2, depths=(1, 2))
+    assert "bits per pixel" in capsys.readouterr().out
+    assert (tmp_path / "own_layer.png").stat().st_size > 1000
 
 
 def test_every_example_is_run_by_a_test() -> None:

@@ -41,6 +41,17 @@ def test_code_of_the_readme_is_left_as_it_is() -> None:
     assert FENCED.findall(rendered()) == FENCED.findall(README)
 
 
+def test_no_page_tells_to_install_what_belongs_to_somebody_else() -> None:
+    """The package index has another library of this name."""
+    named = 0
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for paragraph in re.split(r"\n\s*\n", page.read_text()):
+            if re.search(r"pip install (-\S+ )*[\"']?invtorch(?![-\w])", paragraph):
+                assert re.search("another|somebody else", paragraph), paragraph
+                named += 1
+    assert named >= 3  # README, installation, FAQ
+
+
 def test_one_version_and_one_address() -> None:
     address = PROJECT["urls"]["Source"]
     assert CITATION["version"] == PROJECT["version"]

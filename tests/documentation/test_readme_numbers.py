@@ -32,6 +32,9 @@ CASES = {
     ("CPU, 100 of them", "time"): (
         *("time", {"case": f"{PAPER}, 64 x 64", "depth": 100}, "ratio"),
     ),
+    ("CPU, additive couplings on tiny states", "time"): (
+        *("time", {"case": "additive coupling, tiny"}, "ratio"),
+    ),
     ("GPU, additive couplings on tiny states", "time"): (
         *("time_cuda", {"case": "additive coupling, tiny"}, "ratio"),
     ),

@@ -43,14 +43,19 @@ def navigation() -> list[str]:
     return re.findall(r"[\w/]+\.md\b", (ROOT / "mkdocs.yml").read_text())
 
 
+def included(match: re.Match[str]) -> str:
+    """Return the file that a page includes, or the section of it."""
+    name, _, section = match[1].partition(":")
+    text = (ROOT / name).read_text()
+    if not section:
+        return text
+    marks = (f"<!-- --8<-- [{end}:{section}] -->" for end in ("start", "end"))
+    return text.split(next(marks))[1].split(next(marks))[0]
+
+
 def text_of(page: Path) -> str:
-    """Return the text of a page with the files that it includes."""
-    return re.sub(
-        r'^--8<-- "(.+)"$',
-        lambda match: (ROOT / match[1]).read_text(),
-        page.read_text(),
-        flags=re.MULTILINE,
-    )
+    """Return the text of a page with what it includes."""
+    return re.sub(r'^--8<-- "(.+)"$', included, page.read_text(), flags=re.MULTILINE)
 
 
 def without_code(text: str) -> str:
@@ -95,8 +100,11 @@ def test_a_page_has_one_title_pictures_have_words_and_code_fits(page) -> None:
 
 def test_the_gallery_has_every_example() -> None:
     scripts = {path.name for path in (DOCS / "examples").glob("*.py")}
-    linked = re.findall(r"\]\((\w+\.py)\)", (DOCS / "examples/index.md").read_text())
+    gallery = (DOCS / "examples/index.md").read_text()
+    linked = re.findall(r"\]\((\w+\.py)\)", gallery)
     assert sorted(linked) == sorted(scripts)
+    pictures = {f"{Path(name).stem}.png" for name in scripts}
+    assert pictures <= {*re.findall(r"images/(\w+\.png)", gallery)}
 
 
 def test_the_site_loads_nothing_from_elsewhere() -> None:
@@ -111,7 +119,7 @@ def site(tmp_path_factory) -> Path:
     pytest.importorskip("l2m4m")
     copy = tmp_path_factory.mktemp("site")
     shutil.copy(ROOT / "mkdocs.yml", copy)
-    for name in ("LICENSE", "CHANGELOG.md"):  # pages include them
+    for name in ("LICENSE", "CHANGELOG.md", "README.md"):  # pages include them
         shutil.copy(ROOT / name, copy)
     for name in ("docs", "overrides", "invtorch"):
         shutil.copytree(ROOT / name, copy / name)

@@ -85,3 +85,15 @@ def test_each_is_of_its_model_and_of_the_published_size(name, fitted) -> None:
 
 def test_there_is_one_for_every_model() -> None:
     assert {*CONFIGS} == {*SIZES, "small", "small_3d"}
+
+
+def test_a_configuration_is_found_from_any_folder(fitted, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    path = "mri_example/configs/small_3d.yaml"
+    task, _, _ = fitted("--config", path)
+    assert type(task.model).__name__ == "IRIM3D"
+    own = tmp_path / path
+    own.parent.mkdir(parents=True)
+    own.write_text("model: ChallengeIRIM\n")  # what lies there counts first
+    task, _, _ = fitted("--config", path)
+    assert type(task.model).__name__ == "ChallengeIRIM"

@@ -38,7 +38,8 @@ def test_mypy(tmp_path) -> None:
 
 
 def test_pyright() -> None:
-    command = shutil.which("pyright") or shutil.which("basedpyright")
+    beside = str(Path(sys.executable).parent)  # without activating the environment
+    command = shutil.which("pyright", path=beside) or shutil.which("pyright")
     if command is None:
         pytest.skip("pyright is not installed")
     options = ["--outputjson", "--pythonpath", sys.executable]

@@ -256,6 +256,15 @@ class TestModules:
         assert _torch.is_view(x[0])
         assert not _torch.is_view(x)
 
+    def test_tensors_of_the_same_memory(self) -> None:
+        x = torch.arange(6.0).view(2, 3)
+        key = _torch.same_as(x)
+        assert _torch.same_as(x.detach()) == key
+        for other in (x.clone(), x[:1], x.T, x.view(3, 2), x.double()):
+            assert _torch.same_as(other) != key
+        x.add_(1)
+        assert _torch.same_as(x) != key
+
     def test_operations_that_no_mode_sees(self) -> None:
         with FlopCounterMode(display=False) as counter, _torch.unseen_by_modes():
             torch.zeros(2, 2) @ torch.zeros(2, 2)

@@ -230,6 +230,8 @@ class FromFreia(InvertibleModule):
             RuntimeError: If they do not cancel.
         """
         tensors = conventions.tensors_of(self._name, state)
+        if not len(tensors[0]):  # nothing can be compared
+            return
         with nodes_ignored(), _evaluating(self.module), torch.enable_grad():
             leaves = tuple(t.detach().clone().requires_grad_() for t in tensors)
             there, log_det = self._log_det(_state(leaves), context, rev)

@@ -52,6 +52,7 @@ from invtorch.replay import (
     PullBack,
     Replay,
     ShiftGraph,
+    StepGraph,
     Tensors,
     alias_of,
     start_of,
@@ -339,7 +340,7 @@ class Call:
             counts = versions(output)
             graph = context.call(replay, self.output_form.of_tensors(output))
             check_output_unmodified(self.label, versions(output) == counts)
-            if isinstance(graph, ShiftGraph):
+            if isinstance(graph, ShiftGraph | StepGraph):
                 return graph
             state, outputs = graph
             return FullGraph(as_tensors(state), self._flat(outputs))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invtorch._torch import same_as
 from invtorch.engine.guard.blocks import Blocks, blocks_of
 from invtorch.precision import is_differentiable, no_autocast
 
@@ -28,8 +30,41 @@ def mark(state: tuple[Tensor, ...]) -> Tensor:
     Returns:
         Shape `(blocks, PROBES + 1)`, first the blocks of the first tensor.
     """
-    state = tuple(t.contiguous() for t in state)  # at most one copy for both
+    return _joined([_mark(t) for t in state])
+
+
+def _mark(tensor: Tensor) -> Tensor:
+    state = (tensor.contiguous(),)  # at most one copy for both
     return torch.cat([fingerprint(state), size(state).unsqueeze(1)], dim=1)
+
+
+class Last:
+    """The numbers of the tensors of the last state.
+
+    States one after another may share a tensor, such as a part that layers leave as it
+    is. It is read once.
+
+    Args:
+        function: Returns the numbers of a state: `mark` or `fingerprint`.
+    """
+
+    def __init__(self, function: Callable[[tuple[Tensor, ...]], Tensor]) -> None:
+        self.function = function
+        self.known: list[tuple[Any, Tensor]] = []
+
+    def __call__(self, state: tuple[Tensor, ...]) -> Tensor:
+        """Return the numbers of a state."""
+        if len(state) == 1:
+            self.known = []
+            return self.function(state)
+        known, self.known = self.known, []
+        for tensor in state:
+            key = same_as(tensor)
+            numbers = next((n for other, n in known if other == key), None)
+            if numbers is None:
+                numbers = self.function((tensor,))
+            self.known.append((key, numbers))
+        return _joined([numbers for _, numbers in self.known])
 
 
 def fingerprint(state: tuple[Tensor, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from invtorch._torch import backward_id, plain_tensors, unseen_by_modes
 from invtorch.engine.guard.anchors import BUDGET, Anchors
 from invtorch.engine.guard.blocks import Blocks, blocks_of, names_of
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
-from invtorch.engine.guard.fingerprint import fingerprint, mark, uncounted
+from invtorch.engine.guard.fingerprint import Last, fingerprint, mark, uncounted
 from invtorch.engine.guard.measurement import Measured, appeared, runs, until_first
 from invtorch.engine.guard.tolerance import (
     distance,
@@ -111,6 +111,7 @@ class Guard:
         self.parts: list[tuple[Blocks, ...]] = []
         self.rows: list[int] = []  # the number of blocks of each state
         self.marks: list[Tensor] = []
+        self.mark, self.fingerprint = Last(mark), Last(fingerprint)
         self.compared: dict[int, list[tuple[int, int, Tensor]]] = {}
         self.dtype = torch.float32
         self.most = ROWS
@@ -143,7 +144,7 @@ class Guard:
         """
         task = backward_id()
         with unseen_by_modes():
-            one = layer, index, _kept(fingerprint(_plain(state)))
+            one = layer, index, _kept(self.fingerprint(_plain(state)))
         if task in self.compared:
             self.compared[task].append(one)
         else:
@@ -174,7 +175,7 @@ class Guard:
         self.parts.append(parts)
         self.rows.append(sum(blocks.number for blocks in parts))
         with unseen_by_modes():
-            self.marks.append(_kept(mark(plain)))
+            self.marks.append(_kept(self.mark(plain)))
 
     def _counts(self, indices: Iterable[int]) -> list[int]:
         return [blocks.number for i in indices for blocks in self.parts[i]]

@@ -318,6 +318,8 @@ CHANGES = st.fixed_dictionaries(
 def test_what_is_changed_after_a_call_has_an_effect(kind, changes, places) -> None:
     net, x = reversible(sequence(), kind=kind), batch()
     net(x)
+    if changes.get("kind", kind) != "momentum":
+        changes.pop("velocity", None)  # it has no effect, and is refused
     for name, value in changes.items():
         setattr(net, name, value)
     for place in places:

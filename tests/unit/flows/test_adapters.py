@@ -233,7 +233,7 @@ class WrongLogDet(LikeNflows):
         (
             lambda: FromNflows(WrongLogDet())(torch.zeros(2, 3)),
             RuntimeError,
-            "one number for each sample",
+            "one real number for each sample",
         ),
         (
             lambda: FromTransform(OfOneNumber()).forward_and_log_det(torch.ones(2, 3)),

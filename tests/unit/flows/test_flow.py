@@ -245,7 +245,7 @@ class WrongLogDet(Uniform):
         (
             lambda: Flow(WrongLogDet(), standard()).log_prob(data()),
             RuntimeError,
-            "one number for each sample",
+            "one real number for each sample",
         ),
         (
             lambda: Flow(network(), standard()).sample(2, temperature=-1.0),

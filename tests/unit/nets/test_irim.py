@@ -147,7 +147,7 @@ def test_the_names_of_the_parameters_do_not_change() -> None:
     [
         (lambda: IRIM([], None), "step_networks is empty"),
         (
-            lambda: GradientUpdate(None, 2)(torch.ones(1, 3, 4)),
+            lambda: GradientUpdate(min, 2)(torch.ones(1, 3, 4)),
             "the state has 3 channels",
         ),
         (

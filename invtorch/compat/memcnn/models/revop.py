@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from invtorch import InvertibleModule, InvertibleSequential
+from invtorch._checks import check_module
 from invtorch.compat.memcnn.models.additive import AdditiveCoupling
 from invtorch.compat.memcnn.models.affine import AffineCoupling
 
@@ -50,6 +51,9 @@ class InvertibleModuleWrapper(nn.Module):
         disable: Whether plain autograd is used, which keeps all activations.
         preserve_rng_state: No effect: random numbers are always restored.
 
+    Raises:
+        TypeError: If `fn` is not an `nn.Module`, or it is called without a tensor.
+
     Examples:
         >>> import invtorch.compat.memcnn as memcnn
         >>> coupling = memcnn.AdditiveCoupling(nn.Conv2d(2, 2, 3, padding=1))
@@ -70,6 +74,7 @@ class InvertibleModuleWrapper(nn.Module):
         preserve_rng_state: bool = False,
     ) -> None:
         super().__init__()
+        check_module("fn", fn)
         self.disable = disable
         self.keep_input = keep_input
         self.keep_input_inverse = keep_input_inverse
@@ -197,7 +202,8 @@ def _shapes(given: Any) -> list[tuple[int, ...]]:
     shapes = given
     if _is_shape(given):
         shapes = [given]
-    if not isinstance(shapes, (tuple, list)) or not all(map(_is_shape, shapes)):
+    listed = isinstance(shapes, (tuple, list)) and len(shapes) > 0
+    if not listed or not all(map(_is_shape, shapes)):
         raise ValueError(
             f"test_input_shape is {given!r}, but must be a shape or a sequence of them"
         )
@@ -230,6 +236,8 @@ def _warn_of_shared(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None
 
 
 def _state(tensors: tuple[Tensor, ...]) -> Any:
+    if not tensors:
+        raise TypeError("an InvertibleModuleWrapper was called without a tensor")
     return tensors[0] if len(tensors) == 1 else tensors
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invtorch.engine.guard.blocks import blocks_of
-from invtorch.engine.guard.fingerprint import PROBES, fingerprint, mark, size
+from invtorch.engine.guard.fingerprint import PROBES, Last, fingerprint, mark, size
 from invtorch.engine.guard.tolerance import distance
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
@@ -154,3 +154,57 @@ def test_the_generator_of_the_program_is_not_touched() -> None:
     before = torch.get_rng_state()
     mark((torch.ones(3, 5, 1237),))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestTensorsThatStatesShare:
+    """Tensors that states one after another share."""
+
+    def numbers(self) -> tuple[Last, list[int]]:
+        read: list[int] = []
+
+        def function(state: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            read.append(len(state))
+            return mark(state)
+
+        return Last(function), read
+
+    @given(st.data())
+    def test_they_are_read_once(self, data: st.DataObject) -> None:
+        last, read = self.numbers()
+        state = tuple(torch.randn(2, 3, 5) for _ in range(data.draw(st.integers(2, 4))))
+        for _ in range(3):
+            new = data.draw(st.integers(0, len(state) - 1))
+            read.clear()
+            state = tuple(
+                torch.randn(2, 3, 5) if i == new else t.detach()
+                for i, t in enumerate(state)
+            )
+            first = not last.known
+            assert torch.equal(last(state), mark(state))
+            assert len(read) == (len(state) if first else 1)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda t: t.add_(1),
+            lambda t: torch.add(t, 1),
+            lambda t: t.view(3, 2, 5),
+            lambda t: t.flip(0),
+            lambda t: t.double(),
+            lambda t: t.as_strided(t.shape, (15, 1, 3)),
+        ],
+    )
+    def test_a_change_is_read(self, change) -> None:
+        last, _ = self.numbers()
+        a, b = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+        last((a, b))
+        state = (change(a), b)
+        assert torch.equal(last(state), mark(state))
+
+    def test_another_tensor_in_the_same_memory_is_read(self) -> None:
+        last, read = self.numbers()
+        b = torch.randn(2, 3, 5)
+        for _ in range(50):  # memory that was freed is used again
+            state = torch.randn(2, 3, 5), b
+            assert torch.equal(last(state), mark(state))
+        assert len(read) == 51
