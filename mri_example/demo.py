@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from mri_example.evaluate import evaluate
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, Reconstructor
 from mri_example.models.irim import Memory
+from mri_example.progress import say
 from mri_example.reconstruct import Method, reconstruct, zero_filled
 from mri_example.training.checkpoints import load, load_checkpoint
 from mri_example.training.data import SliceData
@@ -224,9 +224,3 @@ PICTURES: dict[str, Callable[[Path], Figure]] = {
     "learning_curve.png": lambda out: figures.learning_curve(out / "i-RIM" / "log"),
     "memory_against_depth.png": _memory,
 }
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from mri_example.figures import learning_curve
 from mri_example.metrics import Scores, score
 from mri_example.report import Report, Slice, Table, versions
 from mri_example.training.checkpoints import CONFIGURATION
-from mri_example.training.module import ReconstructionTask
 from mri_example.transforms import (
     center_crop,
     fftc,
     ifftc,
     root_sum_of_squares,
 )
+
+if TYPE_CHECKING:  # `evaluate` imports no Lightning
+    from mri_example.training.module import ReconstructionTask
 
 EACH = 3  # worst slices, and best ones
 CURVES = "Loss of each step and its mean over 30 steps; SSIM of the validation volumes."

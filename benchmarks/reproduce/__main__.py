@@ -30,9 +30,10 @@ from benchmarks.reproduce.table import aligned, markdown, table
 from mri_example import figures
 from mri_example.data.files import whole_file
 from mri_example.data.simulate import Simulation
-from mri_example.demo import UNTRAINED, say
+from mri_example.demo import UNTRAINED
 from mri_example.errors import InputError
 from mri_example.evaluate import evaluate
+from mri_example.progress import say
 from mri_example.reconstruct import Method, reconstruct, zero_filled
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
