@@ -596,8 +596,8 @@ def _blocks_of(
         blocks, place = parent.get_submodule(name), (parent, name)
     if isinstance(blocks, ReversibleBlocks):
         raise ValueError(
-            f"the blocks are converted already: call `restore()` first, or "
-            f"set their options, such as `gamma`"
+            "the blocks are converted already: call `restore()` first, or "
+            "set their options, such as `gamma`"
         )
     listed = [*blocks.children()] if isinstance(blocks, nn.Module) else [*blocks]
     where = f"at {path!r}" if path else "in the model"
