@@ -46,7 +46,8 @@ class Report(NamedTuple):
             f"kept for the backward pass: {self.original / 2**20:.2f} MiB by the "
             f"original, {self.converted / 2**20:.2f} MiB converted",
         ]
-        lines += [f"{name} was left as it is: {why}" for name, why in self.left.items()]
+        for name, why in self.left.items():
+            lines.append(f"block {name} was left as it is: {why}")
         return "\n".join(lines)
 
 
@@ -593,6 +594,11 @@ def _blocks_of(
         *parents, name = path.split(".")
         parent = model.get_submodule(".".join(parents))
         blocks, place = parent.get_submodule(name), (parent, name)
+    if isinstance(blocks, ReversibleBlocks):
+        raise ValueError(
+            "the blocks are converted already: call `restore()` first, or "
+            "set their options, such as `gamma`"
+        )
     listed = [*blocks.children()] if isinstance(blocks, nn.Module) else [*blocks]
     where = f"at {path!r}" if path else "in the model"
     if not listed:

@@ -301,6 +301,17 @@ def test_wrong_options(options, error, message) -> None:
         reversible([Attending()], **options)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_are_converted_once(kind) -> None:
+    model = nn.ModuleDict({"layers": nn.Sequential(Attending(), Attending())})
+    net = reversible(model, "layers", kind=kind)
+    for what in ((model, "layers"), (net,)):
+        with pytest.raises(ValueError, match=r"converted already: call `restore\(\)`"):
+            reversible(*what)
+    net.restore()
+    reversible(model, "layers", kind=kind)
+
+
 @pytest.mark.parametrize("pair", [None, nn.Tanh(), (nn.Tanh(),), (nn.Tanh(), 1)])
 def test_what_split_returns_is_checked(pair) -> None:
     net = reversible([Attending()], kind="two_stream", split=lambda _: pair)
