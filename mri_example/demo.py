@@ -105,6 +105,7 @@ def demo(output: Path = Path("runs/demo")) -> None:
     with whole_file(output / "results.json") as written:
         written.write_text(json.dumps(rows, indent=2) + "\n")
     say(table(rows))
+    say(length(rows[-1]["steps"], TRAINED.trainer))
     say(verdict(rows))
     for name, draw in PICTURES.items():
         figures.save(draw(output), output / name)
@@ -152,6 +153,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return "\n".join([f"{head}    NMSE   PSNR    SSIM", *lines])
+
+
+def length(steps: int, trainer: Mapping[str, Any]) -> str:
+    """Say how much of a training was done before its time was over."""
+    planned = trainer["max_epochs"] * trainer["limit_train_batches"]
+    if steps >= planned:
+        return f"training had all of its {planned} steps"
+    return (
+        f"training had {steps} of {planned} steps, then its time was over: a machine "
+        f"that is faster, or less busy, gets further"
+    )
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -68,7 +68,7 @@ def row(method: str, acceleration: int, psnr: float, ssim: float = 0.5) -> dict:
     return {"method": method, "acceleration": acceleration, **scores}
 
 
-def test_theverdict_counts_all_scores_at_all_accelerations() -> None:
+def test_the_verdict_counts_all_scores_at_all_accelerations() -> None:
     rows = [
         *(row("zero-filled", 4, 25), row("zero-filled", 8, 22)),
         *(row("i-RIM", 4, 28.5, 0.6), row("i-RIM", 8, 23, 0.6)),
@@ -82,6 +82,12 @@ def test_theverdict_counts_all_scores_at_all_accelerations() -> None:
     assert "NOT better than zero-filled in NMSE at 8x, PSNR at 8x (" in found
     rows[2] = row("i-RIM", 4, 28.5, 0.5)
     assert "in SSIM at 4x, NMSE at 8x" in demonstration.verdict(rows)
+
+
+def test_a_training_that_the_clock_ended_is_told() -> None:
+    planned = {"max_epochs": 3, "limit_train_batches": 5}
+    assert "had 7 of 15 steps" in demonstration.length(7, planned)
+    assert "had all of its 15 steps" in demonstration.length(15, planned)
 
 
 def test_all_images_and_all_errors_are_drawn_on_one_scale() -> None:
@@ -101,6 +107,7 @@ def test_the_demo_writes_what_it_says_and_goes_on(small, tmp_path, capsys) -> No
     said = capsys.readouterr().out
     assert "SIMULATED" in said
     assert "better than zero-filled in " in said
+    assert "training had all of its 10 steps" in said
     rows = json.loads((tmp_path / "results.json").read_text())
     assert [(row["method"], row["acceleration"]) for row in rows] == [
         ("zero-filled", 4),
