@@ -288,7 +288,8 @@ def initialize(module: Any, direction: str, state: Any, context: Context) -> Non
     """
     if not module.training:
         return
-    name = type(module).__name__
+    inner, part = module._to_initialize(state)
+    name = type(inner).__name__
     if torch.compiler.is_compiling():
         raise RuntimeError(
             f"{name} initializes from its first input, which torch.compile cannot "
@@ -305,7 +306,6 @@ def initialize(module: Any, direction: str, state: Any, context: Context) -> Non
             f"`fully_shard` gathered: apply it to the layer too, or call the model "
             f"once before"
         )
-    inner, part = module._to_initialize(state)
     context.call(inner.initialize, part)
 
 

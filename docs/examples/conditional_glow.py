@@ -50,7 +50,7 @@ def linear(known, right, new):
     """Return the right half that a ridge regression finds for a new left half."""
     center, mean = known.mean(0), right.float().mean(0)
     x, y = (known - center).flatten(1), (right - mean).flatten(1)
-    weight = torch.linalg.solve(x.T @ x + 30 * torch.eye(x.shape[1]), x.T @ y)
+    weight = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ y)
     return ((new - center).flatten(1) @ weight).view(-1, *mean.shape) + mean
 
 
