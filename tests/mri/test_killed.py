@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.mri.test_command_line import ROOT, configuration, write_volume
 
 KILLED = Path(__file__).with_name("killed.py")
+KILLED_RANK = Path(__file__).with_name("killed_rank.py")
 CHAINS, KILLS = 5, 4
 
 
@@ -71,3 +72,43 @@ def test_a_run_killed_at_any_points_ends_as_if_it_had_never_stopped(
         best = torch.load(root / name / "best.ckpt", weights_only=True)
         kept = torch.load(root / "whole/best.ckpt", weights_only=True)
         assert best["epoch"] == kept["epoch"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two processes")
+@settings(max_examples=1)
+@given(steps=st.tuples(st.integers(1, 5), st.integers(1, 5)))
+def test_one_of_two_processes_is_killed(steps, tmp_path_factory) -> None:
+    """The other one ends too, and the same command goes on."""
+    root = tmp_path_factory.mktemp("root")
+    for split, slices in {"train": 8, "val": 2}.items():
+        write_volume(root / f"data/singlecoil_{split}/file_{split}.h5", slices)
+
+    def train(name: str, *script: str) -> int:
+        config = configuration(
+            root,
+            output=str(root / name),
+            data={"batch_size": 2},
+            trainer={"max_epochs": 3, "devices": 2, "strategy": "ddp"},
+        )
+        ended = subprocess.run(
+            [sys.executable, *script, "fit", "--config", config],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
+        return ended.returncode
+
+    command = "-m", "mri_example"
+    assert train("whole", *command) == 0
+    whole = torch.load(root / "whole/last.ckpt", weights_only=True)
+    for rank, step in enumerate(steps):
+        name = f"killed {rank}"
+        assert train(name, str(KILLED_RANK), str(rank), str(step)) not in (0, None)
+        assert train(name, *command) == 0
+        found = torch.load(root / name / "last.ckpt", weights_only=True)
+        assert found["global_step"] == whole["global_step"] == 6
+        for key, value in whole["state_dict"].items():
+            assert torch.equal(value, found["state_dict"][key]), key
