@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import astuple
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import lightning
@@ -103,8 +105,25 @@ class ReconstructionTask(lightning.LightningModule):
         (seed,) = np.random.SeedSequence(where).generate_state(1)
         torch.manual_seed(int(seed))
 
+    def on_train_epoch_start(self) -> None:
+        """Begin to count slices, seconds and bytes."""
+        self.begun, self.slices = time.perf_counter(), 0
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the slices per second of all ranks, and the largest peak of memory."""
+        rate = self.slices / (time.perf_counter() - self.begun)
+        peak = getrusage(RUSAGE_SELF).ru_maxrss / 1000
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device) / 1e6
+        options: dict[str, Any] = {"sync_dist": True, "on_epoch": True}
+        self.log("slices_per_second", rate, reduce_fx="sum", **options)
+        self.log("peak_memory_mb", peak, reduce_fx="max", **options)
+
     def training_step(self, batch: Sample) -> Tensor:
         """Return the loss of a batch."""
+        self.slices += len(batch.image)
         loss = self.loss(self.model, batch)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.image))
         return loss

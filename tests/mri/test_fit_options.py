@@ -1,6 +1,7 @@
 """What `fit` takes of Lightning, and the checks on top of it."""
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
@@ -179,6 +180,18 @@ def test_two_processes_train_as_one_with_twice_the_batch(model, strategy, root) 
         assert logged(both, metric) == pytest.approx(expected, rel=1e-4)
     loaded = [load(f / "best.ckpt", model=KINDS[model]) for f in (one, both)]
     assert {type(network) for network in loaded} == {KINDS[model]}
+
+
+def test_throughput_and_memory_are_logged_for_each_epoch(root, monkeypatch) -> None:
+    now = itertools.count(step=0.5)  # each look at the clock is half a second later
+    monkeypatch.setattr("mri_example.training.module.time.perf_counter", now.__next__)
+    assert run("fit", "--config", configuration(root, trainer={"max_epochs": 2})) == 0
+    rates = logged(root / "run", "slices_per_second")
+    assert len(rates) == 2
+    assert all(0 < rate <= 8 / 0.5 for rate in rates)  # of eight slices
+    peaks = logged(root / "run", "peak_memory_mb")
+    assert len(peaks) == 2
+    assert 50 < peaks[0] <= peaks[1]  # Python and PyTorch alone take more than 50
 
 
 def test_lines_of_progress(root, capsys, monkeypatch) -> None:
