@@ -51,7 +51,7 @@ class Protocol:
         minutes: Time of a training, which ends it instead of the steps; 0 for none.
     """
 
-    steps: int = 300
+    steps: int = 1200
     slices: int = 2
     size: int = 64
     minutes: float = 0.0
