@@ -137,6 +137,8 @@ class Tape:
     def end(self) -> None:
         """End the forward pass: from now on, states that are not needed are dropped."""
         self.ended = True
+        if self.guard:
+            self.guard.end()
         if self.chain is None:
             self.chain = Chain(self.limit)
         moved = self.quiet.end()

@@ -66,6 +66,10 @@ class Last:
             self.known.append((key, numbers))
         return _joined([numbers for _, numbers in self.known])
 
+    def forget(self) -> None:
+        """Free the numbers: no state follows."""
+        self.known = []
+
 
 def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
     r"""Return a few random projections of each block of a state.

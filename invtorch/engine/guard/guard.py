@@ -134,6 +134,10 @@ class Guard:
         self.eps.append(max(map(eps_of, (self.dtype, *dtypes))))
         self._mark(output)
 
+    def end(self) -> None:
+        """End the forward pass."""
+        self.mark.forget()
+
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Take the mark of a state of the backward pass.
 
@@ -153,6 +157,7 @@ class Guard:
 
     def evaluate(self, task: int) -> None:
         """Evaluate the marks of one backward pass, and raise or warn."""
+        self.fingerprint.forget()
         compared, marks = self.compared.pop(task), _on_cpu(self.marks)
         sizes = self._sizes(marks)
         finite = sizes.isfinite().all(1).tolist()
