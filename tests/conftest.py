@@ -34,6 +34,18 @@ devices.begin()
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Restore the environment variables: processes of later tests inherit them."""
+    before = dict(os.environ)
+    try:
+        return (yield)
+    finally:
+        if before != os.environ:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Add to a report how many examples of a law have passed."""
     report = yield
