@@ -17,10 +17,20 @@ from invtorch import (
 from invtorch._torch import submodules_of
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.convert.residual import Residual, rest_collected, state_of
-from invtorch.convert.trial import copied, evaluating, unchanged
+from invtorch.convert.trial import (
+    contains,
+    copied,
+    evaluating,
+    outside_inference_mode,
+    unchanged,
+)
 from invtorch.engine import GuardPolicy
 from invtorch.planning import measure_memory
 
+NO_SUM = (
+    "returns no sum with its input, so it is no residual block (residual=False is for "
+    "blocks that return f(x) alone)"
+)
 KINDS = ("momentum", "two_stream", "checkpoint")
 Split = Callable[[nn.Module], tuple[nn.Module, nn.Module]]
 
@@ -59,10 +69,11 @@ class ReversibleBlocks(nn.Module):
     of them: it is a sequence of one module. Attributes of the first block are found.
     Further arguments of a call are passed to all blocks.
 
-    Blocks that change the shape of their input cannot be inverted. They are found at
-    the first call, in which every block is evaluated once more without gradients, in
-    evaluation mode, with copies of its arguments. They run as they are. The same
-    happens at the first call after a block or an option, such as `gamma`, was changed.
+    Blocks that change the shape of their input cannot be inverted, and blocks that do
+    not return a sum with their input are no residual blocks. They are found at the
+    first call, in which every block is evaluated once more in evaluation mode, with
+    copies of its arguments. They run as they are. The same happens at the first call
+    after a block or an option, such as `gamma`, was changed.
 
     A `TransformerEncoder` of PyTorch uses no nested tensors while its blocks are
     converted by momentum or in two streams.
@@ -288,31 +299,49 @@ class ReversibleBlocks(nn.Module):
         if len(self.left) == len(self._blocks()):
             name, why = next(iter(self.left.items()))
             raise ValueError(
-                f"no block can be converted: block {name} {why}; give blocks that keep "
-                f"the shape and dtype of their input"
+                f"no block can be converted: block {name} {why}; give residual blocks "
+                f"that keep the shape and dtype of their input"
             )
         return segments
 
     def _changing(
         self, x: Tensor, context: tuple[Any, ...], named: dict[str, Any]
     ) -> dict[str, str]:
-        """Return the blocks that change shape or dtype, and how."""
+        """Return the blocks that cannot be converted, and why."""
         if self.kind == "checkpoint":
             return {}
         changing = {}
-        with evaluating(self):
+        with evaluating(self), outside_inference_mode(self):
             args, keywords = copied((context, named))
             for name, block in self._blocks():
-                # a copy, because a block that changes it in place is refused later
-                given = x.clone()
-                y = state_of(name, block(given, *args, **keywords), self.output)
+                y, summed = self._tried(name, block, x, args, keywords)
                 if y.shape != x.shape:
                     shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
                     changing[name] = f"changes the shape from {shapes}"
                 elif (y if self.residual else x + y).dtype != x.dtype:
                     changing[name] = f"changes the dtype from {x.dtype} to {y.dtype}"
+                elif not summed:
+                    changing[name] = NO_SUM
                 x = y if self.residual or name in changing else x + y
         return changing
+
+    def _tried(
+        self,
+        name: str,
+        block: nn.Module,
+        x: Tensor,
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> tuple[Tensor, bool]:
+        """Return what a block makes of a state, and whether the state is part of it."""
+        # a copy, because a block that changes it in place is refused later
+        leaf = x.detach().clone()
+        if not self.residual or torch.is_inference_mode_enabled():
+            return state_of(name, block(leaf, *args, **keywords), self.output), True
+        with torch.enable_grad():
+            given = leaf.requires_grad_().clone()
+            y = state_of(name, block(given, *args, **keywords), self.output)
+        return y.detach(), contains(y, leaf)
 
     def _run_of(self, run: list[tuple[str, nn.Module]]) -> list[tuple[str, Any]]:
         if not run:
@@ -521,7 +550,8 @@ def reversible(
         path: Where the blocks are in the model, such as `"encoder.layers"`. They are
             replaced there. Without a path the model itself must be the blocks.
         kind: One of the kinds above.
-        residual: Whether the blocks return $x + f(x)$, and not $f(x)$ alone.
+        residual: Whether the blocks return $x + f(x)$, and not $f(x)$ alone. Blocks
+            that do not are found at the first call, and run as they are.
         gamma: The factor of the velocity, between 0 and 1.
         velocity: Computes the first velocity from the first state; zeros by default.
             If it is a module, its parameters are those of the converted blocks too, and
@@ -541,8 +571,8 @@ def reversible(
         TypeError: If the model is neither a module nor a sequence of them, or an option
             is of another type.
         ValueError: If an option is unknown or has no effect, there are no blocks, one
-            has the name of an attribute, or all of them change the shape (at the first
-            call).
+            has the name of an attribute, or none of them can be converted (at the
+            first call).
         AttributeError: If nothing is at the path.
 
     Examples:

@@ -15,6 +15,22 @@ from invtorch._torch import tree_map
 from invtorch.engine.restore.context import map_tensors
 
 Tree = TypeVar("Tree")
+PRODUCTS = (
+    "Addmm",
+    "Addmv",
+    "Baddbmm",
+    "Bmm",
+    "Convolution",
+    "CudnnConvolution",
+    "Dot",
+    "Linear",
+    "MkldnnConvolution",
+    "Mm",
+    "Mv",
+    "NativeMultiHeadAttention",
+    "ScaledDotProduct",
+    "SlowConv",
+)  # nodes of autograd that mix the entries of what they are given
 KEPT = (bool, int, float, complex, str, bytes, type(None), nn.Module)
 
 
@@ -32,6 +48,9 @@ def unchanged(module: nn.Module) -> Iterator[None]:
             yield
         finally:
             for owner, name, buffer, value in buffers:
+                if buffer.requires_grad and not value.requires_grad:
+                    with torch.inference_mode(False):  # else it has no effect
+                        buffer.detach_()
                 with torch.no_grad():
                     buffer.copy_(value)
                 setattr(owner, name, buffer)
@@ -48,6 +67,44 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+@contextmanager
+def outside_inference_mode(module: nn.Module) -> Iterator[None]:
+    """Leave the inference mode, in which there are no graphs, for `no_grad`.
+
+    A module with tensors that were made in the inference mode can have no graph.
+    """
+    if any(t.is_inference() for t in (*module.parameters(), *module.buffers())):
+        yield
+    else:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+
+
+def contains(y: Tensor, x: Tensor) -> bool:
+    """Return whether a function $y$ of $x$ has a term in which $x$ stands by itself.
+
+    In the graph of $y$ some path leads to the leaf $x$ without a matrix product or a
+    convolution: through sums, normalizations and other functions of entries. It is so
+    for $x + f(x)$ and for what follows it, and not for $f(x)$ alone. A node of a kind
+    that is not known counts as such a path. So does a result without a graph.
+    """
+    if y.grad_fn is None:
+        return True
+    return any(getattr(n, "variable", None) is x for n in _without_products(y.grad_fn))
+
+
+def _without_products(node: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph that are reached without a product."""
+    found, seen = [node], {node}
+    while found:
+        node = found.pop()
+        yield node
+        if not node.name().startswith(PRODUCTS):
+            new = {before for before, _ in node.next_functions if before} - seen
+            seen |= new
+            found += new
 
 
 def copied(context: Tree) -> Tree:

@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,41 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
     names: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
+
+
+def started(line: str, folder: Path) -> subprocess.Popen:
+    """Start a command of a page with `torchrun`, of one process for four."""
+    line = line.replace("\\\n", " ").replace("--nproc-per-node 4", "--nproc-per-node 1")
+    program, *options = shlex.split(line)
+    assert program == "torchrun"
+    run = [sys.executable, "-m", "torch.distributed.run", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(run, cwd=folder, **pipes)
+
+
+def test_the_script_for_many_processes_runs_with_the_commands_beside_it(
+    tmp_path, monkeypatch
+) -> None:
+    """On one machine, and as two nodes, which here are one machine too."""
+    page = ROOT / "docs/howto/cluster.md"
+    (script,) = blocks(page, "python")
+    (tmp_path / "train.py").write_text(script)
+    one, two, *_ = blocks(page, "bash")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    two = two.replace("FIRST_NODE:29500", address)
+    for lines in ([one], [two, two]):
+        agents = [started(line, tmp_path) for line in lines]
+        try:
+            said = [agent.communicate(timeout=300)[0] for agent in agents]
+        finally:
+            for agent in agents:
+                agent.kill()
+        assert [agent.returncode for agent in agents] == [0] * len(lines), said
+        for rank in range(len(lines)):
+            assert f"process {rank} of {len(lines)}: " in "".join(said)
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))

@@ -211,7 +211,7 @@ class Strided(nn.Module):
         self.conv = nn.Conv1d(4, 4, 3, stride=2, padding=1)
 
     def forward(self, x):
-        return self.conv(x)
+        return x[..., ::2] + self.conv(x)
 
 
 @given(st.sampled_from(CHANGING), st.integers(2, 9))
