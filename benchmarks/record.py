@@ -21,7 +21,7 @@ def write(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> No
     record = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": read_commit(),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -47,7 +47,7 @@ def read(name: str) -> dict[str, Any]:
     return record
 
 
-def _commit() -> str:
+def read_commit() -> str:
     """Name the commit, and whether anything but results was changed since."""
     commit = _git("rev-parse", "--short=12", "HEAD")
     changed = _git("status", "--porcelain", "--", ":/", f":(exclude){RESULTS}")

@@ -110,8 +110,9 @@ def reconstruct(
     Args:
         data: Folder of files in the fastMRI layout; those that bring a mask keep it.
         output: Folder for files of the same names, data set reconstruction.
-        checkpoint: A trained model, .ckpt or .safetensors; without one the
-            zero-filled images are written.
+        checkpoint: A trained model, .ckpt or .safetensors, or the name of one in
+            mri_example/trained, such as heads; without one the zero-filled images are
+            written.
         masks: How files without a mask are undersampled.
         device: For example cpu or cuda; a GPU is used if there is one.
         batch_size: Slices that are reconstructed at once.

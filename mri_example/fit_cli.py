@@ -35,7 +35,7 @@ def parser_of(**about: Any) -> FitParser:
     parser = FitParser(**about)
     text = "Folder for best.ckpt, last.ckpt and log/; a run goes on there."
     parser.add_argument("--output", type=Path, required=True, help=text)
-    text = "A trained model, .ckpt or .safetensors, to start from."
+    text = "A trained model, a file or the name of one that is shipped, to start from."
     parser.add_argument("--init", type=Path | None, default=None, help=text)
     text = "What all randomness follows."
     parser.add_argument("--seed_everything", type=int, default=0, help=text)

@@ -22,6 +22,7 @@ from mri_example.paths import check_file
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
 SUFFIX, PREFIX = ".safetensors", "model."
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError)
+SHIPPED = Path(__file__).parents[1] / "trained"
 OTHER = "train into another folder"
 
 
@@ -99,7 +100,8 @@ def load(
     """Load a trained model, ready for inference.
 
     Args:
-        path: A checkpoint such as `best.ckpt`, or a file that `export` wrote.
+        path: A checkpoint such as `best.ckpt`, a file that `export` wrote, or the name
+            of one in `mri_example/trained`.
         device: Where to put the model.
         model: Its class, if that is not one of this package: what is not named here
             is not imported.
@@ -107,6 +109,8 @@ def load(
     Raises:
         InputError: If the file is neither, or is damaged.
     """
+    shipped = SHIPPED / f"{path}{SUFFIX}"
+    path = shipped if shipped.is_file() and not path.exists() else path
     read = _read_export if path.suffix == SUFFIX else _read_checkpoint
     configuration, tensors = read(path, device)
     try:
@@ -151,16 +155,19 @@ def _read_export(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Any
 
 
 def export(
-    checkpoint: Path, output: Path, model: type[Reconstructor] | None = None
+    checkpoint: Path,
+    output: Path,
+    model: type[Reconstructor] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write the model of a checkpoint as one safetensors file.
 
     The metadata hold the configuration of model, masks and training as JSON. `model` is
-    that of `load`.
+    that of `load`; weights of another `dtype` become float32 when they are loaded.
     """
     _check_ending(output)
     configuration = load_checkpoint(checkpoint)[CONFIGURATION]
-    _save(load(checkpoint, model=model), configuration, output)
+    _save(load(checkpoint, model=model).to(dtype), configuration, output)
 
 
 def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:
