@@ -16,20 +16,10 @@ from invtorch.engine.restore.context import map_tensors
 
 Tree = TypeVar("Tree")
 PRODUCTS = (
-    "Addmm",
-    "Addmv",
-    "Baddbmm",
-    "Bmm",
-    "Convolution",
-    "CudnnConvolution",
-    "Dot",
-    "Linear",
-    "MkldnnConvolution",
-    "Mm",
-    "Mv",
-    "NativeMultiHeadAttention",
-    "ScaledDotProduct",
-    "SlowConv",
+    *("Addmm", "Addmv", "Baddbmm", "Bmm", "Dot", "Linear", "Matmul", "Mm", "Mv"),
+    *("Conv", "CudnnConv", "MkldnnConv", "MiopenConv", "SlowConv"),
+    *("CudnnRnn", "MkldnnRnn", "MiopenRnn", "SparseAddmm"),
+    *("NativeMultiHeadAttention", "ScaledDotProduct"),
 )  # nodes of autograd that mix the entries of what they are given
 KEPT = (bool, int, float, complex, str, bytes, type(None), nn.Module)
 
