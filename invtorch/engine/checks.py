@@ -428,6 +428,26 @@ def reached(
     return tuple(t for t in tensors if (t.grad_fn or id(t)) in found)
 
 
+def inputs_reached(
+    inputs: Sequence[Tensor], state: Sequence[Tensor], ends: Iterable[Node]
+) -> list[bool | None]:
+    """Return on which inputs nodes depend; `None` where one is a part of the state."""
+    own = {*map(_place_of, state)}
+    places = [*map(_place_of, inputs)]
+    stops = {node for node, _ in own.union(places) if isinstance(node, Node)}
+    found: set[tuple[object, int]] = {(end, 0) for end in ends if end in stops}
+    for node in _nodes(ends, {*stops}):
+        found.add((id(_leaf_of(node)), 0))
+        found.update(edge for edge in node.next_functions if edge[0] in stops)
+    return [None if place in own else place in found for place in places]
+
+
+def _place_of(tensor: Tensor) -> tuple[object, int]:
+    """Return where a tensor is in a graph: the output of a node, or a leaf."""
+    node = tensor.grad_fn
+    return (id(tensor), 0) if node is None else (node, tensor.output_nr)
+
+
 def _nodes(
     ends: Iterable[Node], stops: set[Node | None], met: set[object] | None = None
 ) -> Iterator[Node]:
