@@ -245,7 +245,9 @@ class NodesCounted:
             self.whole = Nodes.since(self.start, self.state, self.outputs, self.below)
         self.state, self.outputs, self.below = None, (), frozenset()
 
-    def add(self, network: nn.Module, start: tuple[int, int], x: Tensor, y: Any) -> None:
+    def add(
+        self, network: nn.Module, start: tuple[int, int], x: Tensor, y: Any
+    ) -> None:
         """Note the nodes of a conditioner that was given `x` and returned `y`."""
         self.counts.append((network, Nodes.since(start, (x,), y, self.below)))
 

@@ -127,9 +127,7 @@ LAYERS: dict[str, Callable[[Callable[[int], nn.Module]], InvertibleModule]] = {
 }
 
 
-def network(
-    drawn: list[tuple], seed: int, **options: object
-) -> InvertibleSequential:
+def network(drawn: list[tuple], seed: int, **options: object) -> InvertibleSequential:
     torch.manual_seed(seed)
     layers = [
         LAYERS[name](lambda outputs, k=kind, s=source, t=turns: k(outputs, s(t)))
