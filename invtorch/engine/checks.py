@@ -337,6 +337,33 @@ def check_same_branch(label: str, same: bool) -> None:
         )
 
 
+def check_same_inputs(
+    label: str,
+    reached: Sequence[bool | None],
+    again: Sequence[bool | None],
+    method: str | None,
+) -> None:
+    """Refuse a replay that depends on other parameters than the forward pass.
+
+    Args:
+        label: The name of the layer in messages.
+        reached: On which ones the forward pass depends; `None` if it is not known.
+        again: On which ones the replay depends.
+        method: The method of the layer that evaluated it, if it has one for that.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    pairs = zip(reached, again, strict=True)
+    if all(before is None or before == now for before, now in pairs):
+        return
+    way = "set memory='store'" if method is None else f"correct its `{method}`"
+    raise RuntimeError(
+        f"{label} depended on other parameters or context in its replay than in the "
+        f"forward pass: draw by a generator on the module, or {way}"
+    )
+
+
 # --- gradients ------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from invtorch.engine.checks import (
     check_own_tensors,
     check_parts,
     check_same_branch,
+    check_same_inputs,
     check_shapes,
     check_unmodified,
     inputs_reached,
@@ -393,18 +394,19 @@ class Call:
         flags = [t.requires_grad for t in self.context_tensors]
         compiled = any(map(_torch.is_compiled, self.environment.parts))
         # a graph that is cut at tensors that somebody holds has other nodes
-        if flags == self.flags and not compiled and not self.held:
-            inputs = tuple(stand_ins.values())
-            found_again = inputs_reached(inputs, graph.leaves, graph.ends)
-            pairs = zip(self.reached, found_again, strict=True)
-            same = all(a is None or a == b for a, b in pairs)
-            check_same_branch(self.label, same and not self.nodes.differ(nodes))
+        comparable = flags == self.flags and not compiled and not self.held
+        if comparable:
+            check_same_branch(self.label, not self.nodes.differ(nodes))
         inside = [t for t in found if t is not None]
         others = (*stand_ins.values(), *inside)
         own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]
         known = (*graph.leaves, *others, *fixed)
         check_closed(self.label, known, graph.ends, self.context)
+        if comparable:
+            again = inputs_reached((*stand_ins.values(),), graph.leaves, graph.ends)
+            method = REPLAYS[self.direction.name] if whole is None else None
+            check_same_inputs(self.label, self.reached, again, method)
         pull_back: PullBack = functools.partial(graph.pull_back, others)
         if len(inside) < len(found):
             pull_back = skipping(pull_back, found)
