@@ -26,6 +26,7 @@ from torch._C import _len_torch_function_stack
 from torch._subclasses import FakeTensor
 from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import Node as AutogradNode
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -49,6 +50,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = [
     "CONVOLVE",
     "HOOKS",
+    "LEAF",
     "RUN_BACKWARD",
     "Convolution",
     "DispatchMode",
@@ -88,6 +90,7 @@ __all__ = [
     "modules_inside",
     "nodes_created",
     "normalized_weight",
+    "number_of",
     "parameters_of",
     "parametrization_cache",
     "plain_tensors",
@@ -98,6 +101,7 @@ __all__ = [
     "same_values",
     "saved_tensors_hooks_now",
     "set_function_modes",
+    "shapes_of",
     "specialize_sizes",
     "start_recording_allocations",
     "submodules_of",
@@ -243,6 +247,28 @@ def nodes_created() -> int:
     """
     number: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
     return number
+
+
+LEAF = 2**64 - 1  # the number of a node that accumulates a gradient
+
+
+def number_of(node: AutogradNode) -> int:
+    """Return how many nodes its thread had created before a node; `LEAF` for a leaf.
+
+    Without: as for `nodes_created`.
+    """
+    number: int = node._sequence_nr()
+    return number
+
+
+def shapes_of(node: AutogradNode) -> tuple[Any, ...]:
+    """Return the shapes of what the operation of a node returned.
+
+    Without: none; a replay that takes a branch of another width would not be noticed
+    where both return the same values.
+    """
+    results = node._input_metadata
+    return tuple([None if r.is_nested_tensor else r.shape for r in results])
 
 
 def frames_compiled() -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from invtorch import _torch
 from invtorch._checks import check_log_det
 from invtorch.keywords import all_keywords, check_keywords, taken
 from invtorch.module import OPPOSITE, Inverse, InvertibleModule, no_log_det
@@ -189,6 +190,21 @@ def elementary(steps: Sequence[Step]) -> list[Step]:
                 for s in elementary(inner)
             ]
     return flat
+
+
+def more_than_its_steps(module: InvertibleModule) -> str:
+    """Return what a composite or an inverse view does besides its steps, if anything.
+
+    Its steps cannot stand for it then.
+    """
+    if _torch.has_hooks(module):
+        return "has hooks"
+    base = Composite if isinstance(module, Composite) else Inverse
+    for name in OPPOSITE:
+        redefined = getattr(type(module), name) is not getattr(base, name)
+        if redefined or name in vars(module):
+            return f"redefines {name}"
+    return ""
 
 
 def inner_steps(step: Step) -> list[Step] | None:

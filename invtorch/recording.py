@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from invtorch import _torch
 from invtorch._torch import untraced
@@ -107,7 +108,7 @@ class _Running(threading.local):
     counting = False
     around: Around | None = None
     ignored = 0  # nodes that are no part of what a layer computes
-    counts: Counts | None = None
+    counted: NodesCounted | None = None
 
 
 _running = _Running()
@@ -139,61 +140,119 @@ class Recording:
 
 
 class Nodes(NamedTuple):
-    """How many nodes an evaluation added to the graph.
+    """The nodes that an evaluation added to the graph.
 
     Attributes:
-        number: `None` if it is not known.
-        layouts: The memory layouts of what was evaluated. With another one, operations
-            such as `reshape` copy, and those in place add other nodes.
+        number: How many; `None` if it is not known.
+        shapes: What those returned that the result depends on, in their order; `None`
+            if it is not known.
+        layouts: The memory layouts of what was evaluated, and whether it needs a
+            gradient. With others, operations such as `reshape` copy, and there are
+            other nodes.
     """
 
     number: int | None
+    shapes: list[tuple[Any, ...]] | None
     layouts: tuple[Any, ...]
 
     @classmethod
-    def since(cls, start: tuple[int, int], inputs: tuple[Tensor, ...]) -> Nodes:
-        """Count the nodes since `start`. An input without gradient adds fewer."""
-        known = all(t.requires_grad or _is_discrete(t) for t in inputs)
-        number = _since(start) if known else None
-        return cls(number, tuple(map(_layout, inputs)))
+    def since(
+        cls,
+        start: tuple[int, int],
+        inputs: tuple[Tensor, ...],
+        outputs: Any,
+        below: frozenset[Node],
+    ) -> Nodes:
+        """Count the nodes since `start`.
+
+        Args:
+            start: What `_nodes` returned then.
+            inputs: What is evaluated.
+            outputs: What the evaluation returned.
+            below: Nodes of other tensors that the evaluation reads.
+        """
+        number = _since(start)
+        ends = () if number is None else _torch.tree_leaves(outputs)
+        nodes = [t.grad_fn for t in ends if isinstance(t, Tensor)]
+        known = below.union(t.grad_fn for t in inputs if t.grad_fn is not None)
+        shapes = _shapes([n for n in nodes if n is not None], start[0], known)
+        return cls(number, shapes, tuple(map(_layout, inputs)))
 
     def differ(self, other: Nodes) -> bool:
         """Return whether the evaluations took different branches."""
-        numbers = self.number, other.number
-        comparable = None not in numbers and self.layouts == other.layouts
-        return comparable and self.number != other.number
+        if self.layouts != other.layouts or None in (self.number, other.number):
+            return False
+        unknown = self.shapes is None or other.shapes is None
+        return self.number != other.number or not (
+            unknown or self.shapes == other.shapes
+        )
+
+
+def _shapes(
+    ends: list[Node], start: int, below: frozenset[Node]
+) -> list[tuple[Any, ...]] | None:
+    """Return the shapes of what nodes since `start` returned, down to `below`.
+
+    Another thread counts its nodes on its own. If the evaluation used one, or read a
+    tensor that is not known, the result is `None`.
+    """
+    found: dict[Node, tuple[int, tuple[Any, ...]]] = {}
+    pending = ends
+    while pending:
+        node = pending.pop()
+        if node in found or node in below:
+            continue
+        number = _torch.number_of(node)
+        if number == _torch.LEAF:
+            continue
+        if number < start:
+            return None
+        found[node] = number, _torch.shapes_of(node)
+        pending += [parent for parent, _ in node.next_functions if parent is not None]
+    return [shapes for _, shapes in sorted(found.values())]
 
 
 Counts = list[tuple[nn.Module, Nodes]]
 
 
 class NodesCounted:
-    """Count the nodes that a call, and each conditioner in it, adds to the graph.
+    """Note the nodes that a call, and each conditioner in it, adds to the graph.
 
-    A replay that adds another number than the forward pass has taken another branch.
+    A replay that adds others than the forward pass has taken another branch.
 
     Args:
         state: The state of the call; `None` if only its conditioners are evaluated.
+        others: Further tensors that it reads.
     """
 
-    def __init__(self, state: tuple[Tensor, ...] | None) -> None:
+    def __init__(
+        self, state: tuple[Tensor, ...] | None, others: Iterable[Tensor]
+    ) -> None:
         self.state = state
+        self.outputs: Any = ()  # what the call returned
+        self.below = frozenset(t.grad_fn for t in others if t.grad_fn is not None)
         self.counts: Counts = []
-        self.whole = Nodes(None, ())
+        self.whole = Nodes(None, None, ())
 
     def __enter__(self) -> None:
-        self.outside = _running.counting, _running.counts
-        _running.counting, _running.counts = True, self.counts
+        self.outside = _running.counting, _running.counted
+        _running.counting, _running.counted = True, self
         self.start = _nodes()
 
     def __exit__(self, *_: object) -> None:
-        _running.counting, _running.counts = self.outside
+        _running.counting, _running.counted = self.outside
         if self.state is not None:
-            self.whole = Nodes.since(self.start, self.state)
-        self.state = None
+            self.whole = Nodes.since(self.start, self.state, self.outputs, self.below)
+        self.state, self.outputs, self.below = None, (), frozenset()
+
+    def add(
+        self, network: nn.Module, start: tuple[int, int], x: Tensor, y: Any
+    ) -> None:
+        """Note the nodes of a conditioner that was given `x` and returned `y`."""
+        self.counts.append((network, Nodes.since(start, (x,), y, self.below)))
 
     def differ(self, replay: NodesCounted) -> bool:
-        """Return whether a replay has added another number of nodes.
+        """Return whether a replay has added other nodes.
 
         It may evaluate the conditioners in another order.
         """
@@ -237,20 +296,20 @@ def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
 def _counted(network: nn.Module, x: Tensor, context: Context) -> Any:
     if not _running.counting:
         return context.offer(network, x)
-    counts, start = _running.counts, _nodes()
+    counted, start = _running.counted, _nodes()
+    assert counted is not None
     _running.counting = False
     try:
         output = context.offer(network, x)
     finally:
         _running.counting = True
-    assert counts is not None
-    counts.append((network, Nodes.since(start, (x,))))
+    counted.add(network, start, x, output)
     return output
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     strides = tensor.stride() if tensor.layout is torch.strided else ()
-    return type(tensor), strides, _torch.is_view(tensor)
+    return type(tensor), strides, _torch.is_view(tensor), tensor.requires_grad
 
 
 @contextmanager
@@ -271,10 +330,6 @@ def _since(start: tuple[int, int]) -> int | None:
     """Return the nodes created since; `None` if something was compiled meanwhile."""
     nodes, frames = _nodes()
     return nodes - start[0] if frames == start[1] else None
-
-
-def _is_discrete(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def initialize(module: Any, direction: str, state: Any, context: Context) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from invtorch._checks import check_count
-from invtorch.composite import Composite, Step, elementary
+from invtorch.composite import Composite, Step, inner_steps, more_than_its_steps
 from invtorch.containers.sequential import invertible
 from invtorch.module import (
+    MEMORY,
     InvertibleModule,
     MemoryStrategy,
     VolumePreserving,
@@ -29,7 +30,8 @@ class OnPart(Composite):
     $$ (x_1, \ldots, x_i, \ldots, x_n) \mapsto (x_1, \ldots, f(x_i; c), \ldots, x_n) $$
 
     The layers inside of `module` are layers of the container around: each is inverted
-    and differentiated on its own, so memory does not depend on how many there are.
+    and differentiated on its own, so memory does not depend on how many there are. A
+    composite inside that has hooks, or a direction of its own, is one layer.
 
     Args:
         module: The module $f$.
@@ -56,25 +58,53 @@ class OnPart(Composite):
         self.module = invertible(module)
         self.index = index
         # wrappers of the layers inside, which are registered in `module` only
-        self._wrapped: dict[InvertibleModule, PartLayer] = {}
+        self._wrapped: dict[Any, PartLayer] = {}
         self.chain()
 
     def chain(self) -> Sequence[Step]:
         """Apply each layer inside of the module to the tensor."""
+        inner = _steps_inside(Step(self.module), "invert")
+        before = self._wrapped
+        self._wrapped = {
+            key: before.get(key) or PartLayer(*key)
+            for key in ((step.module, self.index, memory) for step, memory in inner)
+        }
         return [
-            step._replace(module=self._on_part(step.module))
-            for step in elementary([Step(self.module)])
+            step._replace(module=self._on_part(step.module, memory))
+            for step, memory in inner
         ]
 
     def extra_repr(self) -> str:
         """Show which tensor."""
         return f"index={self.index}"
 
-    def _on_part(self, module: InvertibleModule) -> PartLayer:
-        wrapped = self._wrapped.get(module)
-        if wrapped is None or wrapped.index != self.index:
-            self._wrapped[module] = wrapped = PartLayer(module, self.index)
+    def _on_part(self, module: InvertibleModule, memory: MemoryStrategy) -> PartLayer:
+        wrapped = self._wrapped[module, self.index, memory]
+        wrapped.training = module.training  # it is no submodule of anything
         return wrapped
+
+
+def _steps_inside(
+    step: Step, memory: MemoryStrategy
+) -> list[tuple[Step, MemoryStrategy]]:
+    """Return the layers inside of a module, each with the memory strategy around it.
+
+    A composite whose steps cannot stand for it counts as a layer.
+    """
+    inner = inner_steps(step)
+    if inner is None or more_than_its_steps(step.module):
+        return [(step, memory)]
+    memory = _most(memory, step.module.memory)
+    return [
+        (s._replace(context=s.context and step.context), strategy)
+        for one in inner
+        for s, strategy in _steps_inside(one, memory)
+    ]
+
+
+def _most(memory: MemoryStrategy, own: str | None) -> MemoryStrategy:
+    """Return the strategy that keeps more; `None` and `"auto"` keep nothing."""
+    return max(memory, own, key=MEMORY.index) if own in MEMORY else memory
 
 
 class Parallel(Composite):
@@ -130,17 +160,26 @@ class Parallel(Composite):
 
 
 class PartLayer(InvertibleModule):
-    """One layer that acts on one tensor of the state; see `OnPart`."""
+    """One layer that acts on one tensor of the state; see `OnPart`.
 
-    def __init__(self, module: InvertibleModule, index: int) -> None:
+    Args:
+        module: The layer.
+        index: Which tensor.
+        around: The memory strategy of the containers around it, in the `OnPart`.
+    """
+
+    def __init__(
+        self, module: InvertibleModule, index: int, around: MemoryStrategy
+    ) -> None:
         super().__init__()
         self.module = module
         self.index = index
+        self.around = around
 
     @property
     def memory(self) -> MemoryStrategy | None:
         """The memory strategy of the layer."""
-        return self.module.memory
+        return _most(self.around, self.module.memory)
 
     @memory.setter
     def memory(self, memory: MemoryStrategy | None) -> None:

@@ -337,6 +337,33 @@ def check_same_branch(label: str, same: bool) -> None:
         )
 
 
+def check_same_inputs(
+    label: str,
+    reached: Sequence[bool | None],
+    again: Sequence[bool | None],
+    method: str | None,
+) -> None:
+    """Refuse a replay that depends on other parameters than the forward pass.
+
+    Args:
+        label: The name of the layer in messages.
+        reached: On which ones the forward pass depends; `None` if it is not known.
+        again: On which ones the replay depends.
+        method: The method of the layer that evaluated it, if it has one for that.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    pairs = zip(reached, again, strict=True)
+    if all(before is None or before == now for before, now in pairs):
+        return
+    way = "set memory='store'" if method is None else f"correct its `{method}`"
+    raise RuntimeError(
+        f"{label} depended on other parameters or context in its replay than in the "
+        f"forward pass: draw by a generator on the module, or {way}"
+    )
+
+
 # --- gradients ------------------------------------------------------------------------
 
 
@@ -426,6 +453,26 @@ def reached(
     for node in _nodes(ends, nodes - {None}, found):
         found.add(id(_leaf_of(node)))
     return tuple(t for t in tensors if (t.grad_fn or id(t)) in found)
+
+
+def inputs_reached(
+    inputs: Sequence[Tensor], state: Sequence[Tensor], ends: Iterable[Node]
+) -> list[bool | None]:
+    """Return on which inputs nodes depend; `None` where one is a part of the state."""
+    own = {*map(_place_of, state)}
+    places = [*map(_place_of, inputs)]
+    stops = {node for node, _ in own.union(places) if isinstance(node, Node)}
+    found: set[tuple[object, int]] = {(end, 0) for end in ends if end in stops}
+    for node in _nodes(ends, {*stops}):
+        found.add((id(_leaf_of(node)), 0))
+        found.update(edge for edge in node.next_functions if edge[0] in stops)
+    return [None if place in own else place in found for place in places]
+
+
+def _place_of(tensor: Tensor) -> tuple[object, int]:
+    """Return where a tensor is in a graph: the output of a node, or a leaf."""
+    node = tensor.grad_fn
+    return (id(tensor), 0) if node is None else (node, tensor.output_nr)
 
 
 def _nodes(

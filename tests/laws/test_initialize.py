@@ -12,6 +12,10 @@ from invtorch import (
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    Join,
+    OnPart,
+    Parallel,
+    Split,
     WithoutContext,
 )
 from tests.compilation import COMPILING, compiled
@@ -57,6 +61,12 @@ MEMBERS = {
     "mix": lambda: Householder1x1(CHANNELS, reflections=2),
     "reverse": Reverse,
     "nested": lambda: InvertibleSequential(Normalize(CHANNELS), Reverse()),
+    "on a part": lambda: InvertibleSequential(
+        Split([1, 2]),
+        OnPart(Normalize(1), 0),
+        Parallel(None, InvertibleSequential(Normalize(2), Reverse())),
+        Join([1, 2]),
+    ),
     "without context": lambda: WithoutContext(Normalize(CHANNELS)),
 }
 
@@ -97,8 +107,8 @@ def outputs(net: InvertibleSequential, x) -> dict[Normalize, torch.Tensor]:
 def test_each_layer_sees_the_output_of_initialized_ones(net, memory) -> None:
     net.memory = memory
     for y in outputs(net, batch()).values():
-        assert_equal(y.mean((0, 2)), torch.zeros(CHANNELS, dtype=torch.float64))
-        assert_equal(y.std((0, 2)), torch.ones(CHANNELS, dtype=torch.float64))
+        assert_equal(y.mean((0, 2)), torch.zeros(y.shape[1], dtype=torch.float64))
+        assert_equal(y.std((0, 2)), torch.ones(y.shape[1], dtype=torch.float64))
 
 
 @given(stacks(), memories)

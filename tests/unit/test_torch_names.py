@@ -468,6 +468,19 @@ def test_nodes_and_compiled_frames_are_counted() -> None:
     assert _torch.frames_compiled() == frames >= 0
 
 
+def test_nodes_and_what_their_operations_returned() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    before = _torch.nodes_created()
+    first, second = x.split([1, 2], 1)
+    y = first + second
+    add, split, leaf = y.grad_fn, first.grad_fn, x.view_as(x).grad_fn
+    leaf = leaf.next_functions[0][0]
+    assert [_torch.number_of(node) - before for node in (split, add)] == [0, 1]
+    assert _torch.number_of(leaf) == _torch.LEAF
+    assert [*map(tuple, _torch.shapes_of(split))] == [(2, 1), (2, 2)]
+    assert [*map(tuple, _torch.shapes_of(add))] == [(2, 2)]
+
+
 def test_a_frame_that_is_compiled_anew_counts_again(fresh_dynamo) -> None:
     compiled = torch.compile(torch.sin, backend="eager", dynamic=False)
     counts = []

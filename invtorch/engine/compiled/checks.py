@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
-from invtorch.composite import Composite, Step, inner_steps
+from invtorch.composite import Step, inner_steps, more_than_its_steps
 from invtorch.engine.checks import has_hooks
 from invtorch.engine.guard.blocks import blocks_of
 from invtorch.engine.guard.fingerprint import PROBES
@@ -21,7 +21,7 @@ from invtorch.engine.guard.tolerance import (
     relative_error,
     tolerance,
 )
-from invtorch.module import MEMORY, Inverse
+from invtorch.module import MEMORY, InvertibleModule
 from invtorch.precision import autocast_dtype, eps_of, is_differentiable, tf32_dtypes
 from invtorch.recording import Context
 
@@ -113,17 +113,10 @@ def check_composites(steps: Sequence[Step]) -> None:
         check_composites(inner)
 
 
-def _more_than_its_parts(module: nn.Module) -> str:
-    if has_hooks(module):
-        return "has hooks"
+def _more_than_its_parts(module: InvertibleModule) -> str:
     if getattr(module, "memory", None) in KEEPING:
         return f"has memory={module.memory!r}"
-    base = Composite if isinstance(module, Composite) else Inverse
-    for name in ("forward", "inverse"):
-        redefined = getattr(type(module), name) is not getattr(base, name)
-        if redefined or name in vars(module):
-            return f"redefines {name}"
-    return ""
+    return more_than_its_steps(module)
 
 
 def check_repeatable(label: str, module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from invtorch import _torch
 from invtorch._torch import versions
@@ -26,8 +27,10 @@ from invtorch.engine.checks import (
     check_own_tensors,
     check_parts,
     check_same_branch,
+    check_same_inputs,
     check_shapes,
     check_unmodified,
+    inputs_reached,
     reached,
     unshard,
 )
@@ -44,7 +47,7 @@ from invtorch.engine.restore.locks import Locks
 from invtorch.engine.restore.module_state import ChangedBufferError
 from invtorch.engine.restore.random_numbers import DRAWING, Drawn
 from invtorch.module import REPLAYS, InvertibleModule
-from invtorch.precision import is_differentiable, tf32_dtypes
+from invtorch.precision import tf32_dtypes
 from invtorch.recording import Context, Direction, NodesCounted, Recording, State
 from invtorch.replay import (
     FullGraph,
@@ -227,7 +230,8 @@ class Call:
         if self.environment.hooked_inside:  # a hook may keep what a module returns
             watch = watched(parts)
         off = _torch.SavedTensorsHooksOff()
-        self.nodes = NodesCounted(state)
+        self.needed = [t.requires_grad for t in state]
+        self.nodes = NodesCounted(state, self.grad_inputs)
         given = self.input_form.of_tensors(state)
         with (
             WeightCachesOff(),
@@ -238,9 +242,12 @@ class Call:
             self.environment.of_conditioners(before),
         ):
             outputs = self._first(self.direction(self.module, given, context))
+            self.nodes.outputs = outputs
         changed = self.environment.after(before)
         self._check(state, outputs)
-        self.grad_inputs += self._computed(state, outputs)
+        ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
+        self.grad_inputs += self._computed(state, ends)
+        self.reached = inputs_reached(self.grad_inputs, state, ends)
         check_own_tensors(self.label, self.environment.changed_parameter(), changed)
         check_input_unmodified(self.label, versions(state) == counts)
         return outputs
@@ -291,7 +298,8 @@ class Call:
             if replay is not None:
                 return self._record_replay(replay, output)
             state = self.invert(output)
-        leaves = tuple(t.detach().requires_grad_(is_differentiable(t)) for t in state)
+        pairs = zip(state, self.needed, strict=True)
+        leaves = tuple(t.detach().requires_grad_(needed) for t, needed in pairs)
         return self._record(leaves, _leaf)
 
     def reconnect(self, state: Tensors) -> Replay:
@@ -378,14 +386,16 @@ class Call:
             stop: AbstractContextManager[list[Tensor | None]] = nullcontext([])
             if self.held:
                 stop = cut(self.held, kept)
-            nodes = NodesCounted(whole)
+            nodes = NodesCounted(whole, (*stand_ins.values(), *starts.values()))
             restored = self.environment.restored(stand_ins, self.locks)
             with restored, Recording(None), hooks, stop as found, nodes:
                 graph = evaluate(context)
+                nodes.outputs = graph.outputs
         flags = [t.requires_grad for t in self.context_tensors]
         compiled = any(map(_torch.is_compiled, self.environment.parts))
         # a graph that is cut at tensors that somebody holds has other nodes
-        if flags == self.flags and not compiled and not self.held:
+        comparable = flags == self.flags and not compiled and not self.held
+        if comparable:
             check_same_branch(self.label, not self.nodes.differ(nodes))
         inside = [t for t in found if t is not None]
         others = (*stand_ins.values(), *inside)
@@ -393,6 +403,10 @@ class Call:
         fixed = [t for t in own if id(t) not in stand_ins]
         known = (*graph.leaves, *others, *fixed)
         check_closed(self.label, known, graph.ends, self.context)
+        if comparable:
+            again = inputs_reached((*stand_ins.values(),), graph.leaves, graph.ends)
+            method = REPLAYS[self.direction.name] if whole is None else None
+            check_same_inputs(self.label, self.reached, again, method)
         pull_back: PullBack = functools.partial(graph.pull_back, others)
         if len(inside) < len(found):
             pull_back = skipping(pull_back, found)
@@ -417,12 +431,11 @@ class Call:
         self.output_form = Form.of(output[0] if self._with_log_det else output)
         return self._flat(output)
 
-    def _computed(self, state: Tensors, outputs: Tensors) -> Tensors:
+    def _computed(self, state: Tensors, ends: list[Node]) -> Tensors:
         """Return the attributes and buffers on whose graph the outputs depend."""
         if not self.environment.computed:
             return ()
         computed = {id(slot.tensor): slot.tensor for slot in self.environment.computed}
-        ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
         known = (*state, *self.grad_inputs)
         used = reached([*computed.values()], known, ends)
         # others are not kept: a graph that a hook stored would keep earlier passes

@@ -1,20 +1,30 @@
 """`OnPart`, `Parallel` and `Repeat` are compositions, layer by layer."""
 
+import gc
+from contextlib import suppress
+from weakref import ref
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from invtorch import (
     AdditiveCoupling,
+    Conjugation,
     Householder1x1,
+    InvertibleModule,
     InvertibleSequential,
     OnPart,
     Parallel,
     Permute,
     Repeat,
+    WithoutContext,
 )
 from invtorch.planning import measure_memory
 from tests.parts import Conditioner
-from tests.tolerances import assert_equal
+from tests.strategies import network_seeds
+from tests.tolerances import assert_all_equal, assert_equal
 
 
 def coupling() -> AdditiveCoupling:
@@ -84,6 +94,114 @@ def test_the_memory_of_a_layer_inside_counts() -> None:
     layer.memory = "store"
     net(pair())[0].sum().backward()
     assert layer.conditioner.evaluations == 1
+
+
+class Doubled(InvertibleSequential):
+    """A container with directions of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+    def inverse(self, y: torch.Tensor) -> torch.Tensor:
+        return super().inverse(y / 2)
+
+
+COMPOSITES = {
+    "container": lambda: InvertibleSequential(coupling(), coupling().inv),
+    "subclass": lambda: Doubled(coupling(), coupling()),
+    "subclass, inverted": lambda: Doubled(coupling(), coupling()).inv,
+    "without context": lambda: WithoutContext(coupling()),
+    "repeated": lambda: Repeat(coupling(), 2),
+    "conjugation": lambda: Conjugation(Householder1x1(4), coupling()),
+    "inverse": lambda: coupling().inv,
+    "deep": lambda: InvertibleSequential(WithoutContext(Doubled(coupling()))),
+}
+
+
+def forward_hook(module: torch.nn.Module, calls: list[int]) -> None:
+    def hook(_: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return output + 0.5
+
+    module.register_forward_hook(hook)
+
+
+def pre_hook(module: torch.nn.Module, calls: list[int]) -> None:
+    def hook(_: object, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        calls.append(1)
+        return (inputs[0] * 1.5,)
+
+    module.register_forward_pre_hook(hook)
+
+
+def silent_hook(module: torch.nn.Module, calls: list[int]) -> None:
+    module.register_forward_hook(lambda *_: calls.append(1))
+
+
+def backward_hook(module: torch.nn.Module, calls: list[int]) -> None:
+    def hook(_: object, grads: tuple[torch.Tensor], __: object) -> tuple[torch.Tensor]:
+        calls.append(1)
+        return (grads[0] * 3,)
+
+    module.register_full_backward_hook(hook)
+
+
+HOOKS = [forward_hook, pre_hook, silent_hook, backward_hook, None]
+
+
+@given(
+    st.sampled_from(sorted(COMPOSITES)),
+    st.sampled_from(HOOKS),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["invert", "checkpoint", "store", "auto"]),
+    network_seeds,
+)
+def test_the_module_is_called_as_it_is(name, hook, deep, branch, memory, seed) -> None:
+    """Its hooks and its own directions take effect, or the pass is refused."""
+    torch.manual_seed(seed)
+    module, x = COMPOSITES[name](), pair()
+    composites = [m for m in module.modules() if not isinstance(m, AdditiveCoupling)]
+    inner = [m for m in composites if isinstance(m, InvertibleModule)]
+    calls: list[int] = []
+    if hook:
+        hook(inner[-1 if deep else 0], calls)
+    layer = Parallel(None, module) if branch else OnPart(module, 1)
+    leaves = tuple(t.double().requires_grad_() for t in x)
+    layer.double()
+    expected = module(leaves[1])
+    called, own = len(calls), [*module.parameters()]
+    grads = torch.autograd.grad(expected.sin().sum(), [leaves[1], *own])
+    assert_equal(layer(leaves)[1], expected)
+    assert len(calls) >= 2 * called
+    budget = {"budget": 10**6} if memory == "auto" else {}
+    net = InvertibleSequential(layer, memory=memory, **budget)
+    with suppress(RuntimeError):
+        y = net(leaves)[1]
+        assert_equal(y, expected)
+        found = torch.autograd.grad(y.sin().sum(), [leaves[1], *own])
+        assert_all_equal(found, grads)
+
+
+def test_the_memory_of_a_container_inside_counts() -> None:
+    for memory, evaluations in {"store": 1, "checkpoint": 2, "auto": 2}.items():
+        layer = coupling()
+        inner = InvertibleSequential(layer, memory=memory)
+        for around in (inner, WithoutContext(inner)):
+            layer.conditioner.calls.clear()
+            InvertibleSequential(OnPart(around, 0))(pair())[0].sum().backward()
+            assert layer.conditioner.evaluations == evaluations
+
+
+def test_modules_that_were_removed_are_freed() -> None:
+    inner = InvertibleSequential(coupling(), coupling())
+    layer, x = OnPart(inner, 0), pair()
+    removed = ref(inner[0])
+    layer(x)
+    inner[0] = coupling()
+    layer(x)
+    gc.collect()
+    assert removed() is None
 
 
 @pytest.mark.parametrize(
