@@ -100,7 +100,8 @@ def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]
     indices = _image_lines(heads)
     heads = heads[indices]
     coils, samples, rows = _readout(heads, header.encoded[0])
-    slices, columns = _slices(heads), _columns(heads, header, encoded)
+    slices = _slices(heads, header.encoded[2], data.file.filename)
+    columns = _columns(heads, header, encoded)
     kspace = np.zeros((max(slices) + 1, coils, *header.encoded[:2]), np.complex64)
     times, norms = np.zeros((2, len(kspace), kspace.shape[-1]), np.float32)
     places = [*zip(indices, slices, columns, strict=True)]
@@ -110,11 +111,18 @@ def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]
         kspace[z, :, rows, column] += line
         times[z, column] += 1
         norms[z, column] += np.linalg.norm(line)
-    left = np.linalg.norm(kspace) / (np.linalg.norm(norms) or 1)
-    text = f"averages that cancel, {left:.2f} of their magnitude is left: keep one"
-    require(not norms.any() or left >= COHERENT, text)
+    _check_averages(np.stack([np.linalg.norm(k, axis=(0, 1)) for k in kspace]), norms)
     kspace /= np.maximum(times, 1)[:, None, None, :]
     return kspace, times > 0
+
+
+def _check_averages(sums: NDArray[Any], norms: NDArray[Any]) -> None:
+    """Make sure that the lines of a place add up, where there is more than noise."""
+    most = norms.max(axis=1, keepdims=True)
+    signal = (norms > most / 2) & (most > norms.max() / 10)
+    left = np.divide(sums, norms, out=np.ones_like(sums), where=signal).min(axis=1)
+    text = f"averages that cancel, {left.min():.2f} of their magnitude is left in slice"
+    require(left.min() >= COHERENT, f"{text} {left.argmin()}: keep one of them")
 
 
 def _flagged(heads: NDArray[Any], *names: str) -> Any:
@@ -157,13 +165,14 @@ def _readout(heads: NDArray[Any], rows: int) -> tuple[int, slice, slice]:
     kept, center = count - before - after, int(heads["center_sample"][0])
     # a line shorter than the readout, a partial echo, is placed by its central sample
     row = 0 if kept == rows else rows // 2 - (center - before)
+    cut = abs(2 * (center - before) - kept) > 1 or rows - kept <= 1  # at one end
     text = f"lines of {kept} samples of {coils} coils, sample {center} in the "
-    text += f"middle, but the header says {rows} rows: correct the header"
-    require(min(coils, kept) >= 1 and row >= 0 and row + kept <= rows, text)
+    text += f"middle, but the header says {rows} rows: correct its encoded space"
+    require(min(coils, kept) >= 1 and cut and 0 <= row <= rows - kept, text)
     return coils, slice(before, count - after), slice(row, row + kept)
 
 
-def _slices(heads: NDArray[Any]) -> Any:
+def _slices(heads: NDArray[Any], partitions: int, file: str) -> Any:
     """Return the slice of each line; slices are counted along their normal."""
     for name in ("read_dir", "phase_dir", "slice_dir"):
         away = np.abs(heads[name] - heads[name][0]).max(axis=1)
@@ -176,12 +185,20 @@ def _slices(heads: NDArray[Any]) -> Any:
     text = f"no lines of slice {missing[:1]}, but of others: copy the whole file"
     require(not missing.size, text)
     positions, normal = heads["position"][first], heads["slice_dir"][0]
+    away = np.abs(heads["position"] - positions[slices]).max(axis=1)
+    ends = [p[away.argmax()].tolist() for p in (positions[slices], heads["position"])]
+    text = f"lines of slice {counter[away.argmax()]} at {ends[0]} and {ends[1]}"
+    require(away.max() <= APART, f"{text}: {SEPARATE}")
     if not normal.any():
         normal = np.eye(3)[np.ptp(positions, axis=0).argmax()]
     along = positions.astype(np.float64) @ normal
-    if len(found) == 1 or np.ptp(along) <= APART:
-        if len(found) > 1:
-            LOG.warning("raw slices are all at one position: their counter orders them")
+    if len(found) == 1:
+        return slices
+    if np.ptp(along) <= APART:
+        text = f"{len(found)} {PARTITIONS} transform along them"
+        require(partitions == 1, text)
+        text = "%s: all slices are at one position, so their counter orders them"
+        LOG.warning(text, file)
         return slices
     order, gaps = along.argsort(), np.diff(np.sort(along))
     one, other = found[order[gaps.argmin() :][:2]]

@@ -117,7 +117,8 @@ def whole_header(xml: bytes) -> tuple[Any, bytes, int]:
     try:
         document, header = xsd.CreateFromDocument(xml), Header.parse(xml)
     except (ValueError, TypeError, SyntaxError, LookupError) as error:
-        text = f"the header does not say the sizes of the scan ({error}): convert again"
+        said = error.__cause__ or error
+        text = f"the header does not say the sizes of the scan ({said}): correct it"
         raise InputError(text) from error
     count, name = len(document.encoding), header.trajectory
     cure = "write each into a file of its own"
