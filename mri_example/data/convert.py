@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri_example.data.checks import checked
-from mri_example.data.files import crop_of, opened, plain, write_kspace
+from mri_example.data.files import KSpaceFile, crop_of, opened, plain, write_kspace
 from mri_example.data.header import Header, whole_header
 from mri_example.errors import InputError, require
 from mri_example.masks import center_width
-from mri_example.paths import distinct, files_of
+from mri_example.paths import check_file, distinct, files_of
 from mri_example.progress import shown
 from mri_example.transforms import magnitudes
 
@@ -48,16 +49,25 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     own = folder.resolve() == files[0].parent.resolve()
     require(not own, f"output is the folder of {source}: choose another folder")
     named = distinct((f"{file.stem}.h5", file) for file in files)
-    written = [folder / name for name in named if not (folder / name).exists()]
-    for path in written:
-        with opened(named[path.name]) as file:
-            scan = _scan(file)
-        write_kspace(path, *_content(path.stem, *scan))
+    written = []
+    for path, raw in ((folder / name, raw) for name, raw in named.items()):
+        check_file(raw)
+        with raw.open("rb") as content:
+            source = file_digest(content, "sha256").hexdigest()
+        if path.exists():
+            before = KSpaceFile.inspect(path).attributes.get("source")
+            text = f"{path} exists and was not converted from {raw}: choose another "
+            require(before == source, f"{text}folder")
+            continue
+        with opened(raw) as file:
+            data, target, xml, attributes, mask = _content(path.stem, *_scan(file))
+        write_kspace(path, data, target, xml, attributes | {"source": source}, mask)
         try:
             checked([path])
         except InputError:
             path.unlink()
             raise
+        written.append(path)
     return written
 
 

@@ -260,6 +260,19 @@ def test_a_folder_is_converted_and_what_is_there_is_kept(tmp_path):
     assert main(["check", f"--data={tmp_path}"]) == 0
 
 
+def test_what_was_converted_from_another_file_is_not_kept_for_it(tmp_path):
+    """Raw files of many patients may have one name."""
+    out = tmp_path / "out"
+    for patient, kspace in enumerate((random_kspace(), 2 * random_kspace())):
+        write(tmp_path / f"{patient}/scan.h5", lines(kspace))
+    assert len(convert_raw(tmp_path / "0/scan.h5", out)) == 1
+    content = (out / "scan.h5").read_bytes()
+    with pytest.raises(InputError, match=r"out/scan\.h5 exists and was not converted"):
+        convert_raw(tmp_path / "1/scan.h5", out)
+    assert convert_raw(tmp_path / "0", out) == []
+    assert (out / "scan.h5").read_bytes() == content
+
+
 def test_names_that_would_be_the_same_are_refused(tmp_path):
     for name in ("a.h5", "a.mrd"):
         write(tmp_path / f"raw/{name}", lines(random_kspace()))
