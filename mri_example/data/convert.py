@@ -53,15 +53,15 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     for path, raw in ((folder / name, raw) for name, raw in named.items()):
         check_file(raw)
         with raw.open("rb") as content:
-            source = file_digest(content, "sha256").hexdigest()
+            digest = file_digest(content, "sha256").hexdigest()
         if path.exists():
             before = KSpaceFile.inspect(path).attributes.get("source")
             text = f"{path} exists and was not converted from {raw}: choose another "
-            require(before == source, f"{text}folder")
+            require(before == digest, f"{text}folder")
             continue
         with opened(raw) as file:
             data, target, xml, attributes, mask = _content(path.stem, *_scan(file))
-        write_kspace(path, data, target, xml, attributes | {"source": source}, mask)
+        write_kspace(path, data, target, xml, attributes | {"source": digest}, mask)
         try:
             checked([path])
         except InputError:
@@ -185,20 +185,14 @@ def _readout(heads: NDArray[Any], rows: int) -> tuple[int, slice, slice]:
 def _slices(heads: NDArray[Any], partitions: int, file: str) -> Any:
     """Return the slice of each line; slices are counted along their normal."""
     for name in ("read_dir", "phase_dir", "slice_dir"):
-        away = np.abs(heads[name] - heads[name][0]).max(axis=1)
-        ends = f"{heads[name][0].tolist()} and {heads[name][away.argmax()].tolist()}"
-        text = f"several orientations, {name} {ends}: {SEPARATE}"
-        require(away.max() <= APART, text)
+        _check_equal(heads[name], heads[name][:1], f"several orientations, {name}")
     counter = heads["idx"]["slice"].astype(np.int64)
     found, first, slices = np.unique(counter, return_index=True, return_inverse=True)
     missing = np.setdiff1d(np.arange(found[0], found[-1]), found)
     text = f"no lines of slice {missing[:1]}, but of others: copy the whole file"
     require(not missing.size, text)
     positions, normal = heads["position"][first], heads["slice_dir"][0]
-    away = np.abs(heads["position"] - positions[slices]).max(axis=1)
-    ends = [p[away.argmax()].tolist() for p in (positions[slices], heads["position"])]
-    text = f"lines of slice {counter[away.argmax()]} at {ends[0]} and {ends[1]}"
-    require(away.max() <= APART, f"{text}: {SEPARATE}")
+    _check_equal(heads["position"], positions[slices], "lines of one slice at")
     if not normal.any():
         normal = np.eye(3)[np.ptp(positions, axis=0).argmax()]
     along = positions.astype(np.float64) @ normal
@@ -215,6 +209,13 @@ def _slices(heads: NDArray[Any], partitions: int, file: str) -> Any:
     text = f"the slices {one} and {other} at one position: {SEPARATE}"
     require(gaps.min() > APART, text)
     return order.argsort()[slices]
+
+
+def _check_equal(found: NDArray[Any], expected: NDArray[Any], said: str) -> None:
+    away = np.abs(found - expected).max(axis=1)
+    one, other = found[away.argmax()], np.broadcast_to(expected, found.shape)
+    text = f"{said} {other[away.argmax()].tolist()} and {one.tolist()}: {SEPARATE}"
+    require(away.max() <= APART, text)
 
 
 def _columns(heads: NDArray[Any], header: Header, encoded: int) -> Any:

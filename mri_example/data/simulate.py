@@ -113,7 +113,7 @@ class Simulation:
 
 def _source(volume: Volume) -> str:
     """Return what tells an image from others of the same name."""
-    return sha256(np.ascontiguousarray(volume)).hexdigest()
+    return sha256(volume.tobytes()).hexdigest()
 
 
 def _square(volume: Volume, size: int) -> Tensor:

@@ -413,7 +413,7 @@ def test_lines_of_one_slice_at_two_positions_are_refused(
         late = one.idx.average == average and one.idx.kspace_encode_step_1 > 3
         if one.idx.slice == z and late:
             one.position[0] += away
-    with pytest.raises(InputError, match=f"lines of slice {z} at "):
+    with pytest.raises(InputError, match="lines of one slice at "):
         converted(write(path, acquisitions, shuffle=False))
 
 
