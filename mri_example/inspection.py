@@ -101,7 +101,7 @@ def _examine(path: Path, report: FolderReport, quick: bool) -> None:
 
 def _of_split(file: KSpaceFile) -> Iterator[Finding]:
     """Say what keeps `fit` from using a file of its folder."""
-    folder, size = file.path.parent.name, file.target_size
+    folder, size = file.folder, file.target_size
     if file.mask is not None and folder.endswith(("_train", "_val")):
         yield Finding(
             "mask in training",

@@ -178,7 +178,10 @@ def _volume(
         cropped = center_crop(images, file.crop).float().cpu().numpy()
         for sample, image in zip(samples, cropped, strict=True):
             slabs[sample.slice_index] = image.reshape(-1, *file.crop)
-    return blend(slabs, file.slices)
+    volume = blend(slabs, file.slices)
+    text = f"{file.path} is reconstructed to values that are not finite: try another"
+    require(np.isfinite(volume).all(), f"{text} checkpoint, or device")
+    return volume
 
 
 def _magnitudes(

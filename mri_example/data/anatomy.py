@@ -64,10 +64,14 @@ def nifti_volumes(
     if not path.is_dir():
         check_file(path)
     found = files_of(path, (".nii", ".nii.gz")) if path.is_dir() else [path]
-    ends = [file.name.lower().rfind(".nii") for file in found]
-    names = [f.name[:end] or f.name for f, end in zip(found, ends, strict=True)]
-    for name, file in distinct(zip(names, found, strict=True)).items():
+    for name, file in distinct((_stem(file), file) for file in found).items():
         yield name, _volume(file, number)
+
+
+def _stem(path: Path) -> str:
+    inner = path.with_suffix("")
+    packed = path.suffix.lower() == ".gz" and inner.suffix.lower() == ".nii"
+    return inner.stem if packed else path.stem
 
 
 def _volume(path: Path, number: int | None) -> Volume:
@@ -75,12 +79,15 @@ def _volume(path: Path, number: int | None) -> Volume:
         image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
     except (*UNREADABLE, zlib.error) as error:
-        text = f"{path} cannot be read as NIfTI ({error}): copy it again"
-        raise InputError(text) from error
+        text = f"{path} cannot be read as NIfTI ({error}): copy it again, or convert it"
+        raise InputError(f"{text}, DICOM with dcm2niix") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim == 4 and voxels.size:
         voxels = _of_series(path, voxels, number)
+    else:
+        text = f"volume is {number}, but {path} holds one volume: leave it out"
+        require(not number, text)
     text = (
         f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a volume"
     )
@@ -94,7 +101,15 @@ def _volume(path: Path, number: int | None) -> Volume:
     affine = np.nan_to_num(image.affine)
     text = f"{path} does not say where its voxels are (its affine is singular): set it"
     require(np.linalg.det(affine), text)
+    _check_pixels(path, affines.voxel_sizes(affine), image.header.get_zooms())
     return upright(voxels, affine)
+
+
+def _check_pixels(path: Path, sizes: Any, said: Any) -> None:
+    """Compare the shape of pixels in slices; both may be of any unit, or scaled."""
+    same = np.isclose(sizes[0] * said[1], sizes[1] * said[0], SQUARE, 0)
+    text = f"{path} has pixels of {sizes[0]:g} x {sizes[1]:g} mm by its affine, but of "
+    require(same, f"{text}{said[0]:g} x {said[1]:g} by pixdim: correct one of them")
 
 
 def _of_series(path: Path, voxels: NDArray[Any], number: int | None) -> NDArray[Any]:

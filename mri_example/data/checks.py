@@ -50,13 +50,16 @@ class Finding:
 def findings(file: KSpaceFile, slices: Iterable[int] | None = None) -> list[Finding]:
     """Compare what a file says in several places; at most one finding of a kind.
 
-    The slices are those that are read, by default the middle one alone.
+    The slices are those that are read, by default one alone, which is not the middle
+    one: that is the same in slices of reversed order.
     """
     kinds = {finding.kind: finding for finding in _of_layout(file)}
-    if not {"folder", "coils last"} & kinds.keys():  # it is known what the axes mean
-        for index in [file.slices // 2] if slices is None else slices:
+    if not {"folder", "axes"} & kinds.keys():  # it is known what the axes mean
+        for index in [(file.slices - 1) // 3] if slices is None else slices:
             for finding in _readable(file, index):
-                kinds.setdefault(finding.kind, finding)
+                known = kinds.setdefault(finding.kind, finding)
+                if known.doubt and not finding.doubt:
+                    kinds[finding.kind] = finding
     return list(kinds.values())
 
 
@@ -112,7 +115,7 @@ def summary(doubts: Iterable[tuple[KSpaceFile, Finding]]) -> list[str]:
 
 
 def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
-    folder, shape = file.path.parent.name, file.shape
+    folder, shape = file.folder, file.shape
     challenge, _, split = folder.partition("_")
     known = {"singlecoil": 3, "multicoil": 4}
     if split and known.get(challenge, len(shape)) != len(shape):
@@ -121,29 +124,33 @@ def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
             cure += ", or insert an axis of slices if its first is that of the coils"
         text = f"k-space has shape {shape}, which does not belong into {folder}: {cure}"
         yield Finding("folder", text)
-    elif source := _coils_last(file):
-        yield Finding(
-            "coils last",
-            f"k-space has shape {shape}, read as (slices, coils, rows, cols), but "
-            f"{source}: if the coils are last, use numpy.moveaxis(kspace, -1, 1)",
-        )
     else:
-        yield from _of_header(file)
+        found = [*_of_axes(file)]
+        yield from found or _of_header(file)
 
 
-def _coils_last(file: KSpaceFile) -> str:
-    """Return what says that the coils are the last axis, not the second, or ""."""
-    if len(file.shape) == 3:
-        return ""
-    _, first, middle, last = file.shape
+def _of_axes(file: KSpaceFile) -> Iterator[Finding]:
+    """Find coils, or slices of a single coil, that are another axis than is read."""
+    several, (first, middle, last) = len(file.shape) == 4, file.shape[-3:]
+    what, axes = ("coils", "slices, coils") if several else ("slices", "slices")
+    cure = f"if the {what} are last, use numpy.moveaxis(kspace, -1, {int(several)})"
     encoded = file.header.encoded[:2] if file.header else None
+    coils = file.header.coils if file.header else 0
     rows, cols = file.target_size or (0, 0)
-    if encoded == (first, middle) != (middle, last):
-        return f"the header speaks of {first} x {middle} encoded rows and columns"
-    if last < cols <= middle and rows <= first:
-        return f"the target has {rows} rows and {cols} columns"
     told = file.target_size or (encoded and encoded[1] == last)
-    return "" if told or first <= last else f"{first} coils of {last} columns are rare"
+    if encoded == (first, middle) != (middle, last):
+        source = f"the header speaks of {first} x {middle} encoded rows and columns"
+    elif last < cols <= middle and rows <= first:
+        source = f"the target has {rows} rows and {cols} columns"
+    elif not told and first > last:
+        source = f"{first} {what} of {last} columns are rare"
+    elif several and coils == file.slices != file.coils:
+        source = f"the header speaks of {coils} receiver channels"
+        cure = "if the coils are first, use numpy.swapaxes(kspace, 0, 1)"
+    else:
+        return
+    text = f"k-space has shape {file.shape}, read as ({axes}, rows, cols), but {source}"
+    yield Finding("axes", f"{text}: {cure}", doubt=not (several or encoded))
 
 
 def _of_header(file: KSpaceFile) -> Iterator[Finding]:
@@ -187,11 +194,24 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
     power = np.square(np.abs(kspace), dtype=np.float64).sum(axis=0)
     found: list[Finding] = []
     if power.any():
-        found = [*_of_columns(file, _measured(kspace), index), *_of_center(power)]
+        found = [*_of_rows(power, index), *_of_columns(file, _measured(kspace), index)]
+        found += _of_center(power)
     yield from found
     whole = file.mask is None or bool(file.mask.all())
     if file.target is not None and whole and all(finding.doubt for finding in found):
         yield from _of_target(file, kspace, index)
+
+
+def _of_rows(power: Image, index: int) -> Iterator[Finding]:
+    """Find rows of nothing among others, which no readout leaves out."""
+    energy = power.sum(axis=1)
+    filled = np.flatnonzero(energy > EMPTY * energy.max())
+    if zeros := np.ptp(filled) + 1 - len(filled):
+        text = (
+            f"{zeros} of {len(energy)} rows of k-space are zero in slice {index}, but "
+        )
+        text += "masks run along the columns: exchange the last two axes"
+        yield Finding("rows", text)
 
 
 def _measured(kspace: NDArray[Any]) -> Columns:
@@ -221,17 +241,18 @@ def _of_columns(file: KSpaceFile, measured: Columns, index: int) -> Iterator[Fin
             f"{outside[0]} to {outside[-1]} of {len(columns)}: repair it",
         )
     else:
-        yield from _of_zeros(file, measured, inside)
+        yield from _of_zeros(file, measured, inside, index)
 
 
 def _of_zeros(
-    file: KSpaceFile, measured: Columns, inside: Columns
+    file: KSpaceFile, measured: Columns, inside: Columns, index: int
 ) -> Iterator[Finding]:
-    missing = inside & ~measured
-    for other in range(file.slices):  # zero in every slice?
-        if not missing.any():
-            return
-        missing &= ~_measured(file.kspace(other))
+    here = inside & ~measured
+    missing = _missing(file, here)
+    if lost := int(here.sum() - missing.sum()):
+        text = f"{lost} columns of k-space of slice {index} are zero, but not in all "
+        text += "slices: repair what was lost, or write a file for each mask"
+        yield Finding("some zeros", text, doubt=lost <= len(measured) // 4)
     acquired, zeros = np.flatnonzero(measured), np.flatnonzero(missing)
     within = bool(((zeros > acquired[0]) & (zeros < acquired[-1])).any())
     if within and file.mask is None:
@@ -249,6 +270,15 @@ def _of_zeros(
         text = f"columns {zeros[0]} to {zeros[-1]} of k-space are zero in every slice, "
         text += f"{len(zeros)} of them, but {source}"
         yield Finding("zeros", text, doubt=not within)
+
+
+def _missing(file: KSpaceFile, columns: Columns) -> Columns:
+    """Return those of the columns that are zero in every slice."""
+    for other in range(file.slices):
+        if not columns.any():
+            break
+        columns = columns & ~_measured(file.kspace(other))
+    return columns
 
 
 def _of_center(power: Image) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri_example.data.checks import checked
-from mri_example.data.files import crop_of, opened, plain, write_kspace
+from mri_example.data.files import KSpaceFile, crop_of, opened, plain, write_kspace
 from mri_example.data.header import Header, whole_header
 from mri_example.errors import InputError, require
 from mri_example.masks import center_width
-from mri_example.paths import distinct, files_of
+from mri_example.paths import check_file, distinct, files_of
 from mri_example.progress import shown
 from mri_example.transforms import magnitudes
 
@@ -48,16 +49,25 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     own = folder.resolve() == files[0].parent.resolve()
     require(not own, f"output is the folder of {source}: choose another folder")
     named = distinct((f"{file.stem}.h5", file) for file in files)
-    written = [folder / name for name in named if not (folder / name).exists()]
-    for path in written:
-        with opened(named[path.name]) as file:
-            scan = _scan(file)
-        write_kspace(path, *_content(path.stem, *scan))
+    written = []
+    for path, raw in ((folder / name, raw) for name, raw in named.items()):
+        check_file(raw)
+        with raw.open("rb") as content:
+            digest = file_digest(content, "sha256").hexdigest()
+        if path.exists():
+            before = KSpaceFile.inspect(path).attributes.get("source")
+            text = f"{path} exists and was not converted from {raw}: choose another "
+            require(before == digest, f"{text}folder")
+            continue
+        with opened(raw) as file:
+            data, target, xml, attributes, mask = _content(path.stem, *_scan(file))
+        write_kspace(path, data, target, xml, attributes | {"source": digest}, mask)
         try:
             checked([path])
         except InputError:
             path.unlink()
             raise
+        written.append(path)
     return written
 
 
@@ -100,7 +110,8 @@ def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]
     indices = _image_lines(heads)
     heads = heads[indices]
     coils, samples, rows = _readout(heads, header.encoded[0])
-    slices, columns = _slices(heads), _columns(heads, header, encoded)
+    slices = _slices(heads, header.encoded[2], data.file.filename)
+    columns = _columns(heads, header, encoded)
     kspace = np.zeros((max(slices) + 1, coils, *header.encoded[:2]), np.complex64)
     times, norms = np.zeros((2, len(kspace), kspace.shape[-1]), np.float32)
     places = [*zip(indices, slices, columns, strict=True)]
@@ -110,11 +121,18 @@ def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]
         kspace[z, :, rows, column] += line
         times[z, column] += 1
         norms[z, column] += np.linalg.norm(line)
-    left = np.linalg.norm(kspace) / (np.linalg.norm(norms) or 1)
-    text = f"averages that cancel, {left:.2f} of their magnitude is left: keep one"
-    require(not norms.any() or left >= COHERENT, text)
+    _check_averages(np.stack([np.linalg.norm(k, axis=(0, 1)) for k in kspace]), norms)
     kspace /= np.maximum(times, 1)[:, None, None, :]
     return kspace, times > 0
+
+
+def _check_averages(sums: NDArray[Any], norms: NDArray[Any]) -> None:
+    """Make sure that the lines of a place add up, where there is more than noise."""
+    most = norms.max(axis=1, keepdims=True)
+    signal = (norms > most / 2) & (most > norms.max() / 10)
+    left = np.divide(sums, norms, out=np.ones_like(sums), where=signal).min(axis=1)
+    text = f"averages that cancel, {left.min():.2f} of their magnitude is left in slice"
+    require(left.min() >= COHERENT, f"{text} {left.argmin()}: keep one of them")
 
 
 def _flagged(heads: NDArray[Any], *names: str) -> Any:
@@ -157,37 +175,47 @@ def _readout(heads: NDArray[Any], rows: int) -> tuple[int, slice, slice]:
     kept, center = count - before - after, int(heads["center_sample"][0])
     # a line shorter than the readout, a partial echo, is placed by its central sample
     row = 0 if kept == rows else rows // 2 - (center - before)
+    cut = abs(2 * (center - before) - kept) > 1 or rows - kept <= 1  # at one end
     text = f"lines of {kept} samples of {coils} coils, sample {center} in the "
-    text += f"middle, but the header says {rows} rows: correct the header"
-    require(min(coils, kept) >= 1 and row >= 0 and row + kept <= rows, text)
+    text += f"middle, but the header says {rows} rows: correct its encoded space"
+    require(min(coils, kept) >= 1 and cut and 0 <= row <= rows - kept, text)
     return coils, slice(before, count - after), slice(row, row + kept)
 
 
-def _slices(heads: NDArray[Any]) -> Any:
+def _slices(heads: NDArray[Any], partitions: int, file: str) -> Any:
     """Return the slice of each line; slices are counted along their normal."""
     for name in ("read_dir", "phase_dir", "slice_dir"):
-        away = np.abs(heads[name] - heads[name][0]).max(axis=1)
-        ends = f"{heads[name][0].tolist()} and {heads[name][away.argmax()].tolist()}"
-        text = f"several orientations, {name} {ends}: {SEPARATE}"
-        require(away.max() <= APART, text)
+        _check_equal(heads[name], heads[name][:1], f"several orientations, {name}")
     counter = heads["idx"]["slice"].astype(np.int64)
     found, first, slices = np.unique(counter, return_index=True, return_inverse=True)
     missing = np.setdiff1d(np.arange(found[0], found[-1]), found)
     text = f"no lines of slice {missing[:1]}, but of others: copy the whole file"
     require(not missing.size, text)
     positions, normal = heads["position"][first], heads["slice_dir"][0]
+    _check_equal(heads["position"], positions[slices], "lines of one slice at")
     if not normal.any():
         normal = np.eye(3)[np.ptp(positions, axis=0).argmax()]
     along = positions.astype(np.float64) @ normal
-    if len(found) == 1 or np.ptp(along) <= APART:
-        if len(found) > 1:
-            LOG.warning("raw slices are all at one position: their counter orders them")
+    if len(found) == 1:
+        return slices
+    if np.ptp(along) <= APART:
+        text = f"{len(found)} {PARTITIONS} transform along them"
+        require(partitions == 1, text)
+        text = "%s: all slices are at one position, so their counter orders them"
+        LOG.warning(text, file)
         return slices
     order, gaps = along.argsort(), np.diff(np.sort(along))
     one, other = found[order[gaps.argmin() :][:2]]
     text = f"the slices {one} and {other} at one position: {SEPARATE}"
     require(gaps.min() > APART, text)
     return order.argsort()[slices]
+
+
+def _check_equal(found: NDArray[Any], expected: NDArray[Any], said: str) -> None:
+    away = np.abs(found - expected).max(axis=1)
+    one, other = found[away.argmax()], np.broadcast_to(expected, found.shape)
+    text = f"{said} {other[away.argmax()].tolist()} and {one.tolist()}: {SEPARATE}"
+    require(away.max() <= APART, text)
 
 
 def _columns(heads: NDArray[Any], header: Header, encoded: int) -> Any:

@@ -88,7 +88,8 @@ def _required(file: h5py.File, name: str) -> h5py.Dataset:
     if found is not None:
         return found
     groups = [group for group in file.values() if isinstance(group, h5py.Group)]
-    reason = f"holds no data set {name!r} but {sorted(file)}: name a file in the layout"
+    there = sorted(set(file) - {name}) + [f"a group {name}"] * (name in file)
+    reason = f"holds no data set {name!r} but {there}: name a file in the layout"
     if any("data" in group and "xml" in group for group in groups):
         reason = "is a raw file of ISMRMRD: run `convert` on it first"
     raise InputError(f"{file.filename} {reason}")
@@ -104,16 +105,29 @@ def _shape(kspace: h5py.Dataset) -> tuple[int, ...]:
     said = f"k-space is {kspace.dtype} of shape {shape}"
     if kspace.dtype.kind != "c" and [n[0].lower() for n in names] != ["r", "i"]:
         if kspace.dtype.kind not in "fiu" or shape[-1:] != (2,) or len(shape) < 4:
-            advice = "if these are magnitude images, give them to `simulate` as NIfTI"
-            if 2 in shape:
-                axis = shape.index(2)
-                advice = f"if axis {axis} holds real and imaginary parts, move it last"
+            advice = _complex_from(kspace.dtype, shape)
             raise InputError(f"{said}, but must be complex: {advice}")
         shape = shape[:-1]
     if len(shape) not in (3, 4) or 0 in shape:
         axes = "(slices, rows, cols) or (slices, coils, rows, cols)"
-        raise InputError(f"{said}, but must be {axes}: reorder its axes")
+        cure = "reorder its axes, or insert that of the slices"
+        raise InputError(f"{said}, but must be {axes}: {cure}")
     return shape
+
+
+def _complex_from(kind: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """Return how what is not complex may become so."""
+    if kind.names:
+        return "name its fields real and imag, in this order"
+    if kind.kind not in "fiu":
+        return "write it as complex64"
+    if shape[-1:] == (2,):
+        parts = "if the last axis holds real and imaginary parts"
+        return f"{parts}, insert one of slices before the first"
+    if 2 in shape:
+        axis = shape.index(2)
+        return f"if axis {axis} holds real and imaginary parts, move it last"
+    return "if these are magnitude images, give them to `simulate` as NIfTI"
 
 
 def _as_complex(stored: NDArray[Any]) -> NDArray[np.complex64]:
@@ -140,9 +154,12 @@ def _target(file: h5py.File, shape: tuple[int, ...]) -> tuple[str | None, Pair |
             continue
         fits = target.ndim == 3 and len(target) == shape[0] and target.size
         if not fits or target.dtype.kind != "f":
+            cure = "repair it"
+            if target.shape[:1] == shape[1:-2]:
+                cure = f"if the coils are first in {shape}, use numpy.swapaxes"
             raise InputError(
                 f"{name} is {target.dtype} of shape {target.shape}, but must hold real "
-                f"images (slices, H, W) of all {shape[0]} slices of k-space: repair it"
+                f"images (slices, H, W) of all {shape[0]} slices of k-space: {cure}"
             )
         return name, (target.shape[1], target.shape[2])
     return None, None
@@ -150,6 +167,8 @@ def _target(file: h5py.File, shape: tuple[int, ...]) -> tuple[str | None, Pair |
 
 def plain(value: Any) -> Any:
     """Return an attribute of one entry as what is in it, whatever its shape."""
+    if isinstance(value, h5py.Empty):
+        return None
     return value.item() if getattr(value, "size", None) == 1 else value
 
 
@@ -158,7 +177,8 @@ def _mask(file: h5py.File, shape: tuple[int, ...]) -> Real | None:
     stored = _optional(file, "mask")
     if stored is None:
         return None
-    mask: Real = np.asarray(stored, dtype=np.float32)
+    numbers = stored.shape and stored.dtype.kind in "biuf"
+    mask: Real = np.asarray(stored if numbers else [np.nan], dtype=np.float32)
     squeezed, said = np.atleast_1d(mask.squeeze()), f"the mask of shape {mask.shape}"
     if not np.isin(mask, (0, 1)).all():
         text = "the mask has values other than 0 and 1, so it leaves open which columns"
@@ -249,12 +269,18 @@ class KSpaceFile:
         return self.shape[1] if len(self.shape) == 4 else 1
 
     @property
+    def folder(self) -> str:
+        """Name of the folder that it lies in."""
+        return self.path.absolute().parent.name
+
+    @property
     def scan(self) -> str:
         """Acquisition and scanner, as far as known, for example `CORPD_FBK/Skyra`."""
         kind = self.attributes.get("acquisition")
         text = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
         scanner = self.header.scanner if self.header else ""
-        return f"{str(text or UNKNOWN).removesuffix(REPEATED)}/{scanner or UNKNOWN}"
+        known = UNKNOWN if text is None or not np.size(text) else str(text) or UNKNOWN
+        return f"{known.removesuffix(REPEATED)}/{scanner or UNKNOWN}"
 
     def kspace(self, index: int) -> NDArray[np.complex64]:
         """Read the k-space of one slice, `([coils,] rows, cols)`, which is finite."""

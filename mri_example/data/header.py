@@ -11,6 +11,7 @@ from mri_example.errors import InputError, require
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 LIMITS = "encoding/encodingLimits/kspace_encoding_step_1"
+SYSTEM = "acquisitionSystemInformation"
 SIMILAR = 0.02  # relative difference of sizes that are rounded
 Size = tuple[int, int, int]
 
@@ -26,6 +27,7 @@ class Header:
         maximum: Highest index of the phase-encoding steps.
         scanner: Its model, for example `Skyra`, or "" where the header does not say it.
         trajectory: For example `cartesian`, or "" likewise.
+        coils: Number of receiver channels, or 0 likewise.
     """
 
     encoded: Size
@@ -34,6 +36,7 @@ class Header:
     maximum: int
     scanner: str = ""
     trajectory: str = ""
+    coils: int = 0
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -55,8 +58,9 @@ class Header:
                 recon=_size(root, "encoding/reconSpace"),
                 center=_number(root, f"{LIMITS}/center"),
                 maximum=_number(root, f"{LIMITS}/maximum"),
-                scanner=_text(root, "acquisitionSystemInformation/systemModel") or "",
+                scanner=_text(root, f"{SYSTEM}/systemModel") or "",
                 trajectory=_text(root, "encoding/trajectory") or "",
+                coils=_number(root, f"{SYSTEM}/receiverChannels", "0"),
             )
         except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
             raise InputError(
@@ -71,6 +75,7 @@ class Header:
 <ismrmrdHeader xmlns="{NAMESPACE}">
   <acquisitionSystemInformation>
     <systemModel>{escape(self.scanner)}</systemModel>
+    <receiverChannels>{self.coils}</receiverChannels>
   </acquisitionSystemInformation>
   <encoding>
     <encodedSpace>{matrix.format(*self.encoded)}</encodedSpace>
@@ -90,8 +95,8 @@ def _text(root: ElementTree.Element, path: str) -> str | None:
     return None if text is None else text.strip()
 
 
-def _number(root: ElementTree.Element, path: str) -> int:
-    text = _text(root, path)
+def _number(root: ElementTree.Element, path: str, default: str | None = None) -> int:
+    text = _text(root, path) or default
     if text is None:
         raise LookupError(f"it lacks {path}")
     if not text.isdecimal():
@@ -117,7 +122,8 @@ def whole_header(xml: bytes) -> tuple[Any, bytes, int]:
     try:
         document, header = xsd.CreateFromDocument(xml), Header.parse(xml)
     except (ValueError, TypeError, SyntaxError, LookupError) as error:
-        text = f"the header does not say the sizes of the scan ({error}): convert again"
+        said = error.__cause__ or error
+        text = f"the header does not say the sizes of the scan ({said}): correct it"
         raise InputError(text) from error
     count, name = len(document.encoding), header.trajectory
     cure = "write each into a file of its own"

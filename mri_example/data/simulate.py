@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -98,8 +99,9 @@ class Simulation:
         sizes = (OVERSAMPLING * size, size, 1), (size, size, 1)
         header = Header(*sizes, center=size // 2, maximum=size - 1)
         told = {"acquisition": "SIMULATED", "patient_id": patient}
+        told |= {"simulated": str(self), "source": _source(volume)}
         target = magnitudes(kspace, (size, size))
-        write_kspace(path, kspace, target, header, told | {"simulated": str(self)})
+        write_kspace(path, kspace, target, header, told)
 
     def _measured(self, image: Tensor, rng: Random) -> NDArray[np.complex64]:
         kspace = fftc(fitted(image, (OVERSAMPLING * self.size, self.size))).numpy()
@@ -107,6 +109,11 @@ class Simulation:
         noise = self.noise / np.sqrt(2) * (real + 1j * imaginary)
         measured: NDArray[np.complex64] = (UNIT * (kspace + noise)).astype("complex64")
         return measured
+
+
+def _source(volume: Volume) -> str:
+    """Return what tells an image from others of the same name."""
+    return sha256(volume.tobytes()).hexdigest()
 
 
 def _square(volume: Volume, size: int) -> Tensor:
@@ -201,14 +208,17 @@ def _write_missing(
     path: Path, volume: Volume, patient: str, simulation: Simulation, level: int
 ) -> list[Path]:
     """Return the path if it is written now; a file of the same simulation is kept."""
-    if path.exists():
-        before: Any = KSpaceFile.inspect(path).attributes.get("simulated", "measured")
-        text = f"{path} exists and is {before}, not {simulation!r}: choose another "
-        require(before == str(simulation), f"{text}folder or the same options")
-        return []
     filled = without_empty_slices(volume)
     text = f"every slice of {patient} is empty: take another volume"
     require(len(filled), text)
+    if path.exists():
+        before: Any = KSpaceFile.inspect(path).attributes
+        told = before.get("simulated", "measured")
+        text = f"{path} exists and is {told}, not {simulation!r}: choose another "
+        require(told == str(simulation), f"{text}folder or the same options")
+        text = f"{path} exists and is of another image: choose another folder"
+        require(before.get("source") == _source(filled), text)
+        return []
     if left_out := len(volume) - len(filled):
         LOG.log(level, "%s: %d empty slices at its ends left out", path, left_out)
     simulation.write(path, filled, patient)

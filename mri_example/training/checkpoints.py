@@ -124,6 +124,8 @@ def load(
             f"the weights in {path} are not those of the model that its configuration "
             f"describes: it was changed since it was written, train the model again"
         ) from error
+    finite = all(weight.isfinite().all() for weight in built.state_dict().values())
+    require(finite, f"{path} holds weights that are not finite: train the model again")
     return built.eval().to(device)
 
 

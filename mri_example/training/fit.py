@@ -107,6 +107,8 @@ def fit(
         make_folder(output)
         with _stopping_well(engine, task, output), _in_words(task, last):
             engine.fit(task, data, ckpt_path=start, weights_only=True)
+            text = "no step was trained: raise limit_train_batches, max_steps, max_time"
+            require(engine.global_step or getattr(engine, "fast_dev_run", False), text)
     return last
 
 

@@ -20,6 +20,7 @@ SHAPES = {
     "epi": (24, 96, 128),
     "average": (107, 128, 107),
 }
+IMAGES = [".nii", ".nii.gz", ".mgz", ".hdr"]
 PAIRS = ("IS", "PA", "LR")  # each axis of an upright head, and its opposite
 
 
@@ -136,6 +137,58 @@ def test_pixel_sizes_count(tmp_path_factory, sizes, codes, radius):
     for axis in (0, 1):
         wide = np.flatnonzero(middle.any(axis=axis)).size * pixel
         assert wide == pytest.approx(2 * radius, abs=2 * max(sizes))
+
+
+@given(
+    sizes=st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 2.0])] * 3),
+    other=st.integers(0, 1),
+    factor=st.sampled_from([0.5, 0.9, 1.2, 3.0]),
+    whole=st.booleans(),
+)
+def test_pixel_sizes_that_contradict_each_other_are_refused(
+    tmp_path_factory, sizes, other, factor, whole
+):
+    """`pixdim` against the affine; both may be of another unit, or of a template."""
+    path = tmp_path_factory.mktemp("images") / "a.nii"
+    image = nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.diag([*sizes, 1]))
+    said = np.array(sizes)
+    said[slice(3) if whole else other] *= factor
+    image.header.set_zooms(said)
+    image.to_filename(path)
+    if whole:
+        ((_, volume),) = nifti_volumes(path)
+        assert len(volume) == 4
+        return
+    text = (
+        rf"pixels of {sizes[0]:g} x {sizes[1]:g} mm by its affine, but of {said[0]:g}"
+    )
+    with pytest.raises(InputError, match=rf"a\.nii has {text} x {said[1]:g} by pixdim"):
+        list(nifti_volumes(path))
+
+
+@given(number=st.integers(1, 9), ones=st.integers(0, 2))
+def test_a_volume_of_no_series_is_alone(tmp_path_factory, number, ones):
+    folder = tmp_path_factory.mktemp("images")
+    save(folder / "a.nii", np.ones((4, 5, 6, *[1] * ones), np.float32))
+    text = f"volume is {number}, but .*a.nii holds one volume: leave it out"
+    with pytest.raises(InputError, match=text):
+        list(nifti_volumes(folder, number))
+    assert dict(nifti_volumes(folder, 0))["a"].shape == (6, 5, 4)
+
+
+@given(stem=st.sampled_from(["a", "my.scan", "b.nii"]), end=st.sampled_from(IMAGES))
+def test_the_name_is_that_of_the_file_without_its_ending(tmp_path_factory, stem, end):
+    path = tmp_path_factory.mktemp("images") / f"{stem}{end}"
+    kinds = {".mgz": nibabel.MGHImage, ".hdr": nibabel.Nifti1Pair}
+    kind = kinds.get(end, nibabel.Nifti1Image)
+    kind(np.ones((4, 4, 4), np.float32), np.eye(4)).to_filename(path)
+    assert [name for name, _ in nifti_volumes(path)] == [stem]
+
+
+def test_files_of_another_format_are_to_be_converted(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(99))
+    with pytest.raises(InputError, match="DICOM with dcm2niix"):
+        list(nifti_volumes(tmp_path / "a.dcm"))
 
 
 @given(name=st.sampled_from(["._a.nii.gz", ".a.nii", ".DS_Store"]))

@@ -7,7 +7,9 @@ the very numbers of the standard layout; what is refused names both sources.
 import re
 import subprocess
 import sys
+from contextlib import chdir
 from itertools import product
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -317,7 +319,7 @@ def test_a_maximum_below_the_target(tmp, seed, rows, cols, wrong):
     target = magnitudes(kspace)
     folder = write(tmp() / "a", kspace, target)
     with h5py.File(folder / "a.h5", "r+") as file:
-        file.attrs["max"] = stated = wrong * target[1].max()
+        file.attrs["max"] = stated = wrong * target[0].max()
     assert_refused(folder, f"'max' is {stated:.6g}", "reconstruction_esc")
 
 
@@ -325,9 +327,28 @@ def test_a_maximum_below_the_target(tmp, seed, rows, cols, wrong):
 def test_a_slice_of_zeros_with_a_target(tmp, seed, rows, cols, coils):
     kspace = head(seed, rows, cols, coils)
     target = magnitudes(kspace)
-    kspace[1] = 0
+    kspace[0] = 0
     folder = write(tmp() / "a", kspace, target)
-    assert_refused(folder, "of slice 1 is no image of its k-space")
+    assert_refused(folder, "of slice 0 is no image of its k-space")
+
+
+@given(seed=seeds, size=sizes, coils=coils, slices=st.integers(2, 7), data=st.data())
+def test_slices_in_another_order_than_their_targets(
+    tmp, seed, size, coils, slices, data
+):
+    """Reversed ones have the middle slice in common."""
+    kspace = head(seed, size, size, coils, slices)
+    order = np.arange(slices)[::-1]
+    if data.draw(bools):
+        order = np.roll(np.arange(slices), data.draw(st.integers(1, slices - 1)))
+    image = magnitudes(kspace)
+    read = (slices - 1) // 3
+    pair = [image[read].ravel(), image[order[read]].ravel()]
+    assume(
+        np.dot(*pair) ** 2 < 0.7 * np.dot(pair[0], pair[0]) * np.dot(pair[1], pair[1])
+    )
+    folder = write(tmp() / "a", kspace, np.ascontiguousarray(image[order]))
+    assert_refused(folder, "is no image of its k-space")
 
 
 # 3. k-space against its mask
@@ -347,11 +368,47 @@ def test_undersampled_data_without_a_mask(tmp, seed, rows, cols, coils, step):
 
 @given(seed=seeds, rows=sizes, cols=sizes, slices=st.integers(2, 4))
 def test_columns_that_are_zero_in_some_slices(tmp, seed, rows, cols, slices):
-    """Only one of them: the others show that the columns were measured."""
+    """Either they were lost, or each slice has a mask of its own."""
     kspace = head(seed, rows, cols, slices=slices)
-    kspace[slices // 2, :, 2:4] = 0
+    read = (slices - 1) // 3
+    kspace[read, :, 2:4] = 0
     folder = write(tmp() / "a", kspace, magnitudes(kspace))
-    assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == slices
+    with logged() as said:
+        assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == slices
+    (line,) = said
+    assert (
+        f"a.h5: 2 columns of k-space of slice {read} are zero, but not in all" in line
+    )
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, step=st.integers(2, 4))
+def test_slices_that_are_undersampled_each_in_its_own_way(
+    tmp, seed, rows, cols, coils, step
+):
+    kspace = head(seed, rows, cols, coils, slices=4)
+    for z, one in enumerate(kspace):
+        kept = (np.arange(cols) + z) % step == 0
+        kept[cols // 2 - 1 : cols // 2 + 1] = True
+        one[..., ~kept] = 0
+    folder = write(tmp() / "a", kspace, magnitudes(kspace))
+    assert_refused(
+        folder, "columns of k-space of slice", "are zero, but not in all slic"
+    )
+
+
+@given(
+    seed=seeds, rows=sizes, cols=sizes, coils=coils, step=st.integers(2, 4), mine=bools
+)
+def test_undersampling_along_the_rows(tmp, seed, rows, cols, coils, step, mine):
+    """The mask of a file that is transposed, or none at all."""
+    kspace = head(seed, rows, cols, coils)
+    zero = np.arange(rows) % step == 1
+    zero[rows // 2 - 2 : rows // 2 + 2] = zero[[0, -1]] = False
+    kspace[..., zero, :] = 0
+    mask = np.ones(cols, np.float32) if mine else None
+    folder = write(tmp() / "a", kspace, magnitudes(kspace), mask=mask)
+    said = f"{zero.sum()} of {rows} rows of k-space are zero in slice 0"
+    assert_refused(folder, said, "masks run along the columns: exchange the last two")
 
 
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils, axis=st.sampled_from([-2, -1]))
@@ -468,6 +525,47 @@ def test_coils_last(tmp, seed, rows, cols, coils, told):
     assert_refused(folder, f"{moved}", source[told], "numpy.moveaxis(kspace, -1, 1)")
 
 
+@given(seed=seeds, rows=sizes, cols=sizes, slices=st.integers(2, 6), told=bools)
+def test_slices_last(tmp, seed, rows, cols, slices, told):
+    kspace = head(seed, rows, cols, slices=slices)
+    moved = np.ascontiguousarray(np.moveaxis(kspace, 0, -1))
+    folder = write(tmp() / "a", moved, header=standard_header(kspace) if told else None)
+    cure = "if the slices are last, use numpy.moveaxis(kspace, -1, 0)"
+    if told:
+        source = f"the header speaks of {rows} x {cols} encoded rows and columns"
+        assert_refused(folder, f"{moved.shape}", source, cure)
+        return
+    with logged() as said:
+        SliceDataset(folder, EVERYTHING)
+    assert f"but {rows} slices of {slices} columns are rare: {cure}" in " ".join(said)
+
+
+@given(
+    seed=seeds, rows=sizes, cols=sizes, pair=st.permutations(range(2, 7)), told=bools
+)
+def test_coils_first(tmp, seed, rows, cols, pair, told):
+    """A target, or the number of receiver channels, contradicts the first axis."""
+    slices, coils = pair[:2]
+    kspace = head(seed, rows, cols, coils, slices)
+    moved = np.ascontiguousarray(kspace.swapaxes(0, 1))
+    xml = standard_header(kspace, coils=coils).xml()
+    if told:
+        folder = write(tmp() / "a", moved, None, None, ismrmrd_header=xml)
+    else:
+        folder = write(tmp() / "a", moved, magnitudes(kspace), None)
+    assert_refused(
+        folder, f"{moved.shape}", "if the coils are first", "use numpy.swapaxes"
+    )
+
+
+@given(name=st.sampled_from(["multicoil_test", "singlecoil_train"]), seed=seeds)
+def test_the_folder_counts_from_within_it_too(tmp, name, seed):
+    kspace = head(seed, 16, 16, 0 if name.startswith("multi") else 3)
+    folder = write(tmp() / name, kspace)
+    with chdir(folder), pytest.raises(InputError, match=f"does not belong into {name}"):
+        SliceDataset(Path(), EVERYTHING)
+
+
 MASKS = {
     "(1, cols)": lambda mask, rows: mask[None],
     "(1, 1, cols, 1)": lambda mask, rows: mask[None, None, :, None],
@@ -530,6 +628,58 @@ def test_parts_along_another_axis_are_named(tmp, seed, rows, cols, coils, axis):
     folder = write(tmp() / "a", kspace, kspace=parts)
     with pytest.raises(InputError, match=f"if axis {axis} holds real and imaginary"):
         KSpaceFile.inspect(folder / "a.h5")
+
+
+NOT_COMPLEX = {
+    "compound": (compound("a", "b"), "name its fields real and imag, in this order"),
+    "imag first": (compound("imag", "real"), "name its fields real and imag, in this"),
+    "one slice": (
+        lambda kspace: np.stack([kspace[0].real, kspace[0].imag], -1),
+        "if the last axis holds real and imaginary parts, insert one of slices",
+    ),
+    "text": (lambda kspace: np.full(kspace.shape, b"a"), "write it as complex64"),
+    "magnitudes": (np.abs, "if these are magnitude images, give them to `simulate`"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_COMPLEX)
+@given(seed=seeds, rows=sizes, cols=sizes)
+def test_what_is_not_complex_is_named(tmp, kind, seed, rows, cols):
+    change, said = NOT_COMPLEX[kind]
+    kspace = head(seed, rows, cols)
+    folder = write(tmp() / "a", kspace, kspace=change(kspace))
+    with pytest.raises(InputError, match=rf"a\.h5.*must be complex: {said}"):
+        KSpaceFile.inspect(folder / "a.h5")
+
+
+@given(
+    seed=seeds,
+    value=st.sampled_from([b"text", "text", h5py.Empty("f"), True, [1j, 0], [2, 0]]),
+)
+def test_masks_of_other_types_are_no_damage(tmp, seed, value):
+    folder = write(tmp() / "a", head(seed, 16, 16), mask=None)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        file["mask"] = value
+    with pytest.raises(InputError, match="the mask has values other than 0 and 1"):
+        KSpaceFile.inspect(folder / "a.h5")
+
+
+@given(
+    value=st.sampled_from(
+        [[b"a", b"b"], ["a", "b"], h5py.Empty("S1"), 3, b"", [1.0, 2]]
+    )
+)
+def test_acquisitions_of_any_type_are_shown(tmp, value):
+    kspace = head(0, 16, 16)
+    folder = write(tmp() / "singlecoil_train", kspace, magnitudes(kspace))
+    with h5py.File(folder / "a.h5", "r+") as file:
+        file.attrs["acquisition"] = value
+    (report,) = inspect_root(folder.parent)
+    assert not report.defects
+    ((scan, count),) = report.counts["acquisition/scanner"].items()
+    assert scan.endswith("/unknown")
+    assert "Empty" not in scan
+    assert count == 1
 
 
 @given(seed=seeds, rows=sizes, cols=sizes, extra=st.integers(1, 2))

@@ -17,6 +17,7 @@ from mri_example.data.files import KSpaceFile
 from mri_example.errors import InputError
 from mri_example.masks import Masks
 from mri_example.transforms import center_crop, ifftc
+from tests.mri.signals import logged
 
 SLICES, COILS, ROWS, COLS = 3, 2, 16, 12
 RECON = (8, 8)
@@ -259,6 +260,19 @@ def test_a_folder_is_converted_and_what_is_there_is_kept(tmp_path):
     assert main(["check", f"--data={tmp_path}"]) == 0
 
 
+def test_what_was_converted_from_another_file_is_not_kept_for_it(tmp_path):
+    """Raw files of many patients may have one name."""
+    out = tmp_path / "out"
+    for patient, kspace in enumerate((random_kspace(), 2 * random_kspace())):
+        write(tmp_path / f"{patient}/scan.h5", lines(kspace))
+    assert len(convert_raw(tmp_path / "0/scan.h5", out)) == 1
+    content = (out / "scan.h5").read_bytes()
+    with pytest.raises(InputError, match=r"out/scan\.h5 exists and was not converted"):
+        convert_raw(tmp_path / "1/scan.h5", out)
+    assert convert_raw(tmp_path / "0", out) == []
+    assert (out / "scan.h5").read_bytes() == content
+
+
 def test_names_that_would_be_the_same_are_refused(tmp_path):
     for name in ("a.h5", "a.mrd"):
         write(tmp_path / f"raw/{name}", lines(random_kspace()))
@@ -358,6 +372,81 @@ def test_averages_that_cancel_are_refused(tmp_path_factory, angle, count):
     elif left > 0.81:
         mean = turns.mean() * kspace
         np.testing.assert_allclose(whole(converted(path)), mean, atol=1e-5)
+
+
+@given(
+    place=st.tuples(st.integers(0, 4), st.integers(0, COLS - 1)), n=st.integers(2, 5)
+)
+def test_averages_of_one_line_that_cancel_are_refused(tmp_path_factory, place, n):
+    """However many slices are right: the mean over all of them hides one line."""
+    kspace, path = random_kspace(5), tmp_path_factory.mktemp("raw") / "scan.h5"
+    other, (z, column) = kspace.copy(), place
+    other[z, ..., column] *= -1
+    acquisitions = [a for i in range(n) for a in lines(kspace, average=i)]
+    acquisitions += [a for i in range(n, 2 * n) for a in lines(other, average=i)]
+    text = f"averages that cancel, 0.00 of their magnitude is left in slice {z}"
+    with pytest.raises(InputError, match=text):
+        converted(write(path, acquisitions))
+
+
+@given(data=st.data(), rows=st.integers(8, 40), discard=st.integers(0, 2))
+def test_a_readout_without_its_oversampling_is_refused(
+    tmp_path_factory, data, rows, discard
+):
+    """A short line that is not cut at one end is no partial echo: sizes contradict."""
+    kept = data.draw(st.integers(2, rows - 2))
+    kspace = random_kspace(1, rows=discard + kept)
+    middle = {"center_sample": discard + kept // 2, "discard_pre": discard}
+    path = tmp_path_factory.mktemp("raw") / "scan.h5"
+    text = f"lines of {kept} samples of .*but the header says {rows} rows"
+    with pytest.raises(InputError, match=text):
+        converted(write(path, lines(kspace, **middle), header((rows, COLS))))
+
+
+@given(z=st.integers(0, 2), average=st.integers(0, 1), away=st.floats(0.1, 99))
+def test_lines_of_one_slice_at_two_positions_are_refused(
+    tmp_path_factory, z, average, away
+):
+    kspace, path = random_kspace(), tmp_path_factory.mktemp("raw") / "scan.h5"
+    acquisitions = [a for i in range(2) for a in placed(kspace, [0, 5, 10], average=i)]
+    for one in acquisitions:
+        late = one.idx.average == average and one.idx.kspace_encode_step_1 > 3
+        if one.idx.slice == z and late:
+            one.position[0] += away
+    with pytest.raises(InputError, match="lines of one slice at "):
+        converted(write(path, acquisitions, shuffle=False))
+
+
+@given(count=st.integers(2, 4))
+def test_partitions_that_are_counted_as_slices_are_refused(tmp_path_factory, count):
+    """The header speaks of a 3-D encoding, and all lie at one position."""
+    path = tmp_path_factory.mktemp("raw") / "scan.h5"
+    document = xsd.CreateFromDocument(header())
+    document.encoding[0].encodedSpace.matrixSize.z = count
+    text = f"{count} partitions of a 3-D encoding.*an inverse Fourier transform along"
+    with pytest.raises(InputError, match=text):
+        converted(write(path, lines(random_kspace(count)), xsd.ToXML(document)))
+    apart = placed(random_kspace(count), np.arange(count))
+    write(path, apart, xsd.ToXML(document))
+    assert converted(path).slices == count
+
+
+def test_a_header_without_limits_is_named(tmp_path):
+    document = xsd.CreateFromDocument(header())
+    document.encoding[0].encodingLimits.kspace_encoding_step_1 = None
+    path = write(tmp_path / "scan.h5", lines(random_kspace()), xsd.ToXML(document))
+    text = "lacks .*/kspace_encoding_step_1/center.*: correct it"
+    with pytest.raises(InputError, match=text) as caught:
+        converted(path)
+    assert "ismrmrd_header" not in str(caught.value)
+
+
+def test_the_warning_that_no_slice_has_a_position_names_the_file(tmp_path):
+    with logged() as said:
+        converted(write(tmp_path / "scan.h5", lines(random_kspace())))
+    assert said[0].startswith(
+        f"{tmp_path / 'scan.h5'}: all slices are at one position, so"
+    )
 
 
 @given(steps=st.integers(2, 4))

@@ -213,6 +213,20 @@ def test_nothing_that_could_be_reconstructed_is_an_error(tmp_path, capsys):
     assert "no volume" in printed.err
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_images_that_are_not_finite_are_not_written(data, tmp_path, value):
+    def broken(image, mask):
+        image = image.clone()
+        image[-1, ..., 3] = value
+        return image
+
+    with pytest.raises(
+        InputError, match=r"a\.h5 is reconstructed to values that are no"
+    ):
+        reconstruct(broken, data, tmp_path / "out", MASKS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_does_not_fit_names_the_way_out(data, tmp_path):
     def hungry(image, mask):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -147,6 +147,20 @@ def test_files_of_another_simulation_are_not_mixed_in(demo):
         simulate_demo(demo[0], Simulation(size=16, noise=0.5))
 
 
+@given(data=st.data(), factor=st.sampled_from([0.5, 2.0]))
+def test_files_of_another_image_are_not_mixed_in(tmp_path_factory, data, factor):
+    """Of the same name, and simulated in the same way."""
+    folder, one = tmp_path_factory.mktemp("data"), head()
+    (path,) = simulate_volumes([("a", one)], folder, SMALL)
+    content, other = path.read_bytes(), one.copy()
+    place = [data.draw(st.integers(0, n - 1)) for n in other.shape]
+    other[tuple(place)] += factor
+    with pytest.raises(InputError, match=r"a\.h5 exists and is of another image"):
+        simulate_volumes([("a", other)], folder, SMALL)
+    assert simulate_volumes([("a", one)], folder, SMALL) == []
+    assert path.read_bytes() == content
+
+
 def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -1,10 +1,13 @@
 """Checkpoints that no run can go on from: an error, and nothing is unpickled."""
 
 import copy
+import math
 import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.mri.test_command_line import configuration, root, run, write_volume
 from tests.mri.test_unusable_runs import sentence
@@ -86,6 +89,26 @@ def test_checkpoints_whose_parts_do_not_fit(damage, trained, root, capsys) -> No
     assert "best.ckpt" in sentence(capsys, *arguments)
     assert not (root / "harm").exists()
     assert not out.exists()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.sampled_from([math.nan, math.inf, -math.inf]), data=st.data())
+def test_weights_that_are_not_finite(value, data, trained, tmp_path_factory, capsys):
+    """Images of NaN would be written without a word."""
+    folder, checkpoint = tmp_path_factory.mktemp("run"), copy.deepcopy(trained)
+    weights = checkpoint["state_dict"]
+    name = data.draw(st.sampled_from(sorted(weights)))
+    weights[name].view(-1)[data.draw(st.integers(0, weights[name].numel() - 1))] = value
+    torch.save(checkpoint, path := folder / "best.ckpt")
+    write_volume(folder / "data/a.h5")
+    out = ("--output", folder / "out")
+    for arguments in (
+        ("reconstruct", "--data", folder / "data", *out, "--checkpoint", path),
+        ("export", "--checkpoint", path, "--output", folder / "a.safetensors"),
+    ):
+        message = sentence(capsys, *arguments)
+        assert f"{path} holds weights that are not finite" in message
+    assert {p.name for p in folder.iterdir()} == {"best.ckpt", "data"}
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "fit"])

@@ -69,6 +69,16 @@ def test_trainers_that_cannot_be_had(option, value, root, capsys) -> None:
     assert value in message
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("limit_train_batches", 0), ("max_steps", 0), ("max_time", {"hours": -1})],
+)
+def test_runs_of_no_step(option, value, root, capsys) -> None:
+    changed = configuration(root, trainer={option: value})
+    assert "no step was trained" in sentence(capsys, "fit", "--config", changed)
+    assert not (root / "run").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(root, capsys) -> None:
     changed = configuration(root, trainer={"accelerator": "gpu"})
