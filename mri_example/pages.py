@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri_example.data.dataset import SliceDataset, coil_images
+from mri_example.data.dataset import coil_images
 from mri_example.data.files import KSpaceFile, opened, read_reconstruction
 from mri_example.evaluate import CAPTION, Evaluation
 from mri_example.figures import learning_curve
 from mri_example.metrics import Scores, score
 from mri_example.report import Report, Slice, Table, versions
 from mri_example.training.checkpoints import CONFIGURATION
-from mri_example.transforms import (
-    center_crop,
-    fftc,
-    ifftc,
-    root_sum_of_squares,
-)
+from mri_example.transforms import center_crop, fftc, ifftc, root_sum_of_squares
 
 if TYPE_CHECKING:  # `evaluate` imports no Lightning
     from mri_example.training.module import ReconstructionTask
@@ -100,13 +93,15 @@ def zero_filled_slice(
 
 def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Path:
     """Write the learning curves, two validation slices, and what the run was."""
-    slices = [*_validated(task)]
+    slices = [*task.validated_slices()]
     lead = f"{task.global_step:,} steps, {task.current_epoch} epochs, into {output}."
+    gpu = task.device.type == "cuda"
+    of = "tensors" if gpu else "the process"
     facts = {
         "Memory and time": {
             "this sitting": f"{seconds:.0f} s",
-            "peak memory": _peak(task.device),
-            "device": _name(task.device),
+            "peak memory": f"{task.peak_megabytes:.0f} MB of {of}",
+            "device": torch.cuda.get_device_name(task.device) if gpu else task.device,
         },
         "Configuration": task.notes[CONFIGURATION],
         "Versions": versions(),
@@ -114,35 +109,3 @@ def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Pat
     curves = {CURVES: learning_curve(output / "log")}
     report = Report("Training", lead, (), slices, curves, facts)
     return report.write(output / "report.html")
-
-
-def _validated(task: ReconstructionTask) -> Iterator[Slice]:
-    """Return the middle slices of the volumes that the last validation kept."""
-    dataset = task.data.validation
-    for name, volume in task.validated.items():
-        file = next(file for file in dataset.files if file.path.name == name)
-        index = file.slices // 2
-        before = {"zero-filled": _input(dataset, file, index)}
-        images = {**before, "reconstruction": volume[index]}
-        yield Slice(f"{name}, slice {index}", images, file.target_volume(index))
-
-
-def _input(dataset: SliceDataset, file: KSpaceFile, index: int) -> NDArray[Any]:
-    """Return the magnitude of what a model was given of a slice."""
-    starts = {s: i for i, (f, s) in enumerate(dataset.items) if f is file}
-    start = max(s for s in starts if s <= index)
-    image = root_sum_of_squares(dataset[starts[start]].zero_filled, dim=0)
-    slab = center_crop(image, file.crop).numpy()
-    return slab if slab.ndim == 2 else slab[index - start]
-
-
-def _peak(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f} MB of tensors"
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{kilobytes / 1e3:.0f} MB of the process"
-
-
-def _name(device: torch.device) -> str:
-    named = device.type == "cuda"
-    return torch.cuda.get_device_name(device) if named else str(device)

@@ -68,6 +68,14 @@ class Slice:
             for name, error in errors.items()
         }
 
+    def strip(self) -> NDArray[np.uint8]:
+        """Return images, target and error map of the last image in a row, as colors."""
+        images = [*self.images.values(), self.target]
+        error = AMPLIFY * np.abs(images[-2] - self.target)
+        row = [("gray", image) for image in images] + [("magma", error)]
+        drawn = [mpl.colormaps[c](im / self.white, bytes=True) for c, im in row]
+        return np.hstack(drawn)[..., :3]
+
 
 @dataclass(frozen=True)
 class Report:

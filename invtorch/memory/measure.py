@@ -150,8 +150,9 @@ def _memory_of(changes: Iterable[int | None]) -> Memory:
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """Return the total number of bytes of the tensors."""
-    return sum(t.nbytes for t in tensors)
+    """Return the total number of bytes of the tensors, of shards those kept here."""
+    own = (t.to_local() if hasattr(t, "to_local") else t for t in tensors)
+    return sum(t.nbytes for t in own)
 
 
 def _measure_cuda(call: Callable[[], object], device: torch.device) -> Memory:

@@ -46,7 +46,8 @@ def memory_report(
 
     A memory strategy only reduces activations. Parameters, gradients and the state of
     the optimizer grow with depth under every strategy, and the caching allocator of a
-    GPU reserves freed memory.
+    GPU reserves freed memory. Of parameters that FSDP2 shards, those that this process
+    keeps are counted.
 
     Args:
         call: The forward and backward pass, without the optimizer's step. It is called

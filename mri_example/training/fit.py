@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
+from PIL import Image
 
 from invtorch import DriftError
 from mri_example.data.files import whole_file
@@ -52,6 +53,7 @@ KEPT = {  # options of the trainer that a run that goes on must not change
     "max_time": None,
     "precision": None,
 }
+PICTURES = 10  # beside the CSV: those of two volumes and five epochs
 QUIET = (
     ".*does not have many workers.*",
     "GPU available but not used.*",
@@ -240,6 +242,26 @@ class ProgressLines(callbacks.Callback):
             LINES.say(f"epoch {trainer.current_epoch}, validation, slice {args[3] + 1}")
 
 
+class Pictures(callbacks.Callback):
+    """Log a slice of each volume that a validation keeps, beside target and error."""
+
+    def on_validation_end(self, trainer: lightning.Trainer, task: Any) -> None:
+        """Give TensorBoard all pictures, and keep the last few beside the CSV."""
+        for shown in task.validated_slices() if trainer.is_global_zero else ():
+            for logger in trainer.loggers:
+                board: Any = getattr(logger, "experiment", None)
+                if isinstance(logger, loggers.CSVLogger):
+                    name = f"epoch_{trainer.current_epoch:04}, {shown.title}.png"
+                    path = Path(logger.log_dir) / "pictures" / name
+                    with whole_file(path) as partial:
+                        Image.fromarray(shown.strip()).save(partial, "png")
+                    for old in sorted(path.parent.glob("epoch_*"))[:-PICTURES]:
+                        old.unlink()
+                elif hasattr(board, "add_image"):
+                    picture = f"validation/{shown.title}", shown.strip()
+                    board.add_image(*picture, trainer.global_step, dataformats="HWC")
+
+
 def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
     """Make the trainer of a run.
 
@@ -302,7 +324,8 @@ def _callbacks(output: Path) -> list[callbacks.Callback]:
     best = callbacks.ModelCheckpoint(filename="best", **highest, **options)
     options["save_on_train_epoch_end"] = True
     last = callbacks.ModelCheckpoint(filename="last", **options)
-    return [best, last, *([] if sys.stderr.isatty() else [ProgressLines()])]
+    lines = [] if sys.stderr.isatty() else [ProgressLines()]
+    return [best, last, Pictures(), *lines]
 
 
 def _loggers(output: Path, chosen: Any) -> list[loggers.Logger]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import astuple
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -16,12 +17,13 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from invtorch import OrthogonalCoupling
-from mri_example.data.dataset import Magnitudes, Sample, blend
+from mri_example.data.dataset import Magnitudes, Sample, SliceDataset, blend
 from mri_example.data.files import KSpaceFile
 from mri_example.errors import require
 from mri_example.losses import LossName, training_loss
 from mri_example.metrics import METRICS, score
 from mri_example.models import Reconstructor
+from mri_example.report import Slice
 from mri_example.training.data import SliceData, check_range
 from mri_example.transforms import center_crop, root_sum_of_squares
 
@@ -114,12 +116,16 @@ class ReconstructionTask(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the slices per second of all ranks, and the largest peak of memory."""
         rate = self.slices / (time.perf_counter() - self.begun)
-        peak = getrusage(RUSAGE_SELF).ru_maxrss / 1000
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device) / 1e6
         options: dict[str, Any] = {"sync_dist": True, "on_epoch": True}
         self.log("slices_per_second", rate, reduce_fx="sum", **options)
-        self.log("peak_memory_mb", peak, reduce_fx="max", **options)
+        self.log("peak_memory_mb", self.peak_megabytes, reduce_fx="max", **options)
+
+    @property
+    def peak_megabytes(self) -> float:
+        """The peak of what PyTorch allocated on a GPU, else that of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e6
+        return getrusage(RUSAGE_SELF).ru_maxrss / 1000
 
     def training_step(self, batch: Sample) -> Tensor:
         """Return the loss of a batch."""
@@ -166,6 +172,15 @@ class ReconstructionTask(lightning.LightningModule):
             shown = metric == "ssim"
             self.log(f"validation_{metric}", mean, prog_bar=shown, sync_dist=True)
 
+    def validated_slices(self) -> Iterator[Slice]:
+        """Yield the middle slices of the volumes that the last validation kept."""
+        for name, volume in self.validated.items():
+            file = self._files()[name]
+            index = file.slices // 2
+            before = {"zero-filled": _input(self.data.validation, file, index)}
+            images = {**before, "reconstruction": volume[index]}
+            yield Slice(f"{name}, slice {index}", images, file.target_volume(index))
+
     def configure_optimizers(self) -> Any:
         """Return Adam, with a warm-up and a cosine over the whole run.
 
@@ -209,6 +224,15 @@ class ReconstructionTask(lightning.LightningModule):
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, self.outputs)
         return {key: value for part in parts for key, value in part.items()}
+
+
+def _input(dataset: SliceDataset, file: KSpaceFile, index: int) -> Magnitudes:
+    """Return the magnitude of what a model was given of a slice."""
+    starts = {s: i for i, (f, s) in enumerate(dataset.items) if f is file}
+    start = max(s for s in starts if s <= index)
+    image = root_sum_of_squares(dataset[starts[start]].zero_filled, dim=0)
+    slab: Magnitudes = center_crop(image, file.crop).numpy()
+    return slab if slab.ndim == 2 else slab[index - start]
 
 
 def _time_spent(clock: Timer | None) -> float | None:

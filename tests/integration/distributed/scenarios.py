@@ -20,6 +20,7 @@ from invtorch import (
     InvertibleSequential,
     OrthogonalCoupling,
 )
+from invtorch.planning import memory_report
 from tests.parts import Conditioner, known
 from tests.strategies import weighed
 
@@ -392,6 +393,22 @@ def resume_when_sharded(rank: int, anchors: int) -> Outcome:
     return found + _whole(net), oracle
 
 
+def report_of_shards(rank: int, anchors: int) -> list[tuple[int, ...]]:
+    """Return what a report says of layers that are sharded, and what a rank keeps."""
+    found = []
+    for rows in range(1, 8):
+        net = nn.Linear(3, rows)
+        fully_shard(net, mesh=_mesh())
+        optimizer = torch.optim.Adam(net.parameters())
+        report = memory_report(
+            lambda net=net: net(torch.ones(2, 3)).sum().backward(), net, optimizer
+        )
+        kept = len(torch.arange(rows).chunk(2)[rank]) if rank < min(rows, 2) else 0
+        own, steps = 4 * 4 * kept, 2 * 4  # three weights and a bias; a count each
+        found.append((*report[:3], own, own, 2 * own + steps))
+    return found
+
+
 GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -415,6 +432,7 @@ GRADIENTS: dict[str, Callable[[int, int], Outcome]] = {
 }
 OTHERS: dict[str, Callable[[int, int], Any]] = {
     "buckets": buckets,
+    "report_of_shards": report_of_shards,
     "shard_a_conditioner": shard_a_conditioner,
     "shard_the_container_with_an_inner_loss": shard_the_container_with_an_inner_loss,
 }

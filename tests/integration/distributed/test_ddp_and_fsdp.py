@@ -65,6 +65,12 @@ def test_buckets_are_exchanged_while_layers_are_still_replayed(
         assert len([e for e in between if e != "bucket"]) >= depth // 2
 
 
+def test_a_memory_report_counts_the_shards_of_its_process(outcomes) -> None:
+    for reports in outcome(outcomes, "report_of_shards", 0):
+        for *found, parameters, gradients, optimizer in reports:
+            assert found == [parameters, gradients, optimizer]
+
+
 @pytest.mark.parametrize("anchors", ANCHORS)
 def test_an_inner_loss_of_a_container_that_is_sharded_whole(outcomes, anchors) -> None:
     for message in outcome(outcomes, "shard_the_container_with_an_inner_loss", anchors):
