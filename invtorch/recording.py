@@ -161,7 +161,7 @@ class Nodes(NamedTuple):
         start: tuple[int, int],
         inputs: tuple[Tensor, ...],
         outputs: Any,
-        below: frozenset[Node],
+        below: frozenset[Node] | None,
     ) -> Nodes:
         """Count the nodes since `start`.
 
@@ -169,14 +169,17 @@ class Nodes(NamedTuple):
             start: What `_nodes` returned then.
             inputs: What is evaluated.
             outputs: What the evaluation returned.
-            below: Nodes of other tensors that the evaluation reads.
+            below: Nodes of other tensors that the evaluation reads; `None` if no shapes
+                are compared.
         """
-        number = _since(start)
+        number, layouts = _since(start), tuple(map(_layout, inputs))
+        if below is None:
+            return cls(number, None, layouts)
         ends = () if number is None else _torch.tree_leaves(outputs)
         nodes = [t.grad_fn for t in ends if isinstance(t, Tensor)]
         known = below.union(t.grad_fn for t in inputs if t.grad_fn is not None)
         shapes = _shapes([n for n in nodes if n is not None], start[0], known)
-        return cls(number, shapes, tuple(map(_layout, inputs)))
+        return cls(number, shapes, layouts)
 
     def differ(self, other: Nodes) -> bool:
         """Return whether the evaluations took different branches."""
@@ -222,15 +225,23 @@ class NodesCounted:
 
     Args:
         state: The state of the call; `None` if only its conditioners are evaluated.
-        others: Further tensors that it reads.
+        others: Further tensors that it reads; `None` if only the numbers of nodes are
+            compared.
+        own_layer: Whether the layer is not one of this library.
     """
 
     def __init__(
-        self, state: tuple[Tensor, ...] | None, others: Iterable[Tensor]
+        self,
+        state: tuple[Tensor, ...] | None,
+        others: Iterable[Tensor] | None,
+        own_layer: bool,
     ) -> None:
         self.state = state
+        self.own_layer = own_layer
         self.outputs: Any = ()  # what the call returned
-        self.below = frozenset(t.grad_fn for t in others if t.grad_fn is not None)
+        self.below: frozenset[Node] | None = None
+        if others is not None:
+            self.below = frozenset(t.grad_fn for t in others if t.grad_fn is not None)
         self.counts: Counts = []
         self.whole = Nodes(None, None, ())
 
@@ -242,8 +253,10 @@ class NodesCounted:
     def __exit__(self, *_: object) -> None:
         _running.counting, _running.counted = self.outside
         if self.state is not None:
-            self.whole = Nodes.since(self.start, self.state, self.outputs, self.below)
-        self.state, self.outputs, self.below = None, (), frozenset()
+            # the rest of a layer of this library takes no branches
+            below = None if self.counts and not self.own_layer else self.below
+            self.whole = Nodes.since(self.start, self.state, self.outputs, below)
+        self.state, self.outputs, self.below = None, (), None
 
     def add(
         self, network: nn.Module, start: tuple[int, int], x: Tensor, y: Any

@@ -1,8 +1,8 @@
-"""Write the best trained i-RIM as one small file: `python -m benchmarks.reproduce.ship`.
+"""Write the best i-RIM as one small file: `python -m benchmarks.reproduce.ship`.
 
-The training with the highest SSIM on the validation head is taken, whatever its scores on
-the test head. Weights are kept in half precision. The card beside the file says what it
-was trained on, and how well it reconstructs the test head as it lies there.
+The training with the highest SSIM on the validation head is taken, whatever its scores
+on the test head. Weights are kept in half precision. The card beside the file says what
+it was trained on, and how well it reconstructs the test head as it lies there.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Scores on the head "coronal", which it has never seen:
 
 Scores on simulated k-space do not compare with those of the fastMRI leaderboard. The file
 holds the whole configuration: `safetensors.safe_open(...).metadata()`.
-"""
+"""  # noqa: E501 (rows of a table)
 
 
 def ship(
@@ -76,8 +76,8 @@ def ship(
     best, checkpoint = max(trained.items())
     file = output / f"{name}.safetensors"
     export(checkpoint, file, dtype=torch.float16)
-    model, said = load(file), load_checkpoint(checkpoint)
-    facts: dict[str, Any] = said[CONFIGURATION]
+    model, last = load(file), load_checkpoint(checkpoint.with_stem("last"))
+    facts: dict[str, Any] = last[CONFIGURATION]
     rows = []
     for title, method in {"zero-filled": zero_filled, name: model}.items():
         for acceleration in ACCELERATIONS:
@@ -90,7 +90,7 @@ def ship(
     card = CARD.format(
         name=name,
         parameters=sum(p.numel() for p in model.parameters()),
-        steps=torch.load(checkpoint.with_stem("last"), weights_only=True)["global_step"],
+        steps=last["global_step"],
         batch=facts["batch_size"],
         rate=facts["learning_rate"],
         loss=facts["loss"],

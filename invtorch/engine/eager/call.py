@@ -231,7 +231,9 @@ class Call:
             watch = watched(parts)
         off = _torch.SavedTensorsHooksOff()
         self.needed = [t.requires_grad for t in state]
-        self.nodes = NodesCounted(state, self.grad_inputs)
+        own_code, own_layer = self.environment.own_code, self.environment.own_layer
+        read = self.grad_inputs if own_code else None
+        self.nodes = NodesCounted(state, read, own_layer)
         given = self.input_form.of_tensors(state)
         with (
             WeightCachesOff(),
@@ -247,7 +249,8 @@ class Call:
         self._check(state, outputs)
         ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
         self.grad_inputs += self._computed(state, ends)
-        self.reached = inputs_reached(self.grad_inputs, state, ends)
+        if own_code:
+            self.reached = inputs_reached(self.grad_inputs, state, ends)
         check_own_tensors(self.label, self.environment.changed_parameter(), changed)
         check_input_unmodified(self.label, versions(state) == counts)
         return outputs
@@ -386,7 +389,9 @@ class Call:
             stop: AbstractContextManager[list[Tensor | None]] = nullcontext([])
             if self.held:
                 stop = cut(self.held, kept)
-            nodes = NodesCounted(whole, (*stand_ins.values(), *starts.values()))
+            own_code, own_layer = self.environment.own_code, self.environment.own_layer
+            read = (*stand_ins.values(), *starts.values())
+            nodes = NodesCounted(whole, read if own_code else None, own_layer)
             restored = self.environment.restored(stand_ins, self.locks)
             with restored, Recording(None), hooks, stop as found, nodes:
                 graph = evaluate(context)
@@ -403,7 +408,7 @@ class Call:
         fixed = [t for t in own if id(t) not in stand_ins]
         known = (*graph.leaves, *others, *fixed)
         check_closed(self.label, known, graph.ends, self.context)
-        if comparable:
+        if comparable and own_code:
             again = inputs_reached((*stand_ins.values(),), graph.leaves, graph.ends)
             method = REPLAYS[self.direction.name] if whole is None else None
             check_same_inputs(self.label, self.reached, again, method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import threading
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,12 @@ class Before(NamedTuple):
     attributes: Attributes
 
 
+@functools.cache
+def _is_known(kind: type[nn.Module]) -> bool:
+    """Return whether a class of modules is one of PyTorch's or of this library."""
+    return kind.__module__.startswith(("torch.nn.", "invtorch."))
+
+
 class Environment:
     """The environment of one call: random states, autocast, what the modules hold.
 
@@ -75,6 +82,9 @@ class Environment:
         computed: The attributes and buffers that need a gradient, once the call was
             run: weights that a hook of the layer or a replica computes, for instance.
         hooked_inside: Whether a module inside of the layer has hooks.
+        own_code: Whether the layer runs code that is neither PyTorch's nor this
+            library's, which may take another branch in a replay.
+        own_layer: Whether the layer itself is neither.
 
     Args:
         parts: The layer and all modules in it.
@@ -110,6 +120,9 @@ class Environment:
         self.holders: list[Holder] = [*map(vars, parts), *modules, *hooks]
         self.hooks = len(hooks)
         self.hooked_inside = any(hooks[len(_torch.HOOKS) :])
+        replaced = any("forward" in vars(part) for part in parts)
+        self.own_layer = not _is_known(self.kinds[0])
+        self.own_code = any(hooks) or replaced or not all(map(_is_known, self.kinds))
         self.computed: list[Slot] = []
         self.conditioners: DrawsOfConditioners | None = None
 
