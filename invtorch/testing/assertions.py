@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ def assert_invertible(
 ) -> None:
     """Assert that `inverse` undoes `forward`, and `forward` undoes `inverse`.
 
+    A module in training mode is tried in evaluation mode too. Gradients are those of an
+    identity: of a round trip with respect to the state, and zeros for the parameters.
+
     Args:
         module: The module.
         x: An input.
@@ -34,13 +38,32 @@ def assert_invertible(
             of the state, 4e-11 in double precision. Prefer double precision.
 
     Raises:
-        AssertionError: If a round trip is off, or a direction changes its argument in
-            place, or returns NaN or Inf.
+        AssertionError: If a round trip or its gradient is off, or a direction changes
+            its argument in place, or returns NaN or Inf.
 
     Examples:
         >>> from invtorch.testing import assert_invertible
         >>> assert_invertible(Householder1x1(4), torch.randn(2, 4))
     """
+    evaluated = copy.deepcopy(module).eval() if module.training else None
+    _assert_round_trips(module, x, context, rtol)
+    if evaluated is not None:
+        _assert_round_trips(evaluated, x, context, rtol, mode=", in eval()")
+    with torch.no_grad():
+        y = module(x, *context)
+    _assert_identity(module, "forward", x, context, rtol)
+    sizes = [sum(t.numel() for t in as_tuple(state)) for state in (x, y)]
+    if sizes[0] == sizes[1]:  # where it pads, only the other way is an identity
+        _assert_identity(module, "inverse", y, context, rtol)
+
+
+def _assert_round_trips(
+    module: InvertibleModule,
+    x: Tensor | Tensors,
+    context: tuple[Any, ...],
+    rtol: float | None,
+    mode: str = "",
+) -> None:
     name = type(module).__name__
     state: Any = x
     with torch.no_grad():
@@ -56,9 +79,34 @@ def assert_invertible(
             if not all(torch.isfinite(t).all() for t in as_tuple(result)):
                 raise AssertionError(f"{name}.{direction} returned NaN or Inf")
             back = getattr(module, OPPOSITE[direction])(result, *context)
-            trip = f"{name}.{OPPOSITE[direction]} after {direction}"
+            trip = f"{name}.{OPPOSITE[direction]} after {direction}{mode}"
             assert_close(trip, as_tuple(back), as_tuple(state), rtol)
             state = result
+
+
+def _assert_identity(
+    module: InvertibleModule,
+    direction: str,
+    start: Tensor | Tensors,
+    context: tuple[Any, ...],
+    rtol: float | None,
+) -> None:
+    """Assert that the gradients of a round trip are those of an identity."""
+    opposite = OPPOSITE[direction]
+    tensors = [c for c in context if isinstance(c, Tensor) and c.requires_grad]
+    others = [*tensors, *(p for p in module.parameters() if p.requires_grad)]
+    found = []
+    for trip in (True, False):
+        state, inputs = leaves(start)
+        result = getattr(module, direction)(state, *context) if trip else state
+        back = getattr(module, opposite)(result, *context) if trip else state
+        loss = weighed(back)
+        if not loss.requires_grad:
+            return
+        wanted = [*inputs, *others]
+        found.append(torch.autograd.grad(loss, wanted, materialize_grads=True))
+    what = f"gradients of {type(module).__name__}.{opposite} after {direction}"
+    assert_close(what, *found, rtol)
 
 
 def assert_gradients_match(
@@ -164,7 +212,9 @@ def assert_log_det(
     r"""Assert that log-determinants are those of the Jacobian, in both directions.
 
     The Jacobian $J$ of each sample is computed by autograd. If the output has more
-    entries than the input, the determinant is that of $(J^\top J)^{1/2}$.
+    entries than the input, the determinant is that of $(J^\top J)^{1/2}$. Gradients of
+    the log-determinant of the first sample are compared too, where autograd can
+    differentiate the Jacobian.
 
     Args:
         module: The module.
@@ -174,8 +224,8 @@ def assert_log_det(
             entries, whichever is larger.
 
     Raises:
-        AssertionError: If a log-determinant is off, or has another shape than
-            `(batch,)`.
+        AssertionError: If a log-determinant or its gradient is off, or it has another
+            shape than `(batch,)`.
         ValueError: If a sample is too large.
 
     Examples:
@@ -203,12 +253,51 @@ def assert_log_det(
         # relative to the number of entries: a sum of as many logarithms near 0
         entries = sum(t[:1].numel() for t in as_tuple(start))
         assert_close(what, (log_det.detach() + entries,), (expected + entries,), rtol)
+        _assert_log_det_gradients(module, direction, start, context, rtol)
+
+
+def _assert_log_det_gradients(
+    module: InvertibleModule,
+    direction: str,
+    start: Tensor | Tensors,
+    context: tuple[Any, ...],
+    rtol: float | None,
+) -> None:
+    """Assert that the log-determinant of the first sample has the right gradients."""
+    if not len(as_tuple(start)[0]):
+        return
+    method = f"{direction}_and_log_det"
+    first = tuple(t[:1] for t in as_tuple(start))
+    state, inputs = leaves(first if isinstance(start, tuple) else first[0])
+    own = tuple(c[:1] if isinstance(c, Tensor) else c for c in context)
+    tensors = [c for c in own if isinstance(c, Tensor) and c.requires_grad]
+    wanted = [*inputs, *tensors, *(p for p in module.parameters() if p.requires_grad)]
+    log_det = getattr(module, method)(state, *own)[1]
+    function = getattr(module, direction)
+    with suppress(RuntimeError):  # an operation has no second derivative
+        expected = _log_det_of_sample(function, state, own, 0, create_graph=True)
+        references = _gradients_of(expected.sum(), wanted)
+        found = _gradients_of(log_det.sum(), wanted)
+        what = f"gradients of {type(module).__name__}.{method}, the log-determinant"
+        assert_close(what, found, references, rtol)
+
+
+def _gradients_of(loss: Tensor, wanted: list[Tensor]) -> Tensors:
+    """Return gradients; zeros if the loss has none."""
+    if not (loss.requires_grad and wanted):
+        return tuple(map(torch.zeros_like, wanted))
+    return torch.autograd.grad(loss, wanted, materialize_grads=True)
 
 
 def _log_det_of_sample(
-    function: Any, start: Tensor | Tensors, context: tuple[Any, ...], i: int
+    function: Any,
+    start: Tensor | Tensors,
+    context: tuple[Any, ...],
+    i: int,
+    create_graph: bool = False,
 ) -> Tensor:
-    sample = [t[i : i + 1].detach() for t in as_tuple(start)]
+    sample = [t[i : i + 1] for t in as_tuple(start)]
+    sample = sample if create_graph else [t.detach() for t in sample]
     own = [c[i : i + 1] if isinstance(c, Tensor) else c for c in context]
     shapes, sizes = [t.shape for t in sample], [t.numel() for t in sample]
     if sum(sizes) > LARGEST_JACOBIAN:
@@ -224,7 +313,7 @@ def _log_det_of_sample(
         return torch.cat([t.flatten() for t in as_tuple(result)])
 
     entries = torch.cat([t.flatten() for t in sample])
-    J = torch.autograd.functional.jacobian(flat, entries)
+    J = torch.autograd.functional.jacobian(flat, entries, create_graph=create_graph)
     if J.shape[0] > J.shape[1]:
         J = torch.linalg.cholesky(J.mT @ J)
     elif J.shape[0] < J.shape[1]:  # the inverse of such a map, on its image

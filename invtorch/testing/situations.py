@@ -153,15 +153,6 @@ def _output_changed(use: Use) -> Results:
     return grad(loss, targets, allow_unused=True)
 
 
-def _single(use: Use) -> Results:
-    """A batch has one sample: the samples do not depend on each other."""
-    net, x, _, context = use
-    one = tuple(t[:1] for t in as_tuple(x))
-    own = [c[:1] if isinstance(c, Tensor) and c.ndim else c for c in context]
-    with torch.no_grad():
-        return as_tuple(net(one if isinstance(x, tuple) else one[0], *own))
-
-
 SITUATIONS: tuple[Situation, ...] = (
     *(_frozen, _input_without_gradient, _input_used_again, _twice, _two_forwards),
     *(_strided, _checkpointed, _functional, _copied, _evaluated),
@@ -218,10 +209,16 @@ def _assert_independent(
     context: tuple[Any, ...],
     rtol: float | None,
 ) -> None:
-    """Assert that a sample alone gives what it gives in a batch."""
+    """Assert that a sample alone gives what it gives in a batch, in each direction."""
     net = copy.deepcopy(module).eval()
     with torch.no_grad():
-        whole = as_tuple(net(x, *context))
-    alone = _single(Use(net, x, [], context))
-    what = f"{type(module).__name__}: a sample alone, compared with it in a batch"
-    assert_close(what, alone, tuple(t[:1] for t in whole), rtol)
+        y = net(x, *context)
+        own = [c[:1] if isinstance(c, Tensor) and c.ndim else c for c in context]
+        for direction, start in (("forward", x), ("inverse", y)):
+            function = getattr(net, direction)
+            whole = as_tuple(function(start, *context))
+            one = tuple(t[:1] for t in as_tuple(start))
+            alone = function(one if isinstance(start, tuple) else one[0], *own)
+            name = f"{type(module).__name__}{'.inverse' * (direction == 'inverse')}"
+            what = f"{name}: a sample alone, compared with it in a batch"
+            assert_close(what, as_tuple(alone), tuple(t[:1] for t in whole), rtol)

@@ -93,6 +93,51 @@ class Mixing(InvertibleModule):
         return y - len(y)
 
 
+class Detached(Scale):
+    """A log-determinant without a gradient."""
+
+    def forward_and_log_det(self, x, *_):
+        y, log_det = super().forward_and_log_det(x)
+        return y, log_det.detach()
+
+
+class DetachedInverse(Scale):
+    """The same in the other direction, where it depends on the state."""
+
+    def inverse_and_log_det(self, y, *_):
+        x, log_det = super().inverse_and_log_det(y)
+        return x, log_det + (y - y.detach()).flatten(1).sum(1)
+
+
+class ConstantInverse(Scale):
+    """An inverse that is right, but without the gradient of its parameters."""
+
+    def inverse(self, y, *_):
+        return y * (-self.log_scale.detach()).view(self.shape).exp()
+
+
+class WrongSlope(Scale):
+    """An inverse that is right, but has another derivative."""
+
+    def inverse(self, y, *_):
+        x = super().inverse(y)
+        return x + (x - x.detach()) / 100
+
+
+class OtherInEvaluation(Scale):
+    """An inverse that is the identity in evaluation mode."""
+
+    def inverse(self, y, *_):
+        return super().inverse(y) if self.training else y
+
+
+class MixingInverse(Scale):
+    """An inverse that depends on the size of the batch."""
+
+    def inverse(self, y, *_):
+        return super().inverse(y) + (len(y) == 1)
+
+
 def state(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
@@ -115,6 +160,28 @@ def state(*shape: int) -> torch.Tensor:
             "WrongReplay: half of the parameters are",
         ),
         (assert_right_or_raises, Mixing, "Mixing: a sample alone, compared with it in"),
+        (
+            assert_right_or_raises,
+            MixingInverse,
+            "MixingInverse.inverse: a sample alone, compared with it in",
+        ),
+        (assert_log_det, Detached, "gradients of Detached.forward_and_log_det"),
+        (
+            assert_log_det,
+            DetachedInverse,
+            "gradients of DetachedInverse.inverse_and_log_det",
+        ),
+        (
+            assert_invertible,
+            ConstantInverse,
+            "gradients of ConstantInverse.inverse after forward",
+        ),
+        (assert_invertible, WrongSlope, "gradients of WrongSlope.inverse after forwar"),
+        (
+            assert_invertible,
+            OtherInEvaluation,
+            r"OtherInEvaluation.inverse after forward, in eval\(\)",
+        ),
     ],
 )
 def test_faults_are_found(check, kind, message) -> None:
