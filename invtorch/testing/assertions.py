@@ -106,7 +106,7 @@ def _assert_identity(
         wanted = [*inputs, *others]
         found.append(torch.autograd.grad(loss, wanted, materialize_grads=True))
     what = f"gradients of {type(module).__name__}.{opposite} after {direction}"
-    assert_close(what, *found, rtol)
+    assert_close(what, found[0], found[1], rtol)
 
 
 def assert_gradients_match(
