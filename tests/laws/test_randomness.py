@@ -125,15 +125,18 @@ def seed_all(seed: int, net: nn.Module) -> None:
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     for i, module in enumerate(net.modules()):
-        held = getattr(module, "generator", None)
-        if isinstance(held, torch.Generator):
-            held.manual_seed(seed + i)
-        elif isinstance(held, random.Random):
-            held.seed(seed + i)
-        elif isinstance(held, numpy.random.Generator):
-            held.bit_generator.state = numpy.random.PCG64(seed + i).state
-        elif held is not None:
-            held.seed((seed + i) % 2**32)
+        seed_one(getattr(module, "generator", None), seed + i)
+
+
+def seed_one(generator: object, seed: int) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, random.Random):
+        generator.seed(seed)
+    elif isinstance(generator, numpy.random.Generator):
+        generator.bit_generator.state = numpy.random.PCG64(seed).state
+    elif generator is not None:
+        generator.seed(seed % 2**32)
 
 
 def drawn_next(net: nn.Module) -> list[float]:
@@ -179,6 +182,120 @@ def test_gradients_are_those_of_the_same_draws(
 
 def present(gradients: tuple) -> list[Tensor]:
     return [g for g in gradients if g is not None]
+
+
+class Holder:
+    """An object with attributes."""
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+
+class Slotted:
+    """An object with slots."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+
+@dataclass
+class Settings:
+    """A dataclass."""
+
+    held: object
+
+
+# where a generator may be held, and how it is found there
+PLACES = {
+    "itself": (lambda g: g, lambda held: held),
+    "list": (lambda g: [0, g], lambda held: held[1]),
+    "tuple": (lambda g: (g, "a"), lambda held: held[0]),
+    "dictionary": (lambda g: {"a": {"b": g}}, lambda held: held["a"]["b"]),
+    "object": (Holder, lambda held: held.held),
+    "object with slots": (Slotted, lambda held: held.held),
+    "dataclass": (Settings, lambda held: held.held),
+    "deep": (lambda g: {"a": [Holder((g,))]}, lambda held: held["a"][0].held[0]),
+    "partial": (lambda g: functools.partial(int, g), lambda held: held.args[0]),
+    "closure": (lambda g: lambda: g, lambda held: held()),
+}
+OF_ALL = [None]  # a global variable
+
+
+class Noisy(nn.Module):
+    """A conditioner that multiplies by random numbers, and returns zeros."""
+
+    def __init__(self, outputs: int, draw: Callable, find: Callable, held: object):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), zeros(3, outputs)
+        self.draw, self.find, self.held = draw, find, held
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        generator = self.find(context[0] if context else self.held)
+        return self.last(self.first(x).tanh() * (0.5 + self.draw(generator)))
+
+
+class NoisyByGlobal(Noisy):
+    """The same, of a generator that is a global variable."""
+
+    def forward(self, x: Tensor, *_: object) -> Tensor:
+        return self.last(self.first(x).tanh() * (0.5 + self.draw(of_all())))
+
+
+def of_all() -> object:
+    return OF_ALL[0]
+
+
+OWN = sorted(name for name in KINDS if name.startswith("an own"))
+
+
+@given(
+    st.sampled_from(OWN),
+    st.sampled_from([*sorted(PLACES), "context", "global"]),
+    st.sampled_from(sorted(PLACES)),
+    st.sampled_from(sorted({*LAYERS} - {"two-sided by a mask"})),
+    memories,
+    st.integers(0, 2),
+    network_seeds,
+)
+def test_generators_are_found_where_they_are_held(
+    name, place, inner, layer, memory, anchors, seed
+) -> None:
+    """The masks are those of the forward pass, whose values cannot show them."""
+    kind = KINDS[name]
+    hold, find = PLACES[inner if place in ("context", "global") else place]
+
+    def run(memory: str) -> tuple:
+        torch.manual_seed(seed)
+        OF_ALL[0] = generator = kind.make()
+        seed_one(generator, seed)
+        held = hold(generator)
+        cls = NoisyByGlobal if place == "global" else Noisy
+        outputs = 4 if layer == "affine" else 2
+        noisy = [cls(outputs, kind.draw, find, held) for _ in range(6)]
+        layers = [made(layer, noisy[2 * i : 2 * i + 2]) for i in range(3)]
+        net = InvertibleSequential(*layers, memory=memory, anchors=anchors).double()
+        x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+        found = []
+        for _ in range(2):
+            y = net(x, held) if place == "context" else net(x)
+            found += torch.autograd.grad(weighed(y), [x, *parameters(net)])
+        return found, kind.draw(generator)
+
+    expected, after = run("store")
+    found, after_replay = run(memory)
+    assert_all_equal(found, expected)
+    assert after == after_replay
+
+
+def made(name: str, networks: list[nn.Module]) -> InvertibleModule:
+    if name == "two-sided":
+        return ReversibleBlock(*networks)
+    if name == "orthogonal":
+        return OrthogonalCoupling(networks[0], channels=4)
+    kinds = {"additive": AdditiveCoupling, "affine": AffineCoupling, "own": Own}
+    return kinds[name](networks[0])
 
 
 @given(st.data(), names, network_seeds, st.booleans(), st.booleans())

@@ -16,9 +16,11 @@ from invtorch import _torch
 from invtorch.engine.restore.generators import (
     PYTHON_AND_NUMPY,
     Source,
+    generators_in,
     is_generator,
     of_other_libraries,
     on_devices,
+    roots_of,
 )
 from invtorch.engine.restore.locks import Locks
 from invtorch.engine.restore.module_state import (
@@ -101,7 +103,7 @@ class Environment:
         context: Sequence[Any] = (),
     ) -> None:
         self.parts = parts
-        self.context = [c for c in context if is_generator(type(c))]
+        self.context = generators_in(context)
         mode = direction, *[part.training for part in parts]
         self.habits = habits_of(parts[0], mode)
         self.inverse_habits = habits_of(parts[0], (*mode, "inverse"))
@@ -129,7 +131,9 @@ class Environment:
     def before(self) -> Before:
         """Record what the next call may change."""
         attributes = Attributes(self.holders)
-        own = [*attributes.instances_of(is_generator), *self.context]
+        held = generators_in(roots_of(self.parts))
+        own = [*attributes.instances_of(is_generator), *held, *self.context]
+        own = [*{id(one): one for one in own}.values()]
         shared = [*on_devices(self.device), *self._sources(self.habits)]
         return Before(
             DRAWING.lends,

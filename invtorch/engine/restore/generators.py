@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from types import (
+    BuiltinMethodType,
+    CellType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch._torch import same_values
 
@@ -50,6 +62,132 @@ def is_generator(kind: type) -> bool:
 
 
 _kinds: dict[type, bool] = {}
+
+
+# --- where they are held --------------------------------------------------------------
+
+MOST = 256  # objects that are searched for generators, for each layer
+FIRST = 32  # entries of a collection that are searched
+PLAIN = (bool, int, float, complex, str, bytes, type(None), Tensor, nn.Parameter)
+OPAQUE = (nn.Module, Tensor, ModuleType, type)
+COLLECTIONS = (list, tuple, set, frozenset, deque)
+Global: TypeAlias = tuple[dict[str, Any], str]  # a namespace, and a name in it
+
+
+def generators_in(values: Iterable[Any]) -> list[Source]:
+    """Return the generators among values, and those that they hold.
+
+    Searched are collections, attributes of objects, arguments of `functools.partial`,
+    what a method is bound to, and what a function encloses. Modules, and objects of
+    PyTorch's own classes, are not.
+    """
+    found: dict[int, Source] = {}
+    seen: set[int] = set()
+    pending = [*values]
+    while pending and len(seen) < MOST:
+        value = pending.pop()
+        kind = type(value)
+        if kind in PLAIN or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if is_generator(kind):
+            found[id(value)] = value
+        elif not (isinstance(value, OPAQUE) or _is_of_torch(kind)):
+            pending += _held_by(value)
+    return [*found.values()]
+
+
+def _held_by(value: Any) -> list[Any]:
+    """Return the objects that one holds."""
+    if isinstance(value, dict):
+        return [*islice([*value.values()], FIRST)]
+    if isinstance(value, COLLECTIONS):
+        return [*islice([*value], FIRST)]
+    if isinstance(value, FunctionType):
+        return _enclosed(value)
+    if isinstance(value, (MethodType, BuiltinMethodType)):
+        own = value.__self__
+        return [own, getattr(value, "__func__", None)]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    slots = [s for k in type(value).__mro__ for s in k.__dict__.get("__slots__", ())]
+    inside = [*getattr(value, "__dict__", {}).values()][:FIRST]
+    return inside + [getattr(value, s, None) for s in slots if isinstance(s, str)]
+
+
+def _enclosed(function: FunctionType) -> list[Any]:
+    """Return what a function encloses, and its defaults."""
+    cells = map(_content, function.__closure__ or ())
+    defaults = (function.__kwdefaults__ or {}).values()
+    return [*cells, *(function.__defaults__ or ()), *defaults]
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that is not set yet
+        return None
+
+
+def globals_of(kind: type) -> list[Global]:
+    """Return the generators that methods of a class use as global variables.
+
+    Functions of the same file that they call are searched too.
+    """
+    known = _globals.get(kind)
+    if known is None:
+        methods = [
+            m
+            for base in kind.__mro__
+            if not _is_of_torch(base) and base is not object
+            for m in base.__dict__.values()
+            if isinstance(m, FunctionType)
+        ]
+        _globals[kind] = known = _globals_used(methods)
+    return known
+
+
+_globals: WeakKeyDictionary[type, list[Global]] = WeakKeyDictionary()
+
+
+def _globals_used(functions: list[FunctionType]) -> list[Global]:
+    found, seen = [], {*functions}
+    while functions and len(seen) < MOST:
+        function = functions.pop()
+        space = function.__globals__
+        for name in function.__code__.co_names:
+            value = space.get(name)
+            if not isinstance(value, FunctionType):
+                if generators_in([value]):
+                    found.append((space, name))
+            elif value not in seen and value.__module__ == function.__module__:
+                seen.add(value)
+                functions.append(value)
+    return found
+
+
+def _is_of_torch(kind: type) -> bool:
+    return kind.__module__ == "torch" or kind.__module__.startswith("torch.")
+
+
+def roots_of(parts: Sequence[nn.Module]) -> list[Any]:
+    """Return what may hold generators: attributes of modules, and global variables.
+
+    Modules of PyTorch's own classes hold only what somebody puts on them: a generator.
+    """
+    roots: list[Any] = []
+    for part in parts:
+        own, kind = vars(part), type(part)
+        if not _is_of_torch(kind):
+            roots += [own[name] for name in own.keys() - OF_ALL_MODULES]
+            roots += [space.get(name) for space, name in globals_of(kind)]
+    return roots
+
+
+OF_ALL_MODULES = frozenset(vars(nn.Module()))  # attributes of every module
+
+
+# --- their states ---------------------------------------------------------------------
 
 
 def state_of(source: Source) -> Any:
