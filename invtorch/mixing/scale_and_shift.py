@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch._checks import check_axis, check_count, check_real_log_det
+from invtorch.linalg import precise_dtype
 from invtorch.module import InvertibleModule
 from invtorch.precision import no_autocast
 
@@ -135,7 +136,8 @@ class ActNorm(ScaleAndShift):
 
     Raises:
         TypeError: If `channels` is not an integer.
-        ValueError: If the state has other channels, or the first batch is empty.
+        ValueError: If the state has other channels, or the first batch is empty or has
+            NaN or Inf.
         RuntimeError: If the first call in training mode is one in the inverse
             direction.
         NotImplementedError: If the log-determinant of a complex state is requested.
@@ -163,7 +165,7 @@ class ActNorm(ScaleAndShift):
             x: The batch.
 
         Raises:
-            ValueError: If the state has other channels, or is empty.
+            ValueError: If the state has other channels, is empty, or has NaN or Inf.
         """
         self._placed(x)
         mean, deviation = _statistics(x.movedim(self.dim, 0).flatten(1))
@@ -178,9 +180,10 @@ def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     The deviation is 0 where a row is constant but for rounding, or has one value.
 
     Raises:
-        ValueError: If there are no values.
+        ValueError: If there are no values, or some are not finite.
     """
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    least = torch.promote_types(values.dtype, torch.float32)
+    values = values.to(precise_dtype(values))  # squares of large numbers overflow
     count = _summed(values.new_full((1,), values.shape[1]).real).item()
     if count == 0:
         raise ValueError(
@@ -189,7 +192,12 @@ def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     mean = _summed(values.sum(1)) / count
     squares = (values - mean[:, None]).abs().square().sum(1)
     deviation = (_summed(squares) / max(count - 1, 1)).sqrt()
-    rounding = 8 * torch.finfo(values.dtype).eps * mean.abs()
+    if not deviation.isfinite().all():
+        raise ValueError(
+            "ActNorm got NaN or Inf to initialize from, which its parameters would "
+            "keep: give it finite data"
+        )
+    rounding = 8 * torch.finfo(least).eps * mean.abs()
     return mean, torch.where(deviation > rounding, deviation, 0)
 
 

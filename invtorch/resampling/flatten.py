@@ -19,7 +19,7 @@ class Flatten(VolumePreserving):
     views where the memory layout permits it.
 
     Args:
-        shape: The shape of one sample.
+        shape: The shape of one sample; or the size of its only axis.
 
     Shape:
         `(batch, *shape)`; the output is `(batch, entries)`.
@@ -35,11 +35,11 @@ class Flatten(VolumePreserving):
         (torch.Size([2, 256]), torch.Size([2, 4, 8, 8]))
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()
-        for size in shape:
+        self.shape = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+        for size in self.shape:
             check_count("shape", size)
-        self.shape = tuple(shape)
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Return the state with one axis for all entries of a sample."""

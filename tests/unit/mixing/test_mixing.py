@@ -147,6 +147,26 @@ def test_constant_channels_and_single_samples_are_only_shifted(dtype) -> None:
         assert torch.equal(layer.log_scale, torch.zeros_like(layer.log_scale))
 
 
+@given(st.integers(-30, 30), st.sampled_from([torch.float32, torch.float64]), seeds)
+def test_actnorm_normalizes_at_any_scale(exponent, dtype, seed) -> None:
+    torch.manual_seed(seed)
+    x = (torch.randn(6, 3, 4, dtype=torch.float64) + 1) * 10.0**exponent
+    y = ActNorm(3).to(dtype)(x.to(dtype))
+    assert_equal(y.std((0, 2)), torch.ones(3, dtype=dtype), "deviation")
+    assert y.mean((0, 2)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_actnorm_is_not_initialized_from_what_is_not_finite(value) -> None:
+    net, x = InvertibleSequential(ActNorm(3), ActNorm(3)), torch.randn(4, 3, 5)
+    spoiled = x.clone()
+    spoiled[1, 2, 3] = value
+    with pytest.raises(ValueError, match="ActNorm got NaN or Inf to initialize from"):
+        net(spoiled)
+    y = net(x)
+    assert_equal(y.std((0, 2)), torch.ones(3))
+
+
 def test_actnorm_refuses_what_it_cannot_know() -> None:
     layer, x = ActNorm(3), torch.randn(4, 3)
     for call in (layer.inverse, layer.inverse_and_log_det):

@@ -129,6 +129,7 @@ def test_what_would_be_lost_is_not_cropped(kind) -> None:
         ),
         (lambda: OrthogonalDownsample(2, map="x"), ValueError, "map is 'x', but must"),
         (lambda: Flatten((2, 0)), ValueError, "shape is 0, but must be at least 1"),
+        (lambda: Flatten(2.5), TypeError, "shape is 2.5, but must be a whole number"),
     ],
 )
 def test_arguments_that_cannot_be(make, error, message) -> None:
@@ -161,6 +162,7 @@ def test_learned_downsampling_of_other_channels() -> None:
 
 
 def test_flatten_refuses_other_shapes() -> None:
+    assert Flatten(6).shape == (6,)
     layer = Flatten((2, 3))
     for call, shape in ((layer, (1, 3, 2)), (layer.inverse, (1, 5))):
         with pytest.raises(ValueError, match="has no samples of shape"):
