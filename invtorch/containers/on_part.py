@@ -8,8 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from invtorch._checks import check_count
-from invtorch.composite import Composite, Step, inner_steps, more_than_its_steps
+from invtorch.composite import (
+    Composite,
+    Step,
+    elementary,
+    inner_steps,
+    more_than_its_steps,
+)
 from invtorch.containers.sequential import invertible
+from invtorch.containers.split_and_join import Join, Split
 from invtorch.module import (
     MEMORY,
     InvertibleModule,
@@ -31,7 +38,8 @@ class OnPart(Composite):
 
     The layers inside of `module` are layers of the container around: each is inverted
     and differentiated on its own, so memory does not depend on how many there are. A
-    composite inside that has hooks, or a direction of its own, is one layer.
+    composite inside is one layer if it has hooks, or a direction of its own, or splits
+    the tensor and joins it again.
 
     Args:
         module: The module $f$.
@@ -89,10 +97,11 @@ def _steps_inside(
 ) -> list[tuple[Step, MemoryStrategy]]:
     """Return the layers inside of a module, each with the memory strategy around it.
 
-    A composite whose steps cannot stand for it counts as a layer.
+    A composite whose steps cannot stand for it counts as a layer, and so does one that
+    has several tensors between its steps.
     """
     inner = inner_steps(step)
-    if inner is None or more_than_its_steps(step.module):
+    if inner is None or more_than_its_steps(step.module) or any(map(_opens, inner)):
         return [(step, memory)]
     memory = _most(memory, step.module.memory)
     return [
@@ -100,6 +109,17 @@ def _steps_inside(
         for one in inner
         for s, strategy in _steps_inside(one, memory)
     ]
+
+
+def _opens(step: Step) -> int:
+    """Return how many times more a module splits a state than it joins one."""
+    layers = elementary([step])
+    opening = [
+        (s, "forward" if isinstance(s.module, Split) else "inverse")
+        for s in layers
+        if isinstance(s.module, (Split, Join))
+    ]
+    return sum(1 if s.direction == way else -1 for s, way in opening)
 
 
 def _most(memory: MemoryStrategy, own: str | None) -> MemoryStrategy:
@@ -279,6 +299,12 @@ class PartLayer(InvertibleModule):
         return state[self.index]
 
     def _with(self, state: Tensors, part: Tensor) -> Tensors:
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"{type(self.module).__name__} returned a {type(part).__name__} for "
+                f"one tensor of the state: join its parts again, in one container with "
+                f"it"
+            )
         return (*state[: self.index], part, *state[self.index + 1 :])
 
 

@@ -15,10 +15,13 @@ from invtorch import (
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    Join,
+    MomentumStep,
     OnPart,
     Parallel,
     Permute,
     Repeat,
+    Split,
     WithoutContext,
 )
 from invtorch.planning import measure_memory
@@ -181,6 +184,65 @@ def test_the_module_is_called_as_it_is(name, hook, deep, branch, memory, seed) -
         assert_equal(y, expected)
         found = torch.autograd.grad(y.sin().sum(), [leaves[1], *own])
         assert_all_equal(found, grads)
+
+
+def half() -> AdditiveCoupling:
+    return AdditiveCoupling(Conditioner(1, 1, 0))
+
+
+def in_two() -> InvertibleSequential:
+    return InvertibleSequential(Split(), OnPart(half(), 1))
+
+
+INSIDE = {
+    "coupling": coupling,
+    "split and joined": lambda: InvertibleSequential(
+        Split(), MomentumStep(Conditioner(2, 2, 0)), OnPart(half(), 0), Join()
+    ),
+    "inverted": lambda: InvertibleSequential(
+        Join().inv, Parallel(half(), None), Split().inv
+    ),
+    "in a basis": lambda: Conjugation(Split(), Parallel(half(), half().inv)),
+    "unbalanced": lambda: InvertibleSequential(in_two(), in_two().inv),
+}
+
+
+@given(
+    st.lists(st.sampled_from(sorted(INSIDE)), min_size=1, max_size=3),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["forward", "inverse", "forward_and_log_det"]),
+    st.sampled_from(["invert", "checkpoint", "store", "auto"]),
+    st.integers(0, 2),
+    network_seeds,
+)
+def test_a_module_inside_may_split_its_tensor(
+    names, deep, around, direction, memory, anchors, seed
+) -> None:
+    torch.manual_seed(seed)
+    module = InvertibleSequential(*[INSIDE[name]() for name in names])
+    layer = OnPart(InvertibleSequential(module) if deep else module, 1)
+    if around:
+        layer = InvertibleSequential(Parallel(None, coupling()), layer)
+    leaves = tuple(t.double().requires_grad_() for t in pair())
+    wanted = [leaves[1], *layer.double().parameters()]
+    budget = {"budget": 10**6} if memory == "auto" else {}
+    found = []
+    for how in ("store", memory):
+        options = budget if how == "auto" else {}
+        net = InvertibleSequential(layer, memory=how, anchors=anchors, **options)
+        y = getattr(net, direction)(leaves)
+        y, log_det = y if direction.endswith("det") else (y, y[1].flatten(1).sum(1))
+        loss = y[1].sin().sum() + log_det.square().sum()
+        found.append((y[1], *torch.autograd.grad(loss, wanted)))
+    assert_all_equal(found[1], found[0])
+    if not around:
+        assert_equal(getattr(module, direction.split("_")[0])(leaves[1]), found[0][0])
+
+
+def test_a_module_inside_returns_one_tensor() -> None:
+    with pytest.raises(TypeError, match=r"Split returned a tuple .* join its parts"):
+        OnPart(Split(), 0)(pair())
 
 
 def test_the_memory_of_a_container_inside_counts() -> None:
