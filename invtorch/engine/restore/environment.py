@@ -145,9 +145,11 @@ class Environment:
 
     def of_conditioners(self, before: Before) -> AbstractContextManager[None]:
         """Return a context in which what each conditioner draws is noted."""
-        if not self.habits.may_draw:
-            return Conditioners(None)
         sources = [source for source, _ in before.random]
+        # what is known of a layer does not count draws from a generator of its own
+        own = any(not isinstance(one, (torch.device, str)) for one in sources)
+        if not (own or self.habits.may_draw):
+            return Conditioners(None)
         self.conditioners = DrawsOfConditioners(sources)
         return Conditioners(self.conditioners.noted)
 
