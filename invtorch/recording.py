@@ -107,6 +107,7 @@ class _Running(threading.local):
     replays = False
     counting = False
     around: Around | None = None
+    repeated: int | None = None  # which evaluation of a conditioner a replay repeats
     ignored = 0  # nodes that are no part of what a layer computes
     counted: NodesCounted | None = None
 
@@ -296,6 +297,25 @@ class Conditioners:
 
     def __exit__(self, *_: object) -> None:
         _running.around = self.previous
+
+
+@contextmanager
+def repeating(number: int) -> Iterator[None]:
+    """Say in a replay which evaluation of a conditioner of the layer it repeats.
+
+    Args:
+        number: Its place among those of the forward pass, counted from 0.
+    """
+    before, _running.repeated = _running.repeated, number
+    try:
+        yield
+    finally:
+        _running.repeated = before
+
+
+def evaluation_repeated() -> int | None:
+    """Return the number that `repeating` has set, if any."""
+    return _running.repeated
 
 
 def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:

@@ -11,7 +11,7 @@ from invtorch import _torch
 from invtorch._checks import check_batched, check_returned, check_takes
 from invtorch.couplings.partition import Partition
 from invtorch.precision import is_differentiable
-from invtorch.recording import Context, evaluated
+from invtorch.recording import Context, evaluated, repeating
 from invtorch.replay import Shift, ShiftGraph, start_of
 
 
@@ -88,7 +88,8 @@ def rebuild(
         kept = parts.kept(state.data)
         if n > 0:  # the next shift to be undone changes this part of `state`
             kept = kept.clone()
-        shift = function(start_of(kept.requires_grad_()), parts.moved(state))
+        with repeating(n):
+            shift = function(start_of(kept.requires_grad_()), parts.moved(state))
         _subtract(parts, state, shift.detach(), sign)
         graphs.append(Shift.of(shift, kept, parts, sign))
     return ShiftGraph((state,), tuple(graphs[::-1]))

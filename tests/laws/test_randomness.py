@@ -251,18 +251,22 @@ OWN = sorted(name for name in KINDS if name.startswith("an own"))
 
 
 @given(
-    st.sampled_from(OWN),
+    st.sampled_from([*OWN, "PyTorch", "Python", "NumPy"]),
     st.sampled_from([*sorted(PLACES), "context", "global"]),
     st.sampled_from(sorted(PLACES)),
     st.sampled_from(sorted({*LAYERS} - {"two-sided by a mask"})),
     memories,
     st.integers(0, 2),
+    st.lists(st.integers(0, 5), min_size=6, max_size=6),
     network_seeds,
 )
 def test_generators_are_found_where_they_are_held(
-    name, place, inner, layer, memory, anchors, seed
+    name, place, inner, layer, memory, anchors, order, seed
 ) -> None:
-    """The masks are those of the forward pass, whose values cannot show them."""
+    """The masks are those of the forward pass, whose values cannot show them.
+
+    A network may be that of several layers, and be both networks of one.
+    """
     kind = KINDS[name]
     hold, find = PLACES[inner if place in ("context", "global") else place]
 
@@ -270,10 +274,13 @@ def test_generators_are_found_where_they_are_held(
         torch.manual_seed(seed)
         OF_ALL[0] = generator = kind.make()
         seed_one(generator, seed)
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
         held = hold(generator)
         cls = NoisyByGlobal if place == "global" else Noisy
         outputs = 4 if layer == "affine" else 2
         noisy = [cls(outputs, kind.draw, find, held) for _ in range(6)]
+        noisy = [noisy[i] for i in order]
         layers = [made(layer, noisy[2 * i : 2 * i + 2]) for i in range(3)]
         net = InvertibleSequential(*layers, memory=memory, anchors=anchors).double()
         x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)

@@ -7,10 +7,9 @@ during a call is set for its replay, and restored afterwards.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -29,7 +28,7 @@ from invtorch.engine.restore.generators import (
     state_of,
 )
 from invtorch.engine.restore.locks import Lock
-from invtorch.recording import Around
+from invtorch.recording import Around, evaluation_repeated
 
 # Held while a layer that draws, or may draw, is evaluated: draws of two layers must not
 # interleave, or neither could be repeated.
@@ -218,40 +217,87 @@ class DrawsOfConditioners:
 
     def __init__(self, sources: Iterable[Source]) -> None:
         self.sources = [*sources]
-        self.drawn: dict[nn.Module, list[Drawn]] = {}
-        self.once = True
+        self.drawn: list[tuple[nn.Module, list[Drawn]]] = []  # in order
 
     @contextmanager
     def noted(self, network: nn.Module) -> Iterator[None]:
         """Note what a conditioner draws in the forward pass."""
         before = states_of(self.sources)
         yield
-        self.once = self.once and network not in self.drawn
-        self.drawn[network] = changes_of(before)
+        self.drawn.append((network, changes_of(before)))
 
     @property
     def matter(self) -> bool:
-        """Return whether several conditioners draw, each of them evaluated once."""
-        drawing = [any(one.moved for one in drawn) for drawn in self.drawn.values()]
-        return self.once and sum(drawing) > 1
+        """Return whether several conditioners draw, or one does several times."""
+        return sum(any(one.moved for one in drawn) for _, drawn in self.drawn) > 1
+
+    def around(self, call: StatesSetIfDrawn | None) -> Around:
+        """Return what makes the context of a conditioner in a replay.
+
+        Args:
+            call: The context of the whole call, if another thread may have drawn.
+        """
+        return DrawsRepeated(self.drawn, call).around
+
+
+class DrawsRepeated:
+    """Lets each conditioner of one replay draw what it drew in the forward pass.
+
+    Args:
+        drawn: The conditioners of the forward pass, with the states around them.
+        call: The context of the whole replay, if another thread may have drawn.
+    """
+
+    def __init__(
+        self,
+        drawn: list[tuple[nn.Module, list[Drawn]]],
+        call: StatesSetIfDrawn | None,
+    ) -> None:
+        self.drawn = drawn
+        self.call = call
+        self.evaluated: list[nn.Module] = []
+
+    def around(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Return the context of a conditioner."""
+        drawn = self._drawn_by(network)
+        if self.call is None:
+            return self._repeated(drawn)
+        return self._repeated_if_drawn(drawn, self.call)
+
+    def _drawn_by(self, network: nn.Module) -> list[Drawn]:
+        """Return what a conditioner drew, where the replay is now.
+
+        The layer may say which evaluation it repeats. Otherwise those of one network
+        come in the order of the forward pass.
+        """
+        said = evaluation_repeated()
+        if said is not None and said < len(self.drawn):
+            of, drawn = self.drawn[said]
+            if of is network:
+                return drawn
+        own = [drawn for one, drawn in self.drawn if one is network]
+        number = sum(one is network for one in self.evaluated)
+        self.evaluated.append(network)
+        return own[min(number, len(own) - 1)] if own else []
 
     @contextmanager
-    def repeated(self, network: nn.Module, devices: bool = True) -> Iterator[None]:
-        """Let a conditioner of a replay draw what it drew in the forward pass.
+    def _repeated(self, drawn: list[Drawn], devices: bool = True) -> Iterator[None]:
+        """Set the states that a conditioner found.
 
         Where it is evaluated in another order, the generators are afterwards where they
         were behind the last conditioner.
 
         Args:
-            network: The conditioner.
+            drawn: The states around it.
             devices: Whether the generators of devices are among them.
 
         Raises:
             RuntimeError: If it does not draw as many numbers then.
         """
+        _, last = self.drawn[-1]
         others = [
-            (one, last.after)
-            for one, last in zip(self.drawn.get(network, ()), self._last, strict=False)
+            (one, end.after)
+            for one, end in zip(drawn, last, strict=False)
             if one.moved and (devices or not one.is_of_a_device)
             if not same_state(one.before, state_of(one.source))
         ]
@@ -262,33 +308,18 @@ class DrawsOfConditioners:
             check_repeated(one, state_of(one.source))
             set_state(one.source, end)
 
-    def around(self, call: StatesSetIfDrawn | None) -> Around:
-        """Return what makes the context of a conditioner in a replay.
-
-        Args:
-            call: The context of the whole call, if another thread may have drawn.
-        """
-        if call is None:
-            return self.repeated
-        return functools.partial(self._repeated_if_drawn, call)
-
     @contextmanager
     def _repeated_if_drawn(
-        self, call: StatesSetIfDrawn, network: nn.Module
+        self, drawn: list[Drawn], call: StatesSetIfDrawn
     ) -> Iterator[None]:
-        """Do as `repeated`, where another thread may have moved a device's generator.
+        """Do as `_repeated`, where another thread may have moved a device's generator.
 
         The context of the whole call leaves the conditioner alone.
         """
-        drawn = self.drawn.get(network, ())
         of_devices = [one for one in drawn if one.moved and one.is_of_a_device]
         own = StatesSetIfDrawn(of_devices, call.habits, repeats=True)
-        with self.repeated(network, devices=False), call.paused(), own:
+        with self._repeated(drawn, devices=False), call.paused(), own:
             yield
-
-    @property
-    def _last(self) -> list[Drawn]:
-        return next(reversed(self.drawn.values()))
 
 
 class StatesSetIfDrawn(DispatchMode):
