@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.parametrizations import orthogonal
 
 from invtorch._checks import check_count
@@ -163,12 +164,28 @@ def orthogonal_weight(module: nn.Module, state: Tensor) -> Tensor:
         ValueError: If the matrix is complex and the state is real.
     """
     with no_autocast(state):
-        W: Tensor = module.weight  # type: ignore[assignment]
+        W = _weight(module)
         W = W.to(precise_dtype(W, state))
         identity = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
         for _ in range(2):
             W = W @ (3 * identity - W.mH @ W) / 2
     return W
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """Return the matrix, computed in at least single precision.
+
+    In half precision PyTorch's matrix exponential is wrong, and it solves no equations.
+    """
+    chain: Any = module.parametrizations["weight"]  # type: ignore[index]
+    matrix: Tensor = chain.original
+    single = torch.promote_types(matrix.dtype, torch.float32)
+    if matrix.dtype == single or len(chain) > 1:
+        return module.weight  # type: ignore[return-value]
+    (orthogonal_map,) = chain
+    base = {"base": orthogonal_map.base.to(single)}
+    weight: Tensor = functional_call(orthogonal_map, base, (matrix.to(single),))
+    return weight
 
 
 def random_orthogonal(*shape: int, generator: torch.Generator | None = None) -> Tensor:

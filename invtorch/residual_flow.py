@@ -165,10 +165,10 @@ class ResidualFlow(InvertibleModule):
                 )[0].flatten(1)
                 for i in range(columns.shape[1])
             ]
-            J = torch.stack(rows, 1)
+            J = in_single(torch.stack(rows, 1))
         identity = torch.eye(J.shape[1], dtype=J.dtype, device=J.device)
         log_det: Tensor = torch.linalg.slogdet(identity + J).logabsdet
-        return log_det
+        return log_det.to(x.dtype)
 
 
 class NormBound(nn.Module):
@@ -189,13 +189,18 @@ class NormBound(nn.Module):
         # (positions of the kernel, groups, out, in)
         matrices = weight.flatten(2) if weight.ndim > 2 else weight.unsqueeze(-1)
         matrices = matrices.movedim(-1, 0).unflatten(1, (self.groups, -1))
-        norms = torch.linalg.matrix_norm(matrices, 2).amax(1)
-        bounded: Tensor = weight / (norms.sum() / self.limit).clamp(min=1)
-        return bounded
+        norms = torch.linalg.matrix_norm(in_single(matrices), 2).amax(1)
+        factor = (norms.sum() / self.limit).clamp(min=1)
+        return weight / factor.to(weight.dtype)
 
     def extra_repr(self) -> str:
         """Show the bound."""
         return f"{self.limit:.3g}"
+
+
+def in_single(matrix: Tensor) -> Tensor:
+    """Convert half precision to single, in which matrices have norms."""
+    return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
 
 def bound_norms(network: nn.Module, coefficient: float) -> None:
