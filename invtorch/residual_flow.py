@@ -191,7 +191,8 @@ class NormBound(nn.Module):
         matrices = matrices.movedim(-1, 0).unflatten(1, (self.groups, -1))
         norms = torch.linalg.matrix_norm(in_single(matrices), 2).amax(1)
         factor = (norms.sum() / self.limit).clamp(min=1)
-        return weight / factor.to(weight.dtype)
+        bounded: Tensor = weight / factor.to(weight.dtype)
+        return bounded
 
     def extra_repr(self) -> str:
         """Show the bound."""

@@ -1,4 +1,4 @@
-"""Every layer may be converted to half precision as a whole, and is as exact as that."""
+"""Every layer may be converted to half precision, and is as exact as that."""
 
 import copy
 
