@@ -207,10 +207,8 @@ def _of_rows(power: Image, index: int) -> Iterator[Finding]:
     energy = power.sum(axis=1)
     filled = np.flatnonzero(energy > EMPTY * energy.max())
     if zeros := np.ptp(filled) + 1 - len(filled):
-        text = (
-            f"{zeros} of {len(energy)} rows of k-space are zero in slice {index}, but "
-        )
-        text += "masks run along the columns: exchange the last two axes"
+        text = f"{zeros} of {len(energy)} rows of k-space are zero in slice {index}, "
+        text += "but masks run along the columns: exchange the last two axes"
         yield Finding("rows", text)
 
 

@@ -30,6 +30,7 @@ from mri_example.progress import LINES
 from mri_example.training.checkpoints import (
     CONFIGURATION,
     DATA,
+    OTHER,
     check_same,
     load,
     load_checkpoint,
@@ -168,10 +169,9 @@ def _stopping_well(
             _remove_logs(trainer, output)
         raise
     except OSError as error:  # of the log; checkpoints and data say so themselves
-        raise InputError(
-            f"training stopped at step {task.global_step}, as {output} cannot be "
-            f"written ({error}): make room, and run the same command again"
-        ) from error
+        text = f"training stopped at step {task.global_step}, as {output} cannot be "
+        text += f"written ({error}): make room, and run the same command again"
+        raise InputError(text) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None
@@ -195,9 +195,7 @@ def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         text = f"the trainer cannot begin ({reason}): change its options"
         if last.exists():
-            text = (
-                f"{last} cannot be gone on from ({reason}): train into another folder"
-            )
+            text = f"{last} cannot be gone on from ({reason}): {OTHER}"
         raise InputError(text) from error
 
 
