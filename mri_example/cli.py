@@ -254,6 +254,9 @@ def main(arguments: list[str]) -> int:
         said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
         sys.stderr.write(f"error: {said}\n")
         return 2
+    except PermissionError as error:
+        sys.stderr.write(f"error: {error}: change its permissions\n")
+        return 2
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _Terminated)
         said = "terminated" if terminated else "interrupted"

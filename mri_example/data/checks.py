@@ -29,6 +29,7 @@ EMPTY = 1e-12  # energy of a column, relative to the largest: single precision r
 PROMINENT = 10  # a peak of energy, relative to the median of the columns
 CLOSE = 0.01  # NMSE after the best scale of a target that is the image of its k-space
 OTHER = 0.25  # of one that is not: two heads of different subjects have .3 and more
+OTHERWISE = 1.6  # factor of an acceleration; a center on top of it makes up to 1.4
 SCALE = 0.02  # by how much the scale may differ from 1 where the images agree
 TRANSFORMED = {  # by the axes over which k-space must be transformed to be the target
     (-2, -1): "",
@@ -127,6 +128,17 @@ def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
     else:
         found = [*_of_axes(file)]
         yield from found or _of_header(file)
+        yield from _of_acceleration(file)
+
+
+def _of_acceleration(file: KSpaceFile) -> Iterator[Finding]:
+    stated = None if file.mask is None else file.number("acceleration")
+    if stated is not None and file.mask is not None:
+        own = 1 / float(file.mask.mean(dtype=np.float64))
+        if not 1 / OTHERWISE < stated / own < OTHERWISE:
+            text = f"the attribute 'acceleration' is {stated:.3g}, but the mask has "
+            text += f"{own:.3g}: repair the attribute"
+            yield Finding("acceleration", text, doubt=True)
 
 
 def _of_axes(file: KSpaceFile) -> Iterator[Finding]:
@@ -150,7 +162,8 @@ def _of_axes(file: KSpaceFile) -> Iterator[Finding]:
     else:
         return
     text = f"k-space has shape {file.shape}, read as ({axes}, rows, cols), but {source}"
-    yield Finding("axes", f"{text}: {cure}", doubt=not (several or encoded))
+    sure = bool(encoded) if not several else "channels" not in source
+    yield Finding("axes", f"{text}: {cure}", doubt=not sure)
 
 
 def _of_header(file: KSpaceFile) -> Iterator[Finding]:
@@ -196,6 +209,9 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
     if power.any():
         found = [*_of_rows(power, index), *_of_columns(file, _measured(kspace), index)]
         found += _of_center(power)
+    else:
+        text = f"k-space of slice {index} is zero everywhere: leave it out"
+        yield Finding("nothing", text, doubt=True)
     yield from found
     whole = file.mask is None or bool(file.mask.all())
     if file.target is not None and whole and all(finding.doubt for finding in found):

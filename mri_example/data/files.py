@@ -57,6 +57,8 @@ def _reason(text: str) -> str:
     if "unable to lock file" in text:
         said = "is locked by another program, which may be writing it: try again when "
         return f"{said}that has ended, or set HDF5_USE_FILE_LOCKING=FALSE"
+    if "Permission denied" in text:
+        return f"cannot be opened ({text}): change its permissions"
     if "filter" in text or "plugin" in text:
         said = f"is compressed by a filter that is not installed here ({text}): rewrite"
         return f"{said} it with `h5repack -f GZIP=4` where it is"
