@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -216,10 +215,7 @@ def _terminate(*_: Any) -> NoReturn:
 
 @contextlib.contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """End what runs as Ctrl-C does; only the main thread can choose that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """End what runs as Ctrl-C does."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield

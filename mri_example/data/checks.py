@@ -174,11 +174,11 @@ def _of_header(file: KSpaceFile) -> Iterator[Finding]:
         yield Finding("no header", text, doubt=True)
         return
     if header.trajectory.lower() not in ("", "cartesian"):
-        yield Finding(
-            "trajectory",
-            f"the header says that the trajectory is {header.trajectory}, but k-space "
-            f"is read as Cartesian: grid the data first, or correct the header",
+        text = (
+            f"the header says that the trajectory is {header.trajectory}, but k-space"
         )
+        text += " is read as Cartesian: grid the data first, or correct the header"
+        yield Finding("trajectory", text)
     says = f"the header speaks of {header.encoded[1]} encoded columns, but k-space has"
     if rows != cols and header.encoded[:2] == (cols, rows):
         text = f"{says} {cols}, and as many rows: exchange its last two axes"
@@ -248,12 +248,14 @@ def _of_columns(file: KSpaceFile, measured: Columns, index: int) -> Iterator[Fin
         text = f"k-space of slice {index} is not zero where the mask is: one of them "
         yield Finding("mask", f"{text}belongs to another file")
     elif len(outside) and header and header.encoded[1] == len(columns):
-        yield Finding(
-            "limits",
-            f"the header limits the encoding to columns {left} to {right - 1} (center "
-            f"{header.center}, maximum {header.maximum}), but k-space has values in "
-            f"{outside[0]} to {outside[-1]} of {len(columns)}: repair it",
+        text = (
+            f"the header limits the encoding to columns {left} to {right - 1} (center"
         )
+        text += (
+            f" {header.center}, maximum {header.maximum}), but k-space has values in"
+        )
+        text += f" {outside[0]} to {outside[-1]} of {len(columns)}: repair it"
+        yield Finding("limits", text)
     else:
         yield from _of_zeros(file, measured, inside, index)
 
@@ -270,12 +272,11 @@ def _of_zeros(
     acquired, zeros = np.flatnonzero(measured), np.flatnonzero(missing)
     within = bool(((zeros > acquired[0]) & (zeros < acquired[-1])).any())
     if within and file.mask is None:
-        yield Finding(
-            "undersampled",
-            f"{len(zeros)} of {len(measured)} columns of k-space are zero in every "
-            f"slice, but there is no data set 'mask': add it; no model can be trained "
-            f"on undersampled data",
+        text = f"{len(zeros)} of {len(measured)} columns of k-space are zero in every "
+        text += (
+            "slice, but there is no data set 'mask': add it; no model can be trained"
         )
+        yield Finding("undersampled", f"{text} on undersampled data")
     elif len(zeros):
         source = "nothing says so: add a header or a mask"
         if file.mask is not None or file.header is not None:
@@ -303,13 +304,12 @@ def _of_center(power: Image) -> Iterator[Finding]:
         flat = energy[peak] < PROMINENT * np.median(energy[energy > 0])
         if len(energy) < 8 or flat or away <= len(energy) // 8:
             continue
-        yield Finding(
-            f"center {name}",
-            f"most energy of k-space is in {name} {peak} of {len(energy)}, but the "
-            f"center of masks and transforms is {middle}: apply numpy.fft.fftshift, or "
-            f"pad what is partial",
-            doubt=axis == 0 or away <= len(energy) // 4,
+        text = f"most energy of k-space is in {name} {peak} of {len(energy)}, but the "
+        text += (
+            f"center of masks and transforms is {middle}: apply numpy.fft.fftshift, "
         )
+        doubt = axis == 0 or away <= len(energy) // 4
+        yield Finding(f"center {name}", f"{text}or pad what is partial", doubt=doubt)
 
 
 def _of_target(file: KSpaceFile, kspace: NDArray[Any], index: int) -> Iterator[Finding]:

@@ -198,9 +198,8 @@ def coil_images(file: KSpaceFile, index: int) -> Tensor:
 
 def _check(file: KSpaceFile, coils: int | None, training: bool) -> None:
     text = f"{file.path} has {file.coils} coils, but the model takes {coils}: build it "
-    require(
-        coils in (None, file.coils), f"{text}with other coils, or separate the files"
-    )
+    text += "with other coils, or separate the files"
+    require(coils in (None, file.coils), text)
     text = f"{file.path} brings a mask, so its k-space is undersampled and no model "
     learned = not training or file.mask is None
     require(learned, f"{text}can learn from it: train on fully sampled files")

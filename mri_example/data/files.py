@@ -328,9 +328,7 @@ class KSpaceFile:
         """Read the target of all slices, or of one, which is finite."""
         name = self.target or ""
         text = f"{self.path} has no target ({' or '.join(TARGETS)}), so nothing can be "
-        require(
-            name, f"{text}compared with it: evaluate on files that are fully sampled"
-        )
+        require(name, f"{text}compared with it: evaluate on fully sampled files")
         target = _volume(self.path, name, index)
         self._finite(target, name)
         return target

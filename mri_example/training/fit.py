@@ -142,9 +142,7 @@ def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> 
     epochs = trainer.get("max_epochs", DEFAULTS["max_epochs"]) or 0
     limit = _seconds(trainer.get("max_time"))
     text = f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
-    require(
-        not 0 <= epochs < done, f"{text}many at least, or train into another folder"
-    )
+    require(not 0 <= epochs < done, f"{text}many at least, or {OTHER}")
     return bool(epochs == done or (limit and seconds >= limit))
 
 
