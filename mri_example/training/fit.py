@@ -108,6 +108,7 @@ def fit(
             warnings.filterwarnings("ignore", message)
         engine = make_trainer(output, **trainer)
         make_folder(output)
+        _remove_partial(engine, output)
         with _stopping_well(engine, task, output), _in_words(task, last):
             engine.fit(task, data, ckpt_path=start, weights_only=True)
             text = "no step was trained: raise limit_train_batches, max_steps, max_time"
@@ -195,6 +196,12 @@ def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
         if last.exists():
             text = f"{last} cannot be gone on from ({reason}): {OTHER}"
         raise InputError(text) from error
+
+
+def _remove_partial(trainer: lightning.Trainer, output: Path) -> None:
+    """Remove what a run that was killed left half-written."""
+    for path in output.glob(".*.partial") if trainer.is_global_zero else ():
+        path.unlink()
 
 
 def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:
