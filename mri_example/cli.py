@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +20,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 
 from mri_example.data.anatomy import nifti_volumes
 from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.masks import Masks
 from mri_example.models import ChallengeIRIM, Reconstructor
 from mri_example.parser import Parser
@@ -88,10 +87,9 @@ def check(data: Path, quick: bool = False) -> None:
 
     reports = inspect_root(data, quick=quick)
     say("\n".join(map(str, reports)))
-    if defects := sum(len(report.defects) for report in reports):
-        raise InputError(
-            f"{data} has {defects} defects: repair or remove what is named above"
-        )
+    defects = sum(len(report.defects) for report in reports)
+    text = f"{data} has {defects} defects: repair or remove what is named above"
+    require(not defects, text)
 
 
 def reconstruct(
@@ -138,8 +136,7 @@ def reconstruct(
     if failures:
         count = f"failed and not written: {len(failures)}"
         say("\n  ".join([count, *failures.values()]))
-    if not written:
-        raise InputError(f"no volume of {data} could be reconstructed: see above")
+    require(written, f"no volume of {data} could be reconstructed: see above")
 
 
 def evaluate(
@@ -163,8 +160,8 @@ def evaluate(
     from mri_example import evaluate as module
     from mri_example.pages import evaluation_page
 
-    if output is not None and output.suffix != ".json":
-        raise InputError(f"output is {output}, but must end in .json: rename it")
+    named = output is None or output.suffix == ".json"
+    require(named, f"output is {output}, but must end in .json: rename it")
     evaluation = module.evaluate(targets, reconstructions, skip_failures=skip_failures)
     say(str(evaluation))
     if output is not None:
@@ -193,8 +190,8 @@ def export(
     """
     from mri_example.training import checkpoints
 
-    if (checkpoint is None) == (authors is None):
-        raise InputError("export takes one of checkpoint and authors: give one of them")
+    one = (checkpoint is None) != (authors is None)
+    require(one, "export takes one of checkpoint and authors: give one of them")
     if authors is not None:
         checkpoints.export_authors(authors, model, output)
     elif checkpoint is not None:
@@ -218,10 +215,7 @@ def _terminate(*_: Any) -> NoReturn:
 
 @contextlib.contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """End what runs as Ctrl-C does; only the main thread can choose that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """End what runs as Ctrl-C does."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -256,6 +250,9 @@ def main(arguments: list[str]) -> int:
         said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
         sys.stderr.write(f"error: {said}\n")
         return 2
+    except PermissionError as error:
+        sys.stderr.write(f"error: {error}: change its permissions\n")
+        return 2
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _Terminated)
         said = "terminated" if terminated else "interrupted"
@@ -265,11 +262,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(name: str = "", *options: str) -> None:
-    if name not in SUMMARIES:
-        raise InputError(
-            f"invalid choice: {name!r} is no subcommand: `python -m mri_example "
-            f"--help` lists what there is"
-        )
+    text = f"invalid choice: {name!r} is no subcommand: `python -m mri_example --help` "
+    require(name in SUMMARIES, f"{text}lists what there is")
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
     program = f"python -m mri_example {name}"
     about: dict[str, Any] = {"prog": program, "description": SUMMARIES[name]}

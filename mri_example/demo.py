@@ -160,10 +160,8 @@ def length(steps: int, trainer: Mapping[str, Any]) -> str:
     planned = trainer["max_epochs"] * trainer["limit_train_batches"]
     if steps >= planned:
         return f"training had all of its {planned} steps"
-    return (
-        f"training had {steps} of {planned} steps, then its time was over: a machine "
-        f"that is faster, or less busy, gets further"
-    )
+    text = f"training had {steps} of {planned} steps, then its time was over: a machine"
+    return f"{text} that is faster, or less busy, gets further"
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -173,18 +171,13 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     for before, after in zip(rows[:half], rows[half:], strict=True):
         at = f"at {after['acceleration']}x"
         gains.append(f"{after['psnr'] - before['psnr']:+.2f} dB {at}")
-        better = {
-            "NMSE": after["nmse"] < before["nmse"],
-            "PSNR": after["psnr"] > before["psnr"],
-            "SSIM": after["ssim"] > before["ssim"],
-        }
-        worse += [f"{name} {at}" for name, is_better in better.items() if not is_better]
+        for metric, sign in (("nmse", -1), ("psnr", 1), ("ssim", 1)):
+            if sign * (after[metric] - before[metric]) <= 0:
+                worse.append(f"{metric.upper()} {at}")
     if worse:
-        return (
-            f"i-RIM is NOT better than zero-filled in {', '.join(worse)} "
-            f"({', '.join(gains)}): training ends by the clock, and this machine was "
-            f"too busy or too slow for it"
-        )
+        text = f"i-RIM is NOT better than zero-filled in {', '.join(worse)} "
+        text += f"({', '.join(gains)}): training ends by the clock, and this machine "
+        return f"{text}was too busy or too slow for it"
     return f"i-RIM is better than zero-filled in all of them: {', '.join(gains)}"
 
 

@@ -189,9 +189,7 @@ def _paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, 
         failures[name] = f"{targets} has no {name}, {text}"
     for folder, names in ((targets, wanted), (reconstructions, found)):
         stems = Counter(Path(name).stem for name in names)
-        text = (
-            "with another ending too, so that one might count twice: keep one of them"
-        )
+        text = "with another ending too, so that one might count twice: keep one"
         twins = [name for name in names if stems[Path(name).stem] > 1]
         failures |= {name: f"{folder} holds {name} {text}" for name in twins}
     return [name for name in wanted if name not in failures], failures

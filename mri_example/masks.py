@@ -225,9 +225,8 @@ def _sigpy_poisson(
         mask = import_module("sigpy.mri").poisson(sizes, acceleration, **options)
     except ValueError as error:
         text = f"sigpy draws no Poisson-disc mask of {_named(sizes)} at an acceleration"
-        raise InputError(
-            f"{text} of {acceleration} ({error}): choose another"
-        ) from error
+        text += f" of {acceleration} ({error}): choose another"
+        raise InputError(text) from error
     finally:
         np.random.set_state(before)  # noqa: NPY002
     return np.asarray(mask, dtype=bool)

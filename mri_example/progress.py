@@ -35,8 +35,8 @@ class Lines:
 
 
 def say(text: str) -> None:
-    """Print a line on standard output at once."""
-    sys.stdout.write(f"{text}\n")
+    """Print a line on standard output at once, whatever the names in it."""
+    sys.stdout.write(f"{text}\n".encode("utf-8", "backslashreplace").decode())
     sys.stdout.flush()
 
 

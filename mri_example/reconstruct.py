@@ -194,13 +194,9 @@ def _magnitudes(
     except ValueError as error:
         raise InputError(f"{file.path} cannot be reconstructed: {error}") from error
     except torch.OutOfMemoryError as error:
-        text = (
-            f"{file.path} does not fit into the memory of {device}, {len(samples)} of"
-        )
-        text += (
-            f" shape {tuple(samples[0].zero_filled.shape)} at once: lower batch_size"
-        )
-        raise InputError(f"{text}, or slab for a model of slabs") from error
+        text = f"{file.path} does not fit into the memory of {device}, {len(samples)} "
+        text += f"of shape {tuple(samples[0].zero_filled.shape)} at once: lower "
+        raise InputError(f"{text}batch_size, or slab for a model of slabs") from error
 
 
 def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:

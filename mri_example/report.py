@@ -118,7 +118,7 @@ class Report:
         page = environment.get_template("report.html")
         with whole_file(path) as partial:
             text = page.render(report=self, drawn=_drawn)
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
         return path
 
 

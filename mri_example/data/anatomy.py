@@ -88,16 +88,12 @@ def _volume(path: Path, number: int | None) -> Volume:
     else:
         text = f"volume is {number}, but {path} holds one volume: leave it out"
         require(not number, text)
-    text = (
-        f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a volume"
-    )
+    text = f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a "
     usable = voxels.ndim == 3 and voxels.size and voxels.dtype.kind in "uif"
-    require(usable, f"{text} of real magnitudes: convert it")
-    text = (
-        f"{path} holds values that are not magnitudes (negative, not finite, or zero "
-    )
+    require(usable, f"{text}volume of real magnitudes: convert it")
+    text = f"{path} holds values that are not magnitudes (negative, not finite, or "
     positive = np.isfinite(voxels).all() and voxels.min() >= 0 and voxels.max() > 0
-    require(positive, f"{text}everywhere): take the magnitude image of the scan")
+    require(positive, f"{text}zero everywhere): take the magnitude image of the scan")
     affine = np.nan_to_num(image.affine)
     text = f"{path} does not say where its voxels are (its affine is singular): set it"
     require(np.linalg.det(affine), text)

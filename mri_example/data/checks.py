@@ -29,6 +29,7 @@ EMPTY = 1e-12  # energy of a column, relative to the largest: single precision r
 PROMINENT = 10  # a peak of energy, relative to the median of the columns
 CLOSE = 0.01  # NMSE after the best scale of a target that is the image of its k-space
 OTHER = 0.25  # of one that is not: two heads of different subjects have .3 and more
+OTHERWISE = 1.6  # factor of an acceleration; a center on top of it makes up to 1.4
 SCALE = 0.02  # by how much the scale may differ from 1 where the images agree
 TRANSFORMED = {  # by the axes over which k-space must be transformed to be the target
     (-2, -1): "",
@@ -127,6 +128,17 @@ def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
     else:
         found = [*_of_axes(file)]
         yield from found or _of_header(file)
+        yield from _of_acceleration(file)
+
+
+def _of_acceleration(file: KSpaceFile) -> Iterator[Finding]:
+    stated = None if file.mask is None else file.number("acceleration")
+    if stated is not None and file.mask is not None:
+        own = 1 / float(file.mask.mean(dtype=np.float64))
+        if not 1 / OTHERWISE < stated / own < OTHERWISE:
+            text = f"the attribute 'acceleration' is {stated:.3g}, but the mask has "
+            text += f"{own:.3g}: repair the attribute"
+            yield Finding("acceleration", text, doubt=True)
 
 
 def _of_axes(file: KSpaceFile) -> Iterator[Finding]:
@@ -150,7 +162,8 @@ def _of_axes(file: KSpaceFile) -> Iterator[Finding]:
     else:
         return
     text = f"k-space has shape {file.shape}, read as ({axes}, rows, cols), but {source}"
-    yield Finding("axes", f"{text}: {cure}", doubt=not (several or encoded))
+    sure = bool(encoded) if not several else "channels" not in source
+    yield Finding("axes", f"{text}: {cure}", doubt=not sure)
 
 
 def _of_header(file: KSpaceFile) -> Iterator[Finding]:
@@ -161,11 +174,11 @@ def _of_header(file: KSpaceFile) -> Iterator[Finding]:
         yield Finding("no header", text, doubt=True)
         return
     if header.trajectory.lower() not in ("", "cartesian"):
-        yield Finding(
-            "trajectory",
-            f"the header says that the trajectory is {header.trajectory}, but k-space "
-            f"is read as Cartesian: grid the data first, or correct the header",
+        text = (
+            f"the header says that the trajectory is {header.trajectory}, but k-space"
         )
+        text += " is read as Cartesian: grid the data first, or correct the header"
+        yield Finding("trajectory", text)
     says = f"the header speaks of {header.encoded[1]} encoded columns, but k-space has"
     if rows != cols and header.encoded[:2] == (cols, rows):
         text = f"{says} {cols}, and as many rows: exchange its last two axes"
@@ -196,6 +209,9 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
     if power.any():
         found = [*_of_rows(power, index), *_of_columns(file, _measured(kspace), index)]
         found += _of_center(power)
+    else:
+        text = f"k-space of slice {index} is zero everywhere: leave it out"
+        yield Finding("nothing", text, doubt=True)
     yield from found
     whole = file.mask is None or bool(file.mask.all())
     if file.target is not None and whole and all(finding.doubt for finding in found):
@@ -207,10 +223,8 @@ def _of_rows(power: Image, index: int) -> Iterator[Finding]:
     energy = power.sum(axis=1)
     filled = np.flatnonzero(energy > EMPTY * energy.max())
     if zeros := np.ptp(filled) + 1 - len(filled):
-        text = (
-            f"{zeros} of {len(energy)} rows of k-space are zero in slice {index}, but "
-        )
-        text += "masks run along the columns: exchange the last two axes"
+        text = f"{zeros} of {len(energy)} rows of k-space are zero in slice {index}, "
+        text += "but masks run along the columns: exchange the last two axes"
         yield Finding("rows", text)
 
 
@@ -234,12 +248,14 @@ def _of_columns(file: KSpaceFile, measured: Columns, index: int) -> Iterator[Fin
         text = f"k-space of slice {index} is not zero where the mask is: one of them "
         yield Finding("mask", f"{text}belongs to another file")
     elif len(outside) and header and header.encoded[1] == len(columns):
-        yield Finding(
-            "limits",
-            f"the header limits the encoding to columns {left} to {right - 1} (center "
-            f"{header.center}, maximum {header.maximum}), but k-space has values in "
-            f"{outside[0]} to {outside[-1]} of {len(columns)}: repair it",
+        text = (
+            f"the header limits the encoding to columns {left} to {right - 1} (center"
         )
+        text += (
+            f" {header.center}, maximum {header.maximum}), but k-space has values in"
+        )
+        text += f" {outside[0]} to {outside[-1]} of {len(columns)}: repair it"
+        yield Finding("limits", text)
     else:
         yield from _of_zeros(file, measured, inside, index)
 
@@ -256,12 +272,11 @@ def _of_zeros(
     acquired, zeros = np.flatnonzero(measured), np.flatnonzero(missing)
     within = bool(((zeros > acquired[0]) & (zeros < acquired[-1])).any())
     if within and file.mask is None:
-        yield Finding(
-            "undersampled",
-            f"{len(zeros)} of {len(measured)} columns of k-space are zero in every "
-            f"slice, but there is no data set 'mask': add it; no model can be trained "
-            f"on undersampled data",
+        text = f"{len(zeros)} of {len(measured)} columns of k-space are zero in every "
+        text += (
+            "slice, but there is no data set 'mask': add it; no model can be trained"
         )
+        yield Finding("undersampled", f"{text} on undersampled data")
     elif len(zeros):
         source = "nothing says so: add a header or a mask"
         if file.mask is not None or file.header is not None:
@@ -289,13 +304,12 @@ def _of_center(power: Image) -> Iterator[Finding]:
         flat = energy[peak] < PROMINENT * np.median(energy[energy > 0])
         if len(energy) < 8 or flat or away <= len(energy) // 8:
             continue
-        yield Finding(
-            f"center {name}",
-            f"most energy of k-space is in {name} {peak} of {len(energy)}, but the "
-            f"center of masks and transforms is {middle}: apply numpy.fft.fftshift, or "
-            f"pad what is partial",
-            doubt=axis == 0 or away <= len(energy) // 4,
+        text = f"most energy of k-space is in {name} {peak} of {len(energy)}, but the "
+        text += (
+            f"center of masks and transforms is {middle}: apply numpy.fft.fftshift, "
         )
+        doubt = axis == 0 or away <= len(energy) // 4
+        yield Finding(f"center {name}", f"{text}or pad what is partial", doubt=doubt)
 
 
 def _of_target(file: KSpaceFile, kspace: NDArray[Any], index: int) -> Iterator[Finding]:

@@ -120,9 +120,7 @@ class SliceDataset(Dataset[Sample]):
             self.files = _thick(self.files, slab, skip_thin)
         unknown = sorted({file.scan for file in self.files} - set(metadata))
         if unknown and metadata:
-            text = (
-                "the model knows nothing of scans of the kind %s (acquisition/scanner)"
-            )
+            text = "the model knows no scans of the kind %s (acquisition/scanner)"
             LOG.warning(text, ", ".join(unknown))
         self.masks, self.slab = masks, slab
         self.epoch, self.seed = epoch, seed
@@ -200,14 +198,11 @@ def coil_images(file: KSpaceFile, index: int) -> Tensor:
 
 def _check(file: KSpaceFile, coils: int | None, training: bool) -> None:
     text = f"{file.path} has {file.coils} coils, but the model takes {coils}: build it "
-    require(
-        coils in (None, file.coils), f"{text}with other coils, or separate the files"
-    )
-    text = (
-        f"{file.path} brings a mask, so its k-space is undersampled and no model can "
-    )
+    text += "with other coils, or separate the files"
+    require(coils in (None, file.coils), text)
+    text = f"{file.path} brings a mask, so its k-space is undersampled and no model "
     learned = not training or file.mask is None
-    require(learned, f"{text}learn from it: train on fully sampled files")
+    require(learned, f"{text}can learn from it: train on fully sampled files")
 
 
 def _thick(files: list[KSpaceFile], slab: int, skip_thin: bool) -> list[KSpaceFile]:
@@ -217,11 +212,9 @@ def _thick(files: list[KSpaceFile], slab: int, skip_thin: bool) -> list[KSpaceFi
         return files
     most = max(thin, key=lambda file: file.slices)
     only = "no volume has more than" if skip_thin else f"{most.path} has only"
-    text = (
-        f"slab is {slab}, but {only} {most.slices} slices: train on thinner slabs, or"
-    )
+    text = f"slab is {slab}, but {only} {most.slices} slices: train on thinner slabs, "
     usable = skip_thin and len(thin) < len(files)
-    require(usable, f"{text} set `skip_thin` to leave out such volumes")
+    require(usable, f"{text}or set `skip_thin` to leave out such volumes")
     names = ", ".join(file.path.name for file in thin)
     text = "%d volumes have fewer slices than a slab of %d and are left out: %s"
     LOG.warning(text, len(thin), slab, names)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri_example.data.header import Header
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.paths import check_file, files_of
 
 # What h5py raises, by where a file is damaged.
@@ -57,6 +57,8 @@ def _reason(text: str) -> str:
     if "unable to lock file" in text:
         said = "is locked by another program, which may be writing it: try again when "
         return f"{said}that has ended, or set HDF5_USE_FILE_LOCKING=FALSE"
+    if "Permission denied" in text:
+        return f"cannot be opened ({text}): change its permissions"
     if "filter" in text or "plugin" in text:
         said = f"is compressed by a filter that is not installed here ({text}): rewrite"
         return f"{said} it with `h5repack -f GZIP=4` where it is"
@@ -74,11 +76,11 @@ def _optional(file: h5py.File, name: str) -> h5py.Dataset | None:
     if isinstance(found, h5py.Dataset) and found.is_virtual:
         sources = {source.file_name for source in found.virtual_sources()} - {"."}
         away = [source for source in sources if not (path.parent / source).exists()]
-    if away:
-        raise InputError(
-            f"{path}: the data set {name!r} is a link to {away[0]}, which is not "
-            f"there: put that file where the link leads, or write one file"
-        )
+    text = (
+        f"{path}: the data set {name!r} is a link to {next(iter(away), '')}, which is "
+    )
+    text += "not there: put that file where the link leads, or write one file"
+    require(not away, text)
     return found if isinstance(found, h5py.Dataset) else None
 
 
@@ -157,10 +159,11 @@ def _target(file: h5py.File, shape: tuple[int, ...]) -> tuple[str | None, Pair |
             cure = "repair it"
             if target.shape[:1] == shape[1:-2]:
                 cure = f"if the coils are first in {shape}, use numpy.swapaxes"
-            raise InputError(
+            text = (
                 f"{name} is {target.dtype} of shape {target.shape}, but must hold real "
-                f"images (slices, H, W) of all {shape[0]} slices of k-space: {cure}"
             )
+            text += f"images (slices, H, W) of all {shape[0]} slices of k-space: {cure}"
+            raise InputError(text)
         return name, (target.shape[1], target.shape[2])
     return None, None
 
@@ -180,18 +183,15 @@ def _mask(file: h5py.File, shape: tuple[int, ...]) -> Real | None:
     numbers = stored.shape and stored.dtype.kind in "biuf"
     mask: Real = np.asarray(stored if numbers else [np.nan], dtype=np.float32)
     squeezed, said = np.atleast_1d(mask.squeeze()), f"the mask of shape {mask.shape}"
-    if not np.isin(mask, (0, 1)).all():
-        text = "the mask has values other than 0 and 1, so it leaves open which columns"
-        raise InputError(f"{text} were measured: repair the file")
-    if not mask.any() or squeezed.shape[-1:] != shape[-1:]:
-        text = f"{said} has {int(mask.sum())} entries of it measured, but k-space has"
-        raise InputError(f"{text} {shape[-1]} columns: repair the file")
+    text = "the mask has values other than 0 and 1, so it leaves open which columns"
+    require(np.isin(mask, (0, 1)).all(), f"{text} were measured: repair the file")
+    text = f"{said} has {int(mask.sum())} entries of it measured, but k-space has"
+    fits = mask.any() and squeezed.shape[-1:] == shape[-1:]
+    require(fits, f"{text} {shape[-1]} columns: repair the file")
     lines = squeezed.reshape(-1, shape[-1])
-    if (lines != lines[0]).any():
-        raise InputError(
-            f"{said} is not the same for all rows and slices of k-space of shape "
-            f"{shape}, but must be one along the columns: split the file"
-        )
+    text = f"{said} is not the same for all rows and slices of k-space of shape {shape}"
+    same = (lines == lines[0]).all()
+    require(same, f"{text}, but must be one along the columns: split the file")
     columns: Real = lines[0]
     return columns
 
@@ -199,9 +199,8 @@ def _mask(file: h5py.File, shape: tuple[int, ...]) -> Real | None:
 def _padding(header: Header | None, cols: int) -> Pair:
     left, right = header.padding if header else (0, cols)
     left, right = max(left, 0), min(right, cols)
-    if left >= right:
-        said = f"according to the header none of the {cols} columns of k-space is "
-        raise InputError(f"{said}measured: remove the data set 'ismrmrd_header'")
+    said = f"according to the header none of the {cols} columns of k-space is "
+    require(left < right, f"{said}measured: remove the data set 'ismrmrd_header'")
     return left, right
 
 
@@ -290,9 +289,8 @@ class KSpaceFile:
         return kspace
 
     def _finite(self, values: NDArray[Any], name: str) -> None:
-        if not np.isfinite(values).all():
-            reason = "holds NaN or infinite values: repair or remove the file"
-            raise InputError(f"{self.path}: {name} {reason}")
+        reason = "holds NaN or infinite values: repair or remove the file"
+        require(np.isfinite(values).all(), f"{self.path}: {name} {reason}")
 
     def number(self, name: str) -> float | None:
         """Return an attribute, one finite number, or `None` if there is no such."""
@@ -328,13 +326,11 @@ class KSpaceFile:
 
     def target_volume(self, index: int | None = None) -> Real:
         """Read the target of all slices, or of one, which is finite."""
-        if self.target is None:
-            raise InputError(
-                f"{self.path} has no target ({' or '.join(TARGETS)}), so nothing can "
-                f"be compared with it: evaluate on files that are fully sampled"
-            )
-        target = _volume(self.path, self.target, index)
-        self._finite(target, self.target)
+        name = self.target or ""
+        text = f"{self.path} has no target ({' or '.join(TARGETS)}), so nothing can be "
+        require(name, f"{text}compared with it: evaluate on fully sampled files")
+        target = _volume(self.path, name, index)
+        self._finite(target, name)
         return target
 
 
@@ -376,9 +372,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # PyTorch's, where a disk is full
         reason = " ".join(str(error).split())
-        raise InputError(
+        text = (
             f"{path} cannot be written ({reason}): choose another folder or make room"
-        ) from error
+        )
+        raise InputError(text) from error
     finally:
         if partial.exists():
             partial.unlink()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 
 BLOCK = {"l1": "gather", "l2": "look", "l3": "spread"}
 TENSOR = {
@@ -39,18 +39,14 @@ def load_authors_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Non
     own = model.state_dict()
     renamed = {own_name(name): tensor for name, tensor in weights.items()}
     missing, unknown = sorted(own.keys() - renamed), sorted(renamed.keys() - own)
-    if missing or unknown:
-        raise InputError(
-            f"the weights do not fit the model: {len(missing)} are missing "
-            f"({', '.join(missing[:1])}) and {len(unknown)} have no place "
-            f"({', '.join(unknown[:1])}): build it with the sizes of theirs"
-        )
+    text = f"the weights do not fit the model: {len(missing)} are missing "
+    text += f"({', '.join(missing[:1])}) and {len(unknown)} have no place "
+    text += f"({', '.join(unknown[:1])}): build it with the sizes of theirs"
+    require(not (missing or unknown), text)
     for name, tensor in renamed.items():
-        if tensor.squeeze().shape != own[name].squeeze().shape:
-            raise InputError(
-                f"{name} has shape {tuple(own[name].shape)} in the model, but "
-                f"{tuple(tensor.shape)} in the weights: build it with their sizes"
-            )
+        text = f"{name} has shape {tuple(own[name].shape)} in the model, but "
+        text += f"{tuple(tensor.shape)} in the weights: build it with their sizes"
+        require(tensor.squeeze().shape == own[name].squeeze().shape, text)
     model.load_state_dict({n: t.reshape(own[n].shape) for n, t in renamed.items()})
 
 
@@ -71,10 +67,8 @@ def own_name(name: str) -> str:
         block, tensor = match.groups()
         where = "read_out"
     else:
-        raise InputError(
-            f"{name!r} is no name of a weight in the authors' implementation: give its "
-            f"state dict, without a prefix"
-        )
+        text = f"{name!r} is no name of a weight in the authors' implementation: give "
+        raise InputError(f"{text}its state dict, without a prefix")
     try:
         return f"{where}.{BLOCK[block]}.{TENSOR[tensor]}"
     except KeyError as error:

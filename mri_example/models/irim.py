@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
 from invtorch.nets import IRIM
-from mri_example.errors import InputError
+from mri_example.errors import require
 from mri_example.models.base import Reconstructor, check_counts
 from mri_example.models.sensitivity import Maps, check_maps, estimated_maps
 from mri_example.physics import LikelihoodGradient
@@ -282,20 +282,13 @@ class ReadOut(nn.Module):
 def _check(
     hidden: Sequence[int], strides: Sequence[int], read_out: str, room: int, needed: int
 ) -> None:
-    if len(hidden) != len(strides):
-        raise InputError(
-            f"hidden has {len(hidden)} entries and strides {len(strides)}: each "
-            f"coupling of a step needs one of both"
-        )
-    if read_out not in get_args(ReadOuts):
-        raise InputError(
-            f"read_out is {read_out!r}, but can only be 'estimate' or 'parametric'"
-        )
-    if room < needed:
-        raise InputError(
-            f"channels is {room}, but the complex estimates of all coils, their "
-            f"gradients and the kinds of scans (metadata) need at least {needed}"
-        )
+    text = f"hidden has {len(hidden)} entries and strides {len(strides)}: each "
+    require(len(hidden) == len(strides), f"{text}coupling of a step needs one of both")
+    text = f"read_out is {read_out!r}, but can only be 'estimate' or 'parametric'"
+    require(read_out in get_args(ReadOuts), text)
+    text = f"channels is {room}, but the complex estimates of all coils, their "
+    text += f"gradients and the kinds of scans (metadata) need at least {needed}"
+    require(room >= needed, text)
 
 
 def _fan(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mri_example.errors import InputError
+from mri_example.errors import require
 from mri_example.masks import encoded_axes
 from mri_example.transforms import fftc, ifftc, root_sum_of_squares
 
@@ -20,15 +20,11 @@ FEWEST = {"calibration": 4, "espirit": 7}  # samples: a kernel of ESPIRiT has 6
 
 def check_maps(method: Maps) -> None:
     """Make sure that maps can be computed here."""
-    if method not in FEWEST:
-        raise InputError(
-            f"sensitivity is {method!r}, but can only be one of {', '.join(FEWEST)}"
-        )
-    if method == "espirit" and find_spec("sigpy") is None:
-        raise InputError(
-            "sensitivity is 'espirit', but sigpy is not installed: `pip install "
-            "sigpy`, or choose 'calibration'"
-        )
+    text = f"sensitivity is {method!r}, but can only be one of {', '.join(FEWEST)}"
+    require(method in FEWEST, text)
+    text = "sensitivity is 'espirit', but sigpy is not installed: `pip install sigpy`, "
+    ready = method != "espirit" or find_spec("sigpy") is not None
+    require(ready, f"{text}or choose 'calibration'")
 
 
 @torch.no_grad()
@@ -51,16 +47,11 @@ def estimated_maps(zero_filled: Tensor, mask: Tensor, method: Maps) -> Tensor:
         Uecker et al., *ESPIRiT - an eigenvalue approach to autocalibrating parallel
         MRI*, 2014.
     """
-    if zero_filled.shape[1] == 1:
-        raise InputError(
-            f"sensitivity is {method!r}, but the data have a single coil, which needs "
-            f"no maps: leave it null"
-        )
-    if encoded_axes(mask) == 3:
-        raise InputError(
-            f"sensitivity is {method!r}, but the masks tell slices apart, as in 3-D "
-            f"acquisitions, whose maps are not estimated: leave it null"
-        )
+    said = f"sensitivity is {method!r}, but the"
+    text = f"{said} data have a single coil, which needs no maps: leave it null"
+    require(zero_filled.shape[1] > 1, text)
+    text = f"{said} masks tell slices apart, as in 3-D acquisitions, whose maps are not"
+    require(encoded_axes(mask) == 2, f"{text} estimated: leave it null")
     kspace = fftc(zero_filled, 2)
     columns = mask.expand(len(kspace), *mask.shape[1:]).flatten(1, -2).amin(dim=1)
     widths = [_center(of_sample, method) for of_sample in columns]
@@ -91,11 +82,9 @@ def _espirit(kspace: Tensor, width: int) -> Tensor:
     data = slices.cpu().to(torch.complex64).numpy()
     maps = [espirit(data[:, i], **options).run() for i in range(data.shape[1])]
     stacked = torch.stack([torch.as_tensor(one) for one in maps], dim=1)
-    if not stacked.flatten(2).any(dim=-1).any(dim=0).all():
-        raise InputError(
-            f"ESPIRiT finds no sensitivity anywhere in a slice, from {width} columns "
-            f"around the center: raise center_fractions, or choose 'calibration'"
-        )
+    text = f"ESPIRiT finds no sensitivity anywhere in a slice, from {width} columns "
+    text += "around the center: raise center_fractions, or choose 'calibration'"
+    require(stacked.flatten(2).any(dim=-1).any(dim=0).all(), text)
     return stacked.to(kspace).view_as(kspace)
 
 
@@ -105,9 +94,7 @@ def _center(columns: Tensor, method: Maps) -> int:
     left = int(columns[:half].flip(0).cumprod(0).sum())
     right = int(columns[half:].cumprod(0).sum())
     width = 2 * min(left, right)
-    if width < FEWEST[method]:
-        raise InputError(
-            f"{width} columns around the center are measured, but sensitivity maps "
-            f"need at least {FEWEST[method]}: raise center_fractions"
-        )
+    text = f"{width} columns around the center are measured, but sensitivity maps need "
+    text += f"at least {FEWEST[method]}: raise center_fractions"
+    require(width >= FEWEST[method], text)
     return width

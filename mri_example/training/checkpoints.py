@@ -68,10 +68,9 @@ def check_same(path: Path, notes: dict[str, Any]) -> tuple[int, float]:
     text = f"{path} has the epoch {epoch!r}, so no run can go on from it: {OTHER}"
     require(isinstance(epoch, int), text)
     for key, value in notes[CONFIGURATION].items():
-        text = (
-            f"{path} was written with {key} = {old.get(key)!r}, but the configuration"
-        )
-        require(value == old.get(key), f"{text} says {value!r}: use that, or {OTHER}")
+        text = f"{path} was written with {key} = {old.get(key)!r}, but the "
+        text += f"configuration says {value!r}: use that, or {OTHER}"
+        require(value == old.get(key), text)
     _check_files(path, checkpoint.get(DATA), notes[DATA])
     try:
         seconds = float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
@@ -120,10 +119,10 @@ def load(
     try:
         built.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(
-            f"the weights in {path} are not those of the model that its configuration "
-            f"describes: it was changed since it was written, train the model again"
-        ) from error
+        text = (
+            f"the weights in {path} are not those of the model that its configuration"
+        )
+        raise InputError(f"{text} describes: train the model again") from error
     finite = all(weight.isfinite().all() for weight in built.state_dict().values())
     require(finite, f"{path} holds weights that are not finite: train the model again")
     return built.eval().to(device)

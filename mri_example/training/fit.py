@@ -30,6 +30,7 @@ from mri_example.progress import LINES
 from mri_example.training.checkpoints import (
     CONFIGURATION,
     DATA,
+    OTHER,
     check_same,
     load,
     load_checkpoint,
@@ -107,6 +108,7 @@ def fit(
             warnings.filterwarnings("ignore", message)
         engine = make_trainer(output, **trainer)
         make_folder(output)
+        _remove_partial(engine, output)
         with _stopping_well(engine, task, output), _in_words(task, last):
             engine.fit(task, data, ckpt_path=start, weights_only=True)
             text = "no step was trained: raise limit_train_batches, max_steps, max_time"
@@ -141,9 +143,7 @@ def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> 
     epochs = trainer.get("max_epochs", DEFAULTS["max_epochs"]) or 0
     limit = _seconds(trainer.get("max_time"))
     text = f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
-    require(
-        not 0 <= epochs < done, f"{text}many at least, or train into another folder"
-    )
+    require(not 0 <= epochs < done, f"{text}many at least, or {OTHER}")
     return bool(epochs == done or (limit and seconds >= limit))
 
 
@@ -168,10 +168,9 @@ def _stopping_well(
             _remove_logs(trainer, output)
         raise
     except OSError as error:  # of the log; checkpoints and data say so themselves
-        raise InputError(
-            f"training stopped at step {task.global_step}, as {output} cannot be "
-            f"written ({error}): make room, and run the same command again"
-        ) from error
+        text = f"training stopped at step {task.global_step}, as {output} cannot be "
+        text += f"written ({error}): make room, and run the same command again"
+        raise InputError(text) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None
@@ -195,10 +194,14 @@ def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         text = f"the trainer cannot begin ({reason}): change its options"
         if last.exists():
-            text = (
-                f"{last} cannot be gone on from ({reason}): train into another folder"
-            )
+            text = f"{last} cannot be gone on from ({reason}): {OTHER}"
         raise InputError(text) from error
+
+
+def _remove_partial(trainer: lightning.Trainer, output: Path) -> None:
+    """Remove what a run that was killed left half-written."""
+    for path in output.glob(".*.partial") if trainer.is_global_zero else ():
+        path.unlink()
 
 
 def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:

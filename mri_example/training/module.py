@@ -138,10 +138,8 @@ class ReconstructionTask(lightning.LightningModule):
         """Stop a training that diverges, on all ranks."""
         loss = float(outputs["loss"])
         finite = self.trainer.strategy.reduce_boolean_decision(math.isfinite(loss))
-        text = (
-            f"training diverged: the loss of step {self.global_step} is {loss}; lower"
-        )
-        text += f" learning_rate, which is {self.learning_rate}, in another folder"
+        text = f"training diverged: the loss of step {self.global_step} is {loss}; "
+        text += f"lower learning_rate, which is {self.learning_rate}, in another folder"
         require(finite, text)
 
     def validation_step(self, batch: Sample) -> None:

@@ -432,6 +432,29 @@ def test_a_mask_of_another_file(tmp, seed, rows, cols, coils, move):
     assert_refused(folder, "k-space of slice", "is not zero where the mask is")
 
 
+@given(
+    seed=seeds,
+    size=sizes,
+    step=st.integers(2, 6),
+    factor=st.sampled_from([0.4, 0.9, 1.2, 2]),
+    kind=st.sampled_from([float, str]),
+)
+def test_an_acceleration_that_is_not_that_of_the_mask(
+    tmp, seed, size, step, factor, kind
+):
+    """Scores would count for another acceleration; a center on top is usual."""
+    mask = np.zeros(size, np.float32)
+    mask[size // 2 % step :: step] = 1
+    folder = write(tmp() / "a", head(seed, size, size) * mask, mask=mask)
+    stated = factor / mask.mean()
+    with h5py.File(folder / "a.h5", "r+") as file:
+        file.attrs["acceleration"] = kind(stated)
+    with logged() as said:
+        SliceDataset(folder, EVERYTHING)
+    wrong = f"'acceleration' is {stated:.3g}, but the mask has {1 / mask.mean():.3g}"
+    assert (wrong in " ".join(said)) == (factor in (0.4, 2))
+
+
 @given(seed=seeds, rows=sizes, cols=sizes, column=st.integers(-3, 3))
 def test_a_mask_of_columns_that_are_zero(tmp, seed, rows, cols, column):
     mask = np.ones(cols, np.float32)
@@ -549,13 +572,25 @@ def test_coils_first(tmp, seed, rows, cols, pair, told):
     kspace = head(seed, rows, cols, coils, slices)
     moved = np.ascontiguousarray(kspace.swapaxes(0, 1))
     xml = standard_header(kspace, coils=coils).xml()
-    if told:
-        folder = write(tmp() / "a", moved, None, None, ismrmrd_header=xml)
-    else:
+    cure = "if the coils are first"
+    if not told:
         folder = write(tmp() / "a", moved, magnitudes(kspace), None)
-    assert_refused(
-        folder, f"{moved.shape}", "if the coils are first", "use numpy.swapaxes"
-    )
+        assert_refused(folder, f"{moved.shape}", cure, "use numpy.swapaxes")
+        return
+    folder = write(tmp() / "a", moved, None, None, ismrmrd_header=xml)
+    with logged() as said:
+        SliceDataset(folder, EVERYTHING)
+    wrong = f"{moved.shape}, read as (slices, coils, rows, cols), but the header speaks"
+    assert f"{wrong} of {coils} receiver channels: {cure}" in " ".join(said)
+
+
+@given(rows=sizes, cols=sizes, coils=coils, slices=st.integers(1, 4))
+def test_k_space_of_nothing_is_a_doubt(tmp, rows, cols, coils, slices):
+    kspace = 0 * head(0, rows, cols, coils, slices)
+    folder = write(tmp() / "a", kspace)
+    with logged() as said:
+        assert len(SliceDataset(folder, EVERYTHING)) == slices
+    assert f"a.h5: k-space of slice {(slices - 1) // 3} is zero everywhere" in said[0]
 
 
 @given(name=st.sampled_from(["multicoil_test", "singlecoil_train"]), seed=seeds)

@@ -86,6 +86,21 @@ def test_a_file_that_breaks_in_the_middle_of_an_epoch_is_named(
     assert run("fit", "--config", config) == 0
 
 
+@given(
+    names=st.lists(st.sampled_from(["best", "last"]), min_size=1, max_size=4),
+    number=st.integers(1, 10**6),
+)
+def test_what_killed_runs_left_half_written_is_removed(names, number, trained) -> None:
+    """Checkpoints of large models would fill the disk, kill by kill."""
+    config, whole = trained
+    folder = config.parent / "run"
+    (folder / "last.ckpt").write_bytes(whole)
+    for i, name in enumerate(names):
+        (folder / f".{name}.ckpt.{number + i}.partial").write_bytes(whole[:99])
+    assert run("fit", "--config", config) == 0
+    assert not list(folder.rglob("*.partial"))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, bytes]:
     """Return a configuration, and the bytes of a checkpoint that it wrote."""

@@ -1,6 +1,8 @@
 """What cannot be run is said in one sentence, before anything is written."""
 
+import errno
 import math
+import os
 import re
 
 import h5py
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mri_example.data.header import Header
 from mri_example.training.module import ReconstructionTask
 from tests.mri.test_command_line import configuration, refused, root, run, write_volume
 
@@ -239,6 +242,54 @@ def test_a_target_that_nothing_compares_with_is_named_before_training(
     assert not (root / "run").exists()
 
 
+@pytest.mark.parametrize("place", ["h5py.File", "pathlib.Path.iterdir"])
+@pytest.mark.parametrize("command", ["reconstruct", "check", "fit"])
+def test_what_may_not_be_read(place, command, root, capsys, monkeypatch) -> None:
+    """As a user other than the owner; the tests may run as one who may do all."""
+
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "some/place")
+
+    config = configuration(root)
+    monkeypatch.setattr(place, denied)
+    arguments = {
+        "fit": ["--config", config],
+        "check": ["--data", root / "data"],
+        "reconstruct": [
+            "--data",
+            root / "data/singlecoil_test",
+            "--output",
+            root / "o",
+        ],
+    }
+    assert run(command, *arguments[command]) == 2
+    out, err = capsys.readouterr()
+    assert "Permission denied" in out + err
+    assert "change its permissions" in out + err
+    assert "copy it again" not in out + err
+    assert "Traceback" not in out + err
+
+
+def test_names_that_are_not_unicode(root, capsys) -> None:
+    header = Header((32, 16, 1), (16, 16, 1), center=8, maximum=15)
+    for path in list((root / "data").glob("*/*.h5")):
+        path.unlink()
+        name = os.fsdecode(b"\xff.h5")
+        write_volume(path.with_name(name), ismrmrd_header=header.xml())  # no doubts
+    test, out = root / "data/singlecoil_test", root / "out"
+    best = ("--checkpoint", root / "run/best.ckpt")
+    assert run("fit", "--config", configuration(root)) == 0
+    assert run("reconstruct", "--data", test, "--output", out, *best) == 0
+    assert run("evaluate", "--targets", test, "--reconstructions", out) == 0
+    (test / os.fsdecode(b"\xfe.h5")).touch()
+    assert run("check", "--data", root / "data") == 2
+    printed = capsys.readouterr().out
+    assert "\\udcff.h5" in printed
+    assert "\\udcfe.h5" in printed
+    for page in (root / "run/report.html", root / "out.html"):
+        assert "\\udcff.h5" in page.read_text("utf-8")
+
+
 def test_files_for_folders_and_folders_for_files(root, capsys) -> None:
     test, out = root / "data/singlecoil_test", root / "out"
     arguments = ("reconstruct", "--output", out, "--data")
@@ -269,7 +320,7 @@ def test_k_space_beyond_single_precision(root, capsys) -> None:
     kspace = np.full((3, 32, 16), 1e300, np.complex128)
     write_volume(root / "in/large.h5", kspace=kspace, reconstruction_esc=None)
     arguments = ("reconstruct", "--data", root / "in", "--output", root / "out")
-    assert "large.h5: the k-space of slice 1" in sentence(capsys, *arguments)
+    assert "large.h5: the k-space of slice 0" in sentence(capsys, *arguments)
 
 
 def test_a_nifti_volume_of_nothing(tmp_path, capsys) -> None:
