@@ -132,7 +132,7 @@ class Collectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def distributed(net: nn.Module, case: Case, processes: int) -> nn.Module:
     """Wrap a network, or shard its couplings and then the whole."""
     if not case.sharded:
-        return DistributedDataParallel(net)
+        return DistributedDataParallel(net, init_sync=False)  # one seed made all equal
     mesh = init_device_mesh("cpu", (processes,))
     policy = MixedPrecisionPolicy(
         case.parameters, case.gradients, cast_forward_inputs=False

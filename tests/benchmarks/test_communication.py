@@ -13,17 +13,13 @@ from benchmarks.communication import CASES, Size, measured, of_the_paper, on_pap
 
 PAGE = Path(__file__).parents[2] / "docs/howto/communication.md"
 HEAD = 512  # bytes, more than a message of gloo has beside its tensor
-DEPTHS = (2, 5)  # the first has a layer that is gathered ahead of its turn
+DEPTHS = (1, 3)
 
 
 @pytest.fixture(scope="module")
 def rows():
     """Return what two processes count, at the smallest size."""
     return measured(2, Size(channels=8, hidden=(8,), slab=2, side=8), DEPTHS)
-
-
-def of(rows, name: str, memory: str = "invert"):
-    return [row for row in rows if (row["case"], row["memory"]) == (name, memory)]
 
 
 @pytest.mark.slow
@@ -54,11 +50,8 @@ def test_sockets_are_given_what_a_ring_sends(rows) -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("two processes")
 def test_activations_do_not_grow_with_depth(rows) -> None:
-    few, many = (row["kept"]["activations"] for row in of(rows, "DDP"))
+    few, many = (r["kept"]["activations"] for r in rows if r["case"] == "DDP")
     assert few == many
-    few, many = (row["kept"]["activations"] for row in of(rows, "FSDP2"))
-    layer = of(rows, "DDP")[0]["kept"]["parameters"] // DEPTHS[0]
-    assert abs(many - few) <= 3 * layer  # which of them are gathered at the peak
 
 
 @given(
