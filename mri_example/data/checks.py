@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 Image: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = NDArray[np.bool_]
 
-EMPTY = 1e-12  # energy of a column, relative to the largest: single precision rounds
+EMPTY = 1e-12  # energy of a column that the mask leaves out: single precision rounds
 PROMINENT = 10  # a peak of energy, relative to the median of the columns
 CLOSE = 0.01  # NMSE after the best scale of a target that is the image of its k-space
 OTHER = 0.25  # of one that is not: two heads of different subjects have .3 and more
@@ -207,7 +207,7 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
     power = np.square(np.abs(kspace), dtype=np.float64).sum(axis=0)
     found: list[Finding] = []
     if power.any():
-        found = [*_of_rows(power, index), *_of_columns(file, _measured(kspace), index)]
+        found = [*_of_rows(power, index), *_of_columns(file, kspace, index)]
         found += _of_center(power)
     else:
         text = f"k-space of slice {index} is zero everywhere: leave it out"
@@ -221,29 +221,29 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
 def _of_rows(power: Image, index: int) -> Iterator[Finding]:
     """Find rows of nothing among others, which no readout leaves out."""
     energy = power.sum(axis=1)
-    filled = np.flatnonzero(energy > EMPTY * energy.max())
+    filled = np.flatnonzero(energy)
     if zeros := np.ptp(filled) + 1 - len(filled):
         text = f"{zeros} of {len(energy)} rows of k-space are zero in slice {index}, "
         text += "but masks run along the columns: exchange the last two axes"
         yield Finding("rows", text)
 
 
-def _measured(kspace: NDArray[Any]) -> Columns:
-    """Return which columns of a slice are more than rounding."""
+def _measured(kspace: NDArray[Any], least: float = 0.0) -> Columns:
+    """Return which columns of a slice have more than a share of the largest energy."""
     power = np.square(np.abs(kspace), dtype=np.float64)
     columns = power.reshape(-1, kspace.shape[-1]).sum(axis=0)
-    measured: Columns = columns > EMPTY * columns.max()
+    measured: Columns = columns > least * columns.max()
     return measured
 
 
-def _of_columns(file: KSpaceFile, measured: Columns, index: int) -> Iterator[Finding]:
+def _of_columns(file: KSpaceFile, kspace: Any, index: int) -> Iterator[Finding]:
     """Compare the columns that are not zero with those that should not be."""
-    columns, header = np.arange(len(measured)), file.header
+    columns, header = np.arange(file.shape[-1]), file.header
     left, right = file.padding
     inside = (columns >= left) & (columns < right)
     if file.mask is not None:
         inside = file.mask.astype(bool)
-    outside = np.flatnonzero(measured & ~inside)
+    outside = np.flatnonzero(_measured(kspace, EMPTY) & ~inside)
     if len(outside) and file.mask is not None:
         text = f"k-space of slice {index} is not zero where the mask is: one of them "
         yield Finding("mask", f"{text}belongs to another file")
@@ -257,7 +257,7 @@ def _of_columns(file: KSpaceFile, measured: Columns, index: int) -> Iterator[Fin
         text += f" {outside[0]} to {outside[-1]} of {len(columns)}: repair it"
         yield Finding("limits", text)
     else:
-        yield from _of_zeros(file, measured, inside, index)
+        yield from _of_zeros(file, _measured(kspace), inside, index)
 
 
 def _of_zeros(

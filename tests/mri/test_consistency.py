@@ -381,6 +381,18 @@ def test_columns_that_are_zero_in_some_slices(tmp, seed, rows, cols, slices):
     )
 
 
+@given(rows=st.integers(32, 64), cols=st.integers(32, 64), width=st.floats(0.1, 0.3))
+def test_smooth_images_without_noise_are_taken(tmp, rows, cols, width):
+    """Their outer columns are small, but not zero: they were not left out."""
+    y, x = np.mgrid[:rows, :cols]
+    bump = ((y / rows - 0.47) ** 2 + (x / cols - 0.52) ** 2) / width**2
+    kspace = fourier(np.exp([-bump, -2 * bump]) + 0j).astype(np.complex64)
+    folder = write(tmp() / "a", kspace, magnitudes(kspace))
+    with logged() as said:
+        assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == 2
+    assert not said
+
+
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils, step=st.integers(2, 4))
 def test_slices_that_are_undersampled_each_in_its_own_way(
     tmp, seed, rows, cols, coils, step
