@@ -159,7 +159,7 @@ class Nodes(NamedTuple):
     @classmethod
     def since(
         cls,
-        start: tuple[int, int],
+        start: tuple[int, int, int],
         inputs: tuple[Tensor, ...],
         outputs: Any,
         below: frozenset[Node] | None,
@@ -179,7 +179,7 @@ class Nodes(NamedTuple):
         ends = () if number is None else _torch.tree_leaves(outputs)
         nodes = [t.grad_fn for t in ends if isinstance(t, Tensor)]
         known = below.union(t.grad_fn for t in inputs if t.grad_fn is not None)
-        shapes = _shapes([n for n in nodes if n is not None], start[0], known)
+        shapes = _shapes([n for n in nodes if n is not None], start[2], known)
         return cls(number, shapes, layouts)
 
     def differ(self, other: Nodes) -> bool:
@@ -260,7 +260,7 @@ class NodesCounted:
         self.state, self.outputs, self.below = None, (), None
 
     def add(
-        self, network: nn.Module, start: tuple[int, int], x: Tensor, y: Any
+        self, network: nn.Module, start: tuple[int, int, int], x: Tensor, y: Any
     ) -> None:
         """Note the nodes of a conditioner that was given `x` and returned `y`."""
         self.counts.append((network, Nodes.since(start, (x,), y, self.below)))
@@ -355,13 +355,14 @@ def nodes_ignored() -> Iterator[None]:
         _running.ignored += _torch.nodes_created() - start
 
 
-def _nodes() -> tuple[int, int]:
-    return _torch.nodes_created() - _running.ignored, _torch.frames_compiled()
+def _nodes() -> tuple[int, int, int]:
+    created = _torch.nodes_created()
+    return created - _running.ignored, _torch.frames_compiled(), created
 
 
-def _since(start: tuple[int, int]) -> int | None:
+def _since(start: tuple[int, int, int]) -> int | None:
     """Return the nodes created since; `None` if something was compiled meanwhile."""
-    nodes, frames = _nodes()
+    nodes, frames, _ = _nodes()
     return nodes - start[0] if frames == start[1] else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +91,38 @@ def assert_close(
             raise AssertionError(
                 f"{what}: tensor {i} has a relative error of {error:.1e}, but at most "
                 f"{allowed:.1e} is allowed in {reference.dtype}"
+            )
+
+
+def norm_of_all(tensors: Iterable[Tensor]) -> float:
+    """Return the norm of all entries of some tensors."""
+    return math.hypot(*(t.norm().item() for t in tensors))
+
+
+def assert_close_together(
+    what: str, values: Tensors, references: Tensors, least: float, rtol: float | None
+) -> None:
+    """Assert that tensors agree, up to an error relative to all of them.
+
+    Args:
+        what: What is compared, the beginning of the message.
+        values: Tensors.
+        references: What they should be.
+        least: The size that an error is relative to, if they are smaller.
+        rtol: The error allowed; `None` for that of their dtype.
+
+    Raises:
+        AssertionError: If they do not agree.
+    """
+    size = max(norm_of_all(references), least)
+    coarsest = max(map(tolerance, {r.dtype for r in references}), default=0.0)
+    allowed = coarsest if rtol is None else rtol
+    for i, (value, reference) in enumerate(zip(values, references, strict=True)):
+        error = (value - reference).norm().item() / (size or 1.0)
+        if not error <= allowed:
+            raise AssertionError(
+                f"{what}: tensor {i} has an error of {error:.1e} relative to all, but "
+                f"at most {allowed:.1e} is allowed in {reference.dtype}"
             )
 
 

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.utils import prune
 
 from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
+from invtorch.recording import nodes_ignored
 from tests.parts import Conditioner
 from tests.stacks import both, closed_form_network, gradients_of, parameters, sample
 from tests.strategies import weighed
@@ -102,6 +103,13 @@ def test_in_replicas(anchors, make) -> None:
         return torch.autograd.grad(sum(map(weighed, ys)), tensors)
 
     assert_all_equal(*both(net, gradients))
+
+
+def test_nodes_that_are_not_counted_do_not_matter() -> None:
+    with nodes_ignored():
+        for _ in range(1000):
+            torch.ones(1, requires_grad=True).sin()
+    test_in_replicas(0, network)
 
 
 def test_of_a_replica_set_the_precision() -> None:
