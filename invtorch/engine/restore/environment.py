@@ -148,7 +148,7 @@ class Environment:
         sources = [source for source, _ in before.random]
         # what is known of a layer does not count draws from a generator of its own
         own = any(not isinstance(one, (torch.device, str)) for one in sources)
-        if not (own or self.habits.may_draw):
+        if not (own or self.habits.may_draw or self.habits.suspected):
             return Conditioners(None)
         self.conditioners = DrawsOfConditioners(sources)
         return Conditioners(self.conditioners.noted)
@@ -183,7 +183,9 @@ class Environment:
         self.drawn = [one for one in changes if one.moved]
         self.read = [one for one in changes if one.source in PYTHON_AND_NUMPY]
         self.habits.sources |= {one.source for one in self.read if one.moved}
-        self.habits.draws |= alone and any(one.is_of_a_device for one in self.drawn)
+        moved = any(one.is_of_a_device for one in self.drawn)
+        self.habits.suspected |= moved
+        self.habits.draws |= alone and moved
         self.habits.known = True
 
     def watch(self, sources: set[Source]) -> None:

@@ -68,6 +68,8 @@ class Habits:
     Attributes:
         known: Whether a call was evaluated.
         draws: Whether one has certainly drawn from a generator of PyTorch.
+        suspected: Whether such a generator moved during one, by the layer or by another
+            thread.
         sources: The generators of Python and NumPy that moved during one.
         written: The buffers that one has written.
     """
@@ -75,6 +77,7 @@ class Habits:
     def __init__(self) -> None:
         self.known = False
         self.draws = False
+        self.suspected = False
         self.sources: set[Source] = set()
         self.written: set[Any] = set()
 

@@ -57,15 +57,17 @@ def test_both_networks_may_draw(
         assert torch.equal(after, after_replay)
 
 
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
-def test_one_network_twice_draws_each_time_what_it_drew(direction) -> None:
+def test_one_network_twice_draws_each_time_what_it_drew(direction, threads) -> None:
     network = Conditioner(2, 2, 1, dropout=0.5)
     net = InvertibleSequential(*[ReversibleBlock(network, network)] * 2, anchors=0)
     found = []
     for memory in ("store", "invert"):
         net.double().memory = memory
         torch.manual_seed(0)
-        found.append(gradients(net, sample(), direction))
+        with another_thread(threads):
+            found.append(gradients(net, sample(), direction))
     assert_all_equal(found[1][0], found[0][0])
 
 
