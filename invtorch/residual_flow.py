@@ -151,13 +151,25 @@ class ResidualFlow(InvertibleModule):
         check_returned(name, residual, tuple(x.shape), x, name="residual")
         return residual.to(x.dtype)
 
+    def _with_graph(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+        """Return a state that can be differentiated by.
+
+        A leaf would be one that the container does not know, in a replay.
+        """
+        known = (*self.parameters(), *context)
+        needed = [t for t in known if isinstance(t, Tensor) and t.requires_grad]
+        if not needed:
+            return x.requires_grad_()
+        zero = needed[0].flatten()[:0].sum()
+        return x + zero.to(x.dtype)
+
     def _log_det(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
         """Return the log-determinant, with a graph where gradients are enabled."""
         check_real_log_det(self, x)
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
             if not (graph and x.requires_grad):
-                x = x.detach().requires_grad_()
+                x = self._with_graph(x.detach(), context if graph else ())
             columns = self._residual(x, context).flatten(1)
             rows = [
                 torch.autograd.grad(

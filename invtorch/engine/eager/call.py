@@ -47,7 +47,7 @@ from invtorch.engine.restore.locks import Locks
 from invtorch.engine.restore.module_state import ChangedBufferError
 from invtorch.engine.restore.random_numbers import DRAWING, Drawn
 from invtorch.module import REPLAYS, InvertibleModule
-from invtorch.precision import is_differentiable, tf32_dtypes
+from invtorch.precision import tf32_dtypes
 from invtorch.recording import Context, Direction, NodesCounted, Recording, State
 from invtorch.replay import (
     FullGraph,
@@ -230,6 +230,7 @@ class Call:
         if self.environment.hooked_inside:  # a hook may keep what a module returns
             watch = watched(parts)
         off = _torch.SavedTensorsHooksOff()
+        self.needed = [t.requires_grad for t in state]
         own_code, own_layer = self.environment.own_code, self.environment.own_layer
         read = self.grad_inputs if own_code else None
         self.nodes = NodesCounted(state, read, own_layer)
@@ -300,7 +301,8 @@ class Call:
             if replay is not None:
                 return self._record_replay(replay, output)
             state = self.invert(output)
-        leaves = tuple(t.detach().requires_grad_(is_differentiable(t)) for t in state)
+        pairs = zip(state, self.needed, strict=True)
+        leaves = tuple(t.detach().requires_grad_(needed) for t, needed in pairs)
         return self._record(leaves, _leaf)
 
     def reconnect(self, state: Tensors) -> Replay:
