@@ -177,14 +177,17 @@ def _weight(module: nn.Module) -> Tensor:
 
     In half precision PyTorch's matrix exponential is wrong, and it solves no equations.
     """
-    chain: Any = module.parametrizations["weight"]  # type: ignore[index]
+    layer: Any = module  # whose weight has parametrizations
+    chain = layer.parametrizations["weight"]
+    weight: Tensor
     matrix: Tensor = chain.original
     single = torch.promote_types(matrix.dtype, torch.float32)
     if matrix.dtype == single or len(chain) > 1:
-        return module.weight  # type: ignore[return-value]
+        weight = layer.weight
+        return weight
     (orthogonal_map,) = chain
     base = {"base": orthogonal_map.base.to(single)}
-    weight: Tensor = functional_call(orthogonal_map, base, (matrix.to(single),))
+    weight = functional_call(orthogonal_map, base, (matrix.to(single),))
     return weight
 
 
