@@ -31,7 +31,7 @@ from invtorch.planning import measure_memory
 CHANNELS, SIZE, DEPTH = 32, 32, 8
 FRACTIONS = (0.3, 0.5, 0.7, 1.0)  # of the peak of plain autograd
 VALUES = (1.0, 0.6, 0.4, 0.2, 0.0)  # of `activation_memory_budget`
-REPETITIONS = 15
+REPETITIONS = 60
 PLAIN = 10**12
 SLACK = 1.01  # peaks of two steps differ by a few small tensors
 

@@ -111,6 +111,8 @@ class Strategy(NamedTuple):
             memory = "invert" if self.planner else self.memory
             return Tape(memory, kept, guard, (), limit)
         planned = self.planner.assign(chain, state, context, self.anchors)
+        if all(memory == "store" for memory in planned):
+            return Store()
         return Tape("invert", kept, guard, planned, limit)
 
     def check_precision(self, state: Any, kept: frozenset[int]) -> None:

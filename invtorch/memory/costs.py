@@ -17,7 +17,7 @@ from invtorch.composite import Pass, Step
 from invtorch.engine.checks import as_tensors, check_shapes
 from invtorch.engine.dispatch import Store
 from invtorch.engine.eager.tape import Tape
-from invtorch.engine.guard.fingerprint import size
+from invtorch.engine.guard.fingerprint import mark
 from invtorch.engine.restore.context import tensors_in
 from invtorch.engine.restore.random_numbers import all_random_states_kept
 from invtorch.memory.measure import Memory, bytes_of, measure_two
@@ -94,8 +94,8 @@ def _round_trip(step: Step, state: Any, context: Context) -> float:
     given, back = as_tensors(state), step.inverse(step(state, context), context)
     pairs = zip(as_tensors(back), given, strict=True)
     errors = [_subtractable(rebuilt) - _subtractable(x) for rebuilt, x in pairs]
-    scale = float(size(given).norm())
-    return float(size(tuple(errors)).norm()) / scale if scale else 0.0
+    scale, error = (float(mark(some)[:, -1].norm()) for some in (given, tuple(errors)))
+    return error / scale if scale else 0.0
 
 
 def _signature(step: Step, state: Any) -> Any:

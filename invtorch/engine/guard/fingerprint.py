@@ -21,7 +21,6 @@ from invtorch.precision import is_differentiable, no_autocast
 PROBES = 16
 WIDEST = 1024  # largest number of columns: it bounds the memory of the weights
 SHORT = 64  # fewer elements of a sample are joined with those of other samples
-SQUARES = 1e-15, 1e15  # a norm beyond these may be wrong, since squares are beyond more
 
 
 def mark(state: tuple[Tensor, ...]) -> Tensor:
@@ -34,8 +33,21 @@ def mark(state: tuple[Tensor, ...]) -> Tensor:
 
 
 def _mark(tensor: Tensor) -> Tensor:
-    state = (tensor.contiguous(),)  # at most one copy for both
-    return torch.cat([fingerprint(state), size(state).unsqueeze(1)], dim=1)
+    projections = fingerprint((tensor,))
+    norms = norms_of(projections).to(projections.dtype)
+    if not is_differentiable(tensor):
+        norms = torch.zeros_like(norms)
+    return torch.cat([projections, norms.unsqueeze(1)], dim=1)
+
+
+def norms_of(projections: Tensor) -> Tensor:
+    """Estimate the norms of blocks from their projections, in double precision.
+
+    They are as exact as estimates of errors are. Squares of numbers in single precision
+    need the range of double precision.
+    """
+    norms = torch.linalg.vector_norm(projections, dim=1, dtype=torch.float64)
+    return norms / math.sqrt(PROBES)
 
 
 class Last:
@@ -45,7 +57,7 @@ class Last:
     is. It is read once.
 
     Args:
-        function: Returns the numbers of a state: `mark` or `fingerprint`.
+        function: Returns the numbers of a state, such as its `fingerprint`.
     """
 
     def __init__(self, function: Callable[[tuple[Tensor, ...]], Tensor]) -> None:
@@ -95,14 +107,6 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
         return _joined([_project(_real(t), blocks_of(t)) for t in state])
 
 
-def size(state: tuple[Tensor, ...]) -> Tensor:
-    """Return the Euclidean norm of each block of a state, shape `(blocks,)`.
-
-    The size of integers is zero, because they must be rebuilt exactly.
-    """
-    return _joined([_norms(t, blocks_of(t)) for t in state])
-
-
 def _project(tensor: Tensor, blocks: Blocks) -> Tensor:
     dtype = _exact(tensor)
     if not tensor.numel():
@@ -110,33 +114,18 @@ def _project(tensor: Tensor, blocks: Blocks) -> Tensor:
     x = blocks.of(tensor.to(dtype))
     if x.shape[1] > 1 and x.shape[3] < SHORT:
         x = x.transpose(1, 2).flatten(2).unsqueeze(1)
-    kinds, width, padded = _rows(x.shape[3])
-    if padded > x.shape[3]:
-        x = F.pad(x, (0, padded - x.shape[3]))
-    rows = padded // width * x.shape[1]
+    parts, samples, groups, length = x.shape
+    kinds, width, padded = _rows(length)
+    if padded > length:
+        x = F.pad(x, (0, padded - length))
+    rows = padded // width * samples
     first, second = _weights(kinds, width, rows, dtype, tensor.device)
-    y = torch.bmm(x.reshape(-1, kinds, width).transpose(0, 1), first).transpose(0, 1)
+    y = torch.bmm(x.reshape(-1, kinds, width).transpose(0, 1), first)
     if rows == 1:
-        return y.reshape(-1, PROBES)
-    y = y.reshape(*x.shape[:3], -1).transpose(1, 2)
-    return y.reshape(-1, rows * PROBES) @ second
-
-
-def _norms(tensor: Tensor, blocks: Blocks) -> Tensor:
-    if not is_differentiable(tensor):
-        return tensor.new_zeros(blocks.number, dtype=torch.float64)
-    real = _real(tensor)
-    if not real.numel():
-        return real.new_zeros(1, dtype=_exact(real))
-    x = blocks.of(real)
-    norms: Tensor
-    if x.device.type == "cpu":
-        norms = torch.linalg.vector_norm(x, dim=(1, 3), dtype=_exact(x)).flatten()
-        (least, most), values = SQUARES, norms.tolist()
-        if all(least < value < most for value in values):
-            return norms
-    norms = torch.linalg.vector_norm(x, dim=(1, 3), dtype=torch.float64)
-    return norms.flatten().to(_exact(x))
+        return y.view(-1, PROBES)
+    if samples > 1:  # those of one block come together
+        y = y.view(kinds, parts, samples, groups, -1).transpose(2, 3)
+    return torch.bmm(y.reshape(kinds, parts * groups, -1), second).sum(0)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -187,8 +176,8 @@ def _weights(
     about 0.75 and 1.25, so that a value that moved to another position is detected.
 
     Returns:
-        Weights of shape `(kinds, width, PROBES)`, and of shape `(rows * PROBES,
-        PROBES)`: an orthogonal matrix for each row, if there are several.
+        Weights of shape `(kinds, width, PROBES)`, and of shape `(kinds, rows / kinds *
+        PROBES, PROBES)`: an orthogonal matrix for each row, if there are several.
     """
     generator = torch.Generator("cpu").manual_seed(width)
     options: dict[str, Any] = {"device": "cpu", "dtype": dtype, "generator": generator}
@@ -197,16 +186,13 @@ def _weights(
     if rows == 1:  # there is nothing to add up
         return uncounted(weights).to(device), weights.new_empty(0)
     mixing = torch.linalg.qr(torch.randn(rows, PROBES, PROBES, **options)).Q
-    mixing = mixing.reshape(-1, PROBES)
+    mixing = mixing.reshape(kinds, -1, PROBES)
     return uncounted(weights).to(device), uncounted(mixing).to(device)
 
 
 def uncounted(tensor: Tensor) -> Tensor:
-    """Copy a tensor into memory of Python, which memory measurements do not count.
+    """Copy a tensor into memory of NumPy, which memory measurements do not count.
 
     The weights stay in a cache, and must not count as memory of the first pass.
     """
-    if not tensor.numel():
-        return tensor
-    memory = bytearray(tensor.nbytes)
-    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+    return torch.from_numpy(tensor.numpy().copy())

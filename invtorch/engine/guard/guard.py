@@ -21,7 +21,8 @@ from invtorch._torch import backward_id, plain_tensors, unseen_by_modes
 from invtorch.engine.guard.anchors import BUDGET, Anchors
 from invtorch.engine.guard.blocks import Blocks, blocks_of, names_of
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
-from invtorch.engine.guard.fingerprint import Last, fingerprint, mark, uncounted
+from invtorch.engine.guard.fingerprint import Last, fingerprint, norms_of
+from invtorch.engine.guard.marks import Marks
 from invtorch.engine.guard.measurement import Measured, appeared, runs, until_first
 from invtorch.engine.guard.tolerance import (
     distance,
@@ -34,7 +35,7 @@ from invtorch.engine.guard.tolerance import (
     tolerance,
     whole_norms,
 )
-from invtorch.precision import eps_of
+from invtorch.precision import eps_of, is_differentiable
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 GuardPolicy: TypeAlias = Literal["raise", "warn", "adapt"]
@@ -110,9 +111,10 @@ class Guard:
         self.eps: list[float] = []
         self.parts: list[tuple[Blocks, ...]] = []
         self.rows: list[int] = []  # the number of blocks of each state
-        self.marks: list[Tensor] = []
-        self.mark, self.fingerprint = Last(mark), Last(fingerprint)
-        self.compared: dict[int, list[tuple[int, int, Tensor]]] = {}
+        self.exact: list[list[bool]] = []  # whether a tensor has integers
+        self.marks = Marks()
+        self.mark, self.fingerprint = Last(fingerprint), Last(fingerprint)
+        self.compared: dict[int, tuple[list[tuple[int, int]], Marks]] = {}
         self.dtype = torch.float32
         self.most = ROWS
 
@@ -137,6 +139,8 @@ class Guard:
     def end(self) -> None:
         """End the forward pass."""
         self.mark.forget()
+        with unseen_by_modes():
+            self.marks.move()
 
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Take the mark of a state of the backward pass.
@@ -147,25 +151,26 @@ class Guard:
             state: The state.
         """
         task = backward_id()
-        with unseen_by_modes():
-            one = layer, index, _kept(self.fingerprint(_plain(state)))
-        if task in self.compared:
-            self.compared[task].append(one)
-        else:
-            self.compared[task] = [one]
+        if task not in self.compared:
+            self.compared[task] = [], Marks()
             at_end_of_backward(functools.partial(self.evaluate, task))
+        places, marks = self.compared[task]
+        places.append((layer, index))
+        with unseen_by_modes():
+            marks.append(self.fingerprint(_plain(state)))
 
     def evaluate(self, task: int) -> None:
         """Evaluate the marks of one backward pass, and raise or warn."""
         self.fingerprint.forget()
-        compared, marks = self.compared.pop(task), _on_cpu(self.marks)
+        (places, rebuilt), marks = self.compared.pop(task), self.marks.read()
         sizes = self._sizes(marks)
         finite = sizes.isfinite().all(1).tolist()
         if not all(finite):
             self._raise_or_warn(self._not_finite(finite.index(False)))
             return
         growth = float(growth_of(sizes))
-        measured = self._measure(compared, marks, self._floors(sizes), growth)
+        floors = self._floors(sizes)
+        measured = self._measure(places, rebuilt.read(), marks, floors, growth)
         planned = [self._planned(one, growth) for one in measured]
         self.anchors.learn(planned, eps_of(self.dtype))
         breaches = self._breaches(measured, growth)
@@ -179,8 +184,9 @@ class Guard:
         parts = tuple(map(blocks_of, plain))
         self.parts.append(parts)
         self.rows.append(sum(blocks.number for blocks in parts))
+        self.exact.append([not is_differentiable(t) for t in plain])
         with unseen_by_modes():
-            self.marks.append(_kept(self.mark(plain)))
+            self.marks.append(self.mark(plain))
 
     def _counts(self, indices: Iterable[int]) -> list[int]:
         return [blocks.number for i in indices for blocks in self.parts[i]]
@@ -204,10 +210,23 @@ class Guard:
         Where a state has fewer tensors than another one, the norms end with zeros.
         """
         sizes = [
-            whole_norms(torch.cat([marks[i][:, -1] for i in some]), self._counts(some))
+            whole_norms(self._norms(marks, some), self._counts(some))
             for some in self._few(range(len(marks)))
         ]
-        return pad_sequence(torch.cat(sizes).split(self._arities), batch_first=True)
+        return _rows(torch.cat(sizes), self._arities)
+
+    def _norms(self, marks: Sequence[Tensor], states: Sequence[int]) -> Tensor:
+        """Return the norms of the blocks of some states.
+
+        Those of integers are zero, because they must be rebuilt exactly.
+        """
+        norms = norms_of(torch.cat([marks[i] for i in states]))
+        exact = [exact for i in states for exact in self.exact[i]]
+        if any(exact):
+            norms[
+                torch.tensor(exact, device=CPU)[owners(self._counts(states), CPU)]
+            ] = 0
+        return norms
 
     @property
     def _arities(self) -> list[int]:
@@ -224,24 +243,26 @@ class Guard:
 
     def _measure(
         self,
-        compared: list[tuple[int, int, Tensor]],
+        compared: list[tuple[int, int]],
+        rebuilt: Sequence[Tensor],
         marks: Sequence[Tensor],
         floors: Sequence[Tensor],
         growth: float,
     ) -> list[Measured]:
-        layers, indices, numbers = zip(*compared, strict=True)
-        rebuilt = _on_cpu(numbers)
+        layers, indices = zip(*compared, strict=True)
         errors: list[tuple[float, int, float]] = []
         for some in self._few(indices):
             chosen = [indices[i] for i in some]
             sizes = [self.rows[i] for i in chosen]
             before = torch.cat([marks[i] for i in chosen])
-            norms, now = before[:, -1].double(), torch.cat([rebuilt[i] for i in some])
-            distances = distance(now, before[:, :-1]).double()
+            now, norms = (
+                torch.cat([rebuilt[i] for i in some]),
+                self._norms(marks, chosen),
+            )
+            distances = distance(now, before).double()
             share = [self._least_share(layers[i], growth) for i in some]
             scale = self._scale(chosen, norms, floors, torch.tensor(share, device=CPU))
-            parts = relative_error(distances, scale).split(sizes)
-            largest, places = pad_sequence(list(parts), True).max(1)
+            largest, places = _rows(relative_error(distances, scale), sizes).max(1)
             whole = relative_error(_whole(distances, sizes), _whole(norms, sizes))
             columns = largest.tolist(), places.tolist(), whole.tolist()
             errors += zip(*columns, strict=True)
@@ -273,6 +294,7 @@ class Guard:
         floor = torch.cat([floors[i] for i in states])
         floor = floor[owners(self._counts(states), CPU)]
         parts = [blocks for i in states for blocks in self.parts[i]]
+        parts = parts[:1] if len({*parts}) == 1 else parts
         of_blocks = share[owners([self.rows[i] for i in states], CPU)]
         least = of_blocks * sizes_of_samples(norms, parts)
         return torch.maximum(torch.where(norms > 0, norms, floor), least)
@@ -380,24 +402,18 @@ class Guard:
 
 def _whole(parts: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return the norms of states from those of their blocks."""
-    rows = pad_sequence(list(parts.split(list(sizes))), batch_first=True)
-    whole: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    whole: Tensor = torch.linalg.vector_norm(_rows(parts, sizes), dim=1)
     return whole
+
+
+def _rows(numbers: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return numbers of states as one row for each state, which may end with zeros."""
+    if len({*lengths}) == 1:
+        return numbers.view(-1, lengths[0])
+    rows: Tensor = pad_sequence(list(numbers.split(list(lengths))), batch_first=True)
+    return rows
 
 
 def _plain(state: Tensors) -> Tensors:
     """Return the plain tensors of a state, of which subclasses are made."""
     return tuple(plain for t in state for plain in plain_tensors(t))
-
-
-def _kept(numbers: Tensor) -> Tensor:
-    """Return numbers of a state, on the CPU in memory that is not counted."""
-    return uncounted(numbers) if numbers.device.type == "cpu" else numbers
-
-
-def _on_cpu(marks: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return marks on the CPU; waits once for those on a device."""
-    if marks[0].device.type == "cpu":
-        return marks
-    table = torch.cat(list(marks)).cpu()
-    return list(torch.split(table, [len(mark) for mark in marks]))

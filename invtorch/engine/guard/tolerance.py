@@ -133,10 +133,12 @@ def sizes_of_samples(norms: Tensor, parts: Sequence[Blocks]) -> Tensor:
 
     Args:
         norms: The norms of the blocks, first those of the first tensor.
-        parts: How the tensors are divided.
+        parts: How the tensors are divided; a single one if all are divided alike.
     """
+    alone = len(parts) == 1
+    pieces = [norms] if alone else norms.split([blocks.number for blocks in parts])
     whole = []
-    for one, blocks in zip(norms.split([b.number for b in parts]), parts, strict=True):
+    for one, blocks in zip(pieces, parts, strict=True):
         groups = one.view(-1, blocks.groups)
         size = torch.linalg.vector_norm(groups, dim=1, keepdim=True)
         whole.append(size.expand_as(groups).reshape(-1))

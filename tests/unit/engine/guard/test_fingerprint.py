@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invtorch.engine.guard.blocks import blocks_of
-from invtorch.engine.guard.fingerprint import PROBES, Last, fingerprint, mark, size
+from invtorch.engine.guard.fingerprint import PROBES, Last, fingerprint, mark
 from invtorch.engine.guard.tolerance import distance
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
@@ -87,8 +87,10 @@ def test_the_size_of_a_structured_error_is_estimated(kind, shape, seed, data) ->
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.device("cpu"):
         error = STRUCTURED[kind](shape, generator).to(dtype)
+    true = error.to(torch.complex128).norm().item()
     found = estimate(form(error), torch.zeros_like(error))
-    assert 1 / 4 < found / error.to(torch.complex128).norm().item() < 4
+    assert 1 / 4 < found / true < 4
+    assert mark((form(error),))[:, -1].norm().item() == pytest.approx(found, rel=1e-4)
 
 
 @given(shapes(), st.integers(0, 2**32 - 1))
@@ -103,7 +105,7 @@ def test_fingerprints_estimate_distances(seed, shape, dtype) -> None:
     torch.manual_seed(seed)
     x, noise = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype) / 8
     moved = x + noise
-    true = float(size((moved - x,)).norm())
+    true = (moved - x).to(torch.complex128).norm().item()
     assert estimate(x, moved) < 4 * true + 1e-12
     assert estimate(x, moved) > true / 4
 
@@ -139,7 +141,15 @@ def test_a_block_sees_its_own_samples_and_channels_only(shape, seed) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-3, 1e18, 1e30])
 def test_norms_neither_overflow_nor_underflow(scale) -> None:
     x = torch.randn(2, 3, 5, 7)
-    torch.testing.assert_close(size((x * scale,)) / scale, size((x,)))
+    scaled, norms = (mark((t,))[:, -1] for t in (x * scale, x))
+    torch.testing.assert_close(scaled / scale, norms)
+
+
+@given(shapes(), st.integers(1, 100))
+def test_integers_have_no_size(shape, value) -> None:
+    numbers = mark((torch.full(shape, value),))
+    assert (numbers[:, -1] == 0).all()
+    assert (numbers[:, :-1] != 0).any()
 
 
 def test_a_fingerprint_sees_a_misplaced_pixel() -> None:
