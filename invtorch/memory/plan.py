@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from invtorch._torch import modules_inside, parameters_of
 from invtorch.composite import Pass, Step, elementary, inner_steps
 from invtorch.engine.checks import as_tensors
 from invtorch.engine.guard.anchors import Anchors
@@ -549,5 +550,7 @@ def _least_memory(steps: Sequence[Step], outside: str = "invert") -> Iterator[st
 
 
 def _configuration(step: Step) -> tuple[Any, ...]:
-    trained = [p.requires_grad for p in step.module.parameters()]
+    parts = modules_inside(step.module)
+    parameters = [p for part in parts for p in parameters_of(part).values()]
+    trained = [p.requires_grad for p in parameters if p is not None]
     return id(step.module), step.direction, step.module.training, *trained

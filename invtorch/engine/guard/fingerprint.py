@@ -46,7 +46,7 @@ def norms_of(projections: Tensor) -> Tensor:
     They are as exact as estimates of errors are. Squares of numbers in single precision
     need the range of double precision.
     """
-    norms = torch.linalg.vector_norm(projections, dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(projections, dim=1, dtype=torch.float64)
     return norms / math.sqrt(PROBES)
 
 

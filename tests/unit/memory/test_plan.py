@@ -3,6 +3,7 @@
 import functools
 import itertools
 import random
+from collections import Counter
 from typing import NamedTuple
 
 import pytest
@@ -104,6 +105,39 @@ def test_the_smallest_and_the_largest_budget(monkeypatch) -> None:
     net.budget = least - 1
     with pytest.raises(ValueError, match=f"budget is {least - 1} bytes, .* {least}: "):
         step()
+
+
+@settings(max_examples=10)
+@given(
+    st.sampled_from([0, 3, "auto"]),
+    st.sampled_from([None, "raise", "adapt"]),
+    st.sampled_from([None, torch.float64]),
+    st.booleans(),
+)
+def test_what_is_wholly_stored_computes_nothing_else(
+    anchors, guard, state_dtype, with_log_det
+) -> None:
+    net = stack(0, depth=4)
+    net.extend([stack(1, depth=2), net[1].inv])
+    net.anchors, net.guard, net.state_dtype = anchors, guard, state_dtype
+    net.budget = PLAIN
+    x, context = sample(requires_grad=True), sample(1)
+
+    def step() -> None:
+        if with_log_det:
+            y, log_det = net.forward_and_log_det(x, context)
+            (weighed(y) + log_det.sum()).backward()
+        else:
+            weighed(net(x, context)).backward()
+
+    def operations(memory: str) -> Counter[str]:
+        net.memory = memory
+        step()  # measures the layers
+        with torch.autograd.profiler.profile() as profile:
+            step()
+        return Counter(event.name for event in profile.function_events)
+
+    assert operations("auto") == operations("store")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.8, 1.0])
