@@ -36,6 +36,44 @@ class Bins(NamedTuple):
         r"""Return $d_k + d_{k+1} - 2s$, which is 0 where the bin is straight."""
         return self.left + self.right - 2 * self.slope
 
+    def detach(self) -> Bins:
+        """Return the bins without a graph."""
+        return Bins(*(values.detach() for values in self))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return images of entries of these bins, and their $\theta$."""
+        theta = ((x - self.x) / self.width).clamp(0, 1)
+        rest = theta * (1 - theta)
+        ratio = (self.slope * theta**2 + self.left * rest) / self._below(theta)
+        return self.y + self.height * ratio, theta
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return preimages of entries of these bins, and their $\theta$.
+
+        $\theta = 2c / (-b - \sqrt{b^2 - 4ac})$ solves the quadratic equation without
+        cancellation.
+        """
+        rise = y - self.y
+        a = self.height * (self.slope - self.left) + rise * self.bend
+        b = self.height * self.left - rise * self.bend
+        c = -self.slope * rise
+        # it is positive but for rounding; the root of 0 has no derivative
+        discriminant = (b.square() - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny)
+        theta = (2 * c / (-b - discriminant.sqrt())).clamp(0, 1)
+        return self.x + theta * self.width, theta
+
+    def log_slope(self, theta: Tensor) -> Tensor:
+        """Return the logarithms of the slopes of the splines."""
+        above = (
+            self.right * theta**2
+            + 2 * self.slope * theta * (1 - theta)
+            + self.left * (1 - theta) ** 2
+        )
+        return 2 * self.slope.log() + above.log() - 2 * self._below(theta).log()
+
+    def _below(self, theta: Tensor) -> Tensor:
+        return self.slope + self.bend * theta * (1 - theta)
+
 
 class RationalQuadratic(NamedTuple):
     r"""A spline of the interval $[-B, B]$ onto itself, one for each entry.
@@ -90,32 +128,14 @@ class RationalQuadratic(NamedTuple):
             derivative = F.pad(inner, (1, 1), value=1.0)
         return cls(_knots(width, end), _knots(height, end), width, height, derivative)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images of entries of the interval, and the logarithms of slopes."""
-        bins = self._bins(x, self.x)
-        theta = ((x - bins.x) / bins.width).clamp(0, 1)
-        rest = theta * (1 - theta)
-        ratio = (bins.slope * theta**2 + bins.left * rest) / self._below(bins, theta)
-        return bins.y + bins.height * ratio, self._log_slope(bins, theta)
+    def bins(self, entries: Tensor, direction: str) -> Bins:
+        """Return the bins of entries of the interval, which are not differentiated.
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return preimages, and the logarithms of the slopes there.
-
-        $\theta = 2c / (-b - \sqrt{b^2 - 4ac})$ solves the quadratic equation without
-        cancellation.
+        Args:
+            entries: The entries.
+            direction: "forward" if they are preimages, "inverse" if they are images.
         """
-        bins = self._bins(y, self.y)
-        rise = y - bins.y
-        a = bins.height * (bins.slope - bins.left) + rise * bins.bend
-        b = bins.height * bins.left - rise * bins.bend
-        c = -bins.slope * rise
-        # it is positive but for rounding; the root of 0 has no derivative
-        discriminant = (b.square() - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny)
-        theta = (2 * c / (-b - discriminant.sqrt())).clamp(0, 1)
-        return bins.x + theta * bins.width, self._log_slope(bins, theta)
-
-    def _bins(self, entries: Tensor, knots: Tensor) -> Bins:
-        inner = knots[..., 1:-1]
+        inner = (self.x if direction == "forward" else self.y)[..., 1:-1]
         index = (entries.unsqueeze(-1) >= inner).sum(-1, keepdim=True)
 
         def at(values: Tensor, offset: int = 0) -> Tensor:
@@ -124,18 +144,6 @@ class RationalQuadratic(NamedTuple):
         width, height = at(self.width), at(self.height)
         ends = at(self.derivative), at(self.derivative, 1)
         return Bins(at(self.x), at(self.y), width, height, height / width, *ends)
-
-    def _below(self, bins: Bins, theta: Tensor) -> Tensor:
-        return bins.slope + bins.bend * theta * (1 - theta)
-
-    def _log_slope(self, bins: Bins, theta: Tensor) -> Tensor:
-        above = (
-            bins.right * theta**2
-            + 2 * bins.slope * theta * (1 - theta)
-            + bins.left * (1 - theta) ** 2
-        )
-        below = self._below(bins, theta)
-        return 2 * bins.slope.log() + above.log() - 2 * below.log()
 
 
 def _bounded(raw: Tensor, beta: float) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,15 @@ from invtorch.couplings.partition import (
     shows_partition,
     unchanged_part,
 )
-from invtorch.couplings.rational_quadratic import RationalQuadratic
+from invtorch.couplings.rational_quadratic import Bins, RationalQuadratic
 from invtorch.keywords import keywords_of
 from invtorch.module import OPPOSITE, InvertibleModule
 from invtorch.precision import no_autocast
 from invtorch.recording import Context
 
 TAILS = ("linear", "circular")
+
+LogDet: TypeAlias = Callable[[], Tensor]
 
 
 class SplineCoupling(InvertibleModule):
@@ -135,14 +138,15 @@ class SplineCoupling(InvertibleModule):
         self, x: Tensor, *context: Any, **named: Any
     ) -> tuple[Tensor, Tensor]:
         """Return `y` and the sum of the logarithms of the slopes."""
-        return self._mapped(x, Context(context, named), "forward")
+        y, log_det = self._mapped(x, Context(context, named), "forward")
+        return y, log_det()
 
     def inverse_and_log_det(
         self, y: Tensor, *context: Any, **named: Any
     ) -> tuple[Tensor, Tensor]:
         """Return `x` and minus the sum of the logarithms of the slopes there."""
         x, log_det = self._mapped(y, Context(context, named), "inverse")
-        return x, -log_det
+        return x, -log_det()
 
     def replay(self, y: Tensor, *context: Any, **named: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x`, and compute `y` from it, in one evaluation of $G$."""
@@ -159,12 +163,12 @@ class SplineCoupling(InvertibleModule):
     def replay_and_log_det(self, y: Tensor, *context: Any, **named: Any) -> Any:
         """Same as `replay`, with the log-determinant."""
         x, y, log_det = self._replay(y, Context(context, named), "forward")
-        return x, (y, log_det)
+        return x, (y, log_det())
 
     def replay_inverse_and_log_det(self, x: Tensor, *context: Any, **named: Any) -> Any:
         """Same as `replay_inverse`, with the log-determinant."""
         y, x, log_det = self._replay(x, Context(context, named), "inverse")
-        return y, (x, -log_det)
+        return y, (x, -log_det())
 
     unchanged = unchanged_part
 
@@ -180,25 +184,27 @@ class SplineCoupling(InvertibleModule):
 
     def _mapped(
         self, state: Tensor, context: Context, direction: str
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, LogDet]:
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(state)
-        spline = self._spline(kept, moved, context)
-        moved, log_slope = self._through(spline, moved, direction)
-        return parts.joined(kept, moved), _sum(parts, log_slope)
+        bins = self._bins(self._spline(kept, moved, context), moved, direction)
+        moved, log_slope = self._through(bins, moved, direction)
+        return parts.joined(kept, moved), lambda: _sum(parts, log_slope())
 
     def _replay(
         self, output: Tensor, context: Context, direction: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, LogDet]:
         state = output.detach().clone().requires_grad_()
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(output)
-        spline = self._spline(kept, moved, context)
+        back = OPPOSITE[direction]
+        bins = self._bins(self._spline(kept, moved, context), moved, back)
         with torch.no_grad():
-            before, _ = self._through(spline, moved, OPPOSITE[direction])
+            before, _ = self._through(bins, moved, back)
             parts.update_(state.data, lambda part: part.copy_(before))
-        moved, log_slope = self._through(spline, parts.moved(state), direction)
-        return state, parts.joined(kept, moved), _sum(parts, log_slope)
+        # an entry and its image are in the same bin
+        moved, log_slope = self._through(bins, parts.moved(state), direction)
+        return state, parts.joined(kept, moved), lambda: _sum(parts, log_slope())
 
     def _spline(
         self, kept: Tensor, moved: Tensor, context: Context
@@ -224,24 +230,46 @@ class SplineCoupling(InvertibleModule):
                 raw, self.bins, self.tail_bound, self.bound, self.min_bin_width
             )
 
-    def _through(
-        self, spline: RationalQuadratic, entries: Tensor, direction: str
-    ) -> tuple[Tensor, Tensor]:
-        """Apply splines or their inverses, and return logarithms of their slopes."""
-        end, values = self.tail_bound, entries.to(spline.x.dtype)
+    def _bins(self, spline: RationalQuadratic, entries: Tensor, direction: str) -> Bins:
+        values = entries.to(spline.x.dtype)
         with no_autocast(entries):
-            function = spline.forward if direction == "forward" else spline.inverse
-            if self.tails == "circular":
-                turns = 2 * end * ((values.detach() + end) / (2 * end)).floor()
-                result, log_slope = function((values - turns).clamp(-end, end))
-                result = result + turns
-            else:
-                inside = values.abs() < end
-                # clamped before: a gradient of NaN times 0 would be NaN
-                result, log_slope = function(values.clamp(-end, end))
+            return spline.bins(self._within(values, self._turns(values)), direction)
+
+    def _through(
+        self, bins: Bins, entries: Tensor, direction: str
+    ) -> tuple[Tensor, LogDet]:
+        """Apply splines or their inverses; return a function for the log-slopes too."""
+        values = entries.to(bins.x.dtype)
+        inside = values.abs() < self.tail_bound
+        function = bins.forward if direction == "forward" else bins.inverse
+        with no_autocast(entries):
+            turns = self._turns(values)
+            result, theta = function(self._within(values, turns))
+            if turns is None:
                 result = torch.where(inside, result, values)
-                log_slope = torch.where(inside, log_slope, 0)
-        return result.to(entries.dtype), log_slope.to(entries.dtype)
+            else:
+                result = result + turns
+
+        def log_slope() -> Tensor:
+            with no_autocast(entries):
+                slopes = bins.log_slope(theta)
+                if turns is None:
+                    slopes = torch.where(inside, slopes, 0)
+            return slopes.to(entries.dtype)
+
+        return result.to(entries.dtype), log_slope
+
+    def _turns(self, values: Tensor) -> Tensor | None:
+        """Return by how much entries of circles are off, in whole turns."""
+        if self.tails == "linear":
+            return None
+        length = 2 * self.tail_bound
+        return length * ((values.detach() + self.tail_bound) / length).floor()
+
+    def _within(self, values: Tensor, turns: Tensor | None) -> Tensor:
+        # clamped before the splines: a gradient of NaN times 0 would be NaN
+        within = values if turns is None else values - turns
+        return within.clamp(-self.tail_bound, self.tail_bound)
 
 
 def _sum(parts: Partition, log_slope: Tensor) -> Tensor:

@@ -139,8 +139,6 @@ class Guard:
     def end(self) -> None:
         """End the forward pass."""
         self.mark.forget()
-        with unseen_by_modes():
-            self.marks.move()
 
     def compare(self, layer: int, index: int, state: Tensors) -> None:
         """Take the mark of a state of the backward pass.

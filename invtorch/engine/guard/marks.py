@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
+import numpy
 import torch
 from torch import Tensor
 
-from invtorch.engine.guard.fingerprint import uncounted
-
-FEW = 8  # a copy of one mark costs as much as a copy of all these
+FEW = 16  # marks for which memory is allocated at once
 
 
 class Marks:
     """Projections of states, in the order in which they are taken.
 
-    Those on the CPU move to memory that memory measurements do not count, a few at a
-    time. Those on a device stay there until they are read, so that nothing waits.
+    Those on the CPU are copied into memory of NumPy, which memory measurements do not
+    count. Those on a device stay there until they are read, so that nothing waits.
     """
 
     def __init__(self) -> None:
         self.taken: list[Tensor] = []
-        self.moved = 0
+        self.free: Tensor | None = None
 
     def append(self, projections: Tensor) -> None:
         """Add those of one state, shape `(blocks, PROBES)`."""
-        self.taken.append(projections)
-        if len(self.taken) == self.moved + FEW:
-            self.move()
-
-    def move(self) -> None:
-        """Move those on the CPU."""
-        last = self.taken[self.moved :]
-        if last and all(p.device.type == "cpu" for p in last):
-            self.taken[self.moved :] = _split(uncounted(torch.cat(last)), last)
-        self.moved = len(self.taken)
+        on_cpu = projections.device.type == "cpu"
+        self.taken.append(self._copied(projections) if on_cpu else projections)
 
     def read(self) -> list[Tensor]:
         """Return all of them on the CPU."""
         if self.taken[0].device.type == "cpu":
             return self.taken
-        return _split(torch.cat(self.taken).cpu(), self.taken)
+        table = torch.cat(self.taken).cpu()
+        return list(table.split([len(mark) for mark in self.taken]))
+
+    def _copied(self, mark: Tensor) -> Tensor:
+        free, count = self.free, len(mark)
+        if free is None or len(free) < count or free.dtype != mark.dtype:
+            free = uncounted(FEW * count, mark.shape[1], mark.dtype)
+        self.free = free[count:]
+        return free[:count].copy_(mark)
 
 
-def _split(table: Tensor, like: list[Tensor]) -> list[Tensor]:
-    return list(table.split([len(one) for one in like]))
+def uncounted(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Return an empty tensor in memory of NumPy."""
+    kind = numpy.float64 if dtype == torch.float64 else numpy.float32
+    return torch.from_numpy(numpy.empty((rows, columns), kind))
