@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,9 @@ class Recorder(Protocol):
 
 
 # returns a context in which a conditioner is evaluated
-Around = Callable[[nn.Module], AbstractContextManager[object]]
+# what a layer evaluates: a conditioner, or a function that computes its scale
+Network: TypeAlias = Callable[..., Any]
+Around = Callable[[Network], AbstractContextManager[object]]
 
 
 class _Running(threading.local):
@@ -216,7 +218,7 @@ def _shapes(
     return [shapes for _, shapes in sorted(found.values())]
 
 
-Counts = list[tuple[nn.Module, Nodes]]
+Counts = list[tuple[Network, Nodes]]
 
 
 class NodesCounted:
@@ -260,7 +262,7 @@ class NodesCounted:
         self.state, self.outputs, self.below = None, (), None
 
     def add(
-        self, network: nn.Module, start: tuple[int, int, int], x: Tensor, y: Any
+        self, network: Network, start: tuple[int, int, int], x: Tensor, y: Any
     ) -> None:
         """Note the nodes of a conditioner that was given `x` and returned `y`."""
         self.counts.append((network, Nodes.since(start, (x,), y, self.below)))
@@ -318,7 +320,7 @@ def evaluation_repeated() -> int | None:
     return _running.repeated
 
 
-def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
+def evaluated(network: Network, x: Tensor, context: Context) -> Any:
     """Evaluate a conditioner, and count the nodes that it adds to the graph."""
     if _running.around is None:
         return _counted(network, x, context)
@@ -326,7 +328,7 @@ def evaluated(network: nn.Module, x: Tensor, context: Context) -> Any:
         return _counted(network, x, context)
 
 
-def _counted(network: nn.Module, x: Tensor, context: Context) -> Any:
+def _counted(network: Network, x: Tensor, context: Context) -> Any:
     if not _running.counting:
         return context.offer(network, x)
     counted, start = _running.counted, _nodes()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch._checks import check_bound, check_real_log_det
+from invtorch.recording import Context, evaluated
 
 # what the argument `scale` of an affine layer can be
 Scale: TypeAlias = str | Callable[[Tensor], Tensor]
@@ -62,7 +63,7 @@ def log_scale(layer: Any, a: Tensor) -> Tensor:
         ValueError: If a callable scale returns another shape.
     """
     if not isinstance(layer.scale, str):
-        result: Tensor = layer.scale(a)
+        result: Tensor = evaluated(layer.scale, a, Context())
         if result.shape != a.shape:
             raise ValueError(
                 f"scale returned shape {tuple(result.shape)} for an argument of shape "

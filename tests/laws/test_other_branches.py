@@ -116,6 +116,16 @@ class Gates(Switched):
         return self.first(x).tanh() * self.gates[turn]
 
 
+def scaled(make: Callable[[int], nn.Module]) -> InvertibleModule:
+    """Return a coupling whose function of the scale is one of two, and nothing else."""
+    turn = make(4).turn
+
+    def scale(a: Tensor) -> Tensor:
+        return a.tanh() + a.sin() if turn() else a.tanh()
+
+    return AffineCoupling(zeros(2, 4), scale=scale)
+
+
 KINDS = [Slim, Experts, UnequalExperts, Gates]
 SOURCES = [of_an_iterator, of_a_list, of_a_counter]
 LAYERS: dict[str, Callable[[Callable[[int], nn.Module]], InvertibleModule]] = {
@@ -123,6 +133,7 @@ LAYERS: dict[str, Callable[[Callable[[int], nn.Module]], InvertibleModule]] = {
     "affine": lambda make: AffineCoupling(make(4)),
     "orthogonal": lambda make: OrthogonalCoupling(make(2), channels=4),
     "two-sided": lambda make: ReversibleBlock(make(2), make(2)),
+    "scaled": scaled,
     "own": lambda make: Own(make(2)),
 }
 

@@ -7,6 +7,7 @@ import operator
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -64,10 +65,23 @@ class Before(NamedTuple):
     attributes: Attributes
 
 
+LIBRARIES = ("torch.", "invtorch.")
+
+
 @functools.cache
 def _is_known(kind: type[nn.Module]) -> bool:
     """Return whether a class of modules is one of PyTorch's or of this library."""
     return kind.__module__.startswith(("torch.nn.", "invtorch."))
+
+
+def _holds_own_code(part: nn.Module) -> bool:
+    """Return whether a module holds a function of others, such as one for a scale."""
+    held = [value for value in vars(part).values() if callable(value)]
+    return any(
+        not isinstance(value, BuiltinFunctionType)  # those of PyTorch have no module
+        and not str(getattr(value, "__module__", "")).startswith(LIBRARIES)
+        for value in held
+    )
 
 
 class Environment:
@@ -124,7 +138,9 @@ class Environment:
         self.hooked_inside = any(hooks[len(_torch.HOOKS) :])
         replaced = any("forward" in vars(part) for part in parts)
         self.own_layer = not _is_known(self.kinds[0])
-        self.own_code = any(hooks) or replaced or not all(map(_is_known, self.kinds))
+        others = not all(map(_is_known, self.kinds))
+        self.own_code = any(hooks) or replaced or others
+        self.own_code = self.own_code or any(map(_holds_own_code, parts))
         self.computed: list[Slot] = []
         self.conditioners: DrawsOfConditioners | None = None
 

@@ -28,7 +28,7 @@ from invtorch.engine.restore.generators import (
     state_of,
 )
 from invtorch.engine.restore.locks import Lock
-from invtorch.recording import Around, evaluation_repeated
+from invtorch.recording import Around, Network, evaluation_repeated
 
 # Held while a layer that draws, or may draw, is evaluated: draws of two layers must not
 # interleave, or neither could be repeated.
@@ -220,10 +220,10 @@ class DrawsOfConditioners:
 
     def __init__(self, sources: Iterable[Source]) -> None:
         self.sources = [*sources]
-        self.drawn: list[tuple[nn.Module, list[Drawn]]] = []  # in order
+        self.drawn: list[tuple[Network, list[Drawn]]] = []  # in order
 
     @contextmanager
-    def noted(self, network: nn.Module) -> Iterator[None]:
+    def noted(self, network: Network) -> Iterator[None]:
         """Note what a conditioner draws in the forward pass."""
         before = states_of(self.sources)
         yield
@@ -253,21 +253,21 @@ class DrawsRepeated:
 
     def __init__(
         self,
-        drawn: list[tuple[nn.Module, list[Drawn]]],
+        drawn: list[tuple[Network, list[Drawn]]],
         call: StatesSetIfDrawn | None,
     ) -> None:
         self.drawn = drawn
         self.call = call
-        self.evaluated: list[nn.Module] = []
+        self.evaluated: list[Network] = []
 
-    def around(self, network: nn.Module) -> AbstractContextManager[None]:
+    def around(self, network: Network) -> AbstractContextManager[None]:
         """Return the context of a conditioner."""
         drawn = self._drawn_by(network)
         if self.call is None:
             return self._repeated(drawn)
         return self._repeated_if_drawn(drawn, self.call)
 
-    def _drawn_by(self, network: nn.Module) -> list[Drawn]:
+    def _drawn_by(self, network: Network) -> list[Drawn]:
         """Return what a conditioner drew, where the replay is now.
 
         The layer may say which evaluation it repeats. Otherwise those of one network
