@@ -242,7 +242,8 @@ def check_own_tensors(label: str, parameter: str | None, attribute: str | None) 
     if parameter is not None:
         raise RuntimeError(
             f"{label} modified its parameter {parameter} in the forward pass: if that "
-            f"initializes it, call the container under `torch.no_grad()` first"
+            f"initializes it, call the container under `torch.no_grad()` first; if every "
+            f"call does, as `nn.Embedding(max_norm=...)`, set `layer.memory = 'store'`"
         )
     if attribute is not None:
         raise RuntimeError(

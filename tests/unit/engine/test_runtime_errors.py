@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import grad
 
 from invtorch import (
     AdditiveCoupling,
@@ -58,6 +59,29 @@ def test_a_parameter_changed_in_place(net, x) -> None:
         net[1].conditioner.first.weight.mul_(2)
     with pytest.raises(RuntimeError, match=r"weight of layer 1 .*step the optimizer"):
         loss.backward()
+
+
+class Labeled(nn.Module):
+    """A conditioner that adds a vector of limited length for each label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(3, 2, max_norm=0.5)
+
+    def forward(self, x, labels):
+        return x.sin() + self.embedding(labels)[..., None, None]
+
+
+def test_a_parameter_that_every_call_changes() -> None:
+    net = InvertibleSequential(AdditiveCoupling(Labeled()))
+    x, labels = torch.randn(3, 4, 2, 2), torch.tensor([0, 2, 2])
+    with pytest.raises(RuntimeError, match=r"weight.*set `layer.memory = 'store'`"):
+        net(x, labels)
+    weight = net[0].conditioner.embedding.weight
+    gradients = []
+    for net[0].memory, net.memory in (("store", "invert"), (None, "store")):
+        gradients += grad(weighed(net(x, labels)), weight)
+    assert_all_equal(gradients[:1], gradients[1:])
 
 
 @ON_THE_CPU  # elsewhere a copy is kept, and the replay is right
