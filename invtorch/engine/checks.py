@@ -242,8 +242,9 @@ def check_own_tensors(label: str, parameter: str | None, attribute: str | None) 
     if parameter is not None:
         raise RuntimeError(
             f"{label} modified its parameter {parameter} in the forward pass: if that "
-            f"initializes it, call the container under `torch.no_grad()` first; if every "
-            f"call does, as `nn.Embedding(max_norm=...)`, set `layer.memory = 'store'`"
+            f"initializes it, call the container under `torch.no_grad()` first; if it "
+            f"is changed by every call, as by `nn.Embedding(max_norm=...)`, set "
+            f"`layer.memory = 'store'`"
         )
     if attribute is not None:
         raise RuntimeError(
