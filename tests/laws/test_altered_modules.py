@@ -274,6 +274,8 @@ def test_three_steps_equal_plain_autograd_or_raise(net, drawn) -> None:
         expected = run(net, drawn, "store")
     except REFUSED_BY_PYTORCH:
         reject()
+    if not all(t.isfinite().all() for t in expected if t is not None):
+        reject()  # a Householder vector of which all entries were pruned
     try:
         found = run(net, drawn, "invert")
     except RuntimeError as error:
