@@ -72,7 +72,7 @@ class Anchors:
 
     def learn(self, measured: list[Measured], eps: float) -> None:
         """Update the placement from the errors of a backward pass, last state first."""
-        if self.requested != "auto" or not eps:
+        if not eps:
             return
         gains = dict(self.gains or {})
         for run in runs(measured):
