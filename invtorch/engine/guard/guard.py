@@ -149,13 +149,15 @@ class Guard:
             state: The state.
         """
         task = backward_id()
+        with unseen_by_modes():
+            numbers = self.fingerprint(_plain(state))
         if task not in self.compared:
             self.compared[task] = [], Marks()
             at_end_of_backward(functools.partial(self.evaluate, task))
         places, marks = self.compared[task]
         places.append((layer, index))
         with unseen_by_modes():
-            marks.append(self.fingerprint(_plain(state)))
+            marks.append(numbers)
 
     def evaluate(self, task: int) -> None:
         """Evaluate the marks of one backward pass, and raise or warn."""
@@ -222,9 +224,8 @@ class Guard:
         norms = norms_of(torch.cat([marks[i] for i in states]))
         exact = [exact for i in states for exact in self.exact[i]]
         if any(exact):
-            norms[
-                torch.tensor(exact, device=CPU)[owners(self._counts(states), CPU)]
-            ] = 0
+            of_blocks = owners(self._counts(states), CPU)
+            norms[torch.tensor(exact, device=CPU)[of_blocks]] = 0
         return norms
 
     @property
@@ -254,11 +255,9 @@ class Guard:
             chosen = [indices[i] for i in some]
             sizes = [self.rows[i] for i in chosen]
             before = torch.cat([marks[i] for i in chosen])
-            now, norms = (
-                torch.cat([rebuilt[i] for i in some]),
-                self._norms(marks, chosen),
-            )
+            now = torch.cat([rebuilt[i] for i in some])
             distances = distance(now, before).double()
+            norms = self._norms(marks, chosen)
             share = [self._least_share(layers[i], growth) for i in some]
             scale = self._scale(chosen, norms, floors, torch.tensor(share, device=CPU))
             largest, places = _rows(relative_error(distances, scale), sizes).max(1)
