@@ -93,8 +93,11 @@ class Parts(Protocol):
     def moved(self, state: Tensor) -> Tensor:
         """Return the entries that are shifted."""
 
-    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
-        """Return the tensor with `kept` added to the entries that the shift reads."""
+    def plus_kept(self, state: Tensor, kept: Tensor, *, own: bool = False) -> Tensor:
+        """Return the tensor with `kept` added to the entries that the shift reads.
+
+        With `own`, the tensor itself may be changed and returned.
+        """
 
 
 class Whole(NamedTuple):
@@ -104,8 +107,9 @@ class Whole(NamedTuple):
         """Return all entries."""
         return state
 
-    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
+    def plus_kept(self, state: Tensor, kept: Tensor, *, own: bool = False) -> Tensor:
         """Add to all entries."""
+        del own
         return state + kept
 
 
@@ -135,16 +139,19 @@ class Shift(NamedTuple):
         return cls(kept, edge_of(shift), parts, sign)
 
     def pull_back(
-        self, grad: Tensor, others: Tensors, needed: Sequence[bool]
+        self, grad: Tensor, others: Tensors, needed: Sequence[bool], *, own: bool
     ) -> Gradients:
-        """Return the gradients of the tensor and of `others`, given that of its sum."""
+        """Return the gradients of the tensor and of `others`, given that of its sum.
+
+        With `own`, the given gradient may be changed in place.
+        """
         moved = self.parts.moved(grad)
         cotangent = (moved if self.sign > 0 else -moved,)
         grad_kept, *rest = gradients(
             (self.edge,), cotangent, (self.kept, *others), needed
         )
         if needed[0] and grad_kept is not None:
-            grad = self.parts.plus_kept(grad, grad_kept)
+            grad = self.parts.plus_kept(grad, grad_kept, own=own)
         return [grad, *rest]
 
 
@@ -214,8 +221,10 @@ class ShiftGraph(NamedTuple):
             if grad is None:
                 continue
             below = needed[shift.part] or n > 0  # an earlier shift reads this gradient
+            # gradients of parameters may be views of what a shift before was given
+            own = n == len(self.shifts) - 2 and grad is not grads[shift.part]
             states[shift.part], *rest = shift.pull_back(
-                grad, others, (below, *needed[count:])
+                grad, others, (below, *needed[count:]), own=own
             )
             sums = [_plus(a, b) for a, b in zip(sums, rest, strict=True)]
         state_needed = zip(states, needed, strict=False)

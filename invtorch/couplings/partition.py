@@ -33,8 +33,11 @@ class Partition(Protocol):
     def update_(self, state: Tensor, change: Callable[[Tensor], object]) -> None:
         """Let `change` modify in place the part of `state` that changes."""
 
-    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
-        """Return the state with `kept` added to the part that is kept."""
+    def plus_kept(self, state: Tensor, kept: Tensor, *, own: bool = False) -> Tensor:
+        """Return the state with `kept` added to the part that is kept.
+
+        With `own`, the state itself may be changed and returned.
+        """
 
     def only_kept(self, values: Tensor) -> Tensor:
         """Return `values`, of the shape of `kept`, without entries that move."""
@@ -78,9 +81,9 @@ class Narrow(NamedTuple):
         """Change the part in place, without a copy."""
         change(self.moved(state))
 
-    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
+    def plus_kept(self, state: Tensor, kept: Tensor, *, own: bool = False) -> Tensor:
         """Add to the kept part."""
-        result = state.clone()
+        result = state if own else state.clone()
         self.kept(result).add_(kept)
         return result
 
@@ -130,8 +133,9 @@ class Select(NamedTuple):
         change(moved)
         state.index_copy_(self.dim, self.moved_at, moved)
 
-    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
+    def plus_kept(self, state: Tensor, kept: Tensor, *, own: bool = False) -> Tensor:
         """Add to the kept part."""
+        del own
         return state.index_add(self.dim, self.kept_at, kept)
 
     def only_kept(self, values: Tensor) -> Tensor:
@@ -177,8 +181,9 @@ class Masked(NamedTuple):
         change(moved)
         state.copy_(self.joined(state, moved))
 
-    def plus_kept(self, state: Tensor, kept: Tensor) -> Tensor:
+    def plus_kept(self, state: Tensor, kept: Tensor, *, own: bool = False) -> Tensor:
         """Add to the kept part."""
+        del own
         return state + self.kept(kept)
 
     def only_kept(self, values: Tensor) -> Tensor:

@@ -57,6 +57,46 @@ def test_both_networks_may_draw(
         assert torch.equal(after, after_replay)
 
 
+class Added(nn.Module):
+    """A network whose gradients are the gradient of its output itself, or a view."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.randn(2, 2, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "input and parameter":
+            return x + self.weight
+        return x if self.kind == "input" else self.weight.expand_as(x)
+
+
+KINDS = st.sampled_from(["input", "parameter", "input and parameter"])
+
+
+@given(
+    st.lists(st.tuples(KINDS, KINDS), min_size=1, max_size=4),
+    *(network_seeds, memories, directions, st.booleans()),
+)
+def test_gradients_may_share_memory(kinds, seed, memory, direction, needed) -> None:
+    torch.manual_seed(seed)
+    layers = [ReversibleBlock(Added(first), Added(second)) for first, second in kinds]
+    net, x = InvertibleSequential(*layers, anchors=0).double(), sample()
+    inputs = [x] * needed + list(net.parameters())
+    found = []
+    for net.memory in (memory, "store"):
+        cotangent = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(seed))
+        before = cotangent.double()
+        given_to = before.clone()
+        found.append(
+            torch.autograd.grad(
+                getattr(net, direction)(x), inputs, given_to, materialize_grads=True
+            )
+        )
+        assert torch.equal(given_to, before)
+    assert_all_equal(*found)
+
+
 @pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_one_network_twice_draws_each_time_what_it_drew(direction, threads) -> None:
