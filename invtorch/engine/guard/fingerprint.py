@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from invtorch._torch import same_as
 from invtorch.engine.guard.blocks import Blocks, blocks_of
+from invtorch.engine.guard.marks import uncounted
 from invtorch.precision import is_differentiable, no_autocast
 
 # Projections of a block. Of an error that looks random to them, 16 estimate the size to
@@ -184,15 +185,12 @@ def _weights(
     uniform = torch.rand(kinds, width, PROBES, **options).sub_(0.5)
     weights = uniform.sign().mul_(0.75).add_(uniform).div_(math.sqrt(1 + 1 / 48))
     if rows == 1:  # there is nothing to add up
-        return uncounted(weights).to(device), weights.new_empty(0)
+        return _uncounted(weights).to(device), weights.new_empty(0)
     mixing = torch.linalg.qr(torch.randn(rows, PROBES, PROBES, **options)).Q
     mixing = mixing.reshape(kinds, -1, PROBES)
-    return uncounted(weights).to(device), uncounted(mixing).to(device)
+    return _uncounted(weights).to(device), _uncounted(mixing).to(device)
 
 
-def uncounted(tensor: Tensor) -> Tensor:
-    """Copy a tensor into memory of NumPy, which memory measurements do not count.
-
-    The weights stay in a cache, and must not count as memory of the first pass.
-    """
-    return torch.from_numpy(tensor.numpy().copy())
+def _uncounted(weights: Tensor) -> Tensor:
+    """Copy weights, which stay in a cache: they are not memory of the first pass."""
+    return uncounted(weights.shape, weights.dtype).copy_(weights)

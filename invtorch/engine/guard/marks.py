@@ -35,12 +35,12 @@ class Marks:
     def _copied(self, mark: Tensor) -> Tensor:
         free, count = self.free, len(mark)
         if free is None or len(free) < count or free.dtype != mark.dtype:
-            free = uncounted(FEW * count, mark.shape[1], mark.dtype)
+            free = uncounted((FEW * count, mark.shape[1]), mark.dtype)
         self.free = free[count:]
         return free[:count].copy_(mark)
 
 
-def uncounted(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+def uncounted(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return an empty tensor in memory of NumPy."""
     kind = numpy.float64 if dtype == torch.float64 else numpy.float32
-    return torch.from_numpy(numpy.empty((rows, columns), kind))
+    return torch.from_numpy(numpy.empty(shape, kind))
