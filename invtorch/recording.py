@@ -262,10 +262,14 @@ class NodesCounted:
         self.state, self.outputs, self.below = None, (), None
 
     def add(
-        self, network: Network, start: tuple[int, int, int], x: Tensor, y: Any
+        self,
+        network: Network,
+        start: tuple[int, int, int],
+        inputs: tuple[Tensor, ...],
+        output: Any,
     ) -> None:
-        """Note the nodes of a conditioner that was given `x` and returned `y`."""
-        self.counts.append((network, Nodes.since(start, (x,), y, self.below)))
+        """Note the nodes of a conditioner that was evaluated."""
+        self.counts.append((network, Nodes.since(start, inputs, output, self.below)))
 
     def differ(self, replay: NodesCounted) -> bool:
         """Return whether a replay has added other nodes.
@@ -320,25 +324,29 @@ def evaluation_repeated() -> int | None:
     return _running.repeated
 
 
-def evaluated(network: Network, x: Tensor, context: Context) -> Any:
-    """Evaluate a conditioner, and count the nodes that it adds to the graph."""
+def evaluated(network: Network, context: Context, *inputs: Tensor) -> Any:
+    """Evaluate a conditioner, and count the nodes that it adds to the graph.
+
+    A layer evaluates all that is given to it in this way, functions too: what they
+    draw is repeated in a replay, and one that takes another branch is refused.
+    """
     if _running.around is None:
-        return _counted(network, x, context)
+        return _counted(network, context, inputs)
     with _running.around(network), Conditioners(None):
-        return _counted(network, x, context)
+        return _counted(network, context, inputs)
 
 
-def _counted(network: Network, x: Tensor, context: Context) -> Any:
+def _counted(network: Network, context: Context, inputs: tuple[Tensor, ...]) -> Any:
     if not _running.counting:
-        return context.offer(network, x)
+        return context.offer(network, *inputs)
     counted, start = _running.counted, _nodes()
     assert counted is not None
     _running.counting = False
     try:
-        output = context.offer(network, x)
+        output = context.offer(network, *inputs)
     finally:
         _running.counting = True
-    counted.add(network, start, x, output)
+    counted.add(network, start, inputs, output)
     return output
 
 

@@ -17,7 +17,7 @@ from invtorch.couplings.log_scale import (
 from invtorch.couplings.partition import size_along
 from invtorch.keywords import keywords_of
 from invtorch.module import InvertibleModule
-from invtorch.recording import Context
+from invtorch.recording import Context, evaluated
 
 
 class ConditionalAffine(InvertibleModule):
@@ -134,7 +134,7 @@ class ConditionalAffine(InvertibleModule):
         self, state: Tensor, context: Context
     ) -> tuple[Tensor, Tensor]:
         channels = size_along(state, self.dim)
-        output: Tensor = context.offer(self.conditioner)
+        output: Tensor = evaluated(self.conditioner, context)
         missing = state.ndim - output.ndim
         output = output.reshape(*output.shape, *(1,) * missing)
         fitting = [(1, n) for n in state.shape]

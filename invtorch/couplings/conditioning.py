@@ -39,7 +39,7 @@ def in_its_precision(conditioner: nn.Module, x: Tensor, context: Context) -> Any
         if own != x.dtype and parameter.is_complex() == x.is_complex():
             x = x.to(own)
     try:
-        return evaluated(conditioner, x, context)
+        return evaluated(conditioner, context, x)
     except TypeError as error:
         check_takes(conditioner, context.args, error)
         raise

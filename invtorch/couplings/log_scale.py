@@ -63,7 +63,7 @@ def log_scale(layer: Any, a: Tensor) -> Tensor:
         ValueError: If a callable scale returns another shape.
     """
     if not isinstance(layer.scale, str):
-        result: Tensor = evaluated(layer.scale, a, Context())
+        result: Tensor = evaluated(layer.scale, Context(), a)
         if result.shape != a.shape:
             raise ValueError(
                 f"scale returned shape {tuple(result.shape)} for an argument of shape "

@@ -36,13 +36,9 @@ class Bins(NamedTuple):
         r"""Return $d_k + d_{k+1} - 2s$, which is 0 where the bin is straight."""
         return self.left + self.right - 2 * self.slope
 
-    def detach(self) -> Bins:
-        """Return the bins without a graph."""
-        return Bins(*(values.detach() for values in self))
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return images of entries of these bins, and their $\theta$."""
-        theta = ((x - self.x) / self.width).clamp(0, 1)
+        theta = clamped((x - self.x) / self.width, 0, 1)
         rest = theta * (1 - theta)
         ratio = (self.slope * theta**2 + self.left * rest) / self._below(theta)
         return self.y + self.height * ratio, theta
@@ -59,7 +55,7 @@ class Bins(NamedTuple):
         c = -self.slope * rise
         # it is positive but for rounding; the root of 0 has no derivative
         discriminant = (b.square() - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny)
-        theta = (2 * c / (-b - discriminant.sqrt())).clamp(0, 1)
+        theta = clamped(2 * c / (-b - discriminant.sqrt()), 0, 1)
         return self.x + theta * self.width, theta
 
     def log_slope(self, theta: Tensor) -> Tensor:
@@ -144,6 +140,11 @@ class RationalQuadratic(NamedTuple):
         width, height = at(self.width), at(self.height)
         ends = at(self.derivative), at(self.derivative, 1)
         return Bins(at(self.x), at(self.y), width, height, height / width, *ends)
+
+
+def clamped(values: Tensor, least: float, most: float) -> Tensor:
+    """Clamp values that rounding put beyond an interval, but not their gradients."""
+    return values + (values.clamp(least, most) - values).detach()
 
 
 def _bounded(raw: Tensor, beta: float) -> Tensor:

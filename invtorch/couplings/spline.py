@@ -25,7 +25,7 @@ from invtorch.couplings.partition import (
     shows_partition,
     unchanged_part,
 )
-from invtorch.couplings.rational_quadratic import Bins, RationalQuadratic
+from invtorch.couplings.rational_quadratic import Bins, RationalQuadratic, clamped
 from invtorch.keywords import keywords_of
 from invtorch.module import OPPOSITE, InvertibleModule
 from invtorch.precision import no_autocast
@@ -47,7 +47,7 @@ class SplineCoupling(InvertibleModule):
     direction, and once in the backward pass.
 
     The mean slopes of the bins and the derivatives at the knots are between $1/b$ and
-    $b$. The slope of $S$ is then between $2/(b + b^3)$ and $2 b^3/(1 + b^2)$, so the
+    $b$. The slope of $S$ is then between $1/b^3$ and $2 b^3/(1 + b^2) < 2b$, so the
     inverse amplifies rounding errors by a bounded factor; without a bound, training
     makes it fail. Parameters of 0 are the identity.
 
@@ -187,8 +187,9 @@ class SplineCoupling(InvertibleModule):
     ) -> tuple[Tensor, LogDet]:
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(state)
-        bins = self._bins(self._spline(kept, moved, context), moved, direction)
-        moved, log_slope = self._through(bins, moved, direction)
+        spline, turns = self._spline(kept, moved, context), self._turns(moved)
+        bins = self._bins(spline, moved, turns, direction)
+        moved, log_slope = self._through(bins, moved, turns, direction)
         return parts.joined(kept, moved), lambda: _sum(parts, log_slope())
 
     def _replay(
@@ -197,13 +198,17 @@ class SplineCoupling(InvertibleModule):
         state = output.detach().clone().requires_grad_()
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(output)
-        back = OPPOSITE[direction]
-        bins = self._bins(self._spline(kept, moved, context), moved, back)
+        spline, turns = self._spline(kept, moved, context), self._turns(moved)
+        bins = self._bins(spline, moved, turns, OPPOSITE[direction])
         with torch.no_grad():
-            before, _ = self._through(bins, moved, back)
+            before, _ = self._through(bins, moved, turns, OPPOSITE[direction])
             parts.update_(state.data, lambda part: part.copy_(before))
-        # an entry and its image are in the same bin
-        moved, log_slope = self._through(bins, parts.moved(state), direction)
+        moved = parts.moved(state)
+        # an entry and its image are in the same bin, but for rounding
+        if moved.dtype != spline.x.dtype:
+            turns = self._turns(moved)
+            bins = self._bins(spline, moved, turns, direction)
+        moved, log_slope = self._through(bins, moved, turns, direction)
         return state, parts.joined(kept, moved), lambda: _sum(parts, log_slope())
 
     def _spline(
@@ -230,20 +235,25 @@ class SplineCoupling(InvertibleModule):
                 raw, self.bins, self.tail_bound, self.bound, self.min_bin_width
             )
 
-    def _bins(self, spline: RationalQuadratic, entries: Tensor, direction: str) -> Bins:
+    def _bins(
+        self,
+        spline: RationalQuadratic,
+        entries: Tensor,
+        turns: Tensor | None,
+        direction: str,
+    ) -> Bins:
         values = entries.to(spline.x.dtype)
         with no_autocast(entries):
-            return spline.bins(self._within(values, self._turns(values)), direction)
+            return spline.bins(self._within(values, turns), direction)
 
     def _through(
-        self, bins: Bins, entries: Tensor, direction: str
+        self, bins: Bins, entries: Tensor, turns: Tensor | None, direction: str
     ) -> tuple[Tensor, LogDet]:
         """Apply splines or their inverses; return a function for the log-slopes too."""
         values = entries.to(bins.x.dtype)
         inside = values.abs() < self.tail_bound
         function = bins.forward if direction == "forward" else bins.inverse
         with no_autocast(entries):
-            turns = self._turns(values)
             result, theta = function(self._within(values, turns))
             if turns is None:
                 result = torch.where(inside, result, values)
@@ -259,17 +269,20 @@ class SplineCoupling(InvertibleModule):
 
         return result.to(entries.dtype), log_slope
 
-    def _turns(self, values: Tensor) -> Tensor | None:
+    def _turns(self, entries: Tensor) -> Tensor | None:
         """Return by how much entries of circles are off, in whole turns."""
         if self.tails == "linear":
             return None
         length = 2 * self.tail_bound
-        return length * ((values.detach() + self.tail_bound) / length).floor()
+        wide = torch.promote_types(entries.dtype, torch.float32)
+        values = entries.detach().to(wide)
+        return length * ((values + self.tail_bound) / length).floor()
 
     def _within(self, values: Tensor, turns: Tensor | None) -> Tensor:
-        # clamped before the splines: a gradient of NaN times 0 would be NaN
-        within = values if turns is None else values - turns
-        return within.clamp(-self.tail_bound, self.tail_bound)
+        end = self.tail_bound
+        if turns is None:  # a gradient of NaN outside, times 0, would be NaN
+            return values.clamp(-end, end)
+        return clamped(values - turns, -end, end)
 
 
 def _sum(parts: Partition, log_slope: Tensor) -> Tensor:

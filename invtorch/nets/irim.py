@@ -20,7 +20,7 @@ from invtorch._checks import check_count, check_function
 from invtorch.containers.sequential import MemoryArgument
 from invtorch.engine import GuardPolicy
 from invtorch.keywords import keywords_of
-from invtorch.recording import Context
+from invtorch.recording import Context, evaluated
 
 
 class IRIM(Composite):
@@ -217,7 +217,7 @@ class GradientUpdate(VolumePreserving):
 
     def _gradient(self, state: Tensor, data: Context) -> Tensor:
         estimate, _, _ = self._parts(state)
-        grad: Tensor = data.offer(self.gradient, estimate)
+        grad: Tensor = evaluated(self.gradient, data, estimate)
         if not isinstance(grad, Tensor):
             raise TypeError(
                 f"the gradient is a {type(grad).__name__}, but must be a tensor of the "
@@ -235,6 +235,11 @@ class GradientUpdate(VolumePreserving):
         return torch.cat([estimate, moved + shift, rest], dim=1)
 
     def _parts(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if state.ndim < 2:
+            raise ValueError(
+                f"a state of shape {tuple(state.shape)} has no channels: give it "
+                f"(batch, channels, ...)"
+            )
         k, channels = self.estimate_channels, state.shape[1]
         if channels < 2 * k:
             raise ValueError(

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from invtorch import (
     AdditiveCoupling,
     AffineCoupling,
+    ConditionalAffine,
     InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
     ReversibleBlock,
 )
-from tests.laws.test_randomness import Own, zeros
+from invtorch.nets.irim import GradientUpdate
+from tests.laws.test_randomness import OfNothing, Own, splines, zeros
 from tests.stacks import parameters
 from tests.strategies import network_seeds, weighed
 from tests.tolerances import assert_all_equal
@@ -134,6 +136,9 @@ LAYERS: dict[str, Callable[[Callable[[int], nn.Module]], InvertibleModule]] = {
     "orthogonal": lambda make: OrthogonalCoupling(make(2), channels=4),
     "two-sided": lambda make: ReversibleBlock(make(2), make(2)),
     "scaled": scaled,
+    "spline": splines,
+    "gradient": lambda make: GradientUpdate(make(2), 2),
+    "conditional": lambda make: ConditionalAffine(OfNothing(make(8))),
     "own": lambda make: Own(make(2)),
 }
 

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from invtorch import (
     AdditiveCoupling,
     AffineCoupling,
+    ConditionalAffine,
     InvertibleModule,
     InvertibleSequential,
     OrthogonalCoupling,
     ReversibleBlock,
+    SplineCoupling,
 )
+from invtorch.nets.irim import GradientUpdate
 from tests.stacks import another_thread, parameters
 from tests.strategies import network_seeds, weighed
 from tests.tolerances import assert_all_equal
@@ -103,6 +106,34 @@ class Own(InvertibleModule):
         return torch.cat([y2, y1 - self.network(y2, *context)], 1)
 
 
+class OfNothing(nn.Module):
+    """A conditioner without an argument."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("x", torch.ones(1, 2))
+
+    def forward(self, *_: Tensor) -> Tensor:
+        return self.network(self.x)
+
+
+def scaled(kind: Kind, share: float) -> AffineCoupling:
+    """Return a coupling whose function of the scale draws, and nothing else."""
+
+    def scale(a: Tensor) -> Tensor:
+        drawn = layer.share and kind.draw(layer.generator) < layer.share
+        return a.tanh() + a.sin() if drawn else a.tanh()
+
+    layer = AffineCoupling(zeros(2, 4), scale=scale)
+    layer.share, layer.generator = share, kind.make()
+    return layer
+
+
+def splines(network: Callable[[int], nn.Module]) -> SplineCoupling:
+    return SplineCoupling(network(2 * 11), bins=4)
+
+
 def two_sided(kind: Kind, share: float, **options: object) -> ReversibleBlock:
     f, g = (Branches(kind, 2, share) for _ in range(2))
     return ReversibleBlock(f, g, **options)
@@ -116,6 +147,10 @@ LAYERS = {
     "additive": lambda kind, p: AdditiveCoupling(Branches(kind, 2, p)),
     "affine": lambda kind, p: AffineCoupling(Branches(kind, 4, p)),
     "orthogonal": lambda kind, p: OrthogonalCoupling(Branches(kind, 2, p), channels=4),
+    "scaled": scaled,
+    "spline": lambda kind, p: splines(lambda n: Branches(kind, n, p)),
+    "gradient": lambda kind, p: GradientUpdate(Branches(kind, 2, p), 2),
+    "conditional": lambda kind, p: ConditionalAffine(OfNothing(Branches(kind, 8, p))),
     "own": lambda kind, p: Own(Branches(kind, 2, p)),
 }
 
@@ -247,6 +282,16 @@ def of_all() -> object:
     return OF_ALL[0]
 
 
+# how many outputs its networks have, and the layer of two of them
+MADE: dict[str, tuple[int, Callable[..., InvertibleModule]]] = {
+    "two-sided": (2, ReversibleBlock),
+    "additive": (2, lambda network, _: AdditiveCoupling(network)),
+    "affine": (4, lambda network, _: AffineCoupling(network)),
+    "orthogonal": (2, lambda network, _: OrthogonalCoupling(network, channels=4)),
+    "spline": (22, lambda network, _: splines(lambda _: network)),
+    "gradient": (2, lambda network, _: GradientUpdate(network, 2)),
+    "own": (2, lambda network, _: Own(network)),
+}
 OWN = sorted(name for name in KINDS if name.startswith("an own"))
 
 
@@ -254,7 +299,7 @@ OWN = sorted(name for name in KINDS if name.startswith("an own"))
     st.sampled_from([*OWN, "PyTorch", "Python", "NumPy"]),
     st.sampled_from([*sorted(PLACES), "context", "global"]),
     st.sampled_from(sorted(PLACES)),
-    st.sampled_from(sorted({*LAYERS} - {"two-sided by a mask"})),
+    st.sampled_from(sorted(MADE)),
     memories,
     st.integers(0, 2),
     st.lists(st.integers(0, 5), min_size=6, max_size=6),
@@ -278,10 +323,10 @@ def test_generators_are_found_where_they_are_held(
         numpy.random.seed(seed % 2**32)
         held = hold(generator)
         cls = NoisyByGlobal if place == "global" else Noisy
-        outputs = 4 if layer == "affine" else 2
+        outputs, make = MADE[layer]
         noisy = [cls(outputs, kind.draw, find, held) for _ in range(6)]
         noisy = [noisy[i] for i in order]
-        layers = [made(layer, noisy[2 * i : 2 * i + 2]) for i in range(3)]
+        layers = [make(*noisy[2 * i : 2 * i + 2]) for i in range(3)]
         net = InvertibleSequential(*layers, memory=memory, anchors=anchors).double()
         x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
         found = []
@@ -294,15 +339,6 @@ def test_generators_are_found_where_they_are_held(
     found, after_replay = run(memory)
     assert_all_equal(found, expected)
     assert after == after_replay
-
-
-def made(name: str, networks: list[nn.Module]) -> InvertibleModule:
-    if name == "two-sided":
-        return ReversibleBlock(*networks)
-    if name == "orthogonal":
-        return OrthogonalCoupling(networks[0], channels=4)
-    kinds = {"additive": AdditiveCoupling, "affine": AffineCoupling, "own": Own}
-    return kinds[name](networks[0])
 
 
 @given(st.data(), names, network_seeds, st.booleans(), st.booleans())
@@ -329,11 +365,11 @@ def test_a_layer_that_begins_to_draw(data, names, seed, train, threads) -> None:
 
 def begin(net: nn.Module, share: float) -> None:
     for module in net.modules():
-        if isinstance(module, Branches):
+        if hasattr(module, "share"):
             module.share = share
 
 
-@pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.parametrize("name", sorted({*LAYERS} - {"scaled"}))
 def test_another_branch_is_refused_whatever_it_depends_on(name) -> None:
     net = network([name] * 2, [KINDS["PyTorch"]] * 2, 0.0, anchors=0)
     for module in net.modules():
