@@ -66,7 +66,7 @@ quick: $(STAMP) ## run the laws, unit and main integration tests on few drawn ex
 	-m "not slow" tests/laws tests/unit tests/integration
 
 thorough: $(STAMP) ## run TESTS with EXAMPLES drawn examples for each law, and count them
-	EXAMPLES=$(EXAMPLES) HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	EXAMPLES=$(EXAMPLES) HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -o faulthandler_timeout=0 $(TESTS)
 
 oldest: ## run the library's tests with the oldest PyTorch that is supported (OLDEST=torch==2.11.0)
 	test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
