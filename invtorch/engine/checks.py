@@ -241,10 +241,9 @@ def check_own_tensors(label: str, parameter: str | None, attribute: str | None) 
     """
     if parameter is not None:
         raise RuntimeError(
-            f"{label} modified its parameter {parameter} in the forward pass: if that "
-            f"initializes it, call the container under `torch.no_grad()` first; if it "
-            f"is changed by every call, as by `nn.Embedding(max_norm=...)`, set "
-            f"`layer.memory = 'store'`"
+            f"{label} modified its parameter {parameter} in the forward pass: set "
+            f"`layer.memory = 'store'`, or if that initializes it, call the container "
+            f"under `torch.no_grad()` first"
         )
     if attribute is not None:
         raise RuntimeError(

@@ -16,7 +16,7 @@ from invtorch import (
     OrthogonalCoupling,
 )
 from invtorch.engine import dispatch
-from invtorch.engine.guard import guard
+from invtorch.engine.guard.marks import Marks
 from invtorch.planning import measure_memory
 from invtorch.precision import tf32_dtypes
 from tests.stacks import both, couplings, parameters, sample, stack
@@ -227,12 +227,12 @@ def test_nothing_waits_for_the_device_until_all_layers_are_done(
     """The meta device has no values: whatever else would read one would raise."""
     events = []
 
-    def read(taken):
+    def read(marks):
         events.append("values are read")
-        return [torch.ones(mark.shape, device="cpu") for mark in taken]
+        return [torch.ones(mark.shape, device="cpu") for mark in marks.taken]
 
     monkeypatch.setattr(dispatch, "_has_values", lambda state: True)
-    monkeypatch.setattr(guard, "_on_cpu", read)
+    monkeypatch.setattr(Marks, "read", read)
     with torch.device("meta"):
         net, x = stack(anchors), sample(requires_grad=True)
     for layer in couplings(net):
