@@ -97,9 +97,9 @@ class Recorder(Protocol):
         """Make calls in this context keep at least what strategy `memory` keeps."""
 
 
-# returns a context in which a conditioner is evaluated
 # what a layer evaluates: a conditioner, or a function that computes its scale
 Network: TypeAlias = Callable[..., Any]
+# returns a context in which one is evaluated
 Around = Callable[[Network], AbstractContextManager[object]]
 
 

@@ -33,7 +33,7 @@ from invtorch.recording import Context
 
 TAILS = ("linear", "circular")
 
-LogDet: TypeAlias = Callable[[], Tensor]
+Deferred: TypeAlias = Callable[[], Tensor]  # computes it where it is asked for
 
 
 class SplineCoupling(InvertibleModule):
@@ -184,7 +184,7 @@ class SplineCoupling(InvertibleModule):
 
     def _mapped(
         self, state: Tensor, context: Context, direction: str
-    ) -> tuple[Tensor, LogDet]:
+    ) -> tuple[Tensor, Deferred]:
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(state)
         spline, turns = self._spline(kept, moved, context), self._turns(moved)
@@ -194,7 +194,7 @@ class SplineCoupling(InvertibleModule):
 
     def _replay(
         self, output: Tensor, context: Context, direction: str
-    ) -> tuple[Tensor, Tensor, LogDet]:
+    ) -> tuple[Tensor, Tensor, Deferred]:
         state = output.detach().clone().requires_grad_()
         parts = partition(self, state)
         kept, moved = parts.kept(state), parts.moved(output)
@@ -248,7 +248,7 @@ class SplineCoupling(InvertibleModule):
 
     def _through(
         self, bins: Bins, entries: Tensor, turns: Tensor | None, direction: str
-    ) -> tuple[Tensor, LogDet]:
+    ) -> tuple[Tensor, Deferred]:
         """Apply splines or their inverses; return a function for the log-slopes too."""
         values = entries.to(bins.x.dtype)
         inside = values.abs() < self.tail_bound

@@ -139,8 +139,8 @@ class Environment:
         replaced = any("forward" in vars(part) for part in parts)
         self.own_layer = not _is_known(self.kinds[0])
         others = not all(map(_is_known, self.kinds))
-        self.own_code = any(hooks) or replaced or others
-        self.own_code = self.own_code or any(map(_holds_own_code, parts))
+        given = any(map(_holds_own_code, parts))
+        self.own_code = any(hooks) or replaced or others or given
         self.computed: list[Slot] = []
         self.conditioners: DrawsOfConditioners | None = None
 
