@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 
 import pytest
 import torch
@@ -52,13 +53,21 @@ def errors(net, x, scale, run=lambda net: net) -> tuple[float, float]:
     return worst(gradients(net, x, run), truth), worst(gradients(plain, x), truth)
 
 
-@costly(25)
+@costly(6)
 @given(scales, st.sampled_from([0, 3, 8]), st.integers(0, 2**32 - 1))
 def test_the_scale_of_the_input_does_not_matter(scale, anchors, seed) -> None:
+    """The median of five networks: in one, rounding may meet a kink of a gradient.
+
+    Where inputs are large, the derivative of an activation is almost a step, and
+    whichever of the two computations falls on the other side is off by more.
+    """
     torch.manual_seed(seed)
-    net = InvertibleSequential(*couplings(12), anchors=anchors)
-    found, plain = errors(net, torch.randn(2, 8, 6, 6) * scale, scale)
-    assert found <= 3 * plain
+    above = []
+    for _ in range(5):
+        net = InvertibleSequential(*couplings(12), anchors=anchors)
+        found, plain = errors(net, torch.randn(2, 8, 6, 6) * scale, scale)
+        above.append(found - 3 * plain)
+    assert statistics.median(above) <= 0
 
 
 @pytest.mark.slow
