@@ -285,6 +285,11 @@ def _no_log_det(module: InvertibleModule, method: str) -> str:
 
 def no_log_det(state: State) -> Tensor:
     """Return the log-determinant of a volume-preserving map: a zero per sample."""
-    tensor = state[0] if isinstance(state, tuple) else state
+    tensor = state[0] if isinstance(state, tuple) and state else state
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"the state is a {type(state).__name__}, but must be a tensor or a tuple "
+            f"of tensors: give it as one"
+        )
     dtype = tensor.real.dtype if tensor.is_complex() else tensor.dtype
     return torch.zeros(len(tensor), dtype=dtype, device=tensor.device)

@@ -85,12 +85,16 @@ class Scale(InvertibleModule):
         return y * (-self.log_scale).view(self.shape).exp()
 
     def forward_and_log_det(self, x: Tensor, *_: Tensor):
-        positions = x[0, 0].numel()
-        return self.forward(x), (self.log_scale.sum() * positions).expand(len(x))
+        y = self.forward(x)
+        return y, self._log_det(x)
 
     def inverse_and_log_det(self, y: Tensor, *_: Tensor):
-        positions = y[0, 0].numel()
-        return self.inverse(y), -(self.log_scale.sum() * positions).expand(len(y))
+        x = self.inverse(y)
+        return x, -self._log_det(y)
+
+    def _log_det(self, state: Tensor) -> Tensor:
+        positions = state.numel() // max(1, len(state) * len(self.log_scale))
+        return (self.log_scale.sum() * positions).expand(len(state))
 
 
 class Leapfrog(VolumePreserving):
