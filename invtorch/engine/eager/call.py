@@ -204,7 +204,6 @@ class Call:
         self.context = copy_context(context)
         self.context_tensors = tensors_in(context)
         self.versions = versions(self.context_tensors)
-        self.flags = [t.requires_grad for t in self.context_tensors]
         first = as_tensors(state)[0]
         parts = _torch.modules_inside(module)
         self.locks = Locks(parts)
@@ -379,8 +378,12 @@ class Call:
         unshard(self.label, self.module, self.environment.parameters)
         self._check_unmodified()
         with torch.enable_grad():
+            own = (*self.context_tensors, *self.environment.parameters)
             stand_ins = {id(t): stand_in(t) for t in self.grad_inputs}
-            starts = {id(t): stand_ins.get(id(t), t) for t in self.context_tensors}
+            # those that were frozen in the forward pass, and are not any more
+            trained = [t for t in own if t.requires_grad and id(t) not in stand_ins]
+            instead = stand_ins | {id(t): t.detach() for t in trained}
+            starts = {id(t): instead.get(id(t), t) for t in self.context_tensors}
             starts = {i: start_of(stand_in) for i, stand_in in starts.items()}
             context = exchange_context(self.context, starts)
             # a graph that is attached to the one around it is kept, and so are hooks
@@ -392,19 +395,17 @@ class Call:
             own_code, own_layer = self.environment.own_code, self.environment.own_layer
             read = (*stand_ins.values(), *starts.values())
             nodes = NodesCounted(whole, read if own_code else None, own_layer)
-            restored = self.environment.restored(stand_ins, self.locks)
+            restored = self.environment.restored(instead, self.locks)
             with restored, Recording(None), hooks, stop as found, nodes:
                 graph = evaluate(context)
                 nodes.outputs = graph.outputs
-        flags = [t.requires_grad for t in self.context_tensors]
         compiled = any(map(_torch.is_compiled, self.environment.parts))
         # a graph that is cut at tensors that somebody holds has other nodes
-        comparable = flags == self.flags and not compiled and not self.held
+        comparable = not compiled and not self.held
         if comparable:
             check_same_branch(self.label, not self.nodes.differ(nodes))
         inside = [t for t in found if t is not None]
         others = (*stand_ins.values(), *inside)
-        own = (*self.context_tensors, *self.environment.parameters)
         fixed = [t for t in own if id(t) not in stand_ins]
         known = (*graph.leaves, *others, *fixed)
         check_closed(self.label, known, graph.ends, self.context)
