@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from invtorch._torch import tree_leaves
+from invtorch._torch import modules_inside, tree_leaves
 from invtorch.composite import Pass, Step
 from invtorch.engine.checks import as_tensors, check_shapes
 from invtorch.engine.dispatch import Store
 from invtorch.engine.eager.tape import Tape
 from invtorch.engine.guard.fingerprint import mark
-from invtorch.engine.restore.context import tensors_in
+from invtorch.engine.restore.context import objects_in, tensors_in
+from invtorch.engine.restore.generators import generators_of
 from invtorch.engine.restore.random_numbers import all_random_states_kept
 from invtorch.memory.measure import Memory, bytes_of, measure_two
 from invtorch.precision import is_differentiable
@@ -73,7 +74,14 @@ def measure_costs(steps: Sequence[Step], state: Any, context: Context) -> list[C
     """
     known: dict[Any, Cost] = {}
     costs = []
-    with all_random_states_kept(), saved_tensors_hooks(_identity, _identity):
+    parts = [part for step in steps for part in modules_inside(step.module)]
+    # a copy of a module may draw from a generator of the original: a global variable,
+    # or one that a function encloses
+    shared = generators_of(parts, objects_in(context))
+    with (
+        all_random_states_kept(shared),
+        saved_tensors_hooks(_identity, _identity),
+    ):
         for i, step in enumerate(steps):
             label = f"layer {i} ({type(step.module).__name__})"
             check_shapes(label, [*step.module.parameters(), *step.module.buffers()])

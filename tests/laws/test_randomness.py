@@ -341,6 +341,26 @@ def test_generators_are_found_where_they_are_held(
     assert after == after_replay
 
 
+@pytest.mark.parametrize("name", [*OWN, "PyTorch", "Python", "NumPy"])
+@pytest.mark.parametrize("place", [*sorted(PLACES), "context", "global"])
+def test_measuring_for_a_plan_moves_no_generator(name, place) -> None:
+    """The first call measures the layers, and draws what it draws without a plan."""
+    kind, (hold, find) = KINDS[name], PLACES.get(place, PLACES["deep"])
+
+    def drawn_after(memory: str) -> float:
+        seed_all(0, nn.Module())
+        OF_ALL[0] = generator = kind.make()
+        held = hold(generator)
+        cls = NoisyByGlobal if place == "global" else Noisy
+        layer = AdditiveCoupling(cls(2, kind.draw, find, held))
+        net = InvertibleSequential(layer, memory=memory).double()
+        x = torch.randn(3, 4, dtype=torch.float64)
+        net(x, held) if place == "context" else net(x)
+        return kind.draw(generator)
+
+    assert drawn_after("auto") == drawn_after("store")
+
+
 @given(st.data(), names, network_seeds, st.booleans(), st.booleans())
 def test_a_layer_that_begins_to_draw(data, names, seed, train, threads) -> None:
     """Gradients are right or an error is raised, and the next step is right again."""

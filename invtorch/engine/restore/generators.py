@@ -184,6 +184,12 @@ def roots_of(parts: Sequence[nn.Module]) -> list[Any]:
     return roots
 
 
+def generators_of(parts: Sequence[nn.Module], context: Iterable[Any]) -> list[Source]:
+    """Return the generators that modules hold or use, and those in a context."""
+    held = [value for part in parts for value in vars(part).values()]
+    return generators_in([*held, *roots_of(parts), *context])
+
+
 OF_ALL_MODULES = frozenset(vars(nn.Module()))  # attributes of every module
 
 

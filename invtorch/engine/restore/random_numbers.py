@@ -393,14 +393,17 @@ def _may_draw(operation: Any) -> bool:
 
 
 @contextmanager
-def all_random_states_kept() -> Iterator[None]:
+def all_random_states_kept(others: Iterable[Source]) -> Iterator[None]:
     """Restore the random states of PyTorch, Python and NumPy afterwards.
 
     It replaces `torch.random.fork_rng`, in which threads may deadlock (see
     `generators.py`).
+
+    Args:
+        others: Further generators whose states are restored.
     """
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    with RandomStatesKept([CPU, *gpus, *of_other_libraries()]):
+    with RandomStatesKept([CPU, *gpus, *of_other_libraries(), *others]):
         yield
 
 
