@@ -197,10 +197,53 @@ def check_returned(
             f"the {name} {kind} returned shape {tuple(returned.shape)}, but the "
             f"other part of the state needs {shape}"
         )
+    check_can_hold(kind, returned, state, name)
+
+
+def check_can_hold(kind: str, returned: Tensor, state: Tensor, name: str) -> None:
+    """Check that a state can hold what a network, or a function, returned.
+
+    Args:
+        kind: Its class or name.
+        returned: What it returned.
+        state: A part of the state, whose dtype it will be given.
+        name: What the argument is called.
+
+    Raises:
+        TypeError: If it cannot.
+    """
     if returned.dtype != state.dtype and _order(returned) > _order(state):
         raise TypeError(
             f"the {name} {kind} returned {returned.dtype}, which a state in "
             f"{state.dtype} cannot hold: use a floating (`x.float()`) or complex state"
+        )
+
+
+def check_product(layer: nn.Module, state: Tensor, parameter: Tensor) -> None:
+    """Check that a state can hold products with parameters of a layer.
+
+    Raises:
+        TypeError: If it has integers, or real numbers for complex parameters.
+    """
+    if _order(parameter) > _order(state):
+        raise TypeError(
+            f"a state in {state.dtype} cannot hold what {type(layer).__name__} "
+            f"computes with {parameter.dtype}: use a floating (`x.float()`) or complex "
+            f"state"
+        )
+
+
+def check_real(layer: nn.Module, state: Tensor) -> None:
+    """Refuse a state that is not real, for a function of real numbers.
+
+    Raises:
+        TypeError: If it has integers or complex numbers.
+    """
+    if not state.is_floating_point():
+        raise TypeError(
+            f"a state in {state.dtype} is none of real numbers, which "
+            f"{type(layer).__name__} is a function of: give it a floating one "
+            f"(`x.float()`)"
         )
 
 

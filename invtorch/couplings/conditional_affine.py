@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from invtorch._checks import check_axis, check_module
+from invtorch._checks import check_axis, check_can_hold, check_module
 from invtorch.couplings.log_scale import (
     Scale,
     checked_scale,
@@ -41,7 +41,8 @@ class ConditionalAffine(InvertibleModule):
         Any tensor; the output has the same shape.
 
     Raises:
-        TypeError: If the conditioner is not an `nn.Module`.
+        TypeError: If the conditioner is not an `nn.Module`, or returns numbers that the
+            state cannot hold: real ones for integers, complex ones for real ones.
         ValueError: If `scale` or `bound` is not possible, or what the conditioner
             returns does not fit the state.
         NotImplementedError: If the log-determinant of a complex state is requested.
@@ -147,6 +148,7 @@ class ConditionalAffine(InvertibleModule):
                 f"{tuple(output.shape)}, but a state of shape {tuple(state.shape)} "
                 f"needs {2 * channels} along dim {self.dim}, and its other sizes or 1"
             )
+        check_can_hold(type(self.conditioner).__name__, output, state, "conditioner")
         a, t = output.to(state.dtype).chunk(2, self.dim)
         return log_scale(self, a), t
 

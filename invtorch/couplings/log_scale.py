@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_bound, check_real_log_det
+from invtorch._checks import check_bound, check_can_hold, check_real_log_det
 from invtorch.recording import Context, evaluated
 
 # what the argument `scale` of an affine layer can be
@@ -61,6 +61,7 @@ def log_scale(layer: Any, a: Tensor) -> Tensor:
 
     Raises:
         ValueError: If a callable scale returns another shape.
+        TypeError: If it returns complex numbers for real ones.
     """
     if not isinstance(layer.scale, str):
         result: Tensor = evaluated(layer.scale, Context(), a)
@@ -69,6 +70,7 @@ def log_scale(layer: Any, a: Tensor) -> Tensor:
                 f"scale returned shape {tuple(result.shape)} for an argument of shape "
                 f"{tuple(a.shape)}: let it return one number for each"
             )
+        check_can_hold(_name(layer.scale), result, a, "scale")
         return result.to(a.dtype)
     function, limit = LOG_SCALES[layer.scale], math.log(layer.bound)
     if a.is_complex():
@@ -90,5 +92,9 @@ def shows_scale(layer: Any) -> str:
     """Return what `extra_repr` shows of the scale."""
     if isinstance(layer.scale, str):
         return f"scale={layer.scale!r}, bound={layer.bound}"
-    name = getattr(layer.scale, "__qualname__", type(layer.scale).__name__)
-    return f"scale={name}"
+    return f"scale={_name(layer.scale)}"
+
+
+def _name(function: Any) -> str:
+    name: str = getattr(function, "__qualname__", type(function).__name__)
+    return name

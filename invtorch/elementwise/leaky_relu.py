@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtorch._checks import check_real
 from invtorch.elementwise.pointwise import Pointwise
 
 
@@ -27,6 +28,7 @@ class LeakyReLU(Pointwise):
         Any real tensor; the output has the same shape.
 
     Raises:
+        TypeError: If the state is not real.
         ValueError: If the slope is not larger than 0.
 
     Examples:
@@ -45,10 +47,12 @@ class LeakyReLU(Pointwise):
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Multiply negative entries by the slope."""
+        check_real(self, x)
         return torch.where(x < 0, self.negative_slope * x, x)
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Divide negative entries by the slope."""
+        check_real(self, y)
         return torch.where(y < 0, y / self.negative_slope, y)
 
     def log_slope(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtorch._checks import check_bound
+from invtorch._checks import check_bound, check_real
 from invtorch.elementwise.pointwise import Pointwise
 
 
@@ -30,6 +30,7 @@ class LeakyTanh(Pointwise):
         Any real tensor; the output has the same shape.
 
     Raises:
+        TypeError: If the state is not real.
         ValueError: If `bound` is not larger than 1 and finite.
 
     Examples:
@@ -47,11 +48,13 @@ class LeakyTanh(Pointwise):
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Apply the function."""
+        check_real(self, x)
         inner = x.clamp(-self.end, self.end)
         return inner.tanh() + (x - inner) / self.bound
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Apply the inverse function."""
+        check_real(self, y)
         end = math.tanh(self.end)
         inner = y.clamp(-end, end)
         return inner.atanh() + (y - inner) * self.bound

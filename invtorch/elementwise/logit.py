@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtorch import _torch
+from invtorch._checks import check_real
 from invtorch.elementwise.pointwise import Pointwise
 
 
@@ -31,6 +32,7 @@ class Logit(Pointwise):
         Any real tensor of entries between 0 and 1; the output has the same shape.
 
     Raises:
+        TypeError: If the state is not real.
         ValueError: If `alpha` is out of its range.
         RuntimeError: If an entry has no image. The check synchronizes with the device.
 
@@ -53,6 +55,7 @@ class Logit(Pointwise):
 
     def forward(self, x: Tensor, *_: Any) -> Tensor:
         """Apply the logit function."""
+        check_real(self, x)
         p = self.alpha + (1 - 2 * self.alpha) * x
         inside = ((p > 0) & (p < 1)).all()
         message = (
@@ -67,6 +70,7 @@ class Logit(Pointwise):
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Apply the sigmoid function."""
+        check_real(self, y)
         return (torch.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha)
 
     def forward_and_log_det(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

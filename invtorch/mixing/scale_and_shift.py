@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_axis, check_count, check_real_log_det
+from invtorch._checks import (
+    check_axis,
+    check_count,
+    check_product,
+    check_real_log_det,
+)
 from invtorch.linalg import precise_dtype
 from invtorch.module import InvertibleModule
 from invtorch.precision import no_autocast
@@ -71,6 +76,7 @@ class ScaleAndShift(InvertibleModule):
                 f"this {type(self).__name__} from dim {self.dim} on: give it such a "
                 f"state, or another `dim`"
             )
+        check_product(self, state, self.log_scale)
         last = (1,) * (state.ndim - start - len(shape))
         log_s, t = self.log_scale.view(*shape, *last), self.shift.view(*shape, *last)
         return log_s.to(state.dtype), t.to(state.dtype)
@@ -103,7 +109,8 @@ class ElementwiseAffine(ScaleAndShift):
         Any tensor with these sizes from axis `dim` on; the output has the same shape.
 
     Raises:
-        TypeError: If a size is not an integer.
+        TypeError: If a size is not an integer, the state has integers, or it is real
+            while the parameters are complex.
         ValueError: If a size is less than 1, or the state has other sizes.
         NotImplementedError: If the log-determinant of a complex state is requested.
 
@@ -135,7 +142,8 @@ class ActNorm(ScaleAndShift):
         Any tensor with `channels` entries along `dim`; the output has the same shape.
 
     Raises:
-        TypeError: If `channels` is not an integer.
+        TypeError: If `channels` is not an integer, the state has integers, or it is
+            real while the parameters are complex.
         ValueError: If the state has other channels, or the first batch is empty or has
             NaN or Inf.
         RuntimeError: If the first call in training mode is one in the inverse

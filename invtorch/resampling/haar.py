@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtorch._checks import check_product
 from invtorch.resampling.blocks import Downsample, Sizes
 
 
@@ -34,7 +35,7 @@ class HaarDownsample(Downsample):
         `(batch, channels * entries, *blocks)`, where a block has that many entries.
 
     Raises:
-        TypeError: If a number is not an integer.
+        TypeError: If a number is not an integer, or the state has integers.
         ValueError: If a stride is neither 1 nor 2, or the state does not fit.
         RuntimeError: If the inverse would crop a value that is not 0.
 
@@ -58,7 +59,9 @@ class HaarDownsample(Downsample):
         self.register_buffer("signs", signs, persistent=False)
 
     def _matrix(self, state: Tensor) -> Tensor:
-        signs = self.get_buffer("signs").to(state.dtype)
+        signs = self.get_buffer("signs")
+        check_product(self, state, signs.real)
+        signs = signs.real.to(state.dtype)
         return signs / math.sqrt(len(signs))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invtorch._checks import check_channels, check_count
+from invtorch._checks import check_channels, check_count, check_product
 from invtorch.linalg import orthogonal_matrix, orthogonal_weight, random_orthogonal
 from invtorch.resampling.blocks import Downsample, Sizes
 from invtorch.resampling.haar import haar_matrix
@@ -42,7 +42,7 @@ class OrthogonalDownsample(Downsample):
         `(batch, channels * entries, *blocks)`, where a block has that many entries.
 
     Raises:
-        TypeError: If a number is not an integer.
+        TypeError: If a number is not an integer, or the state has integers.
         ValueError: If a number is less than 1, `init` or `map` is unknown, Haar
             wavelets do not have the strides, or the state does not fit.
         RuntimeError: If the inverse would crop a value that is not 0.
@@ -85,7 +85,9 @@ class OrthogonalDownsample(Downsample):
     def _matrix(self, state: Tensor) -> Tensor:
         if state.shape[1] != self.channels * math.prod(self.stride):
             check_channels(state, self.channels, self)
-        return orthogonal_weight(self.matrix, state)
+        matrix = orthogonal_weight(self.matrix, state)
+        check_product(self, state, matrix)
+        return matrix
 
 
 def _start(
