@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from inspect import signature
+from numbers import Real
 from operator import index
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from invtorch import _torch
@@ -30,11 +32,36 @@ def check_count(name: str, value: object, least: int = 1) -> None:
         ValueError: If it is too small.
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} is {value!r}, but must be a whole number") from None
     if number < least:
         raise ValueError(f"{name} is {value}, but must be at least {least}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Check a real number.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, but must be a number")
+
+
+def check_generator(generator: object) -> None:
+    """Check a source of random numbers, if there is one.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        raise TypeError(
+            f"generator is {generator!r}, but must be a torch.Generator: write "
+            f"`torch.Generator().manual_seed(0)`"
+        )
 
 
 def check_axis(dim: object, name: str = "dim") -> None:
@@ -327,8 +354,7 @@ def check_bound(bound: float) -> float:
         TypeError: If it is not a number.
         ValueError: If it is not larger than 1.
     """
-    if not isinstance(bound, (int, float)):
-        raise TypeError(f"bound is {bound!r}, but must be a number larger than 1")
+    check_number("bound", bound)
     if not bound > 1:
         raise ValueError(f"bound is {bound}, but must be larger than 1")
     return bound

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtorch._checks import check_number
+
 
 def snap(x: Tensor, spacing: float) -> Tensor:
     """Round to the nearest multiple of `spacing`. The gradient is that of the identity.
@@ -41,8 +43,10 @@ def check_spacing(spacing: float) -> float:
     """Return `spacing` if it is a positive power of two.
 
     Raises:
+        TypeError: If it is no number.
         ValueError: If it is not.
     """
+    check_number("grid", spacing)
     if not 0 < spacing < math.inf or math.frexp(spacing)[0] != 0.5:
         raise ValueError(
             f"grid is {spacing}, but must be a power of two, for instance 2**-18: only "

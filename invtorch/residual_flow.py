@@ -16,6 +16,7 @@ from invtorch import _torch
 from invtorch._checks import (
     check_count,
     check_module,
+    check_number,
     check_real_log_det,
     check_returned,
 )
@@ -66,7 +67,7 @@ class ResidualFlow(InvertibleModule):
 
     Raises:
         TypeError: If the network is not an `nn.Module`, or has parts that cannot be
-            bounded.
+            bounded, or an option is of another type.
         ValueError: If an option is out of its range, or the network returns a tensor of
             the wrong shape.
         RuntimeError: If the iteration does not reach the tolerance.
@@ -94,6 +95,9 @@ class ResidualFlow(InvertibleModule):
         super().__init__()
         check_module("residual", residual)
         check_count("iterations", iterations)
+        for name, value in {"coefficient": coefficient, "tolerance": tolerance}.items():
+            if value is not None:
+                check_number(name, value)
         if coefficient is not None and not 0 < coefficient < 1:
             raise ValueError(
                 f"coefficient is {coefficient}, but must be between 0 and 1: only "

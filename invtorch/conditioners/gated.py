@@ -135,6 +135,7 @@ class GatedResidualBlock(nn.Module):
 
 
 def _per_axis(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    check_count("dims", dims)
     if dims not in CONVOLUTIONS:
         raise ValueError(f"dims is {dims}, but must be 1, 2 or 3")
     strides = tuple(stride) if isinstance(stride, Iterable) else (stride,) * dims

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from invtorch._checks import check_count
+from invtorch._checks import check_axis, check_count
+from invtorch.couplings.partition import size_along
 from invtorch.module import VolumePreserving, rearranged
 
 
@@ -23,14 +24,14 @@ class Split(VolumePreserving):
     Args:
         sizes: The number of entries of each part; or the number of the first of two
             parts. By default two halves, the first one rounded down.
-        dim: The axis that is split.
+        dim: The axis that is split, not that of the batch.
 
     Shape:
         Any tensor with `sum(sizes)` entries along `dim`, at least one for each part;
         the output is a tuple of tensors.
 
     Raises:
-        TypeError: If a size is not a whole number.
+        TypeError: If a size or `dim` is not a whole number.
         ValueError: If a size is less than 1, or the sizes do not add up to those of
             the state.
 
@@ -45,6 +46,7 @@ class Split(VolumePreserving):
 
     def __init__(self, sizes: int | Sequence[int] | None = None, *, dim: int = 1):
         super().__init__()
+        check_axis(dim)
         self.sizes = _checked(sizes)
         self.dim = dim
 
@@ -82,13 +84,13 @@ class Join(VolumePreserving):
     Args:
         sizes: The number of entries of each part; or the number of the first of two
             parts. By default two halves, the first one rounded down.
-        dim: The axis along which they are concatenated.
+        dim: The axis along which they are concatenated, not that of the batch.
 
     Shape:
         A tuple of tensors that differ only along `dim`; the output is one tensor.
 
     Raises:
-        TypeError: If a size is not a whole number.
+        TypeError: If a size or `dim` is not a whole number.
         ValueError: If a size is less than 1, or the parts have other sizes.
 
     Examples:
@@ -100,6 +102,7 @@ class Join(VolumePreserving):
 
     def __init__(self, sizes: int | Sequence[int] | None = None, *, dim: int = 1):
         super().__init__()
+        check_axis(dim)
         self.sizes = _checked(sizes)
         self.dim = dim
 
@@ -153,12 +156,7 @@ def _of(total: int, sizes: Sizes) -> tuple[int, ...]:
 
 
 def _parts(state: Tensor, sizes: Sizes, dim: int) -> tuple[Tensor, ...]:
-    if not -state.ndim <= dim < state.ndim:
-        raise ValueError(
-            f"a state of shape {tuple(state.shape)} has no dim {dim} to be split "
-            f"along: give it (batch, channels, ...)"
-        )
-    total = state.shape[dim]
+    total = size_along(state, dim)
     expected = _of(total, sizes)
     if sum(expected) != total or min(expected) < 1:
         raise ValueError(
@@ -175,7 +173,7 @@ def _joined(parts: tuple[Tensor, ...], sizes: Sizes, dim: int) -> Tensor:
             f"the state is a {type(parts).__name__}, but only the tensors of a tuple "
             f"can be joined"
         )
-    found = tuple(part.shape[dim] for part in parts)
+    found = tuple(size_along(part, dim) for part in parts)
     expected = _of(sum(found), sizes)
     if found != expected:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_module, check_real_log_det
+from invtorch._checks import check_module, check_number, check_real_log_det
 from invtorch.couplings.conditioning import shift_of
 from invtorch.keywords import keywords_of
 from invtorch.module import InvertibleModule, VolumePreserving
@@ -41,8 +41,8 @@ class MomentumStep(InvertibleModule):
         output.
 
     Raises:
-        TypeError: If $f$ is not an `nn.Module`, or the state is not a tuple of two
-            tensors.
+        TypeError: If $f$ is not an `nn.Module`, `gamma` not a number, or the state not
+            a tuple of two tensors.
         ValueError: If `gamma` is not between 0 and 1, or a tensor has the wrong shape.
         NotImplementedError: If the log-determinant of a complex state is requested.
 
@@ -60,6 +60,7 @@ class MomentumStep(InvertibleModule):
     def __init__(self, f: nn.Module, *, gamma: float = 0.9) -> None:
         super().__init__()
         check_module("f", f)
+        check_number("gamma", gamma)
         if not 0 < gamma < 1:
             raise ValueError(
                 f"gamma is {gamma}, but must be between 0 and 1: at 0 the step has no "
@@ -159,8 +160,8 @@ class LeapfrogStep(VolumePreserving):
         A tuple of the last two positions, tensors of the same shape; so is the output.
 
     Raises:
-        TypeError: If $f$ is not an `nn.Module`, or the state is not a tuple of two
-            tensors.
+        TypeError: If $f$ is not an `nn.Module`, `step` not a number, or the state not a
+            tuple of two tensors.
         ValueError: If `step` is not larger than 0, or a tensor has the wrong shape.
 
     Examples:
@@ -178,6 +179,7 @@ class LeapfrogStep(VolumePreserving):
     def __init__(self, f: nn.Module, *, step: float = 1.0) -> None:
         super().__init__()
         check_module("f", f)
+        check_number("step", step)
         if not 0 < step < math.inf:
             raise ValueError(f"step is {step}, but must be larger than 0 and finite")
         self.f = f

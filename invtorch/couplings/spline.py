@@ -13,6 +13,7 @@ from invtorch._checks import (
     check_bound,
     check_conditioner,
     check_count,
+    check_number,
     check_returned,
 )
 from invtorch.couplings.conditioning import in_its_precision
@@ -75,7 +76,8 @@ class SplineCoupling(InvertibleModule):
         shape.
 
     Raises:
-        TypeError: If the conditioner is not an `nn.Module`, or the state is not real.
+        TypeError: If the conditioner is not an `nn.Module`, an option is of another
+            type, or the state is not real.
         ValueError: If an option is out of its range, `split` does not fit the state, or
             the conditioner returns a tensor of the wrong shape.
 
@@ -107,6 +109,8 @@ class SplineCoupling(InvertibleModule):
     ) -> None:
         super().__init__()
         check_count("bins", bins, least=2)
+        check_number("tail_bound", tail_bound)
+        check_number("min_bin_width", min_bin_width)
         _check_options(tails, tail_bound, bins * min_bin_width)
         if not math.isfinite(check_bound(bound)):
             raise ValueError(f"bound is {bound}, but must be finite")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtorch._checks import check_real
+from invtorch._checks import check_number, check_real
 from invtorch.elementwise.pointwise import Pointwise
 
 
@@ -28,7 +28,7 @@ class LeakyReLU(Pointwise):
         Any real tensor; the output has the same shape.
 
     Raises:
-        TypeError: If the state is not real.
+        TypeError: If the slope is not a number, or the state not real.
         ValueError: If the slope is not larger than 0.
 
     Examples:
@@ -38,6 +38,7 @@ class LeakyReLU(Pointwise):
 
     def __init__(self, negative_slope: float = 0.2) -> None:
         super().__init__()
+        check_number("negative_slope", negative_slope)
         if not 0 < negative_slope < math.inf:
             raise ValueError(
                 f"negative_slope is {negative_slope}, but must be larger than 0 and "

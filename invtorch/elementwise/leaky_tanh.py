@@ -30,7 +30,7 @@ class LeakyTanh(Pointwise):
         Any real tensor; the output has the same shape.
 
     Raises:
-        TypeError: If the state is not real.
+        TypeError: If `bound` is not a number, or the state not real.
         ValueError: If `bound` is not larger than 1 and finite.
 
     Examples:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtorch import _torch
-from invtorch._checks import check_real
+from invtorch._checks import check_number, check_real
 from invtorch.elementwise.pointwise import Pointwise
 
 
@@ -32,7 +32,7 @@ class Logit(Pointwise):
         Any real tensor of entries between 0 and 1; the output has the same shape.
 
     Raises:
-        TypeError: If the state is not real.
+        TypeError: If `alpha` is not a number, or the state not real.
         ValueError: If `alpha` is out of its range.
         RuntimeError: If an entry has no image. The check synchronizes with the device.
 
@@ -46,6 +46,7 @@ class Logit(Pointwise):
 
     def __init__(self, alpha: float = 0.05) -> None:
         super().__init__()
+        check_number("alpha", alpha)
         if not 0 <= alpha < 0.5:
             raise ValueError(
                 f"alpha is {alpha}, but must be at least 0 and less than 0.5, for "

@@ -32,7 +32,8 @@ class Base(nn.Module):
             of shapes, one for each tensor.
 
     Raises:
-        ValueError: If a shape is not made of numbers of at least 1.
+        TypeError: If a shape is not made of whole numbers.
+        ValueError: If one of them is less than 1.
 
     Examples:
         >>> from invtorch.flows import Base
@@ -45,6 +46,11 @@ class Base(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        if not isinstance(shape, Sequence) or isinstance(shape, str):
+            raise TypeError(
+                f"shape is {shape!r}, but must be a sequence of whole numbers, such as "
+                f"[2]: the shape of one latent variable, without the batch axis"
+            )
         self.single = not any(isinstance(one, Sequence) for one in shape)
         self.shapes = _shapes([shape] if self.single else shape)
         # follows the device and dtype of the flow, also without parameters
@@ -133,7 +139,8 @@ class StandardNormal(Base):
             of shapes, one for each tensor.
 
     Raises:
-        ValueError: If a shape is not made of numbers of at least 1.
+        TypeError: If a shape is not made of whole numbers.
+        ValueError: If one of them is less than 1.
 
     Examples:
         >>> from invtorch.flows import StandardNormal
@@ -158,7 +165,8 @@ class DiagonalNormal(Base):
             of shapes, one for each tensor.
 
     Raises:
-        ValueError: If a shape is not made of numbers of at least 1.
+        TypeError: If a shape is not made of whole numbers.
+        ValueError: If one of them is less than 1.
 
     Examples:
         >>> from invtorch.flows import DiagonalNormal
@@ -188,9 +196,9 @@ class ConditionalNormal(Base):
         shape: The shape of one latent variable, without the batch axis.
 
     Raises:
-        TypeError: If the network is not an `nn.Module`.
-        ValueError: If a shape is not made of numbers of at least 1, or the network
-            returns another shape.
+        TypeError: If the network is not an `nn.Module`, or the shape not made of whole
+            numbers.
+        ValueError: If one of them is less than 1, or the network returns another shape.
 
     Examples:
         >>> from torch import nn
@@ -255,7 +263,12 @@ def _complex(base: object) -> str:
 
 
 def _shapes(shapes: Sequence[Any]) -> list[tuple[int, ...]]:
-    checked = [tuple(map(index, shape)) for shape in shapes]
+    try:
+        checked = [tuple(map(index, shape)) for shape in shapes]
+    except TypeError:
+        raise TypeError(
+            f"shape is {shapes}, but must be made of whole numbers, or of such shapes"
+        ) from None
     if not checked or min(min(shape, default=0) for shape in checked) < 1:
         raise ValueError(
             f"shape is {shapes}, but must have numbers of at least 1: give the shape "

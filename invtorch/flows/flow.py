@@ -36,8 +36,8 @@ class Flow(nn.Module):
         conditional.
 
     Raises:
-        TypeError: If the network is not an `InvertibleModule`, or the base not a
-            distribution.
+        TypeError: If the network is not an `InvertibleModule`, the base not a
+            distribution, or `dequantize` not a `Dequantize`.
 
     Examples:
         >>> from torch import nn
@@ -79,6 +79,10 @@ class Flow(nn.Module):
             raise TypeError(
                 f"base is a {type(base).__name__}, but must be one of invtorch.flows, "
                 f"or a torch.distributions.Distribution"
+            )
+        if not (dequantize is None or isinstance(dequantize, Dequantize)):
+            raise TypeError(
+                f"dequantize is a {type(dequantize).__name__}, but must be a Dequantize"
             )
         self.transform = transform
         self.base = base

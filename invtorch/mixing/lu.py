@@ -11,6 +11,7 @@ from invtorch._checks import (
     check_axis,
     check_channels,
     check_count,
+    check_generator,
     check_real_log_det,
 )
 from invtorch.linalg import (
@@ -74,6 +75,7 @@ class LU1x1(InvertibleModule):
         super().__init__()
         check_count("channels", channels)
         check_axis(dim)
+        check_generator(generator)
         start = random_orthogonal(channels, channels, generator=generator)
         P, L, U = torch.linalg.lu(start.double())
         dtype = torch.get_default_dtype()

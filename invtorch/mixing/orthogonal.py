@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invtorch._checks import check_axis, check_channels, check_count
+from invtorch._checks import check_axis, check_channels, check_count, check_generator
 from invtorch.linalg import (
     orthogonal_matrix,
     orthogonal_weight,
@@ -63,6 +63,7 @@ class Orthogonal1x1(UnitaryMixing):
         super().__init__()
         check_count("channels", channels)
         check_axis(dim)
+        check_generator(generator)
         start = random_orthogonal(channels, channels, generator=generator)
         self.matrix = orthogonal_matrix(start, map)
         self.channels = channels

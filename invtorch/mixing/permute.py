@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtorch._checks import check_axis, check_count
+from invtorch._checks import check_axis, check_count, check_generator
 from invtorch.module import VolumePreserving, rearranged
 
 Generator = torch.Generator | None
@@ -39,7 +39,7 @@ class Permute(VolumePreserving):
         Any tensor with `channels` entries along `dim`; the output has the same shape.
 
     Raises:
-        TypeError: If `channels` is not an integer.
+        TypeError: If `channels` or an index is not an integer.
         ValueError: If `order` is unknown or no permutation, or the state has other
             channels.
 
@@ -59,6 +59,7 @@ class Permute(VolumePreserving):
         super().__init__()
         check_count("channels", channels)
         check_axis(dim)
+        check_generator(generator)
         self.register_buffer("order", _checked(channels, order, generator))
         self.channels = channels
         self.dim = dim
@@ -99,7 +100,12 @@ def _checked(
                 f"indices"
             )
         return ORDERS[order](channels, generator)
-    indices = torch.as_tensor(order)
+    if not isinstance(order, (Sequence, Tensor)):
+        raise TypeError(
+            f"order is {order!r}, but must be one of {[*ORDERS]} or a sequence of "
+            f"indices"
+        )
+    indices = _indices(order)
     expected = torch.arange(channels, device=indices.device)
     if indices.shape != (channels,) or not torch.equal(indices.sort().values, expected):
         raise ValueError(
@@ -107,3 +113,11 @@ def _checked(
             f"{channels - 1} once"
         )
     return indices.clone()
+
+
+def _indices(order: Sequence[int] | Tensor) -> Tensor:
+    if isinstance(order, Tensor):
+        return order
+    for i, index in enumerate(order):
+        check_count(f"order[{i}]", index, least=0)
+    return torch.tensor([*map(int, order)], dtype=torch.int64)

@@ -34,8 +34,10 @@ class ScaleAndShift(InvertibleModule):
     def __init__(self, shape: int | Sequence[int], *, dim: int = 1) -> None:
         super().__init__()
         sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+        if not sizes:
+            raise ValueError("shape is (), but must have at least one size")
         for size in sizes:
-            check_count("channels" if len(sizes) == 1 else "shape", size)
+            check_count("shape", size)
         check_axis(dim)
         self.log_scale = nn.Parameter(torch.zeros(sizes))
         self.shift = nn.Parameter(torch.zeros(sizes))
@@ -162,6 +164,7 @@ class ActNorm(ScaleAndShift):
     """
 
     def __init__(self, channels: int, *, dim: int = 1) -> None:
+        check_count("channels", channels)
         super().__init__(channels, dim=dim)
 
     def initialize(self, x: Tensor, *_: Any) -> None:

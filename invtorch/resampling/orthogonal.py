@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invtorch._checks import check_channels, check_count, check_product
+from invtorch._checks import (
+    check_channels,
+    check_count,
+    check_generator,
+    check_product,
+)
 from invtorch.linalg import orthogonal_matrix, orthogonal_weight, random_orthogonal
 from invtorch.resampling.blocks import Downsample, Sizes
 from invtorch.resampling.haar import haar_matrix
@@ -71,6 +76,7 @@ class OrthogonalDownsample(Downsample):
     ) -> None:
         super().__init__(stride, dims=dims, size=size)
         check_count("channels", channels)
+        check_generator(generator)
         start = _start(init, channels, self.stride, generator)
         self.matrix = orthogonal_matrix(start.to(torch.get_default_dtype()), map)
         self.channels = channels

@@ -5,15 +5,41 @@ import torch
 from torch import nn
 
 from invtorch import (
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
+    ConditionalAffine,
     Conjugation,
+    ElementwiseAffine,
     GatedResidualBlock,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    Join,
+    LeakyReLU,
+    LeakyTanh,
+    LeapfrogStep,
+    Logit,
+    LU1x1,
+    MomentumStep,
+    OnPart,
+    Orthogonal1x1,
     OrthogonalCoupling,
+    OrthogonalDownsample,
+    Permute,
+    PixelUnshuffle,
+    Repeat,
+    ResidualFlow,
+    SplineCoupling,
+    Split,
     WithoutContext,
+)
+from invtorch.flows import (
+    ConditionalNormal,
+    Dequantize,
+    DiagonalNormal,
+    Flow,
+    StandardNormal,
 )
 from tests.parts import Conditioner, Scale
 
@@ -149,3 +175,90 @@ def test_an_impossible_orthogonal_coupling() -> None:
         OrthogonalCoupling(Conditioner(1, 1), channels=1)
     with pytest.raises(ValueError, match="reflections is 5, but must be between 1 and"):
         OrthogonalCoupling(Conditioner(2, 2), channels=4, reflections=5)
+
+
+WHOLE = (None, 1.5, float("nan"), "four", True, object())
+NUMBERS = (None, "large", (), [0.5], True, torch.tensor(0.5), object())
+GENERATORS = (0, "seed", (), object(), torch.tensor(0))
+SEQUENCES = (None, 2, 1.5, "4", object(), [2, "two"], [1.5])
+
+
+def network(outputs: int = 2) -> Conditioner:
+    return Conditioner(2, outputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "values"),
+    [
+        (AdditiveCoupling, "dim", WHOLE),
+        (AdditiveCoupling, "grid", (*NUMBERS[1:], 3.0, float("nan"))),
+        (AffineCoupling, "bound", NUMBERS[1:]),
+        (AffineCoupling, "split", WHOLE[1:]),
+        (SplineCoupling, "bins", WHOLE),
+        (SplineCoupling, "tail_bound", (*NUMBERS, 0, -1.0, float("inf"))),
+        (SplineCoupling, "min_bin_width", (*NUMBERS, 0, 0.2, float("nan"))),
+        (SplineCoupling, "bound", NUMBERS),
+        (ConditionalAffine, "bound", NUMBERS[1:]),
+        (MomentumStep, "gamma", (*NUMBERS, 0, 1, float("nan"))),
+        (LeapfrogStep, "step", (*NUMBERS, 0, float("inf"))),
+        (Householder1x1, "channels", WHOLE),
+        (Householder1x1, "reflections", WHOLE),
+        (Orthogonal1x1, "channels", WHOLE),
+        (Orthogonal1x1, "generator", GENERATORS),
+        (LU1x1, "channels", WHOLE),
+        (LU1x1, "generator", GENERATORS),
+        (Permute, "channels", WHOLE),
+        (Permute, "generator", GENERATORS),
+        (Permute, "order", (None, 3, {}, object(), [0, 0], [0.0, 1.0, 2.0], "odd")),
+        (Permute, "order", ([True, False, 2], ["a", "b", "c"], torch.arange(4))),
+        (ActNorm, "channels", (*WHOLE, (2,), ())),
+        (ElementwiseAffine, "shape", (*WHOLE, (), [0], [2, True])),
+        (PixelUnshuffle, "stride", (*WHOLE, (), [1.5])),
+        (PixelUnshuffle, "size", WHOLE[1:]),
+        (OrthogonalDownsample, "channels", WHOLE),
+        (OrthogonalDownsample, "generator", GENERATORS),
+        (Split, "dim", (*WHOLE, 0)),
+        (Join, "dim", (*WHOLE, 0)),
+        (Split, "sizes", WHOLE[1:]),
+        (LeakyReLU, "negative_slope", (*NUMBERS, 0, -1.0)),
+        (LeakyTanh, "bound", (*NUMBERS, 1, float("inf"))),
+        (Logit, "alpha", (*NUMBERS, -0.1, 0.5)),
+        (ResidualFlow, "coefficient", (*NUMBERS[1:], 0, 1)),
+        (ResidualFlow, "tolerance", (*NUMBERS[1:], 0)),
+        (ResidualFlow, "iterations", WHOLE),
+        (OnPart, "index", (*WHOLE, -1)),
+        (Repeat, "times", (*WHOLE, 0)),
+        (GatedResidualBlock, "dims", (*WHOLE, [], 4)),
+        (GatedResidualBlock, "hidden", WHOLE),
+        (StandardNormal, "shape", (*SEQUENCES, [], [0], [[]])),
+        (DiagonalNormal, "shape", (*SEQUENCES, [-1])),
+        (ConditionalNormal, "shape", SEQUENCES),
+        (Flow, "dequantize", (256, "uniform", nn.Identity())),
+        (Dequantize, "levels", (*WHOLE, 1)),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(make, name, values) -> None:
+    others = {
+        AdditiveCoupling: {"conditioner": network()},
+        AffineCoupling: {"conditioner": network(4)},
+        SplineCoupling: {"conditioner": network(46)},
+        ConditionalAffine: {"conditioner": network(4)},
+        MomentumStep: {"f": network()},
+        LeapfrogStep: {"f": network()},
+        Householder1x1: {"channels": 3},
+        LU1x1: {"channels": 3},
+        Orthogonal1x1: {"channels": 3},
+        Permute: {"channels": 3},
+        OrthogonalDownsample: {"channels": 3},
+        OnPart: {"module": Scale(2)},
+        Repeat: {"module": Scale(2)},
+        GatedResidualBlock: {"in_channels": 2, "out_channels": 2, "hidden": 2},
+        ConditionalNormal: {"network": network()},
+        Flow: {"transform": Scale(2), "base": StandardNormal([2])},
+    }
+    for value in values:
+        given = others.get(make, {})
+        if make is ResidualFlow:
+            given = {"residual": nn.Linear(2, 2)}
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}.* (is|has) "):
+            make(**{**given, name: value})
