@@ -93,31 +93,25 @@ class Permute(VolumePreserving):
 def _checked(
     channels: int, order: str | Sequence[int] | Tensor, generator: Generator
 ) -> Tensor:
-    if isinstance(order, str):
-        if order not in ORDERS:
-            raise ValueError(
-                f"order is {order!r}, but must be one of {[*ORDERS]} or a sequence of "
-                f"indices"
-            )
+    if isinstance(order, str) and order in ORDERS:
         return ORDERS[order](channels, generator)
-    if not isinstance(order, (Sequence, Tensor)):
-        raise TypeError(
-            f"order is {order!r}, but must be one of {[*ORDERS]} or a sequence of "
+    given: Any = order.tolist() if hasattr(order, "tolist") else order
+    if isinstance(given, str):
+        raise ValueError(
+            f"order is {given!r}, but must be one of {[*ORDERS]} or a sequence of "
             f"indices"
         )
-    indices = _indices(order)
-    expected = torch.arange(channels, device=indices.device)
-    if indices.shape != (channels,) or not torch.equal(indices.sort().values, expected):
+    if not isinstance(given, Sequence):
+        raise TypeError(
+            f"order is {given!r}, but must be a sequence of indices, or one of "
+            f"{[*ORDERS]}"
+        )
+    for i, index in enumerate(given):
+        check_count(f"order[{i}]", index, least=0)
+    if sorted(given) != [*range(channels)]:
         raise ValueError(
-            f"order is {indices.tolist()}, but must have each of the indices from 0 to "
+            f"order is {[*given]}, but must have each of the indices from 0 to "
             f"{channels - 1} once"
         )
-    return indices.clone()
-
-
-def _indices(order: Sequence[int] | Tensor) -> Tensor:
-    if isinstance(order, Tensor):
-        return order
-    for i, index in enumerate(order):
-        check_count(f"order[{i}]", index, least=0)
-    return torch.tensor([*map(int, order)], dtype=torch.int64)
+    device = order.device if isinstance(order, Tensor) else None
+    return torch.tensor([*map(int, given)], dtype=torch.int64, device=device)
