@@ -14,7 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from invtorch.containers import InvertibleSequential
 from invtorch.module import InvertibleModule
 from invtorch.testing.assertions import between_others, leaves
-from invtorch.testing.compare import Tensors, as_tuple, assert_close, weighed
+from invtorch.testing.compare import (
+    Tensors,
+    as_tuple,
+    assert_close,
+    assert_states_close,
+    weighed,
+)
 
 Results = tuple[Tensor | None, ...]
 
@@ -221,4 +227,5 @@ def _assert_independent(
             alone = function(one if isinstance(start, tuple) else one[0], *own)
             name = f"{type(module).__name__}{'.inverse' * (direction == 'inverse')}"
             what = f"{name}: a sample alone, compared with it in a batch"
-            assert_close(what, as_tuple(alone), tuple(t[:1] for t in whole), rtol)
+            expected = tuple(t[:1] for t in whole)
+            assert_states_close(what, as_tuple(alone), expected, one, rtol)
