@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mri_example.data.dataset import Sample, SliceDataset, blend
-from mri_example.data.files import KSpaceFile, opened, write_reconstruction
+from mri_example.data.files import (
+    KSpaceFile,
+    opened,
+    volume_paths,
+    write_reconstruction,
+)
 from mri_example.errors import InputError, require
 from mri_example.masks import Masks, volume_seed
 from mri_example.models import Reconstructor
@@ -65,6 +71,8 @@ def reconstruct(
     """
     own = output.resolve() == data.resolve()
     require(not own, f"output is the data folder {data}: choose another folder")
+    for path in volume_paths(data):
+        _check_free(output / path.name)
     _prepare(method, masks, device, batch_size, slab)
     whole = method is zero_filled and masks.encodes_slices  # slabs of at least 1 slice
     dataset = SliceDataset(
@@ -93,6 +101,15 @@ def reconstruct(
     for path in failures or ():  # nothing of an earlier run stands for it
         (output / path.name).unlink(missing_ok=True)
     return paths
+
+
+def _check_free(path: Path) -> None:
+    """Keep measured data that lie where a reconstruction would be written."""
+    free = True
+    with contextlib.suppress(InputError), opened(path) as file:  # else it is damaged
+        free = "reconstruction" in file or not [*file]
+    text = f"{path} is there and no reconstruction: choose another folder"
+    require(free, text)
 
 
 def _digest_of(method: Any, masks: Masks, slab: int | None) -> str | None:

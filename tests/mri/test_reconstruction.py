@@ -4,6 +4,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mri_example import reconstruct as module
 from mri_example.cli import main
@@ -271,3 +273,36 @@ def test_slabs_may_be_thinner_than_those_of_the_model(data, tmp_path, slab):
     assert found.shape == (SLICES, SIZE, SIZE)
     with pytest.raises(InputError, match="slab is 5, but IRIM3D takes sla"):
         volume(method, data, tmp_path, slab=5)
+
+
+OTHERS = {  # what another folder may hold under the names of the inputs
+    "k-space": lambda file: file.create_dataset("kspace", data=np.ones((1, 8, 8), "c8")),
+    "a target": lambda file: file.create_dataset("reconstruction_esc", data=[1.0]),
+    "a raw file": lambda file: file.create_group("dataset"),
+}
+
+
+@given(
+    kind=st.sampled_from(sorted(OTHERS)),
+    name=st.sampled_from(["a", "b"]),
+    fails=st.booleans(),
+    skip=st.booleans(),
+)
+def test_files_that_are_no_reconstructions_are_kept(
+    kind, name, fails, skip, tmp_path_factory
+) -> None:
+    """Measured data in the folder of the output, by mistake, would be lost."""
+    tmp = tmp_path_factory.mktemp("data")
+    for stem in ("a", "b"):
+        Simulation(SIZE).write(tmp / f"data/{stem}.h5", head(), stem)
+    if fails:
+        (tmp / f"data/{name}.h5").write_bytes(b"damaged")
+    precious = tmp / f"other/{name}.h5"
+    precious.parent.mkdir()
+    with h5py.File(precious, "w") as file:
+        OTHERS[kind](file)
+    before, failures = precious.read_bytes(), {} if skip else None
+    with pytest.raises(InputError, match=f"{name}.h5 is there and no reconstruction"):
+        reconstruct(zero_filled, tmp / "data", tmp / "other", MASKS, failures=failures)
+    assert precious.read_bytes() == before
+    assert [*precious.parent.iterdir()] == [precious]
