@@ -69,10 +69,7 @@ def reconstruct(
         failures: Takes up the volumes that fail, and why; an earlier reconstruction of
             one is removed. Without it the first failure ends everything.
     """
-    own = output.resolve() == data.resolve()
-    require(not own, f"output is the data folder {data}: choose another folder")
-    for path in volume_paths(data):
-        _check_free(output / path.name)
+    _check_free(data, output)
     _prepare(method, masks, device, batch_size, slab)
     whole = method is zero_filled and masks.encodes_slices  # slabs of at least 1 slice
     dataset = SliceDataset(
@@ -103,13 +100,16 @@ def reconstruct(
     return paths
 
 
-def _check_free(path: Path) -> None:
-    """Keep measured data that lie where a reconstruction would be written."""
-    free = True
-    with contextlib.suppress(InputError), opened(path) as file:  # else it is damaged
-        free = "reconstruction" in file or not [*file]
-    text = f"{path} is there and no reconstruction: choose another folder"
-    require(free, text)
+def _check_free(data: Path, output: Path) -> None:
+    """Keep measured data that lie where reconstructions would be written."""
+    own = output.resolve() == data.resolve()
+    require(not own, f"output is the data folder {data}: choose another folder")
+    for path in (output / path.name for path in volume_paths(data)):
+        free = True
+        with contextlib.suppress(InputError), opened(path) as file:  # else no HDF5
+            free = "reconstruction" in file or not [*file]
+        text = f"{path} is there and no reconstruction: choose another folder"
+        require(free, text)
 
 
 def _digest_of(method: Any, masks: Masks, slab: int | None) -> str | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning
 import torch
@@ -94,12 +96,7 @@ def fit(
     last = output / "last.ckpt"
     data.check(task.model)
     task.notes = _notes(task, data, init, trainer)
-    start = last if last.exists() else None
-    if start is not None:
-        data.first_epoch, seconds = check_same(start, task.notes)
-        if _is_over(start, data.first_epoch, seconds, trainer):
-            return last
-    elif init is not None:
+    if init is not None and not last.exists():
         _start_from(task.model, init)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -107,12 +104,18 @@ def fit(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         engine = make_trainer(output, **trainer)
-        make_folder(output)
-        _remove_partial(engine, output)
-        with _stopping_well(engine, task, output), _in_words(task, last):
-            engine.fit(task, data, ckpt_path=start, weights_only=True)
-            text = "no step was trained: raise limit_train_batches, max_steps, max_time"
-            require(engine.global_step or getattr(engine, "fast_dev_run", False), text)
+        with _alone(engine, output):
+            start = last if last.exists() else None
+            if start is not None:
+                data.first_epoch, seconds = check_same(start, task.notes)
+                if _is_over(start, data.first_epoch, seconds, trainer):
+                    return last
+            _remove_partial(engine, output)
+            with _stopping_well(engine, task, output), _in_words(task, last):
+                engine.fit(task, data, ckpt_path=start, weights_only=True)
+                text = "no step was trained: raise limit_train_batches, max_steps, "
+                trained = engine.global_step or getattr(engine, "fast_dev_run", False)
+                require(trained, f"{text}max_time")
     return last
 
 
@@ -157,6 +160,44 @@ def _start_from(model: Reconstructor, path: Path) -> None:
 
 
 @contextlib.contextmanager
+def _alone(trainer: lightning.Trainer, output: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep other runs out of it while this one lives."""
+    make_folder(output)
+    if not trainer.is_global_zero:
+        yield
+        return
+    path = output / ".lock"
+    with _locked(path):
+        try:
+            yield
+        finally:  # before another run can have the lock
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something is there
+                output.rmdir()
+
+
+def _locked(path: Path) -> TextIO:
+    """Open a file that no other process has locked.
+
+    A POSIX lock ends with its process, by SIGKILL too, and forked workers have none.
+    """
+    while True:
+        try:
+            file = path.open("a")
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            text = f"output is {path.parent}, where another run is training: wait for "
+            raise InputError(f"{text}its end, or {OTHER}") from error
+        except OSError as error:
+            text = f"output is {path.parent}, where no file can be locked ({error}): "
+            raise InputError(f"{text}choose another folder") from error
+        with contextlib.suppress(FileNotFoundError):  # a run that ended removed it
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+@contextlib.contextmanager
 def _stopping_well(
     trainer: lightning.Trainer, task: ReconstructionTask, output: Path
 ) -> Iterator[None]:
@@ -165,7 +206,7 @@ def _stopping_well(
     except InputError:
         nothing = not (task.started and (output / "last.ckpt").exists())
         if nothing and trainer.is_global_zero:
-            _remove_logs(trainer, output)
+            _remove_logs(trainer)
         raise
     except OSError as error:  # of the log; checkpoints and data say so themselves
         text = f"training stopped at step {task.global_step}, as {output} cannot be "
@@ -204,12 +245,12 @@ def _remove_partial(trainer: lightning.Trainer, output: Path) -> None:
         path.unlink()
 
 
-def _remove_logs(trainer: lightning.Trainer, output: Path) -> None:
+def _remove_logs(trainer: lightning.Trainer) -> None:
     """Remove what this run logged if it left nothing to go on from."""
     folders = [Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    for folder in (*(f.parent for f in folders), output):
+    for folder in [f.parent for f in folders]:
         with contextlib.suppress(OSError):  # somebody else keeps something there
             folder.rmdir()
 

@@ -237,3 +237,63 @@ def test_a_run_that_is_terminated_says_so_and_leaves_nothing_half_written(
     assert "Traceback" not in ended.stderr
     assert not list(root.rglob("*.partial"))
     assert run("fit", "--config", config) == 0
+
+
+HELD = """
+import sys
+from mri_example.cli import main
+from mri_example.training.module import ReconstructionTask
+
+step = ReconstructionTask.training_step
+
+def training_step(self, batch):
+    if self.global_step == int(sys.argv[1]):
+        print("held", flush=True)
+        sys.stdin.readline()
+    return step(self, batch)
+
+ReconstructionTask.training_step = training_step
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(step=st.integers(0, 5), workers=st.integers(0, 1), killed=st.booleans())
+def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(
+    step, workers, killed, tmp_path_factory, capsys
+) -> None:
+    """It would write between the checkpoints of the other; SIGKILL ends the lock."""
+    folder = tmp_path_factory.mktemp("root")
+    for split, slices in {"train": 4, "val": 2}.items():
+        write_volume(folder / f"data/singlecoil_{split}/file_{split}.h5", slices)
+    data = {"batch_size": 2, "workers": workers}
+    trainer = {"max_epochs": 3}
+    whole = configuration(folder, output=str(folder / "whole"), trainer=trainer)
+    assert run("fit", "--config", whole, "--data.batch_size=2") == 0
+    config = configuration(folder, data=data, trainer=trainer)
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD, str(step), "fit", "--config", str(config)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as first:
+        assert first.stdout.readline() == "held\n"
+        before = {p: p.stat().st_mtime_ns for p in (folder / "run").rglob("*")}
+        said = refused(capsys, "fit", "--config", config)
+        assert f"output is {folder / 'run'}, where another run is training" in said
+        assert before == {p: p.stat().st_mtime_ns for p in (folder / "run").rglob("*")}
+        if killed:
+            first.kill()
+        first.communicate("\n")
+    assert first.returncode == (-signal.SIGKILL if killed else 0)
+    assert run("fit", "--config", config) == 0
+    found, expected = (
+        torch.load(folder / name / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("run", "whole")
+    )
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    assert not (folder / "run/.lock").exists()

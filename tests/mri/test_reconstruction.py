@@ -276,7 +276,9 @@ def test_slabs_may_be_thinner_than_those_of_the_model(data, tmp_path, slab):
 
 
 OTHERS = {  # what another folder may hold under the names of the inputs
-    "k-space": lambda file: file.create_dataset("kspace", data=np.ones((1, 8, 8), "c8")),
+    "k-space": lambda file: file.create_dataset(
+        "kspace", data=np.ones((1, 8, 8), "c8")
+    ),
     "a target": lambda file: file.create_dataset("reconstruction_esc", data=[1.0]),
     "a raw file": lambda file: file.create_group("dataset"),
 }
