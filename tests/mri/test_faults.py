@@ -1,6 +1,7 @@
 """Faults in the middle of a run: files that break or vanish, disks that fill up."""
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -126,6 +127,27 @@ def test_a_checkpoint_cut_at_any_byte_is_refused(share, trained, capsys) -> None
     assert "last.ckpt" in refused(capsys, "reconstruct", *arguments)
     assert not out.exists()
     assert digest(last) == damaged
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), bit=st.integers(0, 7))
+def test_a_checkpoint_of_which_a_bit_changed_is_refused(
+    data, bit, trained, capsys
+) -> None:
+    """Other weights would be loaded without a word, and finite ones."""
+    config, whole = trained
+    weights = torch.load(io.BytesIO(whole), weights_only=True)["state_dict"]
+    name = data.draw(st.sampled_from(sorted(weights)))
+    content = weights[name].numpy().tobytes()
+    place = whole.index(content) + data.draw(st.integers(0, len(content) - 1))
+    path, changed = config.parent / "run/last.ckpt", bytearray(whole)
+    changed[place] ^= 1 << bit
+    path.write_bytes(changed)
+    assert "last.ckpt cannot be read" in refused(capsys, "fit", "--config", config)
+    test, out = config.parent / "data/singlecoil_test", config.parent / "out"
+    arguments = ("--data", test, "--output", out, "--checkpoint", path)
+    assert "last.ckpt cannot be read" in refused(capsys, "reconstruct", *arguments)
+    assert not out.exists()
 
 
 FULL = """
