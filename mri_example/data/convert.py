@@ -29,6 +29,12 @@ PHASE_STABILIZATION_REFERENCE"""  # noise, and what serves the scanner itself
 SEPARATE = "write each into a file of its own"
 PARTITIONS = "partitions of a 3-D encoding: make slices of them by an inverse Fourier"
 COUNTERS = ("contrast", "phase", "repetition", "set")  # of which a file has one value
+OTHERWISE = {  # what the one Cartesian encoding of the header rules out
+    "trajectory_dimensions": "lines with a trajectory, but the header says cartesian: "
+    "grid the data, or leave the trajectory out",
+    "encoding_space_ref": "lines of a second encoding, but the header has one: "
+    "write each into a file of its own",
+}
 PLACE = ["slice", "kspace_encode_step_1", "average"]
 LINE = ("active_channels", "number_of_samples", "discard_pre", "discard_post")
 APART = 1e-2  # mm between positions, or of directions, that are not the same
@@ -78,6 +84,10 @@ def _scan(file: h5py.File) -> tuple[Any, ...]:
     require(len(groups) == 1, f"{len(groups)} ISMRMRD scans: name a file of one")
     document, xml, encoded = whole_header(plain(groups[0]["xml"][()]))
     data, measured = _kspace(groups[0]["data"], Header.parse(xml), encoded)
+    limit = document.encoding[0].encodingLimits.slice
+    said = limit.maximum - limit.minimum + 1 if limit else 0
+    text = f"lines of {len(data)} slices, but the header speaks of {said}: copy the "
+    require(len(data) >= said, f"{text}whole file, or correct the header")
     changed = (measured != measured[0]).any(axis=1)
     text = f"slice {changed.argmax()} was measured along other columns than slice 0"
     require(not changed.any(), f"{text}, but a file has one mask: separate them")
@@ -147,6 +157,8 @@ def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
     others = _flagged(heads, *(f"IS_{name}" for name in NO_IMAGE.split()))
     (indices,) = np.nonzero(~(others | calibration))
     require(indices.size, "no lines of an image: take the scan itself")
+    for name, text in OTHERWISE.items():
+        require(not heads[name][indices].any(), text)
     heads, cure = heads[indices], "let the scanner's converter correct them"
     backwards = _flagged(heads, "IS_REVERSE")
     compressed = _flagged(heads, *(f"COMPRESSION{i}" for i in (1, 2, 3, 4)))
@@ -199,6 +211,8 @@ def _slices(heads: NDArray[Any], partitions: int, file: str) -> Any:
     if len(found) == 1:
         return slices
     if np.ptp(along) <= APART:
+        text = f"slices that are apart, but not along slice_dir {normal.tolist()}: "
+        require(np.ptp(positions, axis=0).max() <= APART, f"{text}correct it")
         text = f"{len(found)} {PARTITIONS} transform along them"
         require(partitions == 1, text)
         text = "%s: all slices are at one position, so their counter orders them"

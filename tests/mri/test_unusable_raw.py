@@ -4,6 +4,8 @@ import h5py
 import ismrmrd
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ismrmrd import xsd
 
 from mri_example.cli import main
@@ -16,6 +18,7 @@ from tests.mri.test_raw import (
     SLICES,
     header,
     lines,
+    placed,
     random_kspace,
     write,
 )
@@ -140,3 +143,63 @@ def test_files_that_are_missing_or_of_another_format_are_named(tmp_path):
     }.items():
         with pytest.raises(InputError, match=message):
             convert_raw(tmp_path / name, tmp_path / "out")
+
+
+def limited(first: int, last: int) -> str:
+    """Return a header that says which slices the scan has."""
+    document = xsd.CreateFromDocument(header())
+    limits = document.encoding[0].encodingLimits
+    limits.slice = xsd.limitType(minimum=first, maximum=last, center=0)
+    return xsd.ToXML(document)
+
+
+@given(first=st.integers(0, 3), there=st.integers(1, 4), more=st.integers(-1, 3))
+def test_slices_that_the_header_counts_are_not_lost(
+    first, there, more, tmp_path_factory
+) -> None:
+    """A file that was cut off would become a whole volume of fewer slices."""
+    path = tmp_path_factory.mktemp("raw") / "scan.h5"
+    found = [
+        one for one in lines(random_kspace(first + there)) if one.idx.slice >= first
+    ]
+    write(path, found, limited(0, there + more - 1))
+    out = path.parent / "out"
+    if more <= 0:
+        assert convert_raw(path, out) == [out / "scan.h5"]
+        return
+    said = (
+        rf"scan\.h5: lines of {there} slices, but the header speaks of {there + more}"
+    )
+    with pytest.raises(InputError, match=said):
+        convert_raw(path, out)
+    assert not out.exists()
+
+
+@given(step=st.floats(0.1, 9), axis=st.integers(0, 2), across=st.integers(1, 2))
+def test_positions_that_are_not_along_the_normal(step, axis, across, tmp_path_factory):
+    """The order of the slices would be that of their counter, without a word."""
+    normal = np.eye(3)[axis]
+    acquisitions = placed(random_kspace(), np.zeros(SLICES), normal)
+    for one in acquisitions:
+        one.position[(axis + across) % 3] = step * one.idx.slice
+    path = write(tmp_path_factory.mktemp("raw") / "scan.h5", acquisitions)
+    with pytest.raises(InputError, match="are apart, but not along slice_dir"):
+        convert_raw(path, path.parent / "out")
+
+
+@given(kind=st.sampled_from(["trajectory", "encoding"]), number=st.integers(1, 3))
+def test_lines_that_contradict_the_encoding_of_the_header(
+    kind, number, tmp_path_factory
+) -> None:
+    acquisitions = lines(random_kspace())
+    for one in acquisitions:
+        samples = one.data.copy()
+        if kind == "encoding":
+            one.encoding_space_ref = number
+        else:
+            one.resize(ROWS, COILS, number)
+            one.data[:] = samples
+    path = write(tmp_path_factory.mktemp("raw") / "scan.h5", acquisitions)
+    said = {"encoding": "lines of a second", "trajectory": "lines with a trajectory"}
+    with pytest.raises(InputError, match=rf"scan\.h5: {said[kind]}.*the header "):
+        convert_raw(path, path.parent / "out")
