@@ -1,16 +1,21 @@
 """Checkpoints that no run can go on from: an error, and nothing is unpickled."""
 
+import contextlib
 import copy
+import io
 import math
 import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from mri_example.errors import InputError
+from mri_example.training.checkpoints import load
 from tests.mri.test_command_line import configuration, root, run, write_volume
 from tests.mri.test_unusable_runs import sentence
+from tests.strategies import costly
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 __all__ = ["root"]  # a fixture
@@ -91,23 +96,43 @@ def test_checkpoints_whose_parts_do_not_fit(damage, trained, root, capsys) -> No
     assert not out.exists()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(value=st.sampled_from([math.nan, math.inf, -math.inf]), data=st.data())
-def test_weights_that_are_not_finite(value, data, trained, tmp_path_factory, capsys):
-    """Images of NaN would be written without a word."""
-    folder, checkpoint = tmp_path_factory.mktemp("run"), copy.deepcopy(trained)
+NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+def with_a_weight(trained, value, draw):
+    """Return a checkpoint in which one value of one weight is another."""
+    checkpoint = copy.deepcopy(trained)
     weights = checkpoint["state_dict"]
-    name = data.draw(st.sampled_from(sorted(weights)))
-    weights[name].view(-1)[data.draw(st.integers(0, weights[name].numel() - 1))] = value
-    torch.save(checkpoint, path := folder / "best.ckpt")
+    name = draw(st.sampled_from(sorted(weights)))
+    weights[name].view(-1)[draw(st.integers(0, weights[name].numel() - 1))] = value
+    return checkpoint
+
+
+@given(value=NOT_FINITE, data=st.data())
+def test_weights_that_are_not_finite(value, data, trained, tmp_path_factory) -> None:
+    """Images of NaN would be written without a word."""
+    path = tmp_path_factory.mktemp("run") / "best.ckpt"
+    torch.save(with_a_weight(trained, value, data.draw), path)
+    with pytest.raises(InputError, match="holds weights that are not finite"):
+        load(path)
+
+
+@costly(1)  # `export` takes a second before it reads a file
+@given(value=NOT_FINITE, data=st.data())
+def test_commands_refuse_weights_that_are_not_finite(
+    value, data, trained, tmp_path_factory
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    torch.save(with_a_weight(trained, value, data.draw), path := folder / "best.ckpt")
     write_volume(folder / "data/a.h5")
     out = ("--output", folder / "out")
     for arguments in (
         ("reconstruct", "--data", folder / "data", *out, "--checkpoint", path),
         ("export", "--checkpoint", path, "--output", folder / "a.safetensors"),
     ):
-        message = sentence(capsys, *arguments)
-        assert f"{path} holds weights that are not finite" in message
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            assert run(*arguments) == 2
+        assert f"{path} holds weights that are not finite" in said.getvalue()
     assert {p.name for p in folder.iterdir()} == {"best.ckpt", "data"}
 
 
