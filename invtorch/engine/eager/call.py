@@ -80,6 +80,7 @@ class RecordedCall(Protocol):
 
     Attributes:
         label: The name of the layer in error messages: its index and class.
+        mixes: Whether the layer has no network inside, and is evaluated at little cost.
         arity: The number of tensors of the input state.
         output_arity: The number of tensors of the output state.
         grad_inputs: The tensors of context and modules that need a gradient. Attributes
@@ -87,6 +88,7 @@ class RecordedCall(Protocol):
     """
 
     label: str
+    mixes: bool
     grad_inputs: Tensors
 
     @property
@@ -208,6 +210,7 @@ class Call:
         parts = _torch.modules_inside(module)
         self.locks = Locks(parts)
         check_parts(self.label, parts[1:])
+        self.mixes = not {*_torch.submodules_of(module)} - {"parametrizations"}
         with self.locks:
             self.environment = Environment(
                 parts, first.device, direction.name, objects_in(context)

@@ -50,6 +50,7 @@ class ClosedFormCall:
     """
 
     arity = output_arity = 1
+    mixes = False  # it has a network inside
     read: Sequence[Drawn] = ()  # it draws nothing
 
     def __init__(

@@ -83,6 +83,7 @@ class Tape:
         self.next: ReferenceType[Tape] | None = None  # the one after this
         self.linked = False  # whether the tape of the pass before needs state 0
         self.stored = False  # whether the last call was left to autograd
+        self.first = 0  # the first layer that does more than mix, or is stored
         self.ended = False  # whether the forward pass has ended
         # indices that are no longer pending; appending to a deque is atomic, so that
         # `release` needs no lock
@@ -115,12 +116,14 @@ class Tape:
             self.stored = True
         else:
             outputs, kept = self._run(call, tensors, context), False
-            if _is_differentiable(tensors, call):
+            self.first += index == self.first and call.mixes
+            needed = _is_differentiable(tensors, call)
+            if needed:
                 outputs = tuple([t.detach() for t in outputs])  # frees the graph inside
                 outputs = self._node(call, index, tensors, outputs)
                 kept = memory != "invert" or index in self.anchors
-                if not index:
-                    kept = self._begin(tensors) or kept
+            if not index and (needed or self.first):
+                kept = self._begin(tensors) or kept
         self._append(call, tensors, outputs[: call.output_arity], kept, memory)
         return call.returned(outputs)
 
@@ -238,6 +241,7 @@ class Tape:
         """Evaluate call `index` again, from its input if kept, else from its output."""
         call = self.calls[index]
         with self.lock:
+            self._begin_again(index)
             if index in self.states:
                 replay = call.replay(state=self._read(index))
                 self._compare(index, index + 1, replay.outputs[: call.output_arity])
@@ -280,6 +284,7 @@ class Tape:
                 self.lock.release()
 
     def _state(self, index: int) -> Tensors:
+        self._begin_again(index)
         place = bisect_left(self.order, index)
         if place == len(self.order):
             raise RuntimeError(
@@ -291,13 +296,35 @@ class Tape:
             self._move(i, self.calls[i].invert(self._read(i + 1)))
         return self._read(index)
 
+    def _begin_again(self, index: int) -> None:
+        """Evaluate the first layers again, if state `index` is theirs and not kept.
+
+        Layers that only mix leave a state as small as the input, beside which the
+        states above may be so large that inversion loses all digits of it.
+        """
+        if not index <= self.first < len(self.calls) or not self.first:
+            return
+        place = bisect_left(self.order, index)
+        known = place < len(self.order) and self.order[place] <= self.first
+        if known or 0 not in self.states or not self.states[0].unchanged():
+            return
+        state = self._read(0)
+        for call in self.calls[: self.first]:
+            outputs = call.replay(state=state).outputs[: call.output_arity]
+            state = tuple([t.detach() for t in outputs])
+        self._replace_rebuilt(self.first, state)
+        self._compare(self.first - 1, self.first, state)
+
     def _move(self, index: int, state: Tensors) -> None:
         """Replace the rebuilt state by `state`."""
+        self._replace_rebuilt(index, state)
+        self._compare(index, index, state)
+
+    def _replace_rebuilt(self, index: int, state: Tensors) -> None:
         if self.rebuilt in self.states:
             self._drop(self.rebuilt)
         self._put(index, state)
         self.rebuilt = index
-        self._compare(index, index, state)
 
     def _compare(self, layer: int, index: int, state: Tensors) -> None:
         if self.guard:

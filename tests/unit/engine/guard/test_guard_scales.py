@@ -13,10 +13,15 @@ from torch import nn
 from invtorch import (
     AdditiveCoupling,
     DriftError,
+    ElementwiseAffine,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
+    LU1x1,
+    Orthogonal1x1,
     OrthogonalCoupling,
+    Permute,
+    PixelUnshuffle,
 )
 from tests.compilation import COMPILING, compiled
 from tests.devices import ON_THE_CPU
@@ -40,7 +45,8 @@ def errors(net, x, scale, run=lambda net: net) -> tuple[float, float]:
 
     def gradients(net, x, run=lambda net: net):
         y = run(net)(x) / max(scale, 1.0)
-        return torch.autograd.grad(y.square().sum(), list(net.parameters()))
+        wanted = [p for p in net.parameters() if p.requires_grad]
+        return torch.autograd.grad(y.square().sum(), wanted)
 
     def worst(found, truth) -> float:
         pairs = zip(found, truth, strict=True)
@@ -70,13 +76,50 @@ def test_the_scale_of_the_input_does_not_matter(scale, anchors, seed) -> None:
     assert statistics.median(above) <= 0
 
 
+# layers that leave the scale as it is, from 2 x 12 x 12 to 8 x 6 x 6 or on 8 x 6 x 6
+LEADING = {
+    "Permute": lambda: Permute(8, "reverse"),
+    "Householder1x1": lambda: Householder1x1(8),
+    "Orthogonal1x1": lambda: Orthogonal1x1(8),
+    "LU1x1": lambda: LU1x1(8),
+    "ElementwiseAffine": lambda: ElementwiseAffine(8),
+    "frozen": lambda: Householder1x1(8).requires_grad_(False),
+}
+leading = st.lists(st.sampled_from(sorted(LEADING)), max_size=4)
+
+
+@costly(25)
+@given(
+    *(scales, st.booleans(), leading, st.integers(1, 12), st.sampled_from([0, 3, 8])),
+    *(st.booleans(), st.integers(0, 2**32 - 1)),
+)
+def test_layers_that_leave_the_scale_may_come_first(
+    scale, downsamples, names, depth, anchors, needs_grad, seed
+) -> None:
+    """Their output is as small as the input, and what follows leaps to ones."""
+    torch.manual_seed(seed)
+    first = [PixelUnshuffle(2)] if downsamples else []
+    layers = [*first, *(LEADING[name]() for name in names), *couplings(depth)]
+    net = InvertibleSequential(*layers, anchors=anchors)
+    x = torch.randn(2, *((2, 12, 12) if downsamples else (8, 6, 6))) * scale
+    found, plain = errors(net, x.requires_grad_(needs_grad), scale)
+    assert found <= 3 * plain
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e30])
-def test_the_scale_of_the_input_does_not_matter_when_compiled(scale) -> None:
-    net = InvertibleSequential(*couplings(3), anchors=0)
+@pytest.mark.parametrize("names", [[], ["frozen"], ["Permute", "Householder1x1"]])
+def test_the_scale_of_the_input_does_not_matter_when_compiled(scale, names) -> None:
+    layers = [LEADING[name]() for name in names]
+    net = InvertibleSequential(*layers, *couplings(3), anchors=0)
     x = torch.randn(2, 8, 6, 6) * scale
     found, plain = errors(net, x, scale, compiled)
     assert found <= 3 * plain
+
+
+def homogeneous() -> nn.Module:
+    """Return a conditioner that leaves the scale as it is."""
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.ReLU())
 
 
 @costly(25)
@@ -84,9 +127,9 @@ def test_the_scale_of_the_input_does_not_matter_when_compiled(scale) -> None:
 def test_a_leap_that_loses_the_digits_of_a_rebuilt_state_raises(
     scale, mixed, seed
 ) -> None:
-    """The layers that mix leave the scale as it is; the next one leaps to ones."""
+    """The first layers leave the scale as it is; the next one leaps to ones."""
     torch.manual_seed(seed)
-    layers = [Householder1x1(8) for _ in range(mixed)]
+    layers = [OrthogonalCoupling(homogeneous(), channels=8) for _ in range(mixed)]
     net = InvertibleSequential(*layers, *couplings(4), anchors=0)
     try:
         found, plain = errors(net, torch.randn(2, 8, 6, 6) * scale, scale)
