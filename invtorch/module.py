@@ -40,6 +40,16 @@ def _inherit_no_replay(cls: type) -> None:
             setattr(cls, name, None)
 
 
+def _own_or_foreign(cls: type, name: str) -> Any:
+    """Return a method that a class defines, or inherits from one that is no layer.
+
+    Those of other layers are wrapped already.
+    """
+    owner = next(kind for kind in cls.__mro__ if name in kind.__dict__)
+    wrapped = owner is not cls and issubclass(owner, InvertibleModule)
+    return None if wrapped else owner.__dict__[name]
+
+
 class InvertibleModule(nn.Module):
     r"""Base class of maps $y = f(x; c)$ with an inverse, the members of containers.
 
@@ -105,8 +115,8 @@ class InvertibleModule(nn.Module):
         super().__init_subclass__(**kwargs)
         wrap = recorded if elementary else nested
         for name in DIRECTIONS:
-            if name in cls.__dict__:
-                method = cls.__dict__[name]
+            method = _own_or_foreign(cls, name)
+            if method is not None:
                 call = wrap(Direction(name, method))
                 setattr(cls, name, functools.wraps(method)(call))
         if "initialize" in cls.__dict__:

@@ -317,8 +317,8 @@ def check_unbroken(label: str, above: str, same: bool) -> None:
     """
     if not same:
         raise RuntimeError(
-            f"the input of {label} is not the output of {above}: a hook or an in-place "
-            f"operation changed it; use an invertible module instead"
+            f"the input of {label} is not the output of {above}: a hook, an in-place "
+            f"operation or a replaced method changed it; use an invertible module"
         )
 
 

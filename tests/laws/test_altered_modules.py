@@ -259,7 +259,7 @@ def run(net, drawn, memory: str) -> list[torch.Tensor | None]:
 REFUSED_BY_PYTORCH = (RuntimeError, TypeError, KeyError, AssertionError)
 REFUSED = (
     "was replaced between forward and backward",  # the class, by a parametrization
-    "a hook or an in-place operation changed it",  # the state, behind a layer
+    "a replaced method changed it",  # the state, behind a layer
     "was modified in place between",  # the original, when it is parametrized
 )
 

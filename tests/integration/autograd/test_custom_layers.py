@@ -256,3 +256,64 @@ def test_lazy_modules_are_given_a_shape_first(lazy: Callable[[], nn.Module]) -> 
         net(x)
     net(x).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+class Moves:
+    """Both directions of a layer, for any class that has a network."""
+
+    def forward(self, x, *_):
+        x1, x2 = x.chunk(2, 1)
+        return torch.cat([x1, x2 + self.conditioner(x1)], 1)
+
+    def inverse(self, y, *_):
+        y1, y2 = y.chunk(2, 1)
+        return torch.cat([y1, y2 - self.conditioner(y1)], 1)
+
+
+class Doubles:
+    """A class to be put before another one, whose directions it changes."""
+
+    def forward(self, x, *context):
+        return 2 * super().forward(x, *context)
+
+    def inverse(self, y, *context):
+        return super().inverse(y / 2, *context)
+
+
+class Moving(Moves, InvertibleModule):
+    """A layer whose directions are those of a class that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditioner = Conditioner(2, 2)
+
+
+class Doubling(Doubles, AdditiveCoupling):
+    """A coupling whose directions another class changes."""
+
+    def __init__(self) -> None:
+        super().__init__(Conditioner(2, 2))
+
+
+class Below(Doubling):
+    """It inherits all of it."""
+
+
+def sines(_, y):
+    return y.sin().sum()
+
+
+@pytest.mark.parametrize("kind", [Moving, Doubling, Below])
+@pytest.mark.parametrize("place", range(4))
+def test_a_direction_may_come_from_a_class_that_is_no_module(kind, place) -> None:
+    layers = [AdditiveCoupling(Conditioner(2, 2)), Householder1x1(4)]
+    layers.append(AdditiveCoupling(Conditioner(2, 2)))
+    layers.insert(place, kind())
+    net = InvertibleSequential(*layers, anchors=0).double()
+    assert_all_equal(
+        *both(net, lambda: differentiated(net, lambda _, y: y.sin().sum()))
+    )
+    evaluated = layers[place].conditioner.evaluations
+    net.memory = "invert"
+    differentiated(net, lambda _, y: y.sum())
+    assert layers[place].conditioner.evaluations - evaluated >= 2  # it was replayed
