@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invtorch._checks import check_bound, check_can_hold, check_real_log_det
@@ -15,13 +16,19 @@ from invtorch.recording import Context, evaluated
 # what the argument `scale` of an affine layer can be
 Scale: TypeAlias = str | Callable[[Tensor], Tensor]
 
-# Computes $\ln s$ from $a$ and $\ln b$. The 2 in "sigmoid" makes $s$ close to 1 where
-# $a$ is 0.
+
+def _sigmoid(a: Tensor, limit: float) -> Tensor:
+    """Return the logarithm of a sigmoid from $1/b$ to 1, close to 0 where $a$ is 0."""
+    least = math.exp(-limit)
+    if least < torch.finfo(a.dtype).tiny:  # the logarithm of 0 has no derivative
+        return F.logsigmoid(a + 2)
+    return torch.log(least + (1 - least) * torch.sigmoid(a + 2))
+
+
+# computes $\ln s$ from $a$ and $\ln b$
 LOG_SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "tanh": lambda a, limit: limit * torch.tanh(a / limit),
-    "sigmoid": lambda a, limit: torch.log(
-        math.exp(-limit) + (1 - math.exp(-limit)) * torch.sigmoid(a + 2)
-    ),
+    "sigmoid": _sigmoid,
     "exp": lambda a, limit: a.clamp(-limit, limit),
 }
 BOUND = 2.0  # by default

@@ -49,9 +49,9 @@ class Bins(NamedTuple):
         $\theta = 2c / (-b - \sqrt{b^2 - 4ac})$ solves the quadratic equation without
         cancellation.
         """
-        rise = y - self.y
-        a = self.height * (self.slope - self.left) + rise * self.bend
-        b = self.height * self.left - rise * self.bend
+        rise = (y - self.y) / self.height  # squares of small heights would be 0
+        a = self.slope - self.left + rise * self.bend
+        b = self.left - rise * self.bend
         c = -self.slope * rise
         # it is positive but for rounding; the root of 0 has no derivative
         discriminant = (b.square() - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from invtorch._checks import check_bound, check_real
@@ -55,14 +56,15 @@ class LeakyTanh(Pointwise):
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
         """Apply the inverse function."""
         check_real(self, y)
-        end = math.tanh(self.end)
+        # 1 has no image; closer to it than rounding the tail may begin earlier
+        end = min(math.tanh(self.end), 1 - torch.finfo(y.dtype).eps)
         inner = y.clamp(-end, end)
         return inner.atanh() + (y - inner) * self.bound
 
     def log_slope(self, x: Tensor) -> Tensor:
         r"""Return $-2 \ln \cosh x$, and that of the end in the tails."""
-        size = x.abs().clamp(max=self.end)
-        return -2 * (size + torch.log1p(torch.exp(-2 * size)) - math.log(2))
+        inner = x.clamp(-self.end, self.end)
+        return -2 * (inner - F.logsigmoid(2 * inner) - math.log(2))
 
     def extra_repr(self) -> str:
         """Show the bound."""

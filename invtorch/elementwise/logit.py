@@ -85,8 +85,8 @@ class Logit(Pointwise):
 
     def log_slope(self, x: Tensor) -> Tensor:
         r"""Return $\ln (1 - 2\alpha) - \ln p - \ln (1 - p)$, given $y$ and not $x$."""
-        # from y: -ln p = softplus(-y), which does not cancel
-        return math.log(1 - 2 * self.alpha) + F.softplus(x) + F.softplus(-x)
+        # from y, which does not cancel: ln p is that of the sigmoid
+        return math.log(1 - 2 * self.alpha) - F.logsigmoid(x) - F.logsigmoid(-x)
 
     def extra_repr(self) -> str:
         """Show the margin."""

@@ -80,3 +80,20 @@ def test_it_is_the_formula(scale, bound, seed) -> None:
     y, log_det = layer.forward_and_log_det(torch.cat([x1, x2], dim=1))
     assert_equal(y, torch.cat([x1, s * x2 + t], dim=1))
     assert_equal(log_det, s.log().flatten(1).sum(1))
+
+
+@pytest.mark.parametrize("bound", [1e30, 1e300, float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_sigmoid_scale_near_zero_has_gradients(bound, dtype) -> None:
+    class Small(nn.Module):
+        def forward(self, x):
+            return torch.cat([1e4 * x, x], 1)
+
+    layer = AffineCoupling(Small(), scale="sigmoid", bound=bound)
+    x = torch.tensor([[-0.03, 1.0]], dtype=dtype, requires_grad=True)
+    _, log_det = layer.forward_and_log_det(x)
+    (grad,) = torch.autograd.grad(log_det.sum(), x)
+    assert torch.isfinite(grad).all()
+    if bound == float("inf"):
+        assert log_det.item() == pytest.approx(-298.0, abs=1e-3)
+        assert grad[0, 0].item() == pytest.approx(1e4)

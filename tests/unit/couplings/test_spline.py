@@ -182,3 +182,21 @@ def test_states_and_conditioners_that_do_not_fit() -> None:
         SplineCoupling(nn.Linear(2, 23))(torch.zeros(1, 4))
     with pytest.raises(TypeError, match="has no splines, which are functions of real"):
         SplineCoupling(nn.Linear(2, 46))(torch.zeros(1, 4, dtype=torch.complex64))
+
+
+@given(bins, tails, st.sampled_from([0.0, 1.0, 10.0]), st.integers(-120, 120), seeds)
+def test_a_spline_of_another_interval_is_the_same_but_for_its_size(
+    n, kind, scale, exponent, seed
+) -> None:
+    """Products with powers of two are exact, so both must agree in all digits."""
+    unit = 2.0**exponent
+    layer, other = (
+        layer_of(n, kind, scale, seed, torch.float32, tail_bound=end)
+        for end in (4.0, 4.0 * unit)
+    )
+    x = 5 * torch.randn(50, 4)
+    for direction in ("forward_and_log_det", "inverse_and_log_det"):
+        y, log_det = getattr(layer, direction)(x)
+        scaled, same = getattr(other, direction)(unit * x)
+        assert_equal(scaled / unit, y)
+        assert_equal(same, log_det, least=1.0)

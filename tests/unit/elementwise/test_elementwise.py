@@ -11,6 +11,7 @@ from invtorch import LeakyReLU, LeakyTanh, Logit
 from invtorch.testing import assert_log_det
 from tests.tolerances import assert_equal
 
+LOW = torch.float32, torch.bfloat16, torch.float16
 numbers = torch.linspace(-9, 9, 101, dtype=torch.float64)[None]
 
 
@@ -37,6 +38,37 @@ def test_leaky_tanh_is_smooth_and_its_slope_bounded(bound) -> None:
     assert abs(slopes[0, 0] - slopes[0, 1]) < 1e-6
     assert_equal(layer.inverse(layer(numbers)), numbers)
     assert_log_det(layer, numbers)
+
+
+@given(st.floats(0.1, 300), st.sampled_from([torch.float64, *LOW]), st.floats(-3, 3))
+def test_leaky_tanh_has_a_finite_inverse(exponent, dtype, size) -> None:
+    bound = 10.0 ** min(exponent, 0.9 * math.log10(torch.finfo(dtype).max))
+    layer, x = LeakyTanh(bound), (10**size * numbers).to(dtype)
+    y = layer(x)
+    back, eps = layer.inverse(y), torch.finfo(dtype).eps
+    allowed = 8 * eps * (1 + x.double().abs() + bound * y.double().abs())
+    assert torch.isfinite(back).all()
+    assert ((back.double() - x.double()).abs() <= allowed).all()
+    y = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(layer.inverse(y).sum(), y)
+    assert torch.isfinite(slope).all()
+    assert (slope.double() <= (1 + 64 * eps) * bound).all()
+
+
+def test_the_log_determinant_of_leaky_tanh_has_two_derivatives_at_zero() -> None:
+    x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    _, log_det = LeakyTanh().forward_and_log_det(x)
+    (first,) = torch.autograd.grad(log_det.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    assert_equal(second, torch.full_like(x, -2))  # of -2 ln cosh
+
+
+def test_the_log_determinant_of_logit_keeps_its_digits() -> None:
+    y = torch.tensor([[19.0], [21.0], [25.0], [-30.0], [300.0]], dtype=torch.float64)
+    _, log_det = Logit(0.0).inverse_and_log_det(y)
+    size = y[:, 0].abs()
+    exact = -size - 2 * torch.log1p((-size).exp())
+    assert (log_det - exact).abs().max() < 1e-15 * 300
 
 
 @given(st.floats(0, 0.4))
