@@ -25,7 +25,11 @@ LOG = logging.getLogger(__name__)
 Image: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = NDArray[np.bool_]
 
+SCATTERED = 0.05  # share of samples, or pixels, that are zero on purpose
 EMPTY = 1e-12  # energy of a column that the mask leaves out: single precision rounds
+FAINT = 1e-5  # of the brightest pixel: what rounding leaves where there is nothing
+BRIGHT = 1e-3  # of it: lines of the image that hold more than noise
+FLAT = 3  # times as many lines as after a transform have the energy of k-space
 PROMINENT = 10  # a peak of energy, relative to the median of the columns
 CLOSE = 0.01  # NMSE after the best scale of a target that is the image of its k-space
 OTHER = 0.25  # of one that is not: two heads of different subjects have .3 and more
@@ -207,8 +211,8 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
     power = np.square(np.abs(kspace), dtype=np.float64).sum(axis=0)
     found: list[Finding] = []
     if power.any():
-        found = [*_of_rows(power, index), *_of_columns(file, kspace, index)]
-        found += _of_center(power)
+        found = [*_of_rows(kspace, power, index), *_of_columns(file, kspace, index)]
+        found += [*_of_center(power), *_of_hybrid(kspace)]
     else:
         text = f"k-space of slice {index} is zero everywhere: leave it out"
         yield Finding("nothing", text, doubt=True)
@@ -218,21 +222,62 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
         yield from _of_target(file, kspace, index)
 
 
-def _of_rows(power: Image, index: int) -> Iterator[Finding]:
-    """Find rows of nothing among others, which no readout leaves out."""
-    energy = power.sum(axis=1)
-    filled = np.flatnonzero(energy)
+def _of_rows(kspace: NDArray[Any], power: Image, index: int) -> Iterator[Finding]:
+    """Find rows, or samples, of nothing among others, which no readout leaves out."""
+    there = power > 0
+    first, last = (np.maximum.accumulate(t, 0) for t in (there, there[::-1]))
+    between = first & last[::-1]
+    filled = np.flatnonzero(there.any(axis=1))
+    lost = float((between & ~there).sum() / between.sum())
     if zeros := np.ptp(filled) + 1 - len(filled):
-        text = f"{zeros} of {len(energy)} rows of k-space are zero in slice {index}, "
+        text = f"{zeros} of {len(power)} rows of k-space are zero in slice {index}, "
         text += "but masks run along the columns: exchange the last two axes"
-        yield Finding("rows", text)
+        yield _unless_noiseless("rows", text, kspace, 0)
+    elif lost > SCATTERED:
+        text = (
+            f"{lost:.0%} of the samples of k-space are zero in slice {index}, between"
+        )
+        text += " others of their columns, but masks are of whole columns: take full or"
+        text += " Cartesian data"
+        yield _unless_noiseless("rows", text, kspace, 0, doubt=lost < 1 / 4)
 
 
-def _measured(kspace: NDArray[Any], least: float = 0.0) -> Columns:
-    """Return which columns of a slice have more than a share of the largest energy."""
+def _unless_noiseless(
+    kind: str, text: str, kspace: NDArray[Any], axis: int, *, doubt: bool = False
+) -> Finding:
+    """Return an error, or a doubt of lines that phantoms without noise have, too."""
+    phantom = _is_noiseless(kspace, axis)
+    text += ", unless it is a phantom without noise" * phantom
+    return Finding(kind, text, doubt or phantom)
+
+
+def _is_noiseless(kspace: NDArray[Any], axis: int) -> bool:
+    """Say whether the image is empty beside its object, as of a phantom of boxes.
+
+    Some lines of its k-space are zero. Those that a mask leaves out spread the object
+    along the axis.
+    """
+    image = _image(kspace, (-2, -1))
+    lines = image.T if axis == 0 else image
+    bright = lines[lines.max(axis=1) > BRIGHT * image.max()]
+    return bool((bright < FAINT * image.max()).mean() > SCATTERED)
+
+
+def _energies(kspace: NDArray[Any]) -> Image:
     power = np.square(np.abs(kspace), dtype=np.float64)
-    columns = power.reshape(-1, kspace.shape[-1]).sum(axis=0)
-    measured: Columns = columns > least * columns.max()
+    columns: Image = power.reshape(-1, kspace.shape[-1]).sum(axis=0)
+    return columns
+
+
+def _measured(kspace: NDArray[Any]) -> Columns:
+    """Return which columns of a slice were measured.
+
+    Not those of zeros, nor between others those of what rounding leaves of zeros.
+    """
+    energies = _energies(kspace)
+    loud = energies > EMPTY * energies.max()
+    first, last = (np.maximum.accumulate(one) for one in (loud, loud[::-1]))
+    measured: Columns = np.where(first & last[::-1], loud, energies > 0)
     return measured
 
 
@@ -243,7 +288,8 @@ def _of_columns(file: KSpaceFile, kspace: Any, index: int) -> Iterator[Finding]:
     inside = (columns >= left) & (columns < right)
     if file.mask is not None:
         inside = file.mask.astype(bool)
-    outside = np.flatnonzero(_measured(kspace, EMPTY) & ~inside)
+    energies = _energies(kspace)
+    outside = np.flatnonzero((energies > EMPTY * energies.max()) & ~inside)
     if len(outside) and file.mask is not None:
         text = f"k-space of slice {index} is not zero where the mask is: one of them "
         yield Finding("mask", f"{text}belongs to another file")
@@ -257,12 +303,13 @@ def _of_columns(file: KSpaceFile, kspace: Any, index: int) -> Iterator[Finding]:
         text += f" {outside[0]} to {outside[-1]} of {len(columns)}: repair it"
         yield Finding("limits", text)
     else:
-        yield from _of_zeros(file, _measured(kspace), inside, index)
+        yield from _of_zeros(file, kspace, inside, index)
 
 
 def _of_zeros(
-    file: KSpaceFile, measured: Columns, inside: Columns, index: int
+    file: KSpaceFile, kspace: NDArray[Any], inside: Columns, index: int
 ) -> Iterator[Finding]:
+    measured = _measured(kspace)
     here = inside & ~measured
     missing = _missing(file, here)
     if lost := int(here.sum() - missing.sum()):
@@ -276,7 +323,8 @@ def _of_zeros(
         text += (
             "slice, but there is no data set 'mask': add it; no model can be trained"
         )
-        yield Finding("undersampled", f"{text} on undersampled data")
+        text += " on undersampled data"
+        yield _unless_noiseless("undersampled", text, kspace, 1)
     elif len(zeros):
         source = "nothing says so: add a header or a mask"
         if file.mask is not None or file.header is not None:
@@ -312,16 +360,40 @@ def _of_center(power: Image) -> Iterator[Finding]:
         yield Finding(f"center {name}", f"{text}or pad what is partial", doubt=doubt)
 
 
+def _of_hybrid(kspace: NDArray[Any]) -> Iterator[Finding]:
+    """Find axes along which the transform of k-space looks more like k-space."""
+    for axis, name in ((-2, "rows"), (-1, "columns")):
+        before = _spread(np.abs(kspace), axis)
+        after = _spread(np.abs(fft.ifft(kspace, axis=axis)), axis)
+        if before > max(FLAT * after, kspace.shape[axis] / 8):
+            text = f"the energy of k-space is spread over {before:.0f} {name}, but over"
+            text += f" {after:.0f} after a transform along them: if it is hybrid, "
+            yield Finding(
+                f"hybrid {name}", f"{text}transform them with fft", doubt=True
+            )
+
+
+def _spread(magnitudes: NDArray[Any], axis: int) -> float:
+    """Return over how many lines energy is spread, as if all had the same."""
+    power = np.square(magnitudes.reshape(-1, *magnitudes.shape[-2:]), dtype=np.float64)
+    energy = power.sum(axis=(0, -3 - axis))
+    return float(energy.sum() ** 2 / np.square(energy).sum())
+
+
 def _of_target(file: KSpaceFile, kspace: NDArray[Any], index: int) -> Iterator[Finding]:
     """Transform k-space and compare it with the target, in the same and other ways."""
     target = file.target_volume(index).astype(np.float64)
-    name, largest, stated = file.target, float(target.max()), file.number("max")
-    if stated is not None and largest > (1 + CLOSE) * stated:
-        text = f"the attribute 'max' is {stated:.6g}, but slice {index} of {name} has "
-        yield Finding("max", f"{text}{largest:.6g}: repair the attribute")
+    name, largest, stated = f"{file.target}", float(target.max()), file.number("max")
+    place = f"slice {index} of {name}"
+    if stated is not None and stated > 2 * largest:  # does any other slice have that?
+        largest, place = float(file.target_volume().max()), name
+    wrong = largest > (1 + CLOSE) * (stated or 0) or (stated or 0) > 2 * largest
+    if stated is not None and wrong:
+        text = f"the attribute 'max' is {stated:.6g}, but {place} has {largest:.6g}: "
+        yield Finding("max", f"{text}repair the attribute")
     same = all(n <= m for n, m in zip(target.shape, kspace.shape[-2:], strict=True))
     if same and target.any():  # else it is another field of view, or air
-        yield from _of_ways(f"{name}", index, *min(_ways(kspace, target)))
+        yield from _of_ways(name, index, *min(_ways(kspace, target)))
 
 
 def _of_ways(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import fft
 
 from mri_example.data.dataset import SliceDataset
 from mri_example.data.files import (
@@ -421,6 +422,91 @@ def test_undersampling_along_the_rows(tmp, seed, rows, cols, coils, step, mine):
     folder = write(tmp() / "a", kspace, magnitudes(kspace), mask=mask)
     said = f"{zero.sum()} of {rows} rows of k-space are zero in slice 0"
     assert_refused(folder, said, "masks run along the columns: exchange the last two")
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, share=st.floats(0.05, 0.5))
+def test_masks_of_samples_are_no_masks_of_columns(tmp, seed, rows, cols, coils, share):
+    """No column is empty, so that half of the samples would count as measured zeros."""
+    kept = np.random.default_rng(seed).random((rows, cols)) < share
+    kept[rows // 2 - 4 : rows // 2 + 4, cols // 2 - 3 : cols // 2 + 3] = True
+    kept[[0, -1]] = kept[:, 0] = True
+    kspace = head(seed, rows, cols, coils) * kept
+    folder = write(tmp() / "a", kspace, magnitudes(kspace) if seed % 2 else None)
+    assert_refused(folder, "of the samples of k-space are zero in slice 0", "columns")
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, step=st.integers(2, 4))
+def test_zeros_that_are_rounded_are_zeros(tmp, seed, rows, cols, coils, step):
+    """The transform of a zero-filled image leaves rounding where nothing was."""
+    kept = np.arange(cols) % step == 0
+    kept[cols // 2 - 2 : cols // 2 + 2] = True
+    kspace = (head(seed, rows, cols, coils) * kept).astype(np.complex64)
+    axes = (-2, -1)
+    images = fft.ifft2(np.fft.ifftshift(kspace, axes), norm="ortho")
+    again = np.fft.fftshift(fft.fft2(images, norm="ortho"), axes)
+    assume(np.abs(again[..., ~kept]).any())
+    folder = write(tmp() / "a", again, magnitudes(again) if seed % 2 else None)
+    said = f" of {cols} columns of k-space are zero in every slice"
+    assert_refused(folder, said, "but there is no data set 'mask'")
+
+
+def boxes(data, rows, cols):
+    """Return the k-space of boxes without noise, many of whose lines are zero."""
+    image = np.zeros((2, rows, cols), complex)
+    for _ in range(data.draw(st.integers(1, 3))):
+        height, width = (data.draw(st.integers(2, n // 2)) for n in (rows, cols))
+        top, left = (rows - height) // 2, (cols - width) // 2
+        image[:, top : top + height, left : left + width] += 1
+    return fourier(image).astype(np.complex64)
+
+
+even = st.integers(8, 32).map(lambda half: 2 * half)
+
+
+@given(rows=even, cols=even, data=st.data())
+def test_phantoms_without_noise_are_taken(tmp, rows, cols, data):
+    """Sinc functions have zeros; the background of the image is empty as well."""
+    kspace = boxes(data, rows, cols)
+    folder = write(tmp() / "singlecoil_train", kspace, magnitudes(kspace))
+    assert len(SliceDataset(folder, EVERYTHING, epoch=0)) == 2
+    (report,) = inspect_root(folder.parent)
+    assert not report.defects
+
+
+@given(rows=even, cols=even, data=st.data(), seed=seeds)
+def test_phantoms_that_are_undersampled_are_refused(tmp, rows, cols, data, seed):
+    kept = np.random.default_rng(seed).random(cols) < 0.4
+    kept[cols // 2 - 2 : cols // 2 + 3] = kept[[0, -1]] = True
+    assume(kept.mean() < 0.8)
+    kspace = boxes(data, rows, cols) * kept
+    folder = write(tmp() / "a", kspace, magnitudes(kspace))
+    with pytest.raises(InputError, match=r"a\.h5: .*\bzero"):
+        SliceDataset(folder, EVERYTHING, epoch=0)
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, axis=st.sampled_from([-2, -1]))
+def test_hybrid_k_space_without_a_target_is_a_doubt(tmp, seed, rows, cols, coils, axis):
+    """The object fills half of the field of view, in one place or another."""
+    y, x = (np.arange(n) / n - 0.5 for n in (rows, cols))
+    kspace = head(seed, rows, cols, coils)
+    wide = np.exp(-((y[:, None] / 0.3) ** 8) - (x / 0.3) ** 8)
+    kspace = (kspace + 3 * fourier(wide + 0j)).astype(np.complex64)
+    for change, doubts in ((lambda k: k, False), (hybrid(axis), True)):
+        folder = write(tmp() / "a", change(kspace).astype(np.complex64))
+        with logged() as said:
+            assert len(SliceDataset(folder, EVERYTHING)) == 3
+        found = [s for s in said if "transform along them: if it is hybrid" in s]
+        assert bool(found) == doubts, said
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, factor=st.floats(2.5, 1e9))
+def test_a_maximum_far_above_the_target(tmp, seed, rows, cols, factor):
+    """The loss `ssim` would take the difference of anything for none."""
+    target = magnitudes(kspace := head(seed, rows, cols))
+    folder = write(tmp() / "a", kspace, target)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        file.attrs["max"] = stated = factor * target.max()
+    assert_refused(folder, f"'max' is {stated:.6g}", "reconstruction_esc")
 
 
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils, axis=st.sampled_from([-2, -1]))
