@@ -66,6 +66,7 @@ __all__ = [
     "backward_keeps_graph",
     "break_graph",
     "buffers_of",
+    "checkpoint_traced",
     "constant_in_graphs",
     "exchange_tensors",
     "expect_break",
@@ -716,6 +717,17 @@ def random_operation(start: tuple[int, int]) -> str:
     with torch.no_grad(), fake, fresh, draws:
         _run_again([*_traced_graph().nodes][start[0] :], output.nn_modules)
     return draws.name
+
+
+@constant_in_graphs
+def checkpoint_traced(start: tuple[int, int]) -> bool:
+    """Return whether `checkpoint` was traced since `traced_operations`.
+
+    Without: none; AOTAutograd fails on it inside of an autograd function.
+    """
+    nodes = [*_traced_graph().nodes][start[0] :]
+    names = (getattr(node.target, "__name__", "") for node in nodes)
+    return "tag_activation_checkpoint" in names
 
 
 class _Draws(DispatchMode):

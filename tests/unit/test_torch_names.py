@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import invtorch
@@ -443,6 +444,25 @@ class TestCompilation:
 
         torch.compile(traced, backend="eager", fullgraph=True)(torch.ones(2))
         assert found[-1][1] == name
+
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_checkpoint(self, inside) -> None:
+        found = []
+
+        @_torch.constant_in_graphs
+        def look(before):
+            found.append(_torch.checkpoint_traced(before))
+            return 0
+
+        def traced(x):
+            y = checkpoint(torch.sin, x, use_reentrant=False)  # before
+            before = _torch.traced_operations()
+            if inside:
+                y = checkpoint(torch.cos, y, use_reentrant=False)
+            return y + look(before)
+
+        torch.compile(traced, backend="eager", fullgraph=True)(torch.ones(2))
+        assert found[-1] == inside
 
 
 @ON_THE_CPU

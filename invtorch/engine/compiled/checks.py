@@ -48,6 +48,16 @@ def check_deterministic(label: str, operation: str) -> None:
         )
 
 
+def check_no_checkpoint(label: str, traced: bool) -> None:
+    """Refuse a layer that calls `torch.utils.checkpoint`.
+
+    Raises:
+        RuntimeError: If it does.
+    """
+    if traced:
+        raise RuntimeError(_not_repeatable(label, "calls `checkpoint`"))
+
+
 def check_arguments(state: Sequence[Tensor], context: Context) -> None:
     """Refuse states and contexts that a graph cannot differentiate or hold.
 

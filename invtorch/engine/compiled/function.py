@@ -31,6 +31,7 @@ from invtorch.engine.compiled.checks import (
     check_composites,
     check_deterministic,
     check_global_hooks,
+    check_no_checkpoint,
     check_repeatable,
     check_sizes,
     computed_eps,
@@ -138,6 +139,7 @@ class CompiledPass(torch.autograd.Function):
             state = _as_tuple(output)
             ctx.single.append(isinstance(output, Tensor))
             check_deterministic(call.label, _torch.random_operation(before))
+            check_no_checkpoint(call.label, _torch.checkpoint_traced(before))
             check_dtypes(call.label, given, state)
             check_no_gradient(call.label, state)
             marks += [mark(list(state))] if guarded else []

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from invtorch import (
     AdditiveCoupling,
+    Householder1x1,
     InvertibleSequential,
     OrthogonalCoupling,
     WithoutContext,
@@ -421,6 +422,34 @@ def test_a_size_marked_as_dynamic_is_refused() -> None:
     torch._dynamo.reset()
     function = compiled(net, "eager", fullgraph=False)
     assert_all_equal(changing(function, mark), changing(net, lambda x: None))
+
+
+# --- checkpoint -----------------------------------------------------------------------
+
+
+class Checkpointed(Conditioner):
+    """A conditioner that evaluates itself again in its backward pass."""
+
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def test_checkpoint_inside_is_refused() -> None:
+    net = chain(AdditiveCoupling(Checkpointed(2, 2)), additive())
+    assert_right_or_refused(net, r"layer 0 \(AdditiveCoupling\) calls `checkpoint`")
+
+
+@pytest.mark.parametrize("memory", ["invert", "store"])
+def test_checkpoint_around(memory) -> None:
+    couplings = additive(), OrthogonalCoupling(Conditioner(2, 2), channels=4)
+    net = chain(*couplings, Householder1x1(4), memory=memory)
+    x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    def around(x):
+        return checkpoint(net, x, use_reentrant=False)
+
+    found = outcome(net, compiled(around, "aot_eager"), x)
+    assert_same(found, outcome(net, net, x))
 
 
 # --- compiled autograd ----------------------------------------------------------------
