@@ -199,6 +199,32 @@ def check_takes(
         ) from error
 
 
+def check_tensor(kind: str, returned: object, name: str = "conditioner") -> None:
+    """Check that a network, or a function, returned one tensor.
+
+    Args:
+        kind: Its class or name.
+        returned: What it returned.
+        name: What the argument is called.
+
+    Raises:
+        TypeError: If it did not.
+    """
+    if not isinstance(returned, Tensor):
+        raise TypeError(
+            f"the {name} {kind} returned a {type(returned).__name__}, but must return "
+            f"one tensor"
+        )
+
+
+def holds(condition: Tensor) -> bool:
+    """Return whether a condition holds; on the device "meta", which has no values, yes.
+
+    On others it synchronizes with the device.
+    """
+    return condition.is_meta or bool(condition)
+
+
 def check_returned(
     kind: str,
     returned: Tensor,
@@ -217,8 +243,9 @@ def check_returned(
 
     Raises:
         ValueError: If the shape is another one.
-        TypeError: If the state cannot hold such numbers.
+        TypeError: If it is no tensor, or the state cannot hold such numbers.
     """
+    check_tensor(kind, returned, name)
     if returned.shape != shape:
         raise ValueError(
             f"the {name} {kind} returned shape {tuple(returned.shape)}, but the "

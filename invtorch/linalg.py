@@ -21,8 +21,8 @@ def householder_product(vectors: Tensor, state: Tensor | None = None) -> Tensor:
        U = I - V S^{-1} V^\top $$
 
     The $v_r$ are the columns of $V$. $S$ is the upper triangle of $V^\top V$ with its
-    diagonal halved. If the vectors are complex, $U$ is unitary, and $\top$ is the
-    conjugate transpose.
+    diagonal halved; a vector of zeros reflects nothing. If the vectors are complex,
+    $U$ is unitary, and $\top$ is the conjugate transpose.
 
     Args:
         vectors: The $v_r$ as rows, shape `(reflections, channels)`.
@@ -86,6 +86,7 @@ class Reflections(NamedTuple):
         V = vectors.to(precise_dtype(vectors)).T  # never in TF32
         with no_autocast(V):
             S = _halve_diagonal(V.mH @ V)
+            S = S + (S.diagonal() == 0).to(S.dtype).diag()  # no reflection, I
             return cls(V, S, torch.linalg.solve_triangular(S, V.mH, upper=True))
 
     def product(self) -> Tensor:

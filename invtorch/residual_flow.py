@@ -21,7 +21,7 @@ from invtorch._checks import (
     check_returned,
 )
 from invtorch.module import InvertibleModule
-from invtorch.precision import eps_of
+from invtorch.precision import eps_of, is_differentiable
 
 # their slopes are between -1 and 1
 CONTRACTIONS = (
@@ -59,7 +59,8 @@ class ResidualFlow(InvertibleModule):
             slopes of at most 1. With `None`, $g$ is used as it is, and must be a
             contraction in the state by itself.
         tolerance: How small the last step of the iteration must be, relative to the
-            largest entry of its sample; by default 10 times the precision of the state.
+            largest entry of its sample; by default 10 times the precision of the state,
+            or of the parameters of the network if that is coarser.
         iterations: The most iterations.
 
     Shape:
@@ -119,7 +120,10 @@ class ResidualFlow(InvertibleModule):
 
     def inverse(self, y: Tensor, *context: Any) -> Tensor:
         """Subtract the output of the network at the last guess, until it stays."""
-        tolerance = 10 * eps_of(y.dtype) if self.tolerance is None else self.tolerance
+        tolerance = self.tolerance
+        if tolerance is None:
+            dtypes = {y.dtype, self._in_its_precision(y).dtype}
+            tolerance = 10 * max(map(eps_of, dtypes))
         x, step = y, math.inf
         if not y.numel():
             return y.clone()
@@ -150,10 +154,16 @@ class ResidualFlow(InvertibleModule):
         return f"coefficient={self.coefficient}{tolerance}{limit}"
 
     def _residual(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
-        residual: Tensor = self.residual(x, *context)
+        residual: Tensor = self.residual(self._in_its_precision(x), *context)
         name = type_before_parametrizations(self.residual).__name__
         check_returned(name, residual, tuple(x.shape), x, name="residual")
         return residual.to(x.dtype)
+
+    def _in_its_precision(self, x: Tensor) -> Tensor:
+        """Return a state in the precision of the parameters of the network."""
+        first = next(filter(is_differentiable, self.residual.parameters()), x)
+        same_kind = first.is_complex() == x.is_complex() and is_differentiable(x)
+        return x.to(first.dtype) if same_kind else x
 
     def _with_graph(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
         """Return a state that can be differentiated by.
@@ -261,7 +271,7 @@ def _slope(part: nn.Module) -> float:
     """Return the largest slope of an activation, as far as its options change it."""
     if isinstance(part, nn.LeakyReLU):
         return abs(part.negative_slope)
-    return float(getattr(part, "alpha", 1.0))
+    return abs(float(getattr(part, "alpha", 1.0)))
 
 
 def _largest_step(last: Tensor, x: Tensor, y: Tensor) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from invtorch._checks import check_axis, check_can_hold, check_module
+from invtorch._checks import check_axis, check_can_hold, check_module, check_tensor
 from invtorch.couplings.log_scale import (
     Scale,
     checked_scale,
@@ -136,6 +136,7 @@ class ConditionalAffine(InvertibleModule):
     ) -> tuple[Tensor, Tensor]:
         channels = size_along(state, self.dim)
         output: Tensor = evaluated(self.conditioner, context)
+        check_tensor(type(self.conditioner).__name__, output)
         missing = state.ndim - output.ndim
         output = output.reshape(*output.shape, *(1,) * missing)
         fitting = [(1, n) for n in state.shape]

@@ -10,7 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invtorch._checks import check_bound, check_can_hold, check_real_log_det
+from invtorch._checks import (
+    check_bound,
+    check_can_hold,
+    check_real_log_det,
+    check_tensor,
+)
 from invtorch.recording import Context, evaluated
 
 # what the argument `scale` of an affine layer can be
@@ -68,10 +73,11 @@ def log_scale(layer: Any, a: Tensor) -> Tensor:
 
     Raises:
         ValueError: If a callable scale returns another shape.
-        TypeError: If it returns complex numbers for real ones.
+        TypeError: If it returns no tensor, or complex numbers for real ones.
     """
     if not isinstance(layer.scale, str):
         result: Tensor = evaluated(layer.scale, Context(), a)
+        check_tensor(_name(layer.scale), result, "scale")
         if result.shape != a.shape:
             raise ValueError(
                 f"scale returned shape {tuple(result.shape)} for an argument of shape "

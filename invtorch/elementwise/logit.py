@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtorch import _torch
-from invtorch._checks import check_number, check_real
+from invtorch._checks import check_number, check_real, holds
 from invtorch.elementwise.pointwise import Pointwise
 
 
@@ -65,7 +65,7 @@ class Logit(Pointwise):
         )
         if torch.compiler.is_compiling():
             _torch.assert_async(inside, message)
-        elif not inside:
+        elif not holds(inside):
             raise RuntimeError(message)
         return torch.log(p) - torch.log1p(-p)
 

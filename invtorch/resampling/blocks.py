@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtorch import _torch
-from invtorch._checks import check_count
+from invtorch._checks import check_count, holds
 from invtorch.module import VolumePreserving
 from invtorch.precision import eps_of, no_autocast
 
@@ -133,7 +133,7 @@ class Downsample(VolumePreserving):
         )
         if torch.compiler.is_compiling():
             _torch.assert_async(zero, message)
-        elif not zero:
+        elif not holds(zero):
             raise RuntimeError(message)
 
     def _check_output(self, y: Tensor, entries: int) -> None:

@@ -30,6 +30,7 @@ from invtorch import (
     PixelUnshuffle,
     Repeat,
     ResidualFlow,
+    ReversibleBlock,
     SplineCoupling,
     Split,
     WithoutContext,
@@ -262,3 +263,35 @@ def test_an_argument_of_another_kind_is_named(make, name, values) -> None:
             given = {"residual": nn.Linear(2, 2)}
         with pytest.raises((TypeError, ValueError), match=rf"^{name}.* (is|has) "):
             make(**{**given, name: value})
+
+
+class Returns(nn.Module):
+    """A network that returns what is no tensor."""
+
+    def __init__(self, value) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, *_):
+        return self.value
+
+
+@pytest.mark.parametrize("value", [None, (torch.zeros(1, 2),), [1.0], 0.0])
+@pytest.mark.parametrize(
+    "make",
+    [
+        AdditiveCoupling,
+        AffineCoupling,
+        SplineCoupling,
+        ConditionalAffine,
+        lambda network: ReversibleBlock(network, network),
+        lambda network: OrthogonalCoupling(network, channels=4),
+        lambda network: ResidualFlow(network, coefficient=None),
+        lambda network: AffineCoupling(Conditioner(2, 4, 0), scale=network),
+        lambda network: ConditionalAffine(nn.Linear(4, 8), scale=network),
+    ],
+)
+def test_a_network_that_returns_no_tensor_is_named(make, value) -> None:
+    message = rf"Returns returned a {type(value).__name__}, but must return one tensor"
+    with pytest.raises(TypeError, match=message):
+        make(Returns(value))(torch.zeros(1, 4), torch.zeros(1, 4))

@@ -142,3 +142,21 @@ def test_a_network_of_another_shape() -> None:
     for call in (layer, layer.inverse):
         with pytest.raises(ValueError, match="the residual Linear returned shape"):
             call(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_residual_is_evaluated_in_the_precision_of_its_parameters(dtype) -> None:
+    layer = ResidualFlow(nn.Linear(4, 4), coefficient=0.5)
+    x = torch.randn(2, 4, dtype=dtype)
+    y, log_det = layer.forward_and_log_det(x)
+    assert y.dtype == log_det.dtype == dtype
+    expected, expected_log_det = layer.forward_and_log_det(x.float())
+    torch.testing.assert_close(y.float(), expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(log_det.float(), expected_log_det, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(layer.inverse(y), x, atol=0.1, rtol=0.1)
+
+
+def test_a_slope_of_minus_five_is_no_contraction() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.ELU(alpha=-5.0))
+    with pytest.raises(TypeError, match="residual has a ELU, whose Lipschitz"):
+        ResidualFlow(network)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invtorch import LeakyReLU, LeakyTanh, Logit
+from invtorch import LeakyReLU, LeakyTanh, Logit, PixelUnshuffle
 from invtorch.testing import assert_log_det
 from tests.tolerances import assert_equal
 
@@ -99,3 +99,10 @@ def test_logit_of_what_has_no_image() -> None:
 def test_arguments_that_cannot_be(make, message) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_shapes_on_meta() -> None:
+    x = torch.empty(2, 3, device="meta")
+    assert Logit()(x).shape == x.shape
+    y = torch.empty(2, 8, 3, 3, device="meta")
+    assert PixelUnshuffle(2, size=(5, 6)).inverse(y).shape == (2, 2, 5, 6)

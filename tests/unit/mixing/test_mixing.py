@@ -243,3 +243,21 @@ def test_complex_parameters_and_real_states(name) -> None:
 def test_complex_states_have_no_log_determinant(name) -> None:
     with pytest.raises(NotImplementedError, match="no log-determinant of a complex"):
         ALONG[name](1).forward_and_log_det(torch.zeros(1, 4, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("zeros", [[0], [1, 2], [0, 1, 2]])
+def test_vectors_of_zeros_reflect_nothing(dtype, zeros) -> None:
+    others = [i for i in range(3) if i not in zeros]
+    mix, x = Householder1x1(4).to(dtype), torch.randn(2, 4, dtype=dtype)
+    with torch.no_grad():
+        mix.vectors[zeros] = 0
+    expected = x
+    if others:
+        fewer = Householder1x1(4, len(others)).to(dtype)
+        fewer.vectors = nn.Parameter(mix.vectors.detach()[others])
+        expected = fewer(x)
+    torch.testing.assert_close(mix(x), expected)
+    torch.testing.assert_close(mix.inverse(mix(x)), x, atol=0.1, rtol=0.1)
+    mix(x).square().sum().backward()
+    assert torch.isfinite(mix.vectors.grad).all()
