@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     Namespace,
@@ -232,7 +235,20 @@ class ConfigFile(ActionConfigFile):
         folder, _, name = str(value).rpartition("/")
         if folder == "mri_example/configs" and not Path(value).exists():
             value = str(Path(__file__).parent / "configs" / name)
+        with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+            _check_names(yaml.compose(Path(value).read_text()), value)
         ActionConfigFile.apply_config(parser, cfg, dest, value)
+
+
+def _check_names(node: Any, path: str) -> None:
+    """Refuse options that a file gives twice, of which YAML takes the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    count = Counter(key.value for key, _ in node.value)
+    for key, value in node.value:
+        text = f"{path} gives {key.value} {count[key.value]} times: keep one of them"
+        require(count[key.value] == 1, text)
+        _check_names(value, path)
 
 
 def main(arguments: list[str]) -> int:
@@ -250,8 +266,10 @@ def main(arguments: list[str]) -> int:
         said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
         sys.stderr.write(f"error: {said}\n")
         return 2
-    except PermissionError as error:
-        sys.stderr.write(f"error: {error}: change its permissions\n")
+    except (PermissionError, MemoryError) as error:
+        denied = isinstance(error, PermissionError)
+        cure = "change its permissions" if denied else "choose smaller sizes"
+        sys.stderr.write(f"error: {error or 'out of memory'}: {cure}\n")
         return 2
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _Terminated)
@@ -264,6 +282,9 @@ def main(arguments: list[str]) -> int:
 def _run(name: str = "", *options: str) -> None:
     text = f"invalid choice: {name!r} is no subcommand: `python -m mri_example --help` "
     require(name in SUMMARIES, f"{text}lists what there is")
+    for option, value in pairwise((*options, "-")):
+        empty = option.startswith("--") and (not value or option.endswith("="))
+        require(not empty, f"{option} is empty: give a value, or leave it out")
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
     program = f"python -m mri_example {name}"
     about: dict[str, Any] = {"prog": program, "description": SUMMARIES[name]}

@@ -106,6 +106,11 @@ class Masks:
         require(numbers and np.isin(stored, (0, 1)).all(), text)
         text = "holds a mask that measures nothing: it must be 1 where k-space is"
         require(stored.any(), f"{self.file} {text} measured")
+        mask = stored.astype(bool)
+        middle, ends = (center_width(m) for m in (mask, np.fft.fftshift(mask)))
+        text = f"{self.file} measures {ends} lines at both ends, and {middle} in the"
+        centered = ends <= 2 + 2 * middle or mask.mean() > 1 / 2
+        require(centered, f"{text} middle: apply numpy.fft.fftshift to it")
 
     def _check_pairs(self) -> None:
         counts = len(self.center_fractions), len(self.accelerations)

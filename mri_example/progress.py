@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from mri_example.errors import InputError
 
 INTERVAL = 20.0  # seconds between lines
 T = TypeVar("T")
@@ -36,8 +39,13 @@ class Lines:
 
 def say(text: str) -> None:
     """Print a line on standard output at once, whatever the names in it."""
-    sys.stdout.write(f"{text}\n".encode("utf-8", "backslashreplace").decode())
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{text}\n".encode("utf-8", "backslashreplace").decode())
+        sys.stdout.flush()
+    except OSError as error:  # of a full disk, or a pipe that nobody reads
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at the exit
+        text = f"standard output cannot be written ({error.strerror}): all files are"
+        raise InputError(f"{text} written, so redirect it to another place") from error
 
 
 LINES = Lines()  # of the whole program, so that loops in loops take turns

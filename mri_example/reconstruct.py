@@ -226,7 +226,8 @@ def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:
     """
     if file.mask is not None:
         own = round(float(1 / file.mask.mean(dtype=np.float64)), 1)
-        stated = {k: v for k, v in file.attributes.items() if k in OF_THE_FILE}
+        said = {name: file.attributes.get(name) for name in OF_THE_FILE}
+        stated = {name: value for name, value in said.items() if value is not None}
         return {"mask": "of the file", "acceleration": own} | stated
     seed = volume_seed(file.path.name)
     mask, low = masks((file.coils, file.slices, file.crop[0], file.shape[-1]), seed)

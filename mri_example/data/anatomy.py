@@ -97,8 +97,21 @@ def _volume(path: Path, number: int | None) -> Volume:
     affine = np.nan_to_num(image.affine)
     text = f"{path} does not say where its voxels are (its affine is singular): set it"
     require(np.linalg.det(affine), text)
+    _check_forms(path, image.header)
     _check_pixels(path, affines.voxel_sizes(affine), image.header.get_zooms())
     return upright(voxels, affine)
+
+
+def _check_forms(path: Path, header: Any) -> None:
+    """Compare the two places of a header that say where the axes of the voxels lead."""
+    known = (
+        hasattr(header, "get_qform") and header["qform_code"] and header["sform_code"]
+    )
+    if known:
+        forms = (header.get_qform(), header.get_sform())
+        said = ["".join(orientations.aff2axcodes(np.nan_to_num(f))) for f in forms]
+        text = f"{path} has axes {said[0]} by its qform, but {said[1]} by its sform: "
+        require(said[0] == said[1], f"{text}correct one of them, or set its code to 0")
 
 
 def _check_pixels(path: Path, sizes: Any, said: Any) -> None:

@@ -53,6 +53,7 @@ KEPT = {  # options of the trainer that a run that goes on must not change
     "gradient_clip_algorithm": None,
     "gradient_clip_val": DEFAULTS["gradient_clip_val"],
     "limit_train_batches": None,
+    "max_steps": -1,
     "max_time": None,
     "precision": None,
 }
@@ -342,6 +343,9 @@ def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
     epochs, steps = trainer.max_epochs, trainer.accumulate_grad_batches
     check_range("max_epochs", epochs, epochs != 0, "positive, or -1 for no limit")
     check_range("accumulate_grad_batches", steps, steps >= 1, "positive")
+    clip, every = trainer.gradient_clip_val, trainer.check_val_every_n_epoch
+    check_range("gradient_clip_val", clip, clip is None or clip >= 0, "0 or more")
+    check_range("check_val_every_n_epoch", every, every != 0, "positive")
     limit = trainer.limit_val_batches
     whole = limit == 0 or (isinstance(limit, float) and limit == 1)
     text = f"limit_val_batches is {limit}, but volumes are validated whole: give 0"

@@ -254,3 +254,24 @@ def test_what_is_not_there_or_ambiguous_is_refused(tmp_path):
         save(tmp_path / name, np.ones((4, 4, 4), np.float32))
     with pytest.raises(InputError, match=r"a\.nii and .*a\.nii\.gz would both be a: r"):
         list(nifti_volumes(tmp_path))
+
+
+@given(st.data())
+def test_axes_that_qform_and_sform_contradict(tmp_path_factory, data):
+    """The sform alone decided, silently, which side of a head is up."""
+    forms, codes = [], []
+    for _ in range(2):
+        order = data.draw(st.permutations(range(3)))
+        signs = data.draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))
+        forms.append(np.eye(4)[[*order, 3]] * [*signs, 1])
+        codes.append(data.draw(st.integers(0, 2)))
+    image = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), None)
+    image.set_qform(forms[0], codes[0])
+    image.set_sform(forms[1], codes[1])
+    path = tmp_path_factory.mktemp("nifti") / "a.nii"
+    image.to_filename(path)
+    if all(codes) and not np.array_equal(*forms):
+        with pytest.raises(InputError, match=r"a.nii has axes .* by its qform, but "):
+            list(nifti_volumes(path))
+        return
+    assert len(list(nifti_volumes(path))) == 1

@@ -41,6 +41,22 @@ def test_a_drawn_mask_comes_back(tmp_path_factory, cols, slices, seed) -> None:
     assert Masks(file=str(path))((slices, cols))[0].equal(drawn)
 
 
+@given(cols=st.integers(24, 60), seed=st.integers(0, 2**31), shifted=st.booleans())
+def test_masks_whose_center_comes_first(tmp_path_factory, cols, seed, shifted) -> None:
+    """They would leave out the center of k-space, without a word."""
+    drawn, _ = Masks("random", [0.25], [4])((4, cols), seed=seed)
+    columns = drawn.flatten().numpy()
+    path = tmp_path_factory.mktemp("masks") / "mask.npy"
+    np.save(path, np.fft.ifftshift(columns) if shifted else columns)
+    if shifted:
+        with pytest.raises(
+            InputError, match=r"at both ends, .*: apply numpy.fft.fftsh"
+        ):
+            Masks(file=str(path))
+        return
+    assert Masks(file=str(path))((4, cols))[0].equal(drawn)
+
+
 @pytest.mark.parametrize(
     ("low", "columns"),
     [(8, "1 1 1 1 1 1 1 1"), (0, "1 1 1 1 0 1 1 1"), (2, "1 0 1 0 1 1 0 1")],

@@ -1,19 +1,31 @@
 """What cannot be run is said in one sentence, before anything is written."""
 
+import contextlib
 import errno
 import math
 import os
 import re
+import subprocess
+import sys
 
 import h5py
 import nibabel
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mri_example.data.header import Header
 from mri_example.training.module import ReconstructionTask
-from tests.mri.test_command_line import configuration, refused, root, run, write_volume
+from tests.mri.test_command_line import (
+    ROOT,
+    configuration,
+    refused,
+    root,
+    run,
+    write_volume,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 __all__ = ["root"]  # a fixture
@@ -45,6 +57,9 @@ def sentence(capsys, *arguments) -> str:
         ("trainer.callbacks", ["EarlyStopping"], "arguments are required: monitor"),
         ("trainer.accumulate_grad_batches", 0, "accumulate_grad_batches is 0"),
         ("trainer.val_check_interval", 50, "trainer cannot begin .*val_check_interval"),
+        ("trainer.gradient_clip_val", math.nan, "gradient_clip_val is nan, but must"),
+        ("trainer.gradient_clip_val", -1, "gradient_clip_val is -1"),
+        ("trainer.check_val_every_n_epoch", 0, "check_val_every_n_epoch is 0"),
         ("data.workers", -1, "workers is -1"),
         ("data.crop", [0, 4], "crop is .0, 4., but must be at least one row"),
         ("training.learning_rate", math.inf, "learning_rate is inf"),
@@ -338,3 +353,112 @@ def test_a_complex_reconstruction_is_not_cut_to_its_real_part(root, capsys) -> N
         file["reconstruction"] = np.ones((3, 16, 16), np.complex64)
     arguments = ("evaluate", "--targets", test, "--reconstructions", out)
     assert "file_test.h5: reconstruction is complex64" in sentence(capsys, *arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.permutations(range(1, 6)))
+def test_another_number_of_steps_is_refused(steps, tmp_path_factory, capsys) -> None:
+    """A run may end in the middle of an epoch, where no other can go on."""
+    folder = tmp_path_factory.mktemp("root")
+    for split, slices in {"train": 4, "val": 2}.items():
+        write_volume(folder / f"data/singlecoil_{split}/file_{split}.h5", slices)
+    first, second = (
+        configuration(folder, trainer={"max_steps": n}).read_text() for n in steps[:2]
+    )
+    config = folder / "config.yaml"
+    config.write_text(first.replace("batch_size: 4", "batch_size: 2"))
+    for _ in range(2):
+        assert run("fit", "--config", config) == 0
+    config.write_text(second.replace("batch_size: 4", "batch_size: 2"))
+    said = sentence(capsys, "fit", "--config", config)
+    assert f"last.ckpt was written with max_steps = {steps[0]}, but" in said
+
+
+COMMANDS = {
+    "simulate": ("output",),
+    "reconstruct": ("data", "output", "checkpoint"),
+    "evaluate": ("targets", "reconstructions", "output"),
+    "fit": ("output", "data.root", "config"),
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), joined=st.booleans())
+def test_options_that_are_empty(data, joined, root, capsys) -> None:
+    """A variable of a script that is not set would mean the current folder."""
+    name = data.draw(st.sampled_from(sorted(COMMANDS)))
+    options = {option: root / option for option in COMMANDS[name]}
+    empty = data.draw(st.sampled_from(COMMANDS[name]))
+    arguments = [f"--{option}={path}" for option, path in options.items()]
+    place = list(options).index(empty)
+    arguments[place : place + 1] = [f"--{empty}="] if joined else [f"--{empty}", ""]
+    with contextlib.chdir(root):
+        said = sentence(capsys, name, *arguments)
+    assert re.match(rf"error: --{empty}=? is empty: give a value", said)
+    assert not [*root.glob("*coil_*")]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_options_that_a_file_gives_twice(data, root, capsys) -> None:
+    """YAML takes the last one."""
+    config = configuration(root)
+    lines = config.read_text().splitlines()
+    named = [i for i, line in enumerate(lines) if re.match(r" *\w+: \S", line)]
+    place = data.draw(st.sampled_from(named))
+    config.write_text("\n".join([*lines[: place + 1], *lines[place:]]))
+    name = lines[place].strip().split(":")[0]
+    said = sentence(capsys, "fit", "--config", config)
+    assert f"config.yaml gives {name} 2 times: keep one of them" in said
+    assert not (root / "run").exists()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["acceleration", "num_low_frequency", "columns"]),
+    value=st.sampled_from(
+        [h5py.Empty("f"), [b"x"] * 16, np.array(["x"] * 16, "S1"), [1j] * 16, [1, 2]]
+    ),
+)
+def test_attributes_of_other_types_are_no_damage(name, value, root, capsys) -> None:
+    mask = np.arange(16) % 2
+    test, out = root / "data/singlecoil_test", root / "out"
+    if name == "columns":
+        run("reconstruct", "--data", test, "--output", out)
+        changed = out / "file_test.h5"
+    else:
+        changed = write_volume(test / "file_test.h5", mask=mask.astype(np.float32))
+    with h5py.File(changed, "r+") as file:
+        file.attrs[name] = value
+    for command in (
+        ("reconstruct", "--data", test, "--output", out),
+        ("evaluate", "--targets", test, "--reconstructions", out),
+    )[name == "columns" :]:
+        code = run(*command)
+        said = "".join(capsys.readouterr())
+        assert code == 0 or (code == 2 and f"attribute '{name}'" in said)
+    write_volume(test / "file_test.h5")
+
+
+FULL = "exec {python} -m mri_example check --data {data} {sink}"
+
+
+@pytest.mark.parametrize("sink", ["> /dev/full", "| true"])
+def test_an_output_that_cannot_be_written(sink, root) -> None:
+    """Nobody reads the pipe, or the disk is full."""
+    command = FULL.format(python=sys.executable, data=root / "data", sink=sink)
+    if sink.startswith("|"):  # true ends before anything is written
+        command = f"set -o pipefail; {command.replace('exec ', '')}"
+    ended = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "error: standard output cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("option", ["size=12000000", "coils=900000000"])
+def test_sizes_beyond_the_memory(option, tmp_path, capsys) -> None:
+    said = sentence(capsys, "simulate", "--output", tmp_path, f"--simulation.{option}")
+    assert said.endswith("choose smaller sizes")
