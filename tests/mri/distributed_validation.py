@@ -1,11 +1,11 @@
-"""Validate, and train, as one of two gloo processes: `python -m ... ROOT OUTPUT`.
+"""Validate, and train, as one of two gloo processes.
 
 Which of them it is stands in the environment, where Lightning looks for it.
 """
 
 import json
 import logging
-import sys
+import os
 from pathlib import Path
 
 import lightning
@@ -58,14 +58,11 @@ def validate(root: Path, name: str, devices: int) -> dict[str, object]:
     return {"scores": scores, "seen": task.seen}
 
 
-def main(root: Path, output: Path, rank: int) -> None:
+def main(root: Path, output: Path) -> int:
     """Take part as one of two processes and write what came out."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     found = {name: validate(root, name, devices=2) for name in MODELS}
     train(root, output / "run", model("slices"), batch_size=2, trainer={"devices": 2})
-    (output / f"{rank}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    (output / f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(found))
+    return 0

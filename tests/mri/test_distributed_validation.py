@@ -2,10 +2,6 @@
 
 import csv
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +15,8 @@ from mri_example.evaluate import evaluate
 from mri_example.masks import Masks
 from mri_example.reconstruct import reconstruct
 from mri_example.training.checkpoints import load
-from tests.mri.distributed_validation import MODELS, validate
+from tests.mri.distributed_validation import MODELS, main, validate
+from tests.mri.forked import two_ranks
 
 pytestmark = [
     pytest.mark.xdist_group("two processes"),
@@ -27,13 +24,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("root")
     """Return a data root with 7 slices, or 2 + 3 slabs, to validate."""
+    root = tmp_path_factory.mktemp("root")
     volumes = {"val/a": 3, "val/b": 4, "train/c": 3}
     for name, slices in volumes.items():
         head = np.random.default_rng(0).random((slices, 16, 16))
@@ -45,31 +41,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(root):
     """Return what both processes found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.mri.distributed_validation",
-                root,
-                root,
-                rank,
-            ],
-            cwd=ROOT,
-            env=os.environ | world | {"LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
+    for code, said in two_ranks(main, root, root):
+        assert code == 0, said
     return [json.loads((root / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
