@@ -32,6 +32,7 @@ from mri_example.inspection import inspect_root
 from mri_example.masks import Masks
 from mri_example.reconstruct import reconstruct, zero_filled
 from tests.mri.signals import fourier, logged, magnitudes
+from tests.strategies import costly
 
 EVERYTHING = Masks("random", [1.0], [1])
 sizes = st.integers(16, 28)
@@ -255,6 +256,7 @@ FLIPS = {
 
 
 @pytest.mark.parametrize("name", WRONG)
+@costly(8)
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils, crop=st.integers(0, 3))
 def test_kspace_that_is_transformed_otherwise(tmp, name, seed, rows, cols, coils, crop):
     change, said = WRONG[name]
@@ -267,6 +269,7 @@ def test_kspace_that_is_transformed_otherwise(tmp, name, seed, rows, cols, coils
 
 
 @pytest.mark.parametrize("name", FLIPS)
+@costly(8)
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
 def test_targets_of_another_orientation_or_slice(tmp, name, seed, rows, cols, coils):
     change, said = FLIPS[name]
@@ -708,6 +711,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("shape", MASKS)
+@costly(8)
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
 def test_masks_of_other_shapes_are_taken(tmp, shape, seed, rows, cols, coils):
     at, mask = tmp(), np.zeros(cols, np.float32)
@@ -747,6 +751,7 @@ COMPLEX = {
 
 
 @pytest.mark.parametrize("kind", COMPLEX)
+@costly(8)
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
 def test_complex_numbers_of_other_types_are_taken(tmp, kind, seed, rows, cols, coils):
     kspace, at = head(seed, rows, cols, coils), tmp()
