@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mri_example.training.module import ReconstructionTask
+from tests.mri.forked import Run
+from tests.mri.killed import on_a_full_disk, up_to_a_file, up_to_a_step
 from tests.mri.test_command_line import (
     ROOT,
     configuration,
@@ -23,6 +23,7 @@ from tests.mri.test_command_line import (
     run,
     write_volume,
 )
+from tests.strategies import costly
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 __all__ = ["root"]  # a fixture
@@ -30,19 +31,6 @@ __all__ = ["root"]  # a fixture
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def in_a_process(program: str, *arguments) -> subprocess.CompletedProcess:
-    """Run a program in a fresh process."""
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def cut(path: Path) -> None:
@@ -87,6 +75,7 @@ def test_a_file_that_breaks_in_the_middle_of_an_epoch_is_named(
     assert run("fit", "--config", config) == 0
 
 
+@costly(4)
 @given(
     names=st.lists(st.sampled_from(["best", "last"]), min_size=1, max_size=4),
     number=st.integers(1, 10**6),
@@ -150,25 +139,6 @@ def test_a_checkpoint_of_which_a_bit_changed_is_refused(
     assert not out.exists()
 
 
-FULL = """
-import json, os, resource, signal, sys
-import mri_example.fit_cli  # an import under the limit finds no temporary folder
-from mri_example.cli import main
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails, as on a full disk
-codes = []
-for limit, arguments in json.loads(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
-        os._exit(main(arguments))
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-with open(sys.argv[2], "w") as report:
-    json.dump(codes, report)
-"""
-
-
 @pytest.fixture(scope="module")
 def writers(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
     """Return a folder, and commands that each wrote a file there and write it again."""
@@ -207,44 +177,15 @@ def test_files_that_cannot_be_written_whole_are_named_and_left_as_they_were(
 ) -> None:
     folder, commands = writers
     before = {name: digest(folder / name) for name in commands}
-    sizes = {name: (folder / name).stat().st_size for name in commands}
-    report = folder / "codes.json"
-    plan = [[int(share * sizes[name]), command] for name, command in commands.items()]
-    ended = in_a_process(FULL, json.dumps(plan), report)
-    assert ended.returncode == 0, ended.stderr
-    assert "Traceback" not in ended.stderr, ended.stderr
-    codes = json.loads(report.read_text())
-    assert codes == [2] * len(commands), ended.stderr
-    for name in commands:
-        assert str(folder / name.split("/")[0]) in ended.stderr
+    for name, command in commands.items():
+        limit = int(share * (folder / name).stat().st_size)
+        code, said = Run(on_a_full_disk, limit, command).ended()
+        assert code == 2, said
+        assert "Traceback" not in said, said
+        assert said.count("cannot be written") == 1, said
+        assert str(folder / name.split("/")[0]) in said
         assert digest(folder / name) == before[name]
-    assert ended.stderr.count("cannot be written") == len(commands)
     assert not list(folder.rglob("*.partial"))
-
-
-TERMINATED = """
-import os, signal, sys
-from mri_example.cli import main
-from mri_example.data import files
-from mri_example.training.module import ReconstructionTask
-
-step, replace = ReconstructionTask.training_step, files.Path.replace
-
-def training_step(self, batch):
-    if self.global_step == 3:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return step(self, batch)
-
-def replaced(self, path):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return replace(self, path)
-
-if sys.argv[1] == "step":
-    ReconstructionTask.training_step = training_step
-else:
-    files.Path.replace = replaced
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 @pytest.mark.slow
@@ -253,10 +194,12 @@ def test_a_run_that_is_terminated_says_so_and_leaves_nothing_half_written(
     where, root
 ) -> None:
     config = configuration(root, data={"batch_size": 4})
-    ended = in_a_process(TERMINATED, where, "fit", "--config", config)
-    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
-    assert "terminated: run the same command again to go on" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    fit = ["fit", "--config", str(config)]
+    of_a_step = (up_to_a_step, signal.SIGTERM, 3)
+    code, said = Run(*of_a_step if where == "step" else (up_to_a_file,), fit).ended()
+    assert code == 128 + signal.SIGTERM, said
+    assert "terminated: run the same command again to go on" in said
+    assert "Traceback" not in said
     assert not list(root.rglob("*.partial"))
     assert run("fit", "--config", config) == 0
 
