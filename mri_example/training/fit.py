@@ -183,19 +183,21 @@ def _locked(path: Path) -> TextIO:
     A POSIX lock ends with its process, by SIGKILL too, and forked workers have none.
     """
     while True:
-        try:
-            file = path.open("a")
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            text = f"output is {path.parent}, where another run is training: wait for "
-            raise InputError(f"{text}its end, or {OTHER}") from error
-        except OSError as error:
-            text = f"output is {path.parent}, where no file can be locked ({error}): "
-            raise InputError(f"{text}choose another folder") from error
-        with contextlib.suppress(FileNotFoundError):  # a run that ended removed it
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
+        with contextlib.ExitStack() as closed:
+            try:
+                file = closed.enter_context(path.open("a"))
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                text = f"output is {path.parent}, where another run is training: wait "
+                raise InputError(f"{text}for its end, or {OTHER}") from error
+            except OSError as error:
+                text = f"output is {path.parent}, where no file can be locked "
+                text += f"({error}): choose another folder"
+                raise InputError(text) from error
+            with contextlib.suppress(FileNotFoundError):  # a run that ended removed it
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    closed.pop_all()
+                    return file
 
 
 @contextlib.contextmanager
