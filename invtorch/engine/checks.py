@@ -53,6 +53,22 @@ def check_inverse_arity(label: str, expected: int, returned: int) -> None:
         )
 
 
+def check_inverse_shapes(
+    label: str, received: Sequence[torch.Size], returned: Sequence[Tensor]
+) -> None:
+    """Refuse an inverse that returns tensors of other shapes than the layer receives.
+
+    Raises:
+        RuntimeError: If it does.
+    """
+    for shape, tensor in zip(received, returned, strict=True):
+        if tensor.shape != shape:
+            raise RuntimeError(
+                f"the inverse of {label} returned shape {tuple(tensor.shape)}, but the "
+                f"layer received {tuple(shape)}: return the state that it received"
+            )
+
+
 def check_dtypes(label: str, state: Sequence[Tensor], output: Sequence[Tensor]) -> None:
     """Refuse a layer that changes the dtype of the state.
 

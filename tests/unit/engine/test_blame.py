@@ -364,3 +364,41 @@ def test_a_layer_without_a_log_determinant_says_how_to_write_one(direction) -> N
 def test_the_default_number_of_reflections(channels) -> None:
     layer = OrthogonalCoupling(nn.Identity(), channels=channels)
     assert len(layer.vectors) == min(3, channels)
+
+
+WRONG_SHAPES = [
+    lambda x: x[:, :2],
+    lambda x: x[:1],
+    lambda x: x.mean(1, keepdim=True),
+    lambda x: x.transpose(2, 3),
+    lambda x: x.flatten(1),
+    lambda x: x.unsqueeze(0),
+]
+
+
+@given(
+    st.sampled_from(WRONG_SHAPES),
+    st.sampled_from(["raise", "warn", None]),
+    st.booleans(),
+)
+def test_an_inverse_that_returns_another_shape(wrong, guard, in_a_tuple) -> None:
+    class Wrong(InvertibleModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, state):
+            return state if in_a_tuple else self.weight * state
+
+        def inverse(self, state):
+            return (state[0], wrong(state[1])) if in_a_tuple else wrong(state)
+
+    net = InvertibleSequential(Wrong(), Wrong(), anchors=0, guard=guard)
+    x = torch.randn(2, 4, 5, 3, requires_grad=True)
+    y = net((x, x) if in_a_tuple else x)
+    loss = y[1].sum() if in_a_tuple else y.sum()
+    message = (
+        r"the inverse of layer 1 \(Wrong\) returned shape .*received \(2, 4, 5, 3\)"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        loss.backward()
