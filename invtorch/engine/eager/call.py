@@ -83,6 +83,7 @@ class RecordedCall(Protocol):
         label: The name of the layer in error messages: its index and class.
         mixes: Whether the layer has no network inside, and is evaluated at little cost.
         arity: The number of tensors of the input state.
+        own_layer: Whether the layer is not one of this library.
         output_arity: The number of tensors of the output state.
         grad_inputs: The tensors of context and modules that need a gradient. Attributes
             and buffers among them are known once the call was run.
@@ -90,6 +91,7 @@ class RecordedCall(Protocol):
 
     label: str
     mixes: bool
+    own_layer: bool
     grad_inputs: Tensors
 
     @property
@@ -216,6 +218,7 @@ class Call:
             self.environment = Environment(
                 parts, first.device, direction.name, objects_in(context)
             )
+        self.own_layer = self.environment.own_layer
         parameters = self.environment.parameters
         check_shapes(self.label, [*parameters, *self.environment.buffers])
         own = (*self.context_tensors, *parameters)

@@ -51,6 +51,7 @@ class ClosedFormCall:
 
     arity = output_arity = 1
     mixes = False  # it has a network inside
+    own_layer = False
     read: Sequence[Drawn] = ()  # it draws nothing
 
     def __init__(

@@ -247,6 +247,8 @@ class Tape:
                 self._compare(index, index + 1, replay.outputs[: call.output_arity])
             else:
                 replay = call.replay(output=self._state(index + 1))
+                if call.own_layer and len(replay.outputs) >= call.output_arity:
+                    self._compare(index, index + 1, replay.outputs[: call.output_arity])
                 self._move(index, replay.state)
             if not backward_keeps_graph():
                 self.dropped.append(index)  # PyTorch is about to free its node

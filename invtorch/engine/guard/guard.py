@@ -265,12 +265,14 @@ class Guard:
             columns = largest.tolist(), places.tolist(), whole.tolist()
             errors += zip(*columns, strict=True)
         measured: list[Measured] = []
+        last: Measured | None = None
         for layer, index, (error, block, of_all) in zip(
             layers, indices, errors, strict=True
         ):
             one = Measured(layer, index, error, self.eps[layer], block, of_all)
-            if measured and one.follows(measured[-1]):
-                one = one._replace(eps=max(one.eps, measured[-1].eps))
+            if last is not None and one.follows(last):
+                one = one._replace(eps=max(one.eps, last.eps))
+            last = one if one.rebuilt else last
             measured.append(one)
         return measured
 
@@ -322,8 +324,11 @@ class Guard:
             return not one.error <= bound
 
         led = [until_first(run, out_of_bounds) for run in runs(measured)]
-        again = [[one] for one in measured if not one.rebuilt and out_of_bounds(one)]
-        return again + [run for run in led if run]
+        led = [run for run in led if run]
+        # what is evaluated from a wrong input is wrong too
+        known = {one.layer for one in measured if one.rebuilt and led}
+        evaluated = [m for m in measured if not m.rebuilt and m.layer not in known]
+        return [[one] for one in evaluated if out_of_bounds(one)] + led
 
     def _raise_or_warn(self, message: str, remedied: bool = False) -> None:
         if self.policy == "raise" or (self.policy == "adapt" and not remedied):
