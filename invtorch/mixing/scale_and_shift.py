@@ -176,9 +176,15 @@ class ActNorm(ScaleAndShift):
             x: The batch.
 
         Raises:
+            TypeError: If the state is complex, and the parameters are real.
             ValueError: If the state has other channels, is empty, or has NaN or Inf.
         """
         self._placed(x)
+        if x.is_complex() and not self.shift.is_complex():
+            raise TypeError(
+                "ActNorm has real parameters, but got complex data to initialize from: "
+                "write `layer.to(torch.complex64)`, as the mean is complex"
+            )
         mean, deviation = _statistics(x.movedim(self.dim, 0).flatten(1))
         scale = torch.where(deviation > 0, 1 / deviation, 1)
         _assign(self.log_scale, scale.log())

@@ -261,3 +261,13 @@ def test_vectors_of_zeros_reflect_nothing(dtype, zeros) -> None:
     torch.testing.assert_close(mix.inverse(mix(x)), x, atol=0.1, rtol=0.1)
     mix(x).square().sum().backward()
     assert torch.isfinite(mix.vectors.grad).all()
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_complex_data_need_complex_parameters_to_be_normalized() -> None:
+    x = torch.randn(50, 3, dtype=torch.complex64) + (1 + 2j)
+    with pytest.raises(TypeError, match="real parameters, but got complex data"):
+        InvertibleSequential(ActNorm(3))(x)
+    y = InvertibleSequential(ActNorm(3).to(torch.complex64))(x)
+    torch.testing.assert_close(y.mean(0), torch.zeros(3, dtype=torch.complex64))
+    torch.testing.assert_close(y.std(0), torch.ones(3))
