@@ -114,9 +114,11 @@ class RationalQuadratic(NamedTuple):
         circular = raw.shape[-1] == 3 * bins
         widths, heights, inner = raw.split([bins, bins, raw.shape[-1] - 2 * bins], -1)
         beta = math.log(bound)
-        width = 2 * end * (least + (1 - least * bins) * widths.softmax(-1))
+        # fractions of the interval: squares of its length may overflow
+        width = least + (1 - least * bins) * widths.softmax(-1)
         height = width * _bounded(heights, beta / 2)
-        height = height * (2 * end / height.sum(-1, keepdim=True))
+        height = 2 * end * (height / height.sum(-1, keepdim=True))
+        width = 2 * end * width
         inner = _bounded(inner, beta)
         if circular:
             derivative = torch.cat([inner, inner[..., :1]], -1)

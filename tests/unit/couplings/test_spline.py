@@ -194,9 +194,14 @@ def test_a_spline_of_another_interval_is_the_same_but_for_its_size(
         layer_of(n, kind, scale, seed, torch.float32, tail_bound=end)
         for end in (4.0, 4.0 * unit)
     )
-    x = 5 * torch.randn(50, 4)
+    x = (5 * torch.randn(50, 4)).requires_grad_()
+    raws = [part.conditioner.returned.requires_grad_() for part in (layer, other)]
     for direction in ("forward_and_log_det", "inverse_and_log_det"):
         y, log_det = getattr(layer, direction)(x)
         scaled, same = getattr(other, direction)(unit * x)
         assert_equal(scaled / unit, y)
         assert_equal(same, log_det, least=1.0)
+        expected = torch.autograd.grad(y.sum() + log_det.sum(), [x, raws[0]])
+        found = torch.autograd.grad((scaled / unit).sum() + same.sum(), [x, raws[1]])
+        for a, b in zip(found, expected, strict=True):
+            assert_equal(a, b)
