@@ -246,6 +246,8 @@ def _gradients(
             return scalar(getattr(net, method)(state, *context), method), inputs
 
         loss, inputs = loss_and_inputs()
+        if not loss.requires_grad:
+            return [((), ())] * 2
         first = torch.autograd.grad(loss, [*inputs, *others], allow_unused=True)
         second: Tensors = ()
         if second_order:
@@ -406,20 +408,25 @@ def _log_det_of_sample(
     sample = [t[i : i + 1] for t in as_tuple(start)]
     sample = sample if create_graph else [t.detach() for t in sample]
     own = _of_sample(context, i)
-    shapes, sizes = [t.shape for t in sample], [t.numel() for t in sample]
+    moving = [t for t in sample if is_differentiable(t)]  # integers have no derivative
+    shapes, sizes = [t.shape for t in moving], [t.numel() for t in moving]
     if sum(sizes) > LARGEST_JACOBIAN:
         raise ValueError(
             f"a sample has {sum(sizes)} entries, but at most {LARGEST_JACOBIAN} make a "
             f"Jacobian: give a smaller input"
         )
+    if not moving:
+        return torch.zeros(())
 
     def flat(entries: Tensor) -> Tensor:
-        parts = entries.split(sizes)
-        state = tuple(p.view(s) for p, s in zip(parts, shapes, strict=True))
+        parts = zip(entries.split(sizes), shapes, strict=True)
+        shaped = iter([part.view(shape) for part, shape in parts])
+        state = tuple(next(shaped) if is_differentiable(t) else t for t in sample)
         result = function(state if isinstance(start, tuple) else state[0], *own)
-        return torch.cat([t.flatten() for t in as_tuple(result)])
+        ends = [t for t in as_tuple(result) if is_differentiable(t)]
+        return torch.cat([t.flatten() for t in ends])
 
-    entries = torch.cat([t.flatten() for t in sample])
+    entries = torch.cat([t.flatten() for t in moving])
     J = torch.autograd.functional.jacobian(flat, entries, create_graph=create_graph)
     J = J.cpu().to(torch.promote_types(J.dtype, torch.float64))
     if J.shape[0] > J.shape[1]:

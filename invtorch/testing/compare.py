@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtorch.precision import eps_of
+from invtorch.precision import eps_of, is_differentiable
 
 ROUNDINGS = 8  # of a layer, each of half an eps of its largest terms
 USUAL = 128.0  # sizes up to this, and down to its inverse, are used as they are
@@ -32,7 +32,8 @@ def tolerance(dtype: torch.dtype) -> float:
 
 def norm_of(tensor: Tensor) -> float:
     """Return the norm of a tensor, of any dtype and size: no square overflows."""
-    values = tensor.detach().abs().cpu().double()
+    values = tensor.detach().cpu()
+    values = (values.abs() if is_differentiable(values) else values).double().abs()
     largest = values.max().item() if values.numel() else 0.0
     if not 0 < largest < math.inf:
         return float(largest)
@@ -59,7 +60,7 @@ def least_norm(references: Gradients) -> float:
     """
     present = [r for r in references if r is not None]
     total = sum(map(norm_of, present))
-    rounding = 1e3 * max((torch.finfo(r.dtype).eps for r in present), default=0.0)
+    rounding = 1e3 * max((eps_of(r.dtype) for r in present), default=0.0)
     return 1e-3 * total if total > rounding else 1e-2
 
 
@@ -243,7 +244,9 @@ def unit_of(tensor: Tensor) -> float:
 
     Products with it are exact.
     """
-    largest = tensor.detach().abs().max().item() if tensor.numel() else 0.0
+    if not (tensor.numel() and is_differentiable(tensor)):
+        return 1.0
+    largest = tensor.detach().abs().max().item()
     if not 0 < largest < math.inf or 1 / USUAL <= largest <= USUAL:
         return 1.0
     return 2.0 ** (math.frexp(largest)[1] - 1)

@@ -20,6 +20,7 @@ from invtorch import (
     LeakyReLU,
     LeakyTanh,
     LU1x1,
+    OnPart,
     Orthogonal1x1,
     OrthogonalCoupling,
     Permute,
@@ -365,3 +366,14 @@ def test_a_context_without_axes_is_that_of_every_sample() -> None:
     assert_invertible(layer, x, context)
     assert_log_det(layer, x, context)
     assert_gradients_match(layer, x, context)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_integers_beside_the_state_and_alone(dtype) -> None:
+    layer = OnPart(AffineCoupling(nn.Linear(2, 4)), 0)
+    integers = torch.tensor([[1, 0], [0, 1], [1, 1]]).to(dtype)
+    for module, x in ((layer, (torch.randn(3, 4), integers)), (Permute(2), integers)):
+        assert_invertible(module, x)
+        assert_log_det(module, x)
+        assert_gradients_match(module, x)
+        assert_right_or_raises(module, x)
