@@ -129,6 +129,11 @@ def _complex_from(kind: np.dtype[Any], shape: tuple[int, ...]) -> str:
     if 2 in shape:
         axis = shape.index(2)
         return f"if axis {axis} holds real and imaginary parts, move it last"
+    if len(shape) > 3 and shape[-1] % 2 == 0 and shape[-1] < min(shape[-3:-1]):
+        parts = "if real and imaginary parts alternate along the last axis, combine"
+        return (
+            f"{parts} them as kspace[..., ::2] + 1j * kspace[..., 1::2], coils second"
+        )
     return "if these are magnitude images, give them to `simulate` as NIfTI"
 
 
@@ -310,8 +315,8 @@ class KSpaceFile:
     def digest(self) -> list[Any]:
         """What tells it from other files: size, shape, and a hash of some content."""
         with opened(self.path) as file:
-            kspace = file["kspace"]
-            row = kspace[len(kspace) // 2, ..., self.shape[-2] // 2, :]
+            coils = [slice(None)] * (len(self.shape) - 3)
+            row = file["kspace"][self.slices // 2, *coils, self.shape[-2] // 2]
         content = repr(sorted(self.attributes.items())).encode() + row.tobytes()
         size = self.path.stat().st_size
         return [size, list(self.shape), sha256(content).hexdigest()]

@@ -754,7 +754,7 @@ COMPLEX = {
 @costly(8)
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils)
 def test_complex_numbers_of_other_types_are_taken(tmp, kind, seed, rows, cols, coils):
-    kspace, at = head(seed, rows, cols, coils), tmp()
+    kspace, at = head(seed, 2 * rows, cols, coils), tmp()  # an oversampled readout
     folder = write(at / "a", kspace, kspace=COMPLEX[kind](kspace))
     assert_as_standard(at, folder, kspace)
 
@@ -774,6 +774,10 @@ NOT_COMPLEX = {
     "one slice": (
         lambda kspace: np.stack([kspace[0].real, kspace[0].imag], -1),
         "if the last axis holds real and imaginary parts, insert one of slices",
+    ),
+    "alternating": (
+        lambda kspace: np.stack([kspace.real, kspace.imag] * 2, -1),
+        "if real and imaginary parts alternate along the last axis, combine",
     ),
     "text": (lambda kspace: np.full(kspace.shape, b"a"), "write it as complex64"),
     "magnitudes": (np.abs, "if these are magnitude images, give them to `simulate`"),
