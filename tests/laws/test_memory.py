@@ -86,7 +86,8 @@ def test_the_peak_of_a_step_is_flat(kind, anchors) -> None:
             tensor.grad = torch.zeros_like(tensor)
         return measure_memory(lambda: net(x).square().sum().backward()).peak
 
-    assert peak(40) <= peak(12) <= 1.05 * peak(40)
+    many, few = peak(24), peak(8)
+    assert many <= few <= 1.05 * many
 
 
 @pytest.mark.parametrize("anchors", [0, 8])

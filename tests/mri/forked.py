@@ -39,15 +39,24 @@ class Run:
         late = self.process.is_alive()
         self.process.kill()
         self.process.join()
-        with open(self._read.fileno(), closefd=False) as printed:
-            said = printed.read()
+        said = self._printed()
         assert not late, f"still running after {LONGEST} s: {said}"
         return self.process.exitcode, said
+
+    def _printed(self) -> str:
+        """Return what a pipe holds; a worker that loads data may outlive a process."""
+        os.set_blocking(self._read.fileno(), False)
+        try:
+            return os.read(self._read.fileno(), 1 << 20).decode()
+        except BlockingIOError:
+            return ""
 
 
 def _call(function, arguments, write, variables) -> None:
     os.chdir(ROOT)
     os.environ.update(variables)
+    # as in a process that was not forked by the server; else workers have another one
+    multiprocessing.set_start_method("fork", force=True)
     for stream in (1, 2):
         os.dup2(write.fileno(), stream)
     write.close()

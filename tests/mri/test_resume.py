@@ -1,50 +1,19 @@
 """Runs that were stopped, and go on as if they had not been."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from mri_example.cli import main
 from mri_example.training.module import ReconstructionTask
-from tests.mri.test_command_line import ROOT, configuration, refused, root, run
+from tests.mri.forked import Run
+from tests.mri.killed import up_to_a_step
+from tests.mri.test_command_line import configuration, refused, root, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 __all__ = ["root"]  # a fixture
-
-RUNS = """
-import json, os, signal, sys
-import torch
-from mri_example.cli import main
-from mri_example.training.module import ReconstructionTask
-
-step = ReconstructionTask.training_step
-
-def run(arguments, killed_at):
-    child = os.fork()  # a process for each run, all with what was imported once
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-    def training_step(self, batch):
-        if self.global_step == killed_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, batch)
-
-    ReconstructionTask.training_step = training_step
-    os._exit(main(arguments))
-
-runs, ended = json.loads(sys.argv[1]), []
-for output, arguments, killed_at in runs:
-    code = run(arguments, killed_at)
-    checkpoint = torch.load(output + "/last.ckpt", weights_only=True)
-    ended.append((code, checkpoint["global_step"]))
-with open(sys.argv[2], "w") as file:
-    json.dump(ended, file)
-"""
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -60,23 +29,18 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
         )
         return ["fit", "--config", str(config.rename(root / f"{output.name}.yaml"))]
 
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    def end_of(output: Path, *killed_at: int) -> tuple[int, int]:
+        command = (up_to_a_step, signal.SIGKILL, *killed_at) if killed_at else (main,)
+        code, _ = Run(*command, arguments(output)).ended()
+        checkpoint = torch.load(output / "last.ckpt", weights_only=True)
+        return code, checkpoint["global_step"]
+
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole_run = (str(whole), arguments(whole), None)
-    resumed = [(str(killed), arguments(killed), step) for step in (12, 16, None)]
-    report = tmp_path / "ended.json"
-    subprocess.run(
-        [sys.executable, "-c", RUNS, json.dumps([whole_run, *resumed]), str(report)],
-        check=True,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    died = -signal.SIGKILL  # in the second epoch, and right after it
-    ended = [tuple(end) for end in json.loads(report.read_text())]
-    assert ended == [(0, 24), (died, 8), (died, 16), (0, 24)]
+    died = -signal.SIGKILL
+    assert end_of(whole) == (0, 24)
+    assert end_of(killed, 12) == (died, 8)  # in the second epoch
+    assert end_of(killed, 16) == (died, 16)  # right after it
+    assert end_of(killed) == (0, 24)
     one, other = (
         torch.load(folder / "last.ckpt", weights_only=True)
         for folder in (whole, killed)
