@@ -63,13 +63,13 @@ def assert_same(found, expected) -> None:
         assert_all_equal(found, expected)
 
 
-def assert_right_or_refused(net, refusal: str = "", **options) -> None:
+def assert_right_or_refused(net, refusal: str = "", backend="aot_eager") -> None:
     """Run a container in all ways, on copies, so that each starts from the same state.
 
     Args:
         net: The container.
         refusal: What its refusal in one graph says; empty if it is not refused.
-        options: Those of `torch.compile`.
+        backend: Runs the graph; "eager" shows what was traced, in half of the time.
     """
     torch._dynamo.reset()
     x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
@@ -81,11 +81,11 @@ def assert_right_or_refused(net, refusal: str = "", **options) -> None:
         assert_same(expected, outcome(plain, plain, x))
     if refusal:
         with pytest.raises(Unsupported, match=refusal):
-            compiled(whole, "eager", **options)(x)
-        function = compiled(broken, "eager", fullgraph=False, **options)
+            compiled(whole, "eager")(x)
+        function = compiled(broken, "eager", fullgraph=False)
         assert_same(outcome(broken, function, x), expected)
     else:
-        found = outcome(whole, compiled(whole, "aot_eager", **options), x)
+        found = outcome(whole, compiled(whole, backend), x)
         assert_same(found, expected)
 
 
@@ -190,7 +190,15 @@ UNTRACED = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 @pytest.mark.parametrize("name", sorted(RANDOM))
 def test_what_draws_random_numbers_is_refused(name) -> None:
     net = chain(additive(), AdditiveCoupling(Added(RANDOM[name]())))
-    assert_right_or_refused(net, DRAWS)
+    x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(Unsupported, match=DRAWS):
+        compiled(net, "eager")(x)
+
+
+def test_what_draws_random_numbers_runs_outside_of_the_graph() -> None:
+    """All of them in one container: that it leaves the graph takes seconds."""
+    layers = [AdditiveCoupling(Added(RANDOM[name]())) for name in sorted(RANDOM)]
+    assert_right_or_refused(chain(additive(), *layers), DRAWS)
 
 
 @pytest.mark.parametrize("name", sorted(UNTRACED))
@@ -226,7 +234,7 @@ QUIET = {
 @pytest.mark.parametrize("name", sorted(QUIET))
 def test_what_draws_none_in_this_mode_is_compiled(name) -> None:
     net = chain(additive(), AdditiveCoupling(Added(QUIET[name]())))
-    assert_right_or_refused(net.eval())
+    assert_right_or_refused(net.eval(), backend="eager")
 
 
 # --- structures -----------------------------------------------------------------------
@@ -306,7 +314,7 @@ NESTINGS = {
 @pytest.mark.parametrize("name", sorted(NESTINGS))
 def test_nested_modules(name) -> None:
     make, refusal = NESTINGS[name]
-    assert_right_or_refused(chain(additive(), make()), refusal)
+    assert_right_or_refused(chain(additive(), make()), refusal, backend="eager")
 
 
 OWNERS = {
@@ -319,7 +327,7 @@ OWNERS = {
 
 @pytest.mark.parametrize("owner", sorted(OWNERS))
 @given(case=st.sampled_from(CASES), data=st.data())
-@costly(8)
+@costly(5)  # of each owner: 20 draws of 17 cases
 def test_hooks_on_anything_are_refused(owner, case, data) -> None:
     register, values = case.values
     if values.get("with_kwargs"):
@@ -543,15 +551,14 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("second", ["container", "layer", "direction"])
 @pytest.mark.parametrize("reason", sorted(REASONS))
-def test_a_fallback_leaves_other_containers_compiled(reason, second) -> None:
+def test_a_fallback_leaves_other_containers_compiled(reason) -> None:
     x = torch.randn(2, 4, 4, 3, dtype=torch.float64, requires_grad=True)
-    first, other = chain(additive(), REASONS[reason]()), chain(additive(), additive())
+    first, other = chain(additive(), REASONS[reason]()), chain(additive())
     if reason == "a wrong shape":
         with pytest.raises(RuntimeError):
             compiled(first, "eager", fullgraph=False)(x)
     else:
         assert not is_in_a_graph(compiled(first, "eager", fullgraph=False), x)
-    functions = {"container": other, "layer": other[0], "direction": other.inverse}
-    assert is_in_a_graph(compiled(functions[second], "eager"), x)
+    for function in (other, other[0], other.inverse):
+        assert is_in_a_graph(compiled(function, "eager"), x)
