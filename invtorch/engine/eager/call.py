@@ -213,12 +213,14 @@ class Call:
         parts = _torch.modules_inside(module)
         self.locks = Locks(parts)
         check_parts(self.label, parts[1:])
-        self.mixes = not {*_torch.submodules_of(module)} - {"parametrizations"}
         with self.locks:
             self.environment = Environment(
                 parts, first.device, direction.name, objects_in(context)
             )
         self.own_layer = self.environment.own_layer
+        networks = {*_torch.submodules_of(module)} - {"parametrizations"}
+        # what a function of others computes, as the gradient of an i-RIM, may take long
+        self.mixes = not (networks or self.environment.own_code)
         parameters = self.environment.parameters
         check_shapes(self.label, [*parameters, *self.environment.buffers])
         own = (*self.context_tensors, *parameters)
