@@ -79,9 +79,7 @@ def run(
     check_composites(steps)
     table, calls, single = TensorTable(), [], isinstance(state, Tensor)
     start = tuple(table.place(t) for t in _as_tuple(state))
-    flat = elementary(steps)
-    first = _first_network(flat)
-    for i, step in enumerate(flat):
+    for i, step in enumerate(elementary(steps)):
         label = f"layer {i} ({type(step.module).__name__})"
         check_repeatable(label, step.module)
         part, tensors = step.part_of(context), _tensors_of(step.module)
@@ -90,21 +88,11 @@ def run(
         needed = tuple(table.tensors[i].requires_grad for i in places)
         names = tuple(part.named), tuple(tensors)
         calls.append(
-            TracedCall(label, step, *names, places, needed, i in {0, first, *anchors})
+            TracedCall(label, step, *names, places, needed, i == 0 or i in anchors)
         )
     check_sizes()
     output: State = CompiledPass.apply(calls, guarded, single, start, *table.tensors)
     return output
-
-
-def _first_network(steps: Sequence[Step]) -> int:
-    """Return the index of the first layer with a network inside; 0 if there is none.
-
-    The layers before it leave a state as small as the input, beside which the states
-    above may be so large that inversion loses all digits of it.
-    """
-    inside = [[*step.module.children()] for step in steps]
-    return next((i for i, modules in enumerate(inside) if modules), 0)
 
 
 class CompiledPass(torch.autograd.Function):

@@ -108,10 +108,8 @@ def test_layers_that_leave_the_scale_may_come_first(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e30])
-@pytest.mark.parametrize("names", [[], ["frozen"], ["Permute", "Householder1x1"]])
-def test_the_scale_of_the_input_does_not_matter_when_compiled(scale, names) -> None:
-    layers = [LEADING[name]() for name in names]
-    net = InvertibleSequential(*layers, *couplings(3), anchors=0)
+def test_the_scale_of_the_input_does_not_matter_when_compiled(scale) -> None:
+    net = InvertibleSequential(*couplings(3), anchors=0)
     x = torch.randn(2, 8, 6, 6) * scale
     found, plain = errors(net, x, scale, compiled)
     assert found <= 3 * plain
