@@ -225,8 +225,7 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
 def _of_rows(kspace: NDArray[Any], power: Image, index: int) -> Iterator[Finding]:
     """Find rows, or samples, of nothing among others, which no readout leaves out."""
     there = power > 0
-    first, last = (np.maximum.accumulate(t, 0) for t in (there, there[::-1]))
-    between = first & last[::-1]
+    between = _between(there)
     filled = np.flatnonzero(there.any(axis=1))
     lost = float((between & ~there).sum() / between.sum())
     if zeros := np.ptp(filled) + 1 - len(filled):
@@ -276,9 +275,14 @@ def _measured(kspace: NDArray[Any]) -> Columns:
     """
     energies = _energies(kspace)
     loud = energies > EMPTY * energies.max()
-    first, last = (np.maximum.accumulate(one) for one in (loud, loud[::-1]))
-    measured: Columns = np.where(first & last[::-1], loud, energies > 0)
+    measured: Columns = np.where(_between(loud), loud, energies > 0)
     return measured
+
+
+def _between(there: Columns) -> Columns:
+    """Return what lies between the first and the last along the first axis."""
+    first, last = (np.maximum.accumulate(one, 0) for one in (there, there[::-1]))
+    return first & last[::-1]
 
 
 def _of_columns(file: KSpaceFile, kspace: Any, index: int) -> Iterator[Finding]:
