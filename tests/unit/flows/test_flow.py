@@ -158,6 +158,7 @@ def test_latent_variable_of_several_tensors() -> None:
     assert flow.sample(6).shape == (6, DIM)
 
 
+@pytest.mark.slow
 def test_a_trained_flow_has_the_density_of_the_data() -> None:
     """The likelihood of a flow that can be the truth reaches that of the truth."""
     torch.manual_seed(0)
