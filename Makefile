@@ -61,7 +61,7 @@ demo: $(STAMP) ## train an i-RIM on real anatomy, reconstruct an unseen subject,
 test: $(STAMP) ## run the tests (hypothesis profile "ci"); DEVICE=cuda runs them on a GPU
 	HYPOTHESIS_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-quick: $(STAMP) ## run the laws, unit and main integration tests on few drawn examples (two minutes)
+quick: $(STAMP) ## run the laws, unit and main integration tests on few drawn examples (a few minutes)
 	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
 	-m "not slow" tests/laws tests/unit tests/integration
 
