@@ -86,7 +86,8 @@ class Reflections(NamedTuple):
         V = vectors.to(precise_dtype(vectors)).T  # never in TF32
         with no_autocast(V):
             S = _halve_diagonal(V.mH @ V)
-            S = S + (S.diagonal() == 0).to(S.dtype).diag()  # no reflection, I
+            identity = torch.eye(len(S), dtype=S.dtype, device=S.device)
+            S = S + identity * ((S * identity).sum(0) == 0)  # zeros reflect nothing
             return cls(V, S, torch.linalg.solve_triangular(S, V.mH, upper=True))
 
     def product(self) -> Tensor:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch.containers import InvertibleSequential
 from invtorch.engine import DriftError, GuardPolicy
@@ -501,6 +501,12 @@ def _measured(
 
 class Same(VolumePreserving):
     """Returns the state that it receives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = (
+            nn.Identity()
+        )  # the state after layers without one is not rebuilt
 
     def forward(self, x: Any, *_: Any, **__: Any) -> Any:
         """Return a copy."""

@@ -219,8 +219,8 @@ class Call:
             )
         self.own_layer = self.environment.own_layer
         networks = {*_torch.submodules_of(module)} - {"parametrizations"}
-        # what a function of others computes, as the gradient of an i-RIM, may take long
-        self.mixes = not (networks or self.environment.own_code)
+        # what others wrote, as the gradient of an i-RIM, may take long
+        self.mixes = not (networks or self.own_layer or self.environment.own_code)
         parameters = self.environment.parameters
         check_shapes(self.label, [*parameters, *self.environment.buffers])
         own = (*self.context_tensors, *parameters)

@@ -84,8 +84,11 @@ class FromNothing(InvertibleModule):
 @RUNS
 def test_zeros_that_are_rebuilt_wrongly_raise(run) -> None:
     couplings = orthogonal(0.5, depth_of(run, eager=3))
-    layers = [Householder1x1(CHANNELS), FromNothing()]  # the input is not rebuilt
-    net = InvertibleSequential(*layers, *couplings, anchors=0)
+    nothing = nn.Conv2d(CHANNELS // 2, CHANNELS // 2, 1)
+    for parameter in nothing.parameters():
+        nn.init.zeros_(parameter)
+    first = AdditiveCoupling(nothing)  # a container does not rebuild its input
+    net = InvertibleSequential(first, FromNothing(), *couplings, anchors=0)
     with pytest.raises(RuntimeError, match=r"layer 1 \(FromNothing\)"):
         run(net)(torch.zeros(1, CHANNELS, 8, 8)).square().sum().backward()
 
