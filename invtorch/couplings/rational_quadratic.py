@@ -115,7 +115,7 @@ class RationalQuadratic(NamedTuple):
         widths, heights, inner = raw.split([bins, bins, raw.shape[-1] - 2 * bins], -1)
         beta = math.log(bound)
         # fractions of the interval: squares of its length may overflow
-        width = least + (1 - least * bins) * widths.softmax(-1)
+        width = least + (1 - least * bins) * _softmax(widths)
         height = width * _bounded(heights, beta / 2)
         height = 2 * end * (height / height.sum(-1, keepdim=True))
         width = 2 * end * width
@@ -147,6 +147,12 @@ class RationalQuadratic(NamedTuple):
 def clamped(values: Tensor, least: float, most: float) -> Tensor:
     """Clamp values that rounding put beyond an interval, but not their gradients."""
     return values + (values.clamp(least, most) - values).detach()
+
+
+def _softmax(raw: Tensor) -> Tensor:
+    """Return a softmax over the bins; PyTorch's takes long for a few, strided ones."""
+    powers = (raw - raw.detach().amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
 
 
 def _bounded(raw: Tensor, beta: float) -> Tensor:
