@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     Namespace,

@@ -44,8 +44,9 @@ def say(text: str) -> None:
         sys.stdout.flush()
     except OSError as error:  # of a full disk, or a pipe that nobody reads
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at the exit
-        text = f"standard output cannot be written ({error.strerror}): all files are"
-        raise InputError(f"{text} written, so redirect it to another place") from error
+        text = f"standard output cannot be written ({error.strerror}): redirect"
+        text += " it to another place, and run the same command again"
+        raise InputError(text) from error
 
 
 LINES = Lines()  # of the whole program, so that loops in loops take turns

@@ -187,7 +187,9 @@ def assert_gradients_match(
         y = net(x, *context)
     for direction, start in (("forward", x), ("inverse", y)):
         for suffix in ("", "_and_log_det"):
-            with suppress(*((NotImplementedError,) if suffix else ()), DriftError):
+            # in half precision a guard may refuse what a copy in double will tell
+            refused = (DriftError, NotImplementedError) if suffix else (DriftError,)
+            with suppress(*refused):
                 _assert_same_gradients(
                     net, direction + suffix, start, context, second_order, rtol
                 )

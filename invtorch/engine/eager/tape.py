@@ -304,7 +304,7 @@ class Tape:
         Layers that only mix leave a state as small as the input, beside which the
         states above may be so large that inversion loses all digits of it.
         """
-        if not index <= self.first < len(self.calls) or not self.first:
+        if index > self.first or not 0 < self.first < len(self.calls):
             return
         place = bisect_left(self.order, index)
         known = place < len(self.order) and self.order[place] <= self.first
