@@ -14,10 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.layers import revnet
 from benchmarks.networks import Case, additive, algebraic, clear
 from benchmarks.record import write
 from benchmarks.time import measure
-from invtorch import AdditiveCoupling, InvertibleSequential, OrthogonalCoupling
+from invtorch import (
+    AdditiveCoupling,
+    InvertibleSequential,
+    OrthogonalCoupling,
+    ReversibleBlock,
+)
 from invtorch.closed_form import couplings, without_closed_forms
 
 Leave = Callable[[], AbstractContextManager[object]]
@@ -79,8 +85,14 @@ def over_vectors(depth: int) -> InvertibleSequential:
     )
 
 
+def reversible(depth: int) -> InvertibleSequential:
+    """Return three stages of a RevNet."""
+    return InvertibleSequential(*revnet(depth))
+
+
 PAPER = partial(without_closed_forms, OrthogonalCoupling)
 ADDITIVE = partial(without_closed_forms, AdditiveCoupling)
+REVERSIBLE = partial(without_closed_forms, ReversibleBlock)
 SIZES: list[tuple[str, Case, int, int]] = [
     ("64 x 64", Case(algebraic, 64, (64, 64)), 32, 15),
     ("128 x 128", Case(algebraic, 64, (128, 128)), 8, 9),
@@ -123,6 +135,13 @@ PARTS = [
         (256, 64),
         25,
         ADDITIVE,
+    ),
+    *(
+        Part(f"RevNet, {name}", partial(reversible, 16), state, repetitions, REVERSIBLE)
+        for name, state, repetitions in (
+            ("64 x 64", (4, 16, 64, 64), 15),
+            ("tiny", (1, 16, 16, 16), 25),
+        )
     ),
     *(
         Part(

@@ -130,6 +130,12 @@ def two_sided(channels: int, dims: int) -> InvertibleModule:
     return ReversibleBlock(Conditioner(*sizes[::-1], dims), Conditioner(*sizes, dims))
 
 
+def known_two_sided(channels: int, dims: int) -> InvertibleModule:
+    sizes = channels // 2, -(-channels // 2)
+    block = ReversibleBlock(known(*sizes[::-1], dims), known(*sizes, dims))
+    return WithoutContext(block)
+
+
 def two_sided_checkerboard(channels: int, dims: int) -> InvertibleModule:
     f, g = (Conditioner(channels, channels, dims) for _ in range(2))
     return ReversibleBlock(f, g, split="checkerboard")
@@ -356,6 +362,7 @@ MAKERS: dict[str, Maker] = {
     "SplineCoupling(split=checkerboard)": spline_checkerboard,
     "ResidualFlow": residual,
     "ReversibleBlock": two_sided,
+    "ReversibleBlock(Sequential)": known_two_sided,
     "ReversibleBlock(split=checkerboard)": two_sided_checkerboard,
     "ConditionalAffine": conditional,
     "OrthogonalCoupling": orthogonal,

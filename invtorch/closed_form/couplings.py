@@ -1,17 +1,26 @@
-"""Additive and orthogonal couplings in closed form."""
+"""Additive and orthogonal couplings, and reversible blocks, in closed form."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from invtorch._checks import check_returned
-from invtorch.closed_form.protocol import Function, Gradients, ShiftPullBack
+from invtorch.closed_form.protocol import (
+    Function,
+    Gradients,
+    PullBack,
+    ShiftPullBack,
+)
 from invtorch.closed_form.registry import closed_form, register
-from invtorch.couplings import AdditiveCoupling, OrthogonalCoupling
+from invtorch.couplings import (
+    AdditiveCoupling,
+    OrthogonalCoupling,
+    ReversibleBlock,
+)
 from invtorch.couplings.conditioning import split_state
 from invtorch.couplings.orthogonal import HOUSEHOLDER
 from invtorch.couplings.partition import keeps_first
@@ -146,7 +155,7 @@ Orthogonal: TypeAlias = OrthogonalShift | ReflectedShift
 @register(OrthogonalCoupling, parameters=["vectors"], submodules=["conditioner"])
 def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
     """Return the closed form of a layer, if its conditioner has one."""
-    conditioner = _conditioner(layer, state)
+    conditioner = _network(layer, layer.conditioner, state)
     if conditioner is None or state.ndim < 2:
         return None
     if layer.map != HOUSEHOLDER or layer.dim != 1:
@@ -161,7 +170,7 @@ def orthogonal(layer: OrthogonalCoupling, state: Tensor) -> Orthogonal | None:
 @register(AdditiveCoupling, submodules=["conditioner"])
 def additive(layer: AdditiveCoupling, state: Tensor) -> AdditiveShift | None:
     """Return the closed form of a layer, if its conditioner has one."""
-    conditioner = _conditioner(layer, state)
+    conditioner = _network(layer, layer.conditioner, state)
     if conditioner is None or layer.grid or not keeps_first(layer):
         return None
     name, split = type(layer.conditioner).__name__, layer.split
@@ -169,13 +178,23 @@ def additive(layer: AdditiveCoupling, state: Tensor) -> AdditiveShift | None:
     return AdditiveShift(conditioner, split, layer.dim, name)
 
 
-def _conditioner(
-    layer: AdditiveCoupling | OrthogonalCoupling, state: Tensor
-) -> Function | None:
+@register(ReversibleBlock, submodules=["f", "g"])
+def reversible(layer: ReversibleBlock, state: Tensor) -> TwoShifts | None:
+    """Return the closed form of a layer, if both of its networks have one."""
+    f, g = (_network(layer, network, state) for network in (layer.f, layer.g))
+    if f is None or g is None or not keeps_first(layer):
+        return None
+    names, split = (type(layer.f).__name__, type(layer.g).__name__), layer.split
+    assert split is None or isinstance(split, int)
+    return TwoShifts(f, g, split, layer.dim, names)
+
+
+def _network(layer: nn.Module, network: nn.Module, state: Tensor) -> Function | None:
+    """Return the closed form of a network of a layer."""
     if is_parametrized(layer):
         return None
-    conditioner: Function | None = closed_form(layer.conditioner, state)
-    return conditioner
+    function: Function | None = closed_form(network, state)
+    return function
 
 
 def orthogonal_shift(vectors: Tensor, conditioner: Function, name: str) -> Orthogonal:
@@ -227,6 +246,72 @@ class AdditiveShift(NamedTuple):
 
         moved.add_(shift, alpha=sign)
         return output, pull
+
+
+class TwoShifts(NamedTuple):
+    r"""The shifts $y_1 = x_1 + f(x_2)$ and $y_2 = x_2 + g(y_1)$ of a reversible block.
+
+    In the forward direction, with $J$ the derivative of each network at its input,
+
+    $$ \bar x_1 = \bar y_1 + J_g^\top \bar y_2, \qquad
+       \bar x_2 = \bar y_2 + J_f^\top \bar x_1. $$
+
+    The inverse subtracts the shifts in reverse order, and so does its derivative.
+
+    Attributes:
+        f: The network that shifts the first part.
+        g: The network that shifts the second part.
+        split: The number of entries of the first part, or `None` for half of them.
+        dim: The axis that is split.
+        names: The names of both networks in error messages.
+    """
+
+    f: Function
+    g: Function
+    split: int | None
+    dim: int
+    names: tuple[str, str]
+
+    def shifted(self, state: Tensor, sign: int) -> Tensor:
+        """Return the state with the shifts added, or subtracted in reverse order."""
+        parts = [*split_state(state, self.split, self.dim)]
+        for moved in _order(sign):
+            shift = (self.f, self.g)[moved](parts[1 - moved])
+            self._check(moved, shift, parts[moved])
+            parts[moved] = torch.add(parts[moved], shift, alpha=sign)
+        return torch.cat(parts, self.dim)
+
+    def with_pull_back(self, state: Tensor, sign: int) -> tuple[Tensor, ShiftPullBack]:
+        """Return the same and a function that computes the derivative."""
+        output = state.clone()
+        parts = split_state(output, self.split, self.dim)
+        pulls: dict[int, PullBack] = {}
+        first, second = _order(sign)
+        for moved in first, second:
+            kept = parts[1 - moved]
+            if moved == first:  # the second shift changes this part of the output
+                kept = kept.clone()
+            shift, pulls[moved] = (self.f, self.g)[moved].with_pull_back(kept)
+            self._check(moved, shift, parts[moved])
+            parts[moved].add_(shift, alpha=sign)
+
+        def pull(grad: Tensor, x: Tensor, sign: int, into: Gradients) -> Tensor:
+            del x  # the derivative needs only the values saved by the networks
+            grads = [*split_state(grad, self.split, self.dim)]
+            for moved in reversed(_order(sign)):
+                of_kept = pulls.pop(moved)(_signed(grads[moved], sign), into)
+                grads[1 - moved] = grads[1 - moved] + of_kept
+            return torch.cat(grads, self.dim)
+
+        return output, pull
+
+    def _check(self, moved: int, shift: Tensor, part: Tensor) -> None:
+        check_returned(self.names[moved], shift, tuple(part.shape), part)
+
+
+def _order(sign: int) -> tuple[int, int]:
+    """Return which part moves first, and which one second."""
+    return (0, 1) if sign > 0 else (1, 0)
 
 
 def _halves(tensor: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:

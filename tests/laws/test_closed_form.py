@@ -1,5 +1,7 @@
 """Functions that differentiate themselves do so as autograd does."""
 
+from functools import partial
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn.utils.parametrizations import weight_norm
 
-from invtorch import GatedResidualBlock
+from invtorch import GatedResidualBlock, ReversibleBlock
 from invtorch.closed_form.couplings import OrthogonalShift, ReflectedShift
 from invtorch.closed_form.protocol import Gradients
 from invtorch.closed_form.registry import closed_form
@@ -78,6 +80,46 @@ def test_derivatives_by_hand_are_those_of_autograd(drawn, data) -> None:
         others = {*module.parameters()} - {*parameters}
     assert_all_equal(found, expected)
     assert all(into.of(p) is None for p in others)
+
+
+@st.composite
+def reversible_blocks(draw: st.DrawFn) -> tuple[ReversibleBlock, Tensor]:
+    """Draw a block of two networks, or of one twice, and what to give it."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    dims, first, second = (draw(st.integers(low, 3)) for low in (0, 1, 1))
+
+    def network(inputs: int, outputs: int) -> nn.Module:
+        if dims and draw(st.booleans()):
+            return GatedResidualBlock(inputs, outputs, hidden=2, dims=dims)
+        kind = partial(CONVOLUTIONS[dims], kernel_size=3, padding=1)
+        layer = kind(inputs, outputs) if dims else nn.Linear(inputs, outputs)
+        return nn.Sequential(layer, draw(st.sampled_from(ACTIVATIONS))())
+
+    f, g = network(second, first), network(first, second)
+    if first == second and draw(st.booleans()):
+        g = f
+    x = torch.randn(2, first + second, *[4] * dims, dtype=torch.float64)
+    return ReversibleBlock(f, g, split=first).double(), x.requires_grad_()
+
+
+@given(reversible_blocks(), st.data(), st.sampled_from([1, -1]))
+def test_the_shifts_of_a_reversible_block(drawn, data, sign) -> None:
+    layer, x = drawn
+    parameters = [p for p in layer.parameters() if data.draw(st.integers(0, 2))]
+    y = layer(x) if sign > 0 else layer.inverse(x)
+    cotangent = torch.randn_like(y)
+    expected = grad(y, [x, *parameters], cotangent)
+    function = closed_form(layer, x)
+    with torch.no_grad():
+        assert torch.equal(function.shifted(x, sign), y)
+        for start, end, direction in (x, y, sign), (y, x, -sign):
+            before = start.clone()
+            found_end, pull = function.with_pull_back(start, direction)
+            assert_equal(found_end, end)
+            assert torch.equal(start, before)
+            into = Gradients(parameters)
+            found = [pull(cotangent, x, sign, into), *map(into.of, parameters)]
+            assert_all_equal(found, expected)
 
 
 @given(st.integers(1, 6), st.data(), st.integers(0, 2**31))

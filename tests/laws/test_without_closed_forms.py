@@ -19,6 +19,7 @@ CLOSED = [
     "AdditiveCoupling(Sequential)",
     "OrthogonalCoupling(Sequential)",
     "OrthogonalCoupling(GatedResidualBlock)",
+    "ReversibleBlock(Sequential)",
 ]
 
 
