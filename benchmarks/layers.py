@@ -1,6 +1,6 @@
 """Time and memory of each coupling, and of chains of layers as people build them.
 
-`python -m benchmarks.layers` measures both in about five minutes on a free machine,
+`python -m benchmarks.layers` measures both in about fifteen minutes on a free machine,
 `python -m benchmarks.layers memory` or `time` one of them. The contenders are plain
 autograd, `torch.utils.checkpoint` around every layer, and this library with its
 default anchors; for times also without anchors. Times are medians of steps in which
@@ -45,7 +45,8 @@ SHAPES = {"time": (4, 64), "memory": (1, 32)}  # how many images, and of which s
 VECTORS = 256  # for each image
 BINS = 8
 OF_GLOW: dict[str, int] = {"hidden": 128, "dims": 2, "context": 0}
-LAYERS, TURNS = 16, 7  # of the times
+LAYERS = 16  # of the times
+TURNS, SHORT = 7, 21  # of a step; where it takes less than a second, more of them
 DEPTHS = (8, 50, 200)  # of the memory
 FEW = (8, 24)  # of the memory of contenders that grow with depth
 
@@ -296,7 +297,9 @@ def memory_of(name: str, case: Case) -> list[dict[str, Any]]:
 
 def times_of(name: str, case: Case) -> list[dict[str, Any]]:
     """Time the steps of all contenders in turn."""
-    times = measure(steps(case, LAYERS, SHAPES["time"]), TURNS)
+    contenders = steps(case, LAYERS, SHAPES["time"])
+    (once,) = measure({REFERENCE: contenders[REFERENCE]}, 1)[REFERENCE]
+    times = measure(contenders, SHORT if once < 1 else TURNS)
     reference = statistics.median(times[REFERENCE])
     rows = []
     for contender, values in times.items():
