@@ -388,12 +388,15 @@ def initialize(module: Any, direction: str, state: Any, context: Context) -> Non
     if not module.training:
         return
     inner, part = module._to_initialize(state)
-    name = type(inner).__name__
+    name, flag = type(inner).__name__, inner.initialized
     if torch.compiler.is_compiling():
         raise RuntimeError(
             f"{name} initializes from its first input, which torch.compile cannot "
             f"record: call the model once on a batch before it is compiled"
         )
+    if _torch.has_values(flag) and bool(flag):  # another model's, as of an average
+        inner._waits_for_data = False
+        return
     if direction.startswith("inverse"):
         raise RuntimeError(
             f"{name} initializes from its first input, but was first called in the "

@@ -152,6 +152,43 @@ def test_a_resumed_run_does_not_initialize_again(net) -> None:
     assert all(m.calls == [] for m in normalizers(fresh))
 
 
+def averaged(net, fresh) -> None:
+    model = torch.optim.swa_utils.AveragedModel(fresh)
+    model.module = fresh
+    model.update_parameters(net)
+
+
+def in_place(net, fresh) -> None:
+    """Write into the tensors of the state dict, as distributed checkpoints do."""
+    for name, tensor in fresh.state_dict().items():
+        tensor.copy_(net.state_dict()[name])
+
+
+def exchanged(net, fresh) -> None:
+    """Let the modules hold the tensors of others."""
+    for there, here in zip(net.modules(), fresh.modules(), strict=True):
+        vars(here)["_parameters"].update(vars(there)["_parameters"])
+        vars(here)["_buffers"].update(vars(there)["_buffers"])
+
+
+@given(
+    stacks(),
+    st.sampled_from([averaged, in_place, exchanged]),
+    st.sampled_from(["forward", "forward_and_log_det", "inverse"]),
+)
+def test_a_model_that_is_given_values_does_not_initialize(net, give, direction) -> None:
+    fresh = copy.deepcopy(net)
+    net(batch())
+    give(net, fresh)
+    x = batch(5)
+    found, expected = (getattr(model, direction)(x) for model in (fresh, net))
+    if direction == "forward_and_log_det":
+        (found, log_det), (expected, other) = found, expected
+        assert_equal(log_det, other)
+    assert_equal(found, expected)
+    assert all(m.calls == [] for m in normalizers(fresh))
+
+
 @given(stacks())
 def test_a_copy_waits_as_the_original_does(net) -> None:
     before = copy.deepcopy(net)
