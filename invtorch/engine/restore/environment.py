@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 import threading
 from collections.abc import Iterator, Sequence
@@ -68,7 +67,6 @@ class Before(NamedTuple):
 LIBRARIES = ("torch.", "invtorch.")
 
 
-@functools.cache
 def _is_known(kind: type[nn.Module]) -> bool:
     """Return whether a class of modules is one of PyTorch's or of this library."""
     return kind.__module__.startswith(("torch.nn.", "invtorch."))

@@ -17,7 +17,7 @@ from types import (
     ModuleType,
 )
 from typing import Any, NamedTuple, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def of_other_libraries() -> list[Source]:
 
 def is_generator(kind: type) -> bool:
     """Return whether instances of a class are generators whose state can be set."""
-    known = _kinds.get(kind)
+    known = _kinds.get(ref(kind))
     if known is None:
         kinds: tuple[type, ...] = (torch.Generator, random.Random)
         numpy = sys.modules.get("numpy.random")
@@ -56,12 +56,15 @@ def is_generator(kind: type) -> bool:
             kinds += (numpy.Generator, numpy.RandomState, numpy.BitGenerator)
         unset = random.SystemRandom  # which has no state
         known = issubclass(kind, kinds) and not issubclass(kind, unset)
-        if len(_kinds) < 10_000:
-            _kinds[kind] = known
+        _kinds[ref(kind, _forget)] = known
     return known
 
 
-_kinds: dict[type, bool] = {}
+_kinds: dict[ref[type], bool] = {}
+
+
+def _forget(kind: ref[type], kinds: dict[Any, Any] = _kinds) -> None:
+    kinds.pop(kind, None)
 
 
 # --- where they are held --------------------------------------------------------------
