@@ -220,9 +220,10 @@ def check_tensor(kind: str, returned: object, name: str = "conditioner") -> None
 def holds(condition: Tensor) -> bool:
     """Return whether a condition holds; on the device "meta", which has no values, yes.
 
-    On others it synchronizes with the device.
+    On others it synchronizes with the device. Under `torch.func.vmap` it has to hold
+    for all samples.
     """
-    return condition.is_meta or bool(condition)
+    return condition.is_meta or bool(_torch.unwrapped(condition).all())
 
 
 def check_returned(

@@ -112,6 +112,7 @@ __all__ = [
     "tree_map",
     "unseen_by_modes",
     "untraced",
+    "unwrapped",
     "versions",
     "weight_norm_backward",
     "weight_norm_with_norms",
@@ -291,6 +292,17 @@ def is_functorch_active() -> bool:
     """
     active: bool = torch._C._are_functorch_transforms_active()
     return active
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return the tensor that transforms of `torch.func` wrapped, of all samples.
+
+    Without: a check of values has to be left out inside of a transform.
+    """
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def is_exporting() -> bool:

@@ -180,6 +180,15 @@ class ResidualFlow(InvertibleModule):
     def _log_det(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
         """Return the log-determinant, with a graph where gradients are enabled."""
         check_real_log_det(self, x)
+        transformed = _torch.is_functorch_active() or _torch.is_forward_ad_active()
+        jacobian = self._transformed_jacobian if transformed else self._jacobian
+        J = in_single(jacobian(x, context))
+        identity = torch.eye(J.shape[1], dtype=J.dtype, device=J.device)
+        log_det: Tensor = torch.linalg.slogdet(identity + J).logabsdet
+        return log_det.to(x.dtype)
+
+    def _jacobian(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+        r"""Return $\partial g / \partial x$ of each sample."""
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
             if not (graph and x.requires_grad):
@@ -191,10 +200,15 @@ class ResidualFlow(InvertibleModule):
                 )[0].flatten(1)
                 for i in range(columns.shape[1])
             ]
-            J = in_single(torch.stack(rows, 1))
-        identity = torch.eye(J.shape[1], dtype=J.dtype, device=J.device)
-        log_det: Tensor = torch.linalg.slogdet(identity + J).logabsdet
-        return log_det.to(x.dtype)
+            return torch.stack(rows, 1)
+
+    def _transformed_jacobian(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+        """Return the same inside of a transform, whose tensors have no graph."""
+
+        def columns(x: Tensor) -> Tensor:
+            return self._residual(x, context).flatten(1).sum(0)
+
+        return torch.func.jacrev(columns)(x).movedim(0, 1).flatten(2)
 
 
 class NormBound(nn.Module):
@@ -279,4 +293,5 @@ def _largest_step(last: Tensor, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         change, *sizes = (t.abs().flatten(1).amax(1) for t in (x - last, x, y))
         size = torch.maximum(*sizes)  # x may be 0
-        return float((change / size.clamp(min=torch.finfo(size.dtype).tiny)).max())
+        steps = change / size.clamp(min=torch.finfo(size.dtype).tiny)
+        return float(_torch.unwrapped(steps).max())

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_count
+from invtorch._checks import check_count, holds
 
 LARGEST_MARGIN = 1 / 8  # at both ends of the noise, of its interval
 
@@ -52,7 +52,8 @@ class Dequantize(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Add noise and divide by the number of levels."""
         real = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        if bool(((real < 0) | (real >= self.levels) | (real != real.floor())).any()):
+        whole = (real >= 0) & (real < self.levels) & (real == real.floor())
+        if not holds(whole.all()):
             raise ValueError(
                 f"the data are not whole numbers from 0 to {self.levels - 1}: scale "
                 f"and round them first, or use a flow without dequantization"

@@ -126,6 +126,17 @@ class TestModes:
         )
         assert seen == [True]
 
+    def test_the_tensor_inside_of_transforms(self) -> None:
+        seen, x = [], torch.ones(2, 3)
+
+        def inner(y):
+            seen.append(_torch.unwrapped(y))
+            return y.sum()
+
+        torch.vmap(torch.func.grad(inner))(x)
+        assert torch.equal(seen[0], x)
+        assert _torch.unwrapped(x) is x
+
     @pytest.mark.filterwarnings("ignore")
     def test_tracing_and_export(self) -> None:
         seen = []
