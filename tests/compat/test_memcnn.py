@@ -112,6 +112,49 @@ def test_formulas(name, seed) -> None:
     assert_equal(log_det[0], exact, least=1.0)
 
 
+class Returns(nn.Module):
+    """Returns numbers of one size along each axis, in as many tensors as asked."""
+
+    def __init__(self, sizes, tensors) -> None:
+        super().__init__()
+        self.sizes, self.tensors = sizes, tensors
+
+    def forward(self, x):
+        value = (1 + x.mean().sin() / 2).expand(self.sizes)
+        return value if self.tensors is None else (value,) * self.tensors
+
+
+@given(
+    st.sampled_from(["additive", "affine"]),
+    st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 3)),
+    st.tuples(*[st.integers(1, 3)] * 3),
+    st.sampled_from([None, 1, 2, 3]),
+    st.integers(1, 3),
+)
+def test_what_a_network_returns_fits_or_is_refused(kind, shape, sizes, tensors, dim):
+    """Sizes of 1 are those of all entries; others must be those of the half."""
+    layer = memcnn.create_coupling(Returns(sizes, tensors), coupling=kind)
+    layer.split_dim = dim
+    x = torch.randn(shape, dtype=torch.float64)
+    try:
+        y, log_det = layer.forward_and_log_det(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        text = str(error)
+        ours = ("has no halves", "let it return what fits", "must return scale and")
+        torch_s = ("must match the size", "unsupported operand")
+        assert any(part in text for part in (*ours, *torch_s)), text
+        for call in (layer.forward, layer.inverse, layer.inverse_and_log_det):
+            with pytest.raises(type(error)):
+                call(x)
+        return
+    assert y.shape == x.shape
+    assert_equal(layer.inverse(y), x)
+    count = x[0].numel()
+    for i, one in enumerate(torch.autograd.functional.jacobian(layer, x)):
+        exact = torch.linalg.slogdet(one[..., i, :, :].reshape(count, count)).logabsdet
+        assert_equal(log_det[i], exact, least=1.0)
+
+
 @pytest.mark.parametrize("name", sorted(COUPLINGS))
 @given(st.integers(0, 2**31), st.booleans(), st.booleans(), st.integers(1, 6))
 def test_gradients_equal_plain_autograd(name, seed, keep, inverse, depth) -> None:
@@ -259,6 +302,8 @@ def test_deprecated_names_warn() -> None:
             "must be a shape",
         ),
         (lambda: memcnn.InvertibleModuleWrapper(3), TypeError, "fn is of type int"),
+        (lambda: memcnn.AdditiveCoupling(torch.tanh), TypeError, "Fm is of type"),
+        (lambda: memcnn.AffineCoupling(network(), 3), TypeError, "Gm is of type int"),
         (
             lambda: memcnn.InvertibleModuleWrapper(COUPLINGS["naive"]())(),
             TypeError,

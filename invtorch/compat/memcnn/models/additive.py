@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from invtorch.compat.memcnn.models.coupling import Coupling
+from invtorch.compat.memcnn.models.coupling import Coupling, of_its_shape
 from invtorch.module import no_log_det
 
 __all__ = ["AdditiveBlock", "AdditiveCoupling"]
@@ -26,6 +26,10 @@ class AdditiveCoupling(Coupling):
         implementation_fwd: -1; 0 and 1 do the same, and are deprecated.
         implementation_bwd: The same for the inverse.
         split_dim: The axis that is split in halves.
+
+    Raises:
+        TypeError: If a network is not an `nn.Module`.
+        ValueError: If the state has no halves, or a network returns what does not fit.
 
     Examples:
         >>> import invtorch.compat.memcnn as memcnn
@@ -50,15 +54,15 @@ class AdditiveCoupling(Coupling):
     def forward(self, x: Tensor) -> Tensor:
         """Add both shifts."""
         x1, x2 = self.halves(x, self.implementation_fwd)
-        y1 = x1 + self.Fm(x2)
-        y2 = x2 + self.Gm(y1)
+        y1 = of_its_shape(x1, x1 + self.Fm(x2))
+        y2 = of_its_shape(x2, x2 + self.Gm(y1))
         return self.joined(y1, y2)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Subtract both shifts."""
         y1, y2 = self.halves(y, self.implementation_bwd)
-        x2 = y2 - self.Gm(y1)
-        x1 = y1 - self.Fm(x2)
+        x2 = of_its_shape(y2, y2 - self.Gm(y1))
+        x1 = of_its_shape(y1, y1 - self.Fm(x2))
         return self.joined(x1, x2)
 
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:

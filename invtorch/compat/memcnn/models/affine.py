@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from invtorch.compat.memcnn.models.coupling import Coupling
+from invtorch.compat.memcnn.models.coupling import Coupling, of_its_shape
 
 __all__ = [
     "AffineAdapterNaive",
@@ -72,6 +72,10 @@ class AffineCoupling(Coupling):
         implementation_bwd: The same for the inverse.
         split_dim: The axis that is split in halves.
 
+    Raises:
+        TypeError: If a network is not an `nn.Module`, or returns no scale and shift.
+        ValueError: If the state has no halves, or a network returns what does not fit.
+
     Examples:
         >>> import invtorch.compat.memcnn as memcnn
         >>> network = nn.Conv2d(2, 2, 3, padding=1)
@@ -105,20 +109,20 @@ class AffineCoupling(Coupling):
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Scale and shift both halves; also return $\sum \ln\lvert s\rvert$."""
         x1, x2 = self.halves(x, self.implementation_fwd)
-        s1, t1 = self.Fm(x2)
-        y1 = s1 * x1 + t1
-        s2, t2 = self.Gm(y1)
-        y2 = s2 * x2 + t2
-        return self.joined(y1, y2), _log_det(s1) + _log_det(s2)
+        s1, t1 = _scale_and_shift(self.Fm, x2)
+        y1 = of_its_shape(x1, s1 * x1 + t1)
+        s2, t2 = _scale_and_shift(self.Gm, y1)
+        y2 = of_its_shape(x2, s2 * x2 + t2)
+        return self.joined(y1, y2), _log_det(s1, x1) + _log_det(s2, x2)
 
     def inverse_and_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
         r"""Undo both; also return $-\sum \ln\lvert s\rvert$."""
         y1, y2 = self.halves(y, self.implementation_bwd)
-        s2, t2 = self.Gm(y1)
-        x2 = (y2 - t2) / s2
-        s1, t1 = self.Fm(x2)
-        x1 = (y1 - t1) / s1
-        return self.joined(x1, x2), -_log_det(s1) - _log_det(s2)
+        s2, t2 = _scale_and_shift(self.Gm, y1)
+        x2 = of_its_shape(y2, (y2 - t2) / s2)
+        s1, t1 = _scale_and_shift(self.Fm, x2)
+        x1 = of_its_shape(y1, (y1 - t1) / s1)
+        return self.joined(x1, x2), -_log_det(s1, x1) - _log_det(s2, x2)
 
 
 class AffineBlock(AffineCoupling):
@@ -134,5 +138,16 @@ class AffineBlock(AffineCoupling):
         super().__init__(Fm, Gm, None, implementation_fwd, implementation_bwd)
 
 
-def _log_det(s: Tensor) -> Tensor:
-    return s.abs().log().flatten(1).sum(1)
+def _scale_and_shift(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    pair = network(x)
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(
+            f"{type(network).__name__} returned a {type(pair).__name__}, but must "
+            f"return scale and shift: set adapter=AffineAdapterNaive, for instance"
+        )
+    scale, shift = pair
+    return scale, shift
+
+
+def _log_det(s: Tensor, half: Tensor) -> Tensor:
+    return s.expand(half.shape).abs().log().flatten(1).sum(1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch import InvertibleModule
+from invtorch._checks import check_module
 
 IMPLEMENTATIONS = (-1, 0, 1)
 
@@ -37,7 +38,9 @@ class Coupling(InvertibleModule):
         split_dim: int,
     ) -> None:
         super().__init__()
+        check_module("Fm", Fm)
         Gm = copy.deepcopy(Fm) if Gm is None else Gm
+        check_module("Gm", Gm)
         # in this order, which is that of parameters and of optimizer states
         self.Gm = Gm if adapter is None else adapter(Gm)
         self.Fm = Fm if adapter is None else adapter(Fm)
@@ -56,15 +59,36 @@ class Coupling(InvertibleModule):
 
         Raises:
             NotImplementedError: If the implementation is unknown.
+            ValueError: If the state has no such axis, or one entry along it.
         """
         if implementation not in IMPLEMENTATIONS:
             raise NotImplementedError(
                 f"implementation is {implementation}, but must be one of "
                 f"{IMPLEMENTATIONS}"
             )
-        first, second = state.chunk(2, self.split_dim)
+        dim = self.split_dim
+        if not -state.ndim <= dim < state.ndim or state.shape[dim] < 2:
+            raise ValueError(
+                f"a state of shape {tuple(state.shape)} has no halves along split_dim "
+                f"{dim}: give it at least 2 entries there"
+            )
+        first, second = state.chunk(2, dim)
         return first.contiguous(), second.contiguous()
 
     def joined(self, first: Tensor, second: Tensor) -> Tensor:
         """Concatenate both halves."""
         return torch.cat([first, second], self.split_dim)
+
+
+def of_its_shape(half: Tensor, changed: Tensor) -> Tensor:
+    """Return a half that was changed, if it kept its shape.
+
+    Raises:
+        ValueError: If it did not: what a network returned was larger.
+    """
+    if changed.shape != half.shape:
+        raise ValueError(
+            f"a network makes a half of shape {tuple(half.shape)} one of shape "
+            f"{tuple(changed.shape)}: let it return what fits the half"
+        )
+    return changed
