@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_module
+from invtorch._checks import check_module, check_tensor
 
 State: TypeAlias = Tensor | tuple[Tensor, ...]
 Shape: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
@@ -196,9 +196,10 @@ class ConditionalNormal(Base):
         shape: The shape of one latent variable, without the batch axis.
 
     Raises:
-        TypeError: If the network is not an `nn.Module`, or the shape not made of whole
-            numbers.
-        ValueError: If one of them is less than 1, or the network returns another shape.
+        TypeError: If the network is not an `nn.Module` or does not return a tensor, or
+            the shape is not made of whole numbers.
+        ValueError: If one of them is less than 1, there are several shapes, or the
+            network returns another shape.
 
     Examples:
         >>> from torch import nn
@@ -210,12 +211,18 @@ class ConditionalNormal(Base):
 
     def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
         super().__init__(shape)
+        if len(self.shapes) > 1:
+            raise ValueError(
+                f"shape is {shape}, but a ConditionalNormal has one tensor: write a "
+                f"subclass of Base with `parts` for several"
+            )
         check_module("network", network)
         self.network = network
 
     def parts(self, *context: Any, **named: Any) -> list[tuple[Tensor, Tensor]]:
         """Evaluate the network."""
         output: Tensor = self.network(*context, **named)
+        check_tensor(type(self.network).__name__, output, "network")
         (shape,) = self.shapes
         expected = (2 * shape[0], *shape[1:])
         if output.shape[1:] != expected:

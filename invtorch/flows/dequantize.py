@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from invtorch._checks import check_count, holds
+from invtorch._checks import check_count, check_generator, holds
 
 LARGEST_MARGIN = 1 / 8  # at both ends of the noise, of its interval
 
@@ -28,7 +28,8 @@ class Dequantize(nn.Module):
         Any; the output has the same shape and is in $[0, 1)$.
 
     Raises:
-        TypeError: If `levels` is not a whole number.
+        TypeError: If `levels` is not a whole number, or the data are complex or no
+            tensor.
         ValueError: If `levels` is less than 2, or too large for the precision of the
             data; or the data are not whole numbers from 0 to `levels` - 1.
 
@@ -51,6 +52,13 @@ class Dequantize(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Add noise and divide by the number of levels."""
+        check_generator(generator)
+        if not isinstance(x, Tensor) or x.is_complex():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"the data to dequantize are a {kind}, but must be one tensor of whole "
+                f"numbers"
+            )
         real = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         whole = (real >= 0) & (real < self.levels) & (real == real.floor())
         if not holds(whole.all()):

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from invtorch import InvertibleModule
-from invtorch._checks import check_count, check_log_det
+from invtorch._checks import (
+    check_count,
+    check_generator,
+    check_log_det,
+    check_number,
+)
 from invtorch.engine.restore.context import map_tensors, tensors_in
 from invtorch.flows.bases import Base, check_latent
 from invtorch.flows.dequantize import Dequantize
@@ -160,11 +165,14 @@ class Flow(nn.Module):
             named: The context, by keyword.
 
         Returns:
-            `(count, ...)`; with context, `(batch, count, ...)`.
+            `(count, ...)`; with context, `(batch, count, ...)`. They are differentiable
+            by the parameters of the base, but for a distribution of PyTorch without
+            `rsample`.
 
         Raises:
-            ValueError: If `temperature` is negative, or it is not 1 and the base is
-                not one of `invtorch.flows`.
+            TypeError: If `temperature` is not a number, or `generator` none of PyTorch.
+            ValueError: If `temperature` is negative or infinite, or it is not 1 and the
+                base is not one of `invtorch.flows`.
         """
         options = {"temperature": temperature, "generator": generator}
         z, repeated, batch = self._draw(count, context, named, options)
@@ -206,9 +214,9 @@ class Flow(nn.Module):
 
         With dequantization it is an upper bound of the bits that a code for $x$ needs.
         """
+        log_prob = self.log_prob(x, *context, **named)
         tensors = x if isinstance(x, tuple) else (x,)
         entries = sum(t.shape[1:].numel() for t in tensors)
-        log_prob = self.log_prob(x, *context, **named)
         bits: Tensor = -log_prob / (entries * math.log(2))
         return bits
 
@@ -236,10 +244,8 @@ class Flow(nn.Module):
     ) -> tuple[Any, Any, int | None]:
         """Return latent variables, the repeated context and its batch size, if any."""
         check_count("count", count)
-        if not options["temperature"] >= 0:  # which holds for NaN too
-            raise ValueError(
-                f"temperature is {options['temperature']}, but must be at least 0"
-            )
+        check_generator(options["generator"])
+        _check_temperature(options["temperature"])
         batch = _batch_of((context, named))
         total = count if batch is None else count * batch
         repeated = map_tensors(
@@ -260,9 +266,21 @@ def _draw_from(base: Distribution, total: int, options: dict[str, Any]) -> Tenso
                 f"{name} is {options[name]}, which a torch.distributions.Distribution "
                 f"does not take: use a base of invtorch.flows"
             )
+    size = torch.Size([total])
+    if base.has_rsample:
+        return base.rsample(size)
     with torch.no_grad():
-        drawn: Tensor = base.sample(torch.Size([total]))
+        drawn: Tensor = base.sample(size)
     return drawn
+
+
+def _check_temperature(temperature: Any) -> None:
+    if not (isinstance(temperature, Tensor) and temperature.ndim == 0):
+        check_number("temperature", temperature)
+    if not 0 <= temperature < math.inf:  # which does not hold for NaN
+        raise ValueError(
+            f"temperature is {temperature}, but must be at least 0 and finite"
+        )
 
 
 def _batch_of(context: Any) -> int | None:

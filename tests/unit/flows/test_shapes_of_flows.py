@@ -147,11 +147,79 @@ def test_contexts_of_any_kind(kinds, nested) -> None:
     assert x.shape == ((2, 5, 4) if "tensor" in kinds else (5, 4))
 
 
-@pytest.mark.parametrize("temperature", [-1.0, math.nan])
+REPARAMETRIZED = {
+    "entries": lambda m, s: distributions.Normal(m, s),
+    "independent": lambda m, s: distributions.Independent(
+        distributions.Normal(m, s), 1
+    ),
+    "matrix": lambda m, s: distributions.MultivariateNormal(m, torch.diag(s.square())),
+    "transformed": lambda m, s: distributions.TransformedDistribution(
+        distributions.Normal(torch.zeros_like(m), 1.0),
+        [distributions.AffineTransform(m, s)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPARAMETRIZED)
+@given(st.integers(1, 4), st.integers(1, 5), st.booleans(), st.integers(0, 2**31))
+def test_samples_are_differentiable_by_the_base(name, size, count, density, seed):
+    """As those of a learned base of this library are."""
+    torch.manual_seed(seed)
+    mean = torch.randn(size, requires_grad=True)
+    deviation = (torch.rand(size) + 0.5).requires_grad_()
+    flow = Flow(Doubled(), REPARAMETRIZED[name](mean, deviation))
+    x = flow.sample_and_log_prob(count)[0] if density else flow.sample(count)
+    found = torch.autograd.grad(x.sum(), [mean, deviation])
+    epsilon = ((2 * x - mean) / deviation).detach()
+    assert_equal(found[0], torch.full((size,), count / 2))
+    assert_equal(found[1], epsilon.sum(0) / 2)
+
+
+def test_samples_of_a_mixture_have_no_graph() -> None:
+    weights = torch.ones(2, requires_grad=True)
+    parts = REPARAMETRIZED["independent"](torch.zeros(2, 3), torch.ones(2, 3))
+    mixture = distributions.MixtureSameFamily(distributions.Categorical(weights), parts)
+    assert not Flow(Doubled(), mixture).sample(4).requires_grad
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
 def test_wrong_temperatures(temperature) -> None:
     flow = Flow(Doubled(), StandardNormal([4]))
     with pytest.raises(ValueError, match="but must be at least 0"):
         flow.sample(2, temperature=temperature)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", [0.5], torch.ones(2), object()])
+def test_a_temperature_of_another_kind(value) -> None:
+    with pytest.raises(TypeError, match=r"temperature is .*, but must be a number"):
+        Flow(Doubled(), StandardNormal([4])).sample(2, temperature=value)
+
+
+def test_what_is_no_generator_and_data_of_another_kind() -> None:
+    flow = Flow(Doubled(), StandardNormal([4]), dequantize=Dequantize(8))
+    for call in (flow.log_prob, flow.to_latent, flow.bits_per_dim):
+        with pytest.raises(TypeError, match=r"but must be a torch\.Generator"):
+            call(torch.ones(2, 4), generator=0)
+        for x in ([1, 2], torch.ones(2, 4, dtype=torch.complex64), None):
+            with pytest.raises(TypeError, match="must be one tensor of whole numbers"):
+                call(x)
+    with pytest.raises(TypeError, match=r"but must be a torch\.Generator"):
+        flow.sample(2, generator=0)
+
+
+@pytest.mark.parametrize("returned", [None, (torch.ones(2, 4),), 1.0])
+def test_a_conditional_base_needs_one_tensor(returned) -> None:
+    class Returns(nn.Module):
+        def forward(self, _):
+            return returned
+
+    flow = Flow(Doubled(), ConditionalNormal(Returns(), [2]))
+    message = f"network Returns returned a {type(returned).__name__}, but must return"
+    for call in (lambda c: flow.log_prob(c, c), lambda c: flow.sample(1, c)):
+        with pytest.raises(TypeError, match=message):
+            call(torch.ones(2, 2))
+    with pytest.raises(ValueError, match="a ConditionalNormal has one tensor"):
+        ConditionalNormal(Returns(), [[2], [3]])
 
 
 def test_noise_of_a_generator() -> None:
