@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -157,12 +157,20 @@ class Glow(Composite):
             space: The sizes of the data in space.
 
         Raises:
+            TypeError: If they are no sequence of whole numbers.
             ValueError: If they are no multiples of `2**levels`, or too many.
         """
         factor = 2**self.levels
-        if len(space) != self.dims or any(n < 1 or n % factor for n in space):
+        if not isinstance(space, Iterable):
+            raise TypeError(
+                f"space is {space!r}, but must be a sequence of {self.dims} sizes"
+            )
+        space = tuple(space)
+        for n in space:
+            check_count("space", n)
+        if len(space) != self.dims or any(n % factor for n in space):
             raise ValueError(
-                f"space is {tuple(space)}, but {self.levels} levels need {self.dims} "
+                f"space is {space}, but {self.levels} levels need {self.dims} "
                 f"sizes that are multiples of {factor}: crop or pad the data"
             )
         shapes = []

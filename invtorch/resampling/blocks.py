@@ -94,7 +94,8 @@ class Downsample(VolumePreserving):
         if self.size is None:
             raise ValueError(
                 f"a state of shape {tuple(x.shape)} cannot be divided into blocks of "
-                f"{self.stride}: set size={space}, which pads it, or crop it"
+                f"{self.stride}: crop or pad it, or give the layer size={space}, which "
+                f"pads it"
             )
         return F.pad(x, [n for pad in missing[::-1] for n in (0, pad)])
 

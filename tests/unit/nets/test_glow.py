@@ -210,6 +210,9 @@ def test_states_and_contexts_that_do_not_fit() -> None:
     x, context = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 8, 8)
     with pytest.raises(ValueError, match=r"space is \(25, 25\), but 2 levels need 2"):
         net.latent_shapes((25, 25))
+    for space in (8, 8.0, (8.0, 8), ("8", 8)):
+        with pytest.raises(TypeError, match=r"space is .*, but must be a"):
+            net.latent_shapes(space)
     for size in (5, 6):
         with pytest.raises(ValueError, match="cannot be divided into blocks"):
             net(x[..., :size, :size], context)
