@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from invtorch._repr import describe, parameter_count
 from invtorch.keywords import keywords_of
-from invtorch.recording import Direction, State, initializing, nested, recorded
+from invtorch.recording import (
+    Direction,
+    State,
+    initializing,
+    nested,
+    recorded,
+    waits_for_data,
+)
 
 # from the strategy that keeps least to the one that keeps most
 MemoryStrategy: TypeAlias = Literal["invert", "offload", "checkpoint", "store"]
@@ -45,7 +52,9 @@ def _own_or_foreign(cls: type, name: str) -> Any:
 
     Those of other layers are wrapped already.
     """
-    owner = next(kind for kind in cls.__mro__ if name in kind.__dict__)
+    owner = next((kind for kind in cls.__mro__ if name in kind.__dict__), None)
+    if owner is None:
+        return None
     wrapped = owner is not cls and issubclass(owner, InvertibleModule)
     return None if wrapped else owner.__dict__[name]
 
@@ -74,8 +83,9 @@ class InvertibleModule(nn.Module):
     A layer that sets its parameters from the first batch defines
     `initialize(x, *context)`. It is called once, without gradients, before the first
     call in training mode. The buffer `initialized` of the layer is then true. It is
-    saved in the `state_dict`, so that a resumed run does not initialize again. In
-    distributed training `initialize` must set the same values on all ranks.
+    saved in the `state_dict`, so that a resumed run does not initialize again;
+    `layer.initialized.fill_(False)` lets the next call do so. In distributed training
+    `initialize` must set the same values on all ranks.
 
     A layer that leaves entries of the state as they are, or only moves them, can define
     `unchanged(mask, direction)`. The mask has the form of a state of one sample, and is
@@ -108,7 +118,7 @@ class InvertibleModule(nn.Module):
         if hasattr(self, "initialize"):
             self.initialized: Tensor
             self.register_buffer("initialized", torch.tensor(False))
-            self._waits_for_data = True
+            self._waited = True
             self.register_load_state_dict_post_hook(_loaded)
 
     def __init_subclass__(cls, *, elementary: bool = True, **kwargs: Any) -> None:
@@ -119,8 +129,10 @@ class InvertibleModule(nn.Module):
             if method is not None:
                 call = wrap(Direction(name, method))
                 setattr(cls, name, functools.wraps(method)(call))
-        if "initialize" in cls.__dict__:
-            cls.initialize = initializing(cls.__dict__["initialize"])
+        initialize = _own_or_foreign(cls, "initialize")
+        if initialize is not None:
+            cls.initialize = initializing(initialize)
+            cls._waits_for_data = property(waits_for_data)  # type: ignore[assignment]
         if "forward" in cls.__dict__:
             cls._names = keywords_of(functools.partial(cls.__dict__["forward"], None))
         if not cls.__dict__.keys().isdisjoint(DIRECTIONS):
@@ -282,8 +294,7 @@ def rearranged(layer: InvertibleModule, mask: State, direction: str) -> State:
 
 def _loaded(module: InvertibleModule, _: object) -> None:
     """Read after `load_state_dict` whether a module was initialized."""
-    flag = module.initialized
-    module._waits_for_data = flag.is_meta or not bool(flag)
+    waits_for_data(module)
 
 
 def _no_log_det(module: InvertibleModule, method: str) -> str:

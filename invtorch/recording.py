@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,8 @@ class _Running(threading.local):
 
 
 _running = _Running()
+# the buffers `initialized` of layers, and their versions, when they were last read
+_FLAGS: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
 
 
 def is_recording() -> bool:
@@ -383,20 +386,23 @@ def initialize(module: Any, direction: str, state: Any, context: Context) -> Non
     FSDP2 gathers the parameters of a layer when it is called.
 
     Raises:
-        RuntimeError: If the direction is an inverse one, or a function is compiled.
+        RuntimeError: If the direction is an inverse one, or a function is compiled or
+            transformed.
     """
     if not module.training:
         return
     inner, part = module._to_initialize(state)
-    name, flag = type(inner).__name__, inner.initialized
+    name = type(inner).__name__
     if torch.compiler.is_compiling():
         raise RuntimeError(
             f"{name} initializes from its first input, which torch.compile cannot "
             f"record: call the model once on a batch before it is compiled"
         )
-    if _torch.has_values(flag) and bool(flag):  # another model's, as of an average
-        inner._waits_for_data = False
-        return
+    if _torch.is_functorch_active():
+        raise RuntimeError(
+            f"{name} initializes from its first input, but a transform of torch.func "
+            f"lets nothing be kept: call the model once on a batch before"
+        )
     if direction.startswith("inverse"):
         raise RuntimeError(
             f"{name} initializes from its first input, but was first called in the "
@@ -419,9 +425,26 @@ def initializing(method: Callable[..., None]) -> Callable[..., None]:
         with torch.no_grad(), Recording(None):
             method(self, state, *context, **named)
         self.initialized.fill_(True)
-        self._waits_for_data = False
+        self._waited = False
 
     return call
+
+
+def waits_for_data(module: Any) -> bool:
+    """Return whether `initialize` of a layer is still to be called.
+
+    Its buffer says so. It is read again, which synchronizes with the device, where it
+    was written or replaced.
+    """
+    if torch.compiler.is_compiling():
+        return bool(module._waited)
+    flag = _torch.unwrapped(module.initialized)
+    (version,) = _torch.versions([flag])
+    seen, when = _FLAGS.get(module, (None, 0))
+    if (seen is not flag or when != version) and _torch.has_values(flag):
+        _FLAGS[module] = flag, version
+        module._waited = not bool(flag.all())
+    return bool(module._waited)
 
 
 def check_hooks(module: nn.Module) -> None:

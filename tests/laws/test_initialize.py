@@ -212,6 +212,62 @@ def test_inverse_direction_is_refused_before(net, direction) -> None:
     getattr(net, direction)(batch())
 
 
+@given(stacks(), st.booleans())
+def test_the_buffer_says_whether_it_is_initialized(net, loaded) -> None:
+    """It may be written by hand, or be that of another network."""
+    if loaded:
+        other = copy.deepcopy(net)
+        other(batch())
+        values = dict([*other.named_parameters(), *other.named_buffers()])
+        before = {name: value.clone() for name, value in values.items()}
+        x = batch(5)
+        assert_equal(torch.func.functional_call(net, values, (x,)), other(x))
+        for name, value in values.items():
+            assert torch.equal(value, before[name])
+    else:
+        for module in normalizers(net):
+            module.initialized.fill_(True)
+        net(batch(5))
+    assert all(m.calls == [] for m in normalizers(net))
+    for count in (6, 7):
+        for module in normalizers(net):
+            module.initialized.fill_(False)
+        net(batch(count)), net(batch(3))
+    assert all(m.calls == [6, 7] and bool(m.initialized) for m in normalizers(net))
+
+
+def test_initialize_of_a_class_that_is_no_module() -> None:
+    class FromData:
+        calls = 0
+
+        def initialize(self, _):
+            self.calls += 1
+
+    class Both(FromData, Scale):
+        pass
+
+    layer = Both(CHANNELS, 1).double()
+    assert bool(layer(batch()).ndim and layer(batch()).ndim)
+    assert layer.calls == 1
+    assert layer.initialized
+
+
+@given(stacks(), st.sampled_from(["vmap", "grad", "jvp"]))
+def test_it_is_refused_inside_of_a_transform(net, name) -> None:
+    x = batch()
+    transformed = {
+        "vmap": lambda: torch.func.vmap(lambda t: net(t[None]))(x),
+        "grad": lambda: torch.func.grad(lambda t: net(t).sum())(x),
+        "jvp": lambda: torch.func.jvp(net, (x,), (x,)),
+    }[name]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match="call the model once on a batch before"):
+        transformed()
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    net(x)
+    transformed()
+
+
 def test_a_layer_alone_initializes_too() -> None:
     layer, x = Normalize(CHANNELS).double(), batch()
     y = layer(x)
