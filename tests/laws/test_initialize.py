@@ -252,6 +252,7 @@ def test_initialize_of_a_class_that_is_no_module() -> None:
     assert layer.initialized
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @given(stacks(), st.sampled_from(["vmap", "grad", "jvp"]))
 def test_it_is_refused_inside_of_a_transform(net, name) -> None:
     x = batch()
