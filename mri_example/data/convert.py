@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, crop_of, opened, plain, write_kspace
-from mri_example.data.header import Header, whole_header
+from mri_example.data.header import Header, text_of, whole_header
 from mri_example.errors import InputError, require
 from mri_example.masks import center_width
 from mri_example.paths import check_file, distinct, files_of
@@ -70,9 +70,9 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
         write_kspace(path, data, target, xml, attributes | {"source": digest}, mask)
         try:
             checked([path])
-        except InputError:
+        except InputError as error:
             path.unlink()
-            raise
+            raise InputError(str(error).replace(f"{path}", f"{raw}")) from error
         written.append(path)
     return written
 
@@ -82,24 +82,24 @@ def _scan(file: h5py.File) -> tuple[Any, ...]:
     groups = [g for g in file.values() if isinstance(g, h5py.Group)]
     groups = [g for g in groups if {"data", "xml"} <= {*g}]
     require(len(groups) == 1, f"{len(groups)} ISMRMRD scans: name a file of one")
-    document, xml, encoded = whole_header(plain(groups[0]["xml"][()]))
-    data, measured = _kspace(groups[0]["data"], Header.parse(xml), encoded)
-    limit = document.encoding[0].encodingLimits.slice
-    said = limit.maximum - limit.minimum + 1 if limit else 0
-    text = f"lines of {len(data)} slices, but the header speaks of {said}: copy the "
-    require(len(data) >= said, f"{text}whole file, or correct the header")
+    root, xml, encoded = whole_header(plain(groups[0]["xml"][()]))
+    header = Header.parse(xml)
+    data, measured = _kspace(groups[0]["data"], header, encoded)
+    text = f"lines of {len(data)} slices, but the header speaks of {header.slices}: "
+    text += "copy the whole file, or correct the header"
+    require(len(data) >= header.slices, text)
     changed = (measured != measured[0]).any(axis=1)
     text = f"slice {changed.argmax()} was measured along other columns than slice 0"
     require(not changed.any(), f"{text}, but a file has one mask: separate them")
-    return document, xml, data, measured[0]
+    return root, xml, data, measured[0]
 
 
-def _content(name: str, document: Any, xml: bytes, data: Any, mask: Any) -> Any:
+def _content(name: str, root: Any, xml: bytes, data: Any, mask: Any) -> Any:
     """Return k-space, target, header, attributes and mask of a converted file."""
     header = Header.parse(xml)
-    protocol = getattr(document.measurementInformation, "protocolName", None)
-    patient = getattr(document.subjectInformation, "patientID", None)
-    attributes = {"acquisition": protocol or "UNKNOWN", "patient_id": patient or name}
+    protocol = text_of(root, "measurementInformation/protocolName") or "UNKNOWN"
+    patient = text_of(root, "subjectInformation/patientID") or name
+    attributes: dict[str, Any] = {"acquisition": protocol, "patient_id": patient}
     inside = mask[max(header.padding[0], 0) : header.padding[1]]
     data = data[:, 0] if data.shape[1] == 1 else data
     if inside.all():
@@ -236,7 +236,8 @@ def _columns(heads: NDArray[Any], header: Header, encoded: int) -> Any:
     steps = heads["idx"]["kspace_encode_step_1"].astype(np.int64)
     places = steps - header.center + encoded // 2
     inside = places.min() >= 0 and places.max() < encoded
+    inside = inside and header.minimum <= steps.min() and steps.max() <= header.maximum
     text = f"phase encodings from {steps.min()} to {steps.max()}, but the header "
-    text += f"says at most {header.maximum}, {header.center} in the middle of {encoded}"
-    require(inside and steps.max() <= header.maximum, f"{text}: correct the header")
-    return steps + header.padding[0]
+    text += f"says at most {header.maximum}, at least {header.minimum}, {header.center}"
+    require(inside, f"{text} in the middle of {encoded}: correct the header")
+    return steps - header.center + header.encoded[1] // 2

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from mri_example.errors import InputError, require
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
-LIMITS = "encoding/encodingLimits/kspace_encoding_step_1"
+NAMES = {"": NAMESPACE}
+LIMITS = "encoding/encodingLimits"
 SYSTEM = "acquisitionSystemInformation"
 SIMILAR = 0.02  # relative difference of sizes that are rounded
+FARTHEST = 10  # ratio of pixel sizes, and of fields of view, of one unit
+UNREADABLE = (ElementTree.ParseError, LookupError, TypeError, ValueError)
 Size = tuple[int, int, int]
 
 
@@ -28,6 +31,8 @@ class Header:
         scanner: Its model, for example `Skyra`, or "" where the header does not say it.
         trajectory: For example `cartesian`, or "" likewise.
         coils: Number of receiver channels, or 0 likewise.
+        minimum: Lowest index of the phase-encoding steps.
+        slices: Number of slices by their limits, 1 where the header does not say it.
     """
 
     encoded: Size
@@ -37,12 +42,14 @@ class Header:
     scanner: str = ""
     trajectory: str = ""
     coils: int = 0
+    minimum: int = 0
+    slices: int = 1
 
     @property
     def padding(self) -> tuple[int, int]:
         """Columns from the first to before the second were measured at all."""
-        left = self.encoded[1] // 2 - self.center
-        return left, left + self.maximum + 1
+        first = self.encoded[1] // 2 - self.center
+        return first + self.minimum, first + self.maximum + 1
 
     @classmethod
     def parse(cls, xml: bytes) -> Header:
@@ -52,21 +59,29 @@ class Header:
             InputError: If it is not XML, or a field is missing or not a size.
         """
         try:
-            root = ElementTree.fromstring(xml)
-            return cls(
-                encoded=_size(root, "encoding/encodedSpace"),
-                recon=_size(root, "encoding/reconSpace"),
-                center=_number(root, f"{LIMITS}/center"),
-                maximum=_number(root, f"{LIMITS}/maximum"),
-                scanner=_text(root, f"{SYSTEM}/systemModel") or "",
-                trajectory=_text(root, "encoding/trajectory") or "",
-                coils=_number(root, f"{SYSTEM}/receiverChannels", "0"),
-            )
-        except (ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
+            return cls.of(ElementTree.fromstring(xml))
+        except UNREADABLE as error:
             raise InputError(
                 f"the ISMRMRD header cannot be read ({error}): remove the data set "
                 f"'ismrmrd_header' to have the sizes taken from the k-space"
             ) from error
+
+    @classmethod
+    def of(cls, root: ElementTree.Element) -> Header:
+        """Read the elements of a header."""
+        step, ends = f"{LIMITS}/kspace_encoding_step_1", ("minimum", "maximum")
+        first, last = (_number(root, f"{LIMITS}/slice/{end}", "0") for end in ends)
+        return cls(
+            encoded=_size(root, "encoding/encodedSpace"),
+            recon=_size(root, "encoding/reconSpace"),
+            center=_number(root, f"{step}/center"),
+            maximum=_number(root, f"{step}/maximum"),
+            scanner=text_of(root, f"{SYSTEM}/systemModel"),
+            trajectory=text_of(root, "encoding/trajectory"),
+            coils=_number(root, f"{SYSTEM}/receiverChannels", "0"),
+            minimum=_number(root, f"{step}/minimum", "0"),
+            slices=last - first + 1,
+        )
 
     def xml(self) -> bytes:
         """Write the header."""
@@ -82,7 +97,7 @@ class Header:
     <reconSpace>{matrix.format(*self.recon)}</reconSpace>
     <trajectory>{escape(self.trajectory)}</trajectory>
     <encodingLimits><kspace_encoding_step_1>
-      <minimum>0</minimum><maximum>{self.maximum}</maximum>
+      <minimum>{self.minimum}</minimum><maximum>{self.maximum}</maximum>
       <center>{self.center}</center>
     </kspace_encoding_step_1></encodingLimits>
   </encoding>
@@ -90,14 +105,14 @@ class Header:
 """.encode()
 
 
-def _text(root: ElementTree.Element, path: str) -> str | None:
-    text = root.findtext(path, namespaces={"": NAMESPACE})
-    return None if text is None else text.strip()
+def text_of(root: ElementTree.Element, path: str) -> str:
+    """Return what an element says, "" if it is not there."""
+    return root.findtext(path, "", NAMES).strip()
 
 
-def _number(root: ElementTree.Element, path: str, default: str | None = None) -> int:
-    text = _text(root, path) or default
-    if text is None:
+def _number(root: ElementTree.Element, path: str, default: str = "") -> int:
+    text = text_of(root, path) or default
+    if not text:
         raise LookupError(f"it lacks {path}")
     if not text.isdecimal():
         raise ValueError(f"{text!r} is not a number of voxels or steps")
@@ -111,41 +126,52 @@ def _size(root: ElementTree.Element, space: str) -> Size:
     return x, y, z
 
 
-def whole_header(xml: bytes) -> tuple[Any, bytes, int]:
+def whole_header(xml: bytes) -> tuple[ElementTree.Element, bytes, int]:
     """Return the header of a raw file of one Cartesian encoding, with square pixels.
 
-    As the classes of `ismrmrd` and as XML; the number is that of the columns before
-    pixels became square.
+    As elements and as XML; the number is that of the columns before pixels became
+    square.
     """
-    from ismrmrd import xsd  # which only `convert` needs
-
+    spaces = [f"encoding/{name}Space" for name in ("encoded", "recon")]
+    places = [f"{space}/fieldOfView_mm/{axis}" for space in spaces for axis in "xy"]
     try:
-        document, header = xsd.CreateFromDocument(xml), Header.parse(xml)
-    except (ValueError, TypeError, SyntaxError, LookupError) as error:
-        said = error.__cause__ or error
-        text = f"the header does not say the sizes of the scan ({said}): correct it"
+        root = ElementTree.fromstring(xml)
+        header = Header.of(root)
+        views = [float(text_of(root, place) or 0) for place in places]
+    except UNREADABLE as error:
+        text = f"the header does not say the sizes of the scan ({error}): correct it"
         raise InputError(text) from error
-    count, name = len(document.encoding), header.trajectory
+    count, name = len(root.findall("encoding", NAMES)), header.trajectory
     cure = "write each into a file of its own"
     require(count == 1, f"{count} encodings, but there must be one: {cure}")
     text = f"a trajectory that is {name or 'not named'}, not cartesian: grid the data"
     require(name.lower() == "cartesian", text)
-    if _make_square(document.encoding[0]):
-        xml = xsd.ToXML(document).encode()
-    return document, xml, header.encoded[1]
+    before = (*header.encoded[:2], *header.recon[:2])
+    after = _square(*before, *views)
+    if after != before:
+        sizes = [f"{space}/matrixSize/{axis}" for space in spaces for axis in "xy"]
+        for place, size in zip(sizes, after, strict=True):
+            next(root.iterfind(place, NAMES)).text = str(size)
+        xml = ElementTree.tostring(root)
+    return root, xml, before[1]
 
 
-def _make_square(encoding: Any) -> bool:
-    """Enlarge the matrix until pixels are square, and say whether anything changed."""
-    size, view = encoding.encodedSpace.matrixSize, encoding.encodedSpace.fieldOfView_mm
-    recon, seen = encoding.reconSpace.matrixSize, encoding.reconSpace.fieldOfView_mm
-    if min(view.x, view.y, seen.x, seen.y) <= 0:
-        return False
-    before, pixel = (size.y, recon.x, recon.y), view.x / size.x
-    size.y = max(size.y, _near(view.y / pixel, size.y))
-    recon.x = _near(seen.x / pixel, recon.x)
-    recon.y = _near(seen.y / view.y * size.y, recon.y)
-    return before != (size.y, recon.x, recon.y)
+def _square(
+    x: int, y: int, u: int, v: int, wide: float, high: float, seen: float, tall: float
+) -> tuple[int, ...]:
+    """Enlarge matrices of `(x, y)` encoded and `(u, v)` shown to square pixels.
+
+    By their fields of view in mm, if the header says them.
+    """
+    if not all(0 < view < math.inf for view in (wide, high, seen, tall)):
+        return x, y, u, v
+    pixel = wide / x
+    ratios = (high / y / pixel, wide / seen, high / tall)
+    text = f"{x} x {y} encoded pixels are {wide:g} x {high:g} mm, and {seen:g} x "
+    text += f"{tall:g} mm are shown: correct the fields of view in its header"
+    require(all(1 / FARTHEST < ratio < FARTHEST for ratio in ratios), text)
+    cols = max(y, _near(high / pixel, y))
+    return x, cols, _near(seen / pixel, u), _near(tall / high * cols, v)
 
 
 def _near(size: float, said: int) -> int:

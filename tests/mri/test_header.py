@@ -18,6 +18,7 @@ headers = st.builds(
     maximum=st.integers(0, 999),
     scanner=st.sampled_from(["", "Skyra", "MAGNETOM Vida <3T>"]),
     trajectory=st.sampled_from(["", "cartesian", "radial"]),
+    minimum=st.integers(0, 9),
 )
 KNEE = Header(encoded=(640, 368, 1), recon=(320, 320, 1), center=166, maximum=331)
 

@@ -5,7 +5,7 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from ismrmrd import xsd
 
@@ -206,6 +206,66 @@ def test_partial_coverage_is_padded_as_the_header_says(
     assert file.padding == (first, cols)
     assert (file.target, file.mask) == ("reconstruction_rss", None)
     np.testing.assert_array_equal(whole(file), kspace)
+
+
+@given(minimum=st.integers(0, 5), steps=st.sampled_from([1, 2]), early=st.booleans())
+def test_steps_below_the_minimum_were_not_encoded(
+    tmp_path_factory, minimum, steps, early
+):
+    """Partial Fourier is a lowest step, where the center is that of all steps."""
+    kspace, path = random_kspace(), tmp_path_factory.mktemp("raw") / "scan.h5"
+    xml = header().replace("<minimum>0<", f"<minimum>{minimum}<")
+    assume(minimum or not early)
+    measured = [*range(minimum - early, COLS, steps)]
+    write(path, lines(kspace, measured), xml)
+    if early:
+        with pytest.raises(InputError, match=f"from {minimum - 1} to .* {minimum}, 6"):
+            converted(path)
+        return
+    file, mask = converted(path), np.isin(np.arange(COLS), measured)
+    assert file.padding == (minimum, COLS)
+    np.testing.assert_array_equal(whole(file), kspace * mask)
+    assert (file.mask is None) == (steps == 1) == (file.target is not None)
+
+
+OTHER_XML = {
+    "elements": ("</encoding>", "</encoding><vendor><mode>2</mode></vendor>"),
+    "dates": ("<patientID>", "<patientBirthdate>unknown</patientBirthdate><patientID>"),
+    "case": (">cartesian<", ">Cartesian<"),
+    "attributes": ("<encoding>", '<encoding name="first">'),
+    "no unit": (">24</y>", ">NaN</y>"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_XML)
+def test_headers_of_other_converters_are_read_and_kept(tmp_path, kind):
+    """Their elements are not all of the schema; what is needed is there."""
+    old, new = OTHER_XML[kind]
+    path = write(tmp_path / "scan.h5", lines(random_kspace()))
+    xml = header()
+    assert old in xml
+    with h5py.File(path, "r+") as raw:
+        raw["dataset/xml"][0] = xml.replace(old, new).encode()
+    np.testing.assert_array_equal(whole(converted(path)), random_kspace())
+    with h5py.File(tmp_path / "out/scan.h5") as out:
+        assert new in out["ismrmrd_header"][()].decode()
+
+
+@given(place=st.integers(0, 3), factor=st.sampled_from([1e-3, 0.05, 20, 1e3]))
+def test_fields_of_view_of_different_units_are_refused(tmp_path_factory, place, factor):
+    """One in meters would make 12,000 columns of 12, or images of one pixel."""
+    document = xsd.CreateFromDocument(header())
+    space, axis = divmod(place, 2)
+    encoding = document.encoding[0]
+    view = (encoding.encodedSpace, encoding.reconSpace)[space].fieldOfView_mm
+    name = "xy"[axis]
+    setattr(view, name, factor * getattr(view, name))
+    path = tmp_path_factory.mktemp("raw") / "scan.h5"
+    write(path, lines(random_kspace()), xsd.ToXML(document))
+    with pytest.raises(
+        InputError, match=r"scan\.h5: 16 x 12 encoded pixels are .* mm,"
+    ):
+        converted(path)
 
 
 def test_a_partial_echo_is_placed_by_its_center(tmp_path):
@@ -470,6 +530,8 @@ def test_a_converted_file_that_contradicts_itself_is_removed(tmp_path):
     """The peak of its energy is at the edge: sizes and center of the header lie."""
     kspace = 1e-3 * random_kspace()
     kspace[..., 0] += 1
-    with pytest.raises(InputError, match=r"scan\.h5: most energy .* in column 0 of 12"):
-        converted(write(tmp_path / "scan.h5", lines(kspace)))
+    path = write(tmp_path / "scan.h5", lines(kspace))
+    with pytest.raises(InputError, match=r"most energy .* in column 0 of 12") as caught:
+        converted(path)
+    assert str(caught.value).startswith(f"{path}: ")
     assert not list((tmp_path / "out").iterdir())
