@@ -138,7 +138,7 @@ def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
 def _of_acceleration(file: KSpaceFile) -> Iterator[Finding]:
     stated = None if file.mask is None else file.number("acceleration")
     if stated is not None and file.mask is not None:
-        own = 1 / float(file.mask.mean(dtype=np.float64))
+        own = 1 / float(file.mask[slice(*file.padding)].mean(dtype=np.float64))
         if not 1 / OTHERWISE < stated / own < OTHERWISE:
             text = f"the attribute 'acceleration' is {stated:.3g}, but the mask has "
             text += f"{own:.3g}: repair the attribute"
@@ -287,25 +287,20 @@ def _between(there: Columns) -> Columns:
 
 def _of_columns(file: KSpaceFile, kspace: Any, index: int) -> Iterator[Finding]:
     """Compare the columns that are not zero with those that should not be."""
-    columns, header = np.arange(file.shape[-1]), file.header
-    left, right = file.padding
-    inside = (columns >= left) & (columns < right)
-    if file.mask is not None:
-        inside = file.mask.astype(bool)
+    (left, right), columns = file.padding, np.arange(file.shape[-1])
     energies = _energies(kspace)
-    outside = np.flatnonzero((energies > EMPTY * energies.max()) & ~inside)
-    if len(outside) and file.mask is not None:
+    loud = energies > EMPTY * energies.max()
+    encoded = (columns >= left) & (columns < right)
+    inside = encoded if file.mask is None else file.mask.astype(bool)
+    outside = np.flatnonzero(loud & ~encoded)
+    if len(outside) and file.header:
+        text = f"the header limits the encoding to columns {left} to {right - 1} "
+        text += f"(center {file.header.center}, maximum {file.header.maximum}, minimum "
+        text += f"{file.header.minimum}), but k-space has values in {outside[0]} to "
+        yield Finding("limits", f"{text}{outside[-1]} of {len(columns)}: repair it")
+    elif (loud & ~inside).any():
         text = f"k-space of slice {index} is not zero where the mask is: one of them "
         yield Finding("mask", f"{text}belongs to another file")
-    elif len(outside) and header and header.encoded[1] == len(columns):
-        text = (
-            f"the header limits the encoding to columns {left} to {right - 1} (center"
-        )
-        text += (
-            f" {header.center}, maximum {header.maximum}), but k-space has values in"
-        )
-        text += f" {outside[0]} to {outside[-1]} of {len(columns)}: repair it"
-        yield Finding("limits", text)
     else:
         yield from _of_zeros(file, kspace, inside, index)
 
@@ -320,23 +315,23 @@ def _of_zeros(
         text = f"{lost} columns of k-space of slice {index} are zero, but not in all "
         text += "slices: repair what was lost, or write a file for each mask"
         yield Finding("some zeros", text, doubt=lost <= len(measured) // 4)
-    acquired, zeros = np.flatnonzero(measured), np.flatnonzero(missing)
-    within = bool(((zeros > acquired[0]) & (zeros < acquired[-1])).any())
+    zeros = np.flatnonzero(missing)
+    within = bool((missing & _between(measured)).any())
     if within and file.mask is None:
         text = f"{len(zeros)} of {len(measured)} columns of k-space are zero in every "
-        text += (
-            "slice, but there is no data set 'mask': add it; no model can be trained"
-        )
-        text += " on undersampled data"
+        text += "slice, but there is no data set 'mask': add it; no model can be "
+        text += "trained on undersampled data"
         yield _unless_noiseless("undersampled", text, kspace, 1)
     elif len(zeros):
         source = "nothing says so: add a header or a mask"
         if file.mask is not None or file.header is not None:
             name = "header" if file.mask is None else "mask"
             source = f"the {name} says that they were measured: correct it"
-        text = f"columns {zeros[0]} to {zeros[-1]} of k-space are zero in every slice, "
-        text += f"{len(zeros)} of them, but {source}"
-        yield Finding("zeros", text, doubt=not within)
+        runs = np.split(zeros, np.flatnonzero(np.diff(zeros) > 1) + 1)
+        ends = [runs[0], *runs[1:][-1:]]  # however many lie between
+        named = " and ".join(f"{run[0]} to {run[-1]}" for run in ends)
+        text = f"columns {named} of k-space are zero in every slice, {len(zeros)} of "
+        yield Finding("zeros", f"{text}them, but {source}", doubt=not within)
 
 
 def _missing(file: KSpaceFile, columns: Columns) -> Columns:

@@ -197,7 +197,7 @@ def _mask(file: h5py.File, shape: tuple[int, ...]) -> Real | None:
     text = f"{said} is not the same for all rows and slices of k-space of shape {shape}"
     same = (lines == lines[0]).all()
     require(same, f"{text}, but must be one along the columns: split the file")
-    columns: Real = lines[0]
+    columns: Real = lines[0].copy()
     return columns
 
 
@@ -206,7 +206,16 @@ def _padding(header: Header | None, cols: int) -> Pair:
     left, right = max(left, 0), min(right, cols)
     said = f"according to the header none of the {cols} columns of k-space is "
     require(left < right, f"{said}measured: remove the data set 'ismrmrd_header'")
-    return left, right
+    return (left, right) if header and header.encoded[1] == cols else (0, cols)
+
+
+def _within(mask: Real | None, padding: Pair) -> Real | None:
+    """Leave out the columns that were not encoded."""
+    if mask is not None:
+        mask[: padding[0]] = mask[padding[1] :] = 0
+        text = f"the mask has no column of the {padding} that the header says were "
+        require(mask.any(), f"{text}encoded: one of them belongs to another file")
+    return mask
 
 
 def crop_of(target: Pair | None, header: Header | None, plane: Pair) -> Pair:
@@ -228,7 +237,8 @@ class KSpaceFile:
         crop: Rows and columns of the reconstruction.
         padding: First measured column, and the one after the last.
         header: The ISMRMRD header, if there is one.
-        mask: The mask that a file of undersampled k-space brings along, `(cols,)`.
+        mask: The mask that a file of undersampled k-space brings along, `(cols,)`, 0
+            outside of the padding.
         attributes: Acquisition, maximum of the target volume and the like.
     """
 
@@ -250,15 +260,16 @@ class KSpaceFile:
             target, size = _target(file, shape)
             stored = _optional(file, "ismrmrd_header")
             header = None if stored is None else Header.parse(plain(stored[()]))
+            padding = _padding(header, shape[-1])
             return cls(
                 path=path,
                 shape=shape,
                 target=target,
                 target_size=size,
                 crop=crop_of(size, header, (shape[-2], shape[-1])),
-                padding=_padding(header, shape[-1]),
+                padding=padding,
                 header=header,
-                mask=_mask(file, shape),
+                mask=_within(_mask(file, shape), padding),
                 attributes={name: plain(value) for name, value in file.attrs.items()},
             )
 

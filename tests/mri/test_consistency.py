@@ -176,20 +176,69 @@ def test_limits_that_drop_measured_columns(tmp, seed, rows, cols, data) -> None:
     left, right = cols // 2 - center, min(cols, cols // 2 - center + maximum + 1)
     assert_refused(
         folder,
-        f"to columns {left} to {right - 1} (center {center}, maximum {maximum})",
+        f"to columns {left} to {right - 1} (center {center}, maximum {maximum}, min",
         f"k-space has values in 0 to {left - 1 if right == cols else cols - 1} of",
     )
 
 
-@given(seed=seeds, rows=sizes, cols=sizes, left=st.integers(0, 4))
-def test_limits_that_agree_are_taken(tmp, seed, rows, cols, left) -> None:
-    kspace, at = head(seed, rows, cols), tmp()
-    kspace[..., :left] = 0
-    header = standard_header(kspace, center=cols // 2 - left, maximum=cols - left - 1)
-    folder = write(at / "a", kspace, magnitudes(kspace), header=header)
-    for sample in SliceDataset(folder, EVERYTHING, epoch=0):
-        assert sample.mask.sum() == cols - left
-    assert_as_standard(at, folder, kspace, header=header)
+@given(
+    seed=seeds,
+    rows=sizes,
+    cols=sizes,
+    left=st.integers(0, 3),
+    low=st.integers(0, 3),
+    mine=bools,
+)
+def test_limits_that_agree_are_taken(tmp, seed, rows, cols, left, low, mine) -> None:
+    """A mask of the file, too, counts within them, as those of the brain data do."""
+    kspace, at, first = head(seed, rows, cols), tmp(), left + low
+    mask = np.ones(cols, np.float32)
+    if mine:
+        mask[cols // 2 + 2 :: 3] = mask[1] = 0
+    kspace[..., :first] = 0
+    kspace *= mask
+    center, maximum = cols // 2 - left, cols - left - 1
+    header = standard_header(kspace, center=center, maximum=maximum, minimum=low)
+    options = {"mask": mask} if mine else {"target": magnitudes(kspace)}
+    folder = write(at / "a", kspace, header=header, **options)
+    with logged() as said:
+        samples = list(SliceDataset(folder, EVERYTHING, epoch=None if mine else 0))
+    assert not said
+    mask[:first] = 0
+    for sample in samples:
+        np.testing.assert_array_equal(sample.mask.flatten(), mask)
+    options.pop("target", None)
+    assert_as_standard(at, folder, kspace, header=header, **options)
+
+
+@given(seed=seeds, rows=sizes, cols=sizes, left=st.integers(1, 4), mine=bools)
+def test_limits_that_exclude_measured_columns(tmp, seed, rows, cols, left, mine):
+    """Those below the lowest step, or those of the file's own mask."""
+    kspace, mask = head(seed, rows, cols), np.ones(cols, np.float32)
+    if mine:
+        mask[cols // 2 + 2 :: 3] = 0
+    header = standard_header(kspace, minimum=left)
+    folder = write(
+        tmp() / "a", kspace * mask, header=header, mask=mask if mine else None
+    )
+    said = f"to columns {left} to {cols - 1} (center {cols // 2}, maximum {cols - 1}, "
+    assert_refused(folder, f"{said}minimum {left})", "k-space has values in 0 to ")
+
+
+@given(
+    seed=seeds, rows=sizes, cols=sizes, left=st.integers(1, 3), right=st.integers(1, 3)
+)
+def test_columns_of_zeros_on_both_sides_are_named(tmp, seed, rows, cols, left, right):
+    """Zeros of an interpolation lie there, and all that was measured between them."""
+    kspace = head(seed, rows, cols)
+    kspace[..., :left] = kspace[..., -right:] = 0
+    folder = write(tmp() / "a", kspace)
+    with logged() as said:
+        SliceDataset(folder, EVERYTHING)
+    runs = f"0 to {left - 1} and {cols - right} to {cols - 1}"
+    assert (
+        f"columns {runs} of k-space are zero in every slice, {left + right} " in said[0]
+    )
 
 
 @given(seed=seeds, size=sizes, name=st.sampled_from(["radial", "spiral", "epi"]))
