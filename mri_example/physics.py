@@ -80,7 +80,7 @@ class LikelihoodGradient(nn.Module):
         - Gradient: as the estimate.
 
     Raises:
-        ValueError: If mask or maps have not as many axes as the estimate.
+        ValueError: If one of them has not as many axes as the estimate.
 
     Examples:
         >>> estimate, mask = torch.randn(2, 6, 8, 8), torch.ones(2, 1, 1, 8)
@@ -97,9 +97,9 @@ class LikelihoodGradient(nn.Module):
         sensitivity_maps: Tensor | None = None,
     ) -> Tensor:
         """Return the gradient."""
+        _check_axes(estimate, mask, zero_filled, sensitivity_maps)
         image, dims = channels_to_complex(estimate), encoded_axes(mask)
         if sensitivity_maps is not None:
-            _check_axes(estimate, mask=mask, sensitivity_maps=sensitivity_maps)
             # an axis of copies before that of the coils
             mask, sensitivity_maps = mask.unsqueeze(1), sensitivity_maps.unsqueeze(1)
             dims = estimate.ndim - 2
@@ -108,10 +108,11 @@ class LikelihoodGradient(nn.Module):
         return complex_to_channels(gradient)
 
 
-def _check_axes(estimate: Tensor, **data: Tensor) -> None:
+def _check_axes(estimate: Tensor, *data: Tensor | None) -> None:
     """Make sure that nothing broadcasts along an axis it was not meant for."""
-    for name, tensor in data.items():
-        if tensor.ndim != estimate.ndim:
+    names = ("mask", "zero_filled", "sensitivity_maps")
+    for name, tensor in zip(names, data, strict=True):
+        if tensor is not None and tensor.ndim != estimate.ndim:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, but needs {estimate.ndim} "
                 f"axes like the estimate of {tuple(estimate.shape)}: insert axes of "

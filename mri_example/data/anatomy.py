@@ -27,7 +27,15 @@ UPRIGHT = ("I", "P", "L")  # downwards, backwards, leftwards
 EMBEDDED = Path(__file__).parent / "embedded" / "anatomy.npz"
 SHA256 = "f6ff5cdc5c3c24e279b9042c0ff34e116c605db3d1a5e831195f3282b393c232"
 SQUARE = 0.01  # relative difference of pixel sizes that does not count
-UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError)
+UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    OSError,
+    EOFError,
+    ValueError,
+    AttributeError,  # of surfaces and the like, which hold no voxels
+    zlib.error,
+)
 
 
 def embedded_anatomy() -> dict[str, Volume]:
@@ -78,7 +86,7 @@ def _volume(path: Path, number: int | None) -> Volume:
     try:
         image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
-    except (*UNREADABLE, zlib.error) as error:
+    except UNREADABLE as error:
         text = f"{path} cannot be read as NIfTI ({error}): copy it again, or convert it"
         raise InputError(f"{text}, DICOM with dcm2niix") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
@@ -91,12 +99,16 @@ def _volume(path: Path, number: int | None) -> Volume:
     text = f"{path} holds {voxels.dtype} of shape {voxels.shape}, but must hold a "
     usable = voxels.ndim == 3 and voxels.size and voxels.dtype.kind in "uif"
     require(usable, f"{text}volume of real magnitudes: convert it")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        voxels = voxels.astype(np.float32)
     text = f"{path} holds values that are not magnitudes (negative, not finite, or "
     positive = np.isfinite(voxels).all() and voxels.min() >= 0 and voxels.max() > 0
-    require(positive, f"{text}zero everywhere): take the magnitude image of the scan")
-    affine = np.nan_to_num(image.affine)
+    text += "zero everywhere) in single precision: take the magnitude image of the scan"
+    require(positive, text)
+    affine = np.asarray(image.affine)
+    placed = np.isfinite(affine).all() and np.linalg.det(affine)
     text = f"{path} does not say where its voxels are (its affine is singular): set it"
-    require(np.linalg.det(affine), text)
+    require(placed, text)
     _check_forms(path, image.header)
     _check_pixels(path, affines.voxel_sizes(affine), image.header.get_zooms())
     return upright(voxels, affine)

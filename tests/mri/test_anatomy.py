@@ -21,6 +21,7 @@ SHAPES = {
     "average": (107, 128, 107),
 }
 IMAGES = [".nii", ".nii.gz", ".mgz", ".hdr"]
+INFINITE = np.float32(np.inf).tobytes()
 PAIRS = ("IS", "PA", "LR")  # each axis of an upright head, and its opposite
 
 
@@ -214,6 +215,8 @@ UNUSABLE = {
     "zero": (np.zeros((4, 4, 4), np.float32), "not magnitudes"),
     "complex": (np.ones((4, 4, 4), np.complex64), "complex64 of shape"),
     "one slice": (np.ones((4, 4), np.float32), r"shape \(4, 4\)"),
+    "too large": (np.full((4, 4, 4), 1e39), "not finite.* in single precision"),
+    "too small": (np.full((4, 4, 4), 1e-60), "zero everywhere.* in single precision"),
 }
 
 
@@ -224,7 +227,18 @@ def test_voxels_that_are_no_magnitudes_are_refused(tmp_path, voxels, message):
         list(nifti_volumes(tmp_path))
 
 
-@pytest.mark.parametrize("rows", [b"\0" * 48, b"\xff" * 48], ids=["zero", "NaN"])
+def test_a_surface_has_no_voxels(tmp_path):
+    points = nibabel.gifti.GiftiDataArray(np.zeros((4, 3), np.float32))
+    nibabel.GiftiImage(darrays=[points]).to_filename(tmp_path / "a.gii")
+    with pytest.raises(InputError, match=r"a\.gii cannot be read as NIfTI"):
+        list(nifti_volumes(tmp_path / "a.gii"))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [b"\0" * 48, b"\xff" * 48, np.eye(4, dtype="<f4")[:3].tobytes()[:-4] + INFINITE],
+    ids=["zero", "NaN", "infinite"],
+)
 def test_a_header_that_puts_all_voxels_in_one_place_is_refused(tmp_path, rows):
     save(tmp_path / "a.nii", np.ones((4, 4, 4), np.float32))
     content = bytearray((tmp_path / "a.nii").read_bytes())

@@ -12,6 +12,7 @@ from mri_example.transforms import channels_to_complex, complex_to_channels
 from tests.tolerances import assert_equal
 
 sizes = st.integers(2, 9)
+bools = st.booleans()
 
 
 def draw(rows: int, cols: int, copies: int = 1):
@@ -66,6 +67,20 @@ def test_data_of_another_size_do_not_widen_the_gradient() -> None:
     estimate = complex_to_channels(image)
     with pytest.raises(RuntimeError, match="expanded size"):
         LikelihoodGradient()(estimate, torch.zeros(2, 5, 3, 4) * 1j, mask)
+
+
+@given(size=st.integers(2, 5), lost=st.integers(1, 2), data=bools)
+def test_data_that_lack_an_axis_are_refused(size, lost, data) -> None:
+    """As many images in a batch as copies: they would meet each other's data."""
+    estimate = torch.randn(size, 2 * size, 3, 4)
+    mask, zero_filled = torch.ones(size, 1, 1, 4), torch.zeros(size, 1, 3, 4) + 0j
+    if data:
+        zero_filled = zero_filled[(slice(None), *[0] * lost)]
+    else:
+        mask = mask[(slice(None), *[0] * lost)]
+    name = "zero_filled" if data else "mask"
+    with pytest.raises(ValueError, match=rf"{name} has shape .*, but needs 4 axes"):
+        LikelihoodGradient()(estimate, zero_filled, mask)
 
 
 def test_what_is_not_measured_is_positive_zero() -> None:
