@@ -62,15 +62,18 @@ class FolderReport:
 def inspect_root(root: Path, *, quick: bool = False) -> list[FolderReport]:
     """Look through all folders of a data root, and return a report for each.
 
-    It holds some of `singlecoil_train`, ..., `multicoil_challenge`. One slice of each
-    file is read if it is to be quick, else all.
+    It holds some of `singlecoil_train`, ..., `multicoil_challenge`, or of other names
+    such as `multicoil_test_v2`. One slice of each file is read if it is to be quick,
+    else all.
 
     Raises:
         InputError: If there is no such folder.
     """
-    reports = [FolderReport(name) for name in NAMES if (root / name).is_dir()]
-    if not reports:
+    others = {path.name for path in root.glob("*coil_*")} - {*NAMES}
+    names = [name for name in (*NAMES, *sorted(others)) if (root / name).is_dir()]
+    if not names:
         raise InputError(f"{root} has none of {', '.join(NAMES)}: check the path")
+    reports = [FolderReport(name) for name in names]
     files: dict[Path, FolderReport] = {}
     for report in reports:
         try:

@@ -41,6 +41,7 @@ TRANSFORMED = {  # by the axes over which k-space must be transformed to be the 
     (-2,): "k-space is hybrid, its columns are positions: transform them with fft",
     (): "k-space holds images: transform them with fftc",
 }
+EXCHANGED = "the target has rows and columns exchanged: transpose it"
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def _of_axes(file: KSpaceFile) -> Iterator[Finding]:
     cure = f"if the {what} are last, use numpy.moveaxis(kspace, -1, {int(several)})"
     encoded = file.header.encoded[:2] if file.header else None
     coils = file.header.coils if file.header else 0
+    told_slices = file.header is not None and file.header.slices > 1
     rows, cols = file.target_size or (0, 0)
     told = file.target_size or (encoded and encoded[1] == last)
     if encoded == (first, middle) != (middle, last):
@@ -160,13 +162,16 @@ def _of_axes(file: KSpaceFile) -> Iterator[Finding]:
         source = f"the target has {rows} rows and {cols} columns"
     elif not told and first > last:
         source = f"{first} {what} of {last} columns are rare"
-    elif several and coils == file.slices != file.coils:
+    elif coils == file.slices > 1 and several and coils != file.coils:
         source = f"the header speaks of {coils} receiver channels"
         cure = "if the coils are first, use numpy.swapaxes(kspace, 0, 1)"
+    elif coils == file.slices > 1 and not (several or told_slices or file.target):
+        source = f"the header speaks of {coils} receiver channels, and of one slice"
+        cure = "if they are its coils, insert an axis before them"
     else:
         return
     text = f"k-space has shape {file.shape}, read as ({axes}, rows, cols), but {source}"
-    sure = bool(encoded) if not several else "channels" not in source
+    sure = (several or bool(encoded)) and "channels" not in source
     yield Finding("axes", f"{text}: {cure}", doubt=not sure)
 
 
@@ -390,7 +395,9 @@ def _of_target(file: KSpaceFile, kspace: NDArray[Any], index: int) -> Iterator[F
     if stated is not None and wrong:
         text = f"the attribute 'max' is {stated:.6g}, but {place} has {largest:.6g}: "
         yield Finding("max", f"{text}repair the attribute")
-    same = all(n <= m for n, m in zip(target.shape, kspace.shape[-2:], strict=True))
+    plane = kspace.shape[-2:]
+    same = all(n <= m for n, m in zip(target.shape, plane, strict=True))
+    same = same or target.shape == plane[::-1]
     if same and target.any():  # else it is another field of view, or air
         yield from _of_ways(name, index, *min(_ways(kspace, target)))
 
@@ -427,13 +434,14 @@ def _ways(kspace: NDArray[Any], target: Image) -> Iterator[tuple[float, float, s
     turns = list(product(("", "shift"), ("", "flip", "conjugate")))
     for axes, hybrid in TRANSFORMED.items():
         whole = _image(kspace, axes)
-        for turn in product(turns, turns):
-            image = whole
+        for exchanged, *turn in product(("", EXCHANGED), turns, turns):
+            image = whole.T if exchanged else whole
             for axis, (shift, flip) in enumerate(turn):
                 image = _turned(image, axis, shift, flip)
             way = _fit(target, image)
             if way[0] <= min(CLOSE, error / 4):
-                yield *way, "; ".join(filter(None, (hybrid, *_cures(*turn))))
+                cures = (hybrid, exchanged, *_cures(*turn))
+                yield *way, "; ".join(filter(None, cures))
 
 
 def _turned(image: Image, axis: int, shift: str, flip: str) -> Image:
@@ -468,6 +476,8 @@ def _image(kspace: NDArray[Any], axes: tuple[int, ...]) -> Image:
 def _fit(target: Image, image: Image) -> tuple[float, float]:
     """Return the NMSE after the best scale of an image, cropped, and this scale."""
     (rows, cols), (height, width) = image.shape, target.shape
+    if height > rows or width > cols:
+        return 1.0, 1.0
     top, left = (rows - height) // 2, (cols - width) // 2
     image = image[top : top + height, left : left + width]
     both, own = float((target * image).sum()), float(np.square(image).sum())

@@ -200,9 +200,9 @@ def _check(file: KSpaceFile, coils: int | None, training: bool) -> None:
     text = f"{file.path} has {file.coils} coils, but the model takes {coils}: build it "
     text += "with other coils, or separate the files"
     require(coils in (None, file.coils), text)
-    text = f"{file.path} brings a mask, so its k-space is undersampled and no model "
-    learned = not training or file.mask is None
-    require(learned, f"{text}can learn from it: train on fully sampled files")
+    text = f"{file.path} brings a mask, so its k-space counts as undersampled and no "
+    text += "model can learn from it: train on fully sampled files, or remove a mask "
+    require(not training or file.mask is None, f"{text}of ones")
 
 
 def _thick(files: list[KSpaceFile], slab: int, skip_thin: bool) -> list[KSpaceFile]:

@@ -103,16 +103,19 @@ def _shape(kspace: h5py.Dataset) -> tuple[int, ...]:
     Real and imaginary parts may be a complex number, a compound type such as `(r, i)`
     or `(real, imag)`, or a last axis of length 2.
     """
-    shape, names = tuple(kspace.shape or ()), kspace.dtype.names or ()
-    said = f"k-space is {kspace.dtype} of shape {shape}"
-    if kspace.dtype.kind != "c" and [n[0].lower() for n in names] != ["r", "i"]:
-        if kspace.dtype.kind not in "fiu" or shape[-1:] != (2,) or len(shape) < 4:
-            advice = _complex_from(kspace.dtype, shape)
+    shape, kind = tuple(kspace.shape or ()), kspace.dtype
+    said = f"k-space is {kind} of shape {shape}"
+    parts = [n[0].lower() for n in kind.names or () if kind[n].kind in "fiu"]
+    if kind.kind != "c" and parts != ["r", "i"]:
+        if kind.kind not in "fiu" or shape[-1:] != (2,) or len(shape) < 4:
+            advice = _complex_from(kind, shape)
             raise InputError(f"{said}, but must be complex: {advice}")
         shape = shape[:-1]
     if len(shape) not in (3, 4) or 0 in shape:
         axes = "(slices, rows, cols) or (slices, coils, rows, cols)"
         cure = "reorder its axes, or insert that of the slices"
+        if len(shape) > 4:
+            cure = "write a file for each contrast, repetition or frame"
         raise InputError(f"{said}, but must be {axes}: {cure}")
     return shape
 
@@ -120,7 +123,7 @@ def _shape(kspace: h5py.Dataset) -> tuple[int, ...]:
 def _complex_from(kind: np.dtype[Any], shape: tuple[int, ...]) -> str:
     """Return how what is not complex may become so."""
     if kind.names:
-        return "name its fields real and imag, in this order"
+        return "name its fields real and imag, in this order, and make both numbers"
     if kind.kind not in "fiu":
         return "write it as complex64"
     if shape[-1:] == (2,):
@@ -160,7 +163,7 @@ def _target(file: h5py.File, shape: tuple[int, ...]) -> tuple[str | None, Pair |
         if target is None:
             continue
         fits = target.ndim == 3 and len(target) == shape[0] and target.size
-        if not fits or target.dtype.kind != "f":
+        if not fits or target.dtype.kind not in "fiu":
             cure = "repair it"
             if target.shape[:1] == shape[1:-2]:
                 cure = f"if the coils are first in {shape}, use numpy.swapaxes"

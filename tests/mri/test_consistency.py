@@ -333,6 +333,17 @@ def test_targets_of_another_orientation_or_slice(tmp, name, seed, rows, cols, co
     assert_refused(folder, "k-space", "reconstruction_", said)
 
 
+@costly(8)
+@given(seed=seeds, rows=sizes, cols=sizes, coils=coils, turns=st.integers(0, 3))
+def test_targets_with_rows_and_columns_exchanged(tmp, seed, rows, cols, coils, turns):
+    """As after numpy.rot90, or from a program that stores columns first."""
+    kspace = head(seed, rows, cols, coils)
+    target = np.ascontiguousarray(magnitudes(kspace).swapaxes(1, 2))
+    target = target[:, :: 1 - 2 * (turns & 1), :: 1 - (turns & 2)]
+    folder = write(tmp() / "a", kspace, np.ascontiguousarray(target))
+    assert_refused(folder, "k-space", "has rows and columns exchanged: transpose it")
+
+
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils, power=st.sampled_from([-1, 1]))
 def test_transforms_that_are_not_orthonormal(tmp, seed, rows, cols, coils, power):
     kspace = head(seed, rows, cols, coils)
@@ -735,6 +746,41 @@ def test_coils_first(tmp, seed, rows, cols, pair, told):
     assert f"{wrong} of {coils} receiver channels: {cure}" in " ".join(said)
 
 
+@given(seed=seeds, rows=sizes, cols=sizes, coils=st.integers(2, 6), told=bools)
+def test_coils_of_one_slice_read_as_slices(tmp, seed, rows, cols, coils, told):
+    """The header counts as many channels; of slices it may speak as well."""
+    kspace = head(seed, rows, cols, coils, 1)[0]
+    xml = standard_header(kspace, coils=coils).xml().decode()
+    limits = f"<slice><minimum>0</minimum><maximum>{coils - 1}</maximum></slice>"
+    if told:
+        xml = xml.replace("</encodingLimits>", f"{limits}</encodingLimits>")
+    folder = write(tmp() / "a", kspace, ismrmrd_header=xml)
+    with logged() as said:
+        SliceDataset(folder, EVERYTHING)
+    wrong = f"{kspace.shape}, read as (slices, rows, cols), but the header speaks of "
+    found = [s for s in said if f"{wrong}{coils} receiver channels, and of one" in s]
+    assert bool(found) != told
+
+
+@given(seed=seeds, size=sizes, kind=st.sampled_from(["i2", ">f8", "u1"]))
+def test_targets_of_other_real_types_are_taken(tmp, seed, size, kind):
+    kspace = head(seed, size, size)
+    kspace *= 200 / magnitudes(kspace).max()
+    target = magnitudes(kspace)
+    folder = write(tmp() / "a", kspace, reconstruction_esc=target.astype(kind))
+    (dataset,) = SliceDataset(folder, EVERYTHING, epoch=0).files
+    np.testing.assert_allclose(dataset.target_volume(), target, atol=1.01)
+
+
+@given(rows=sizes, cols=sizes, axis=st.integers(0, 4), frames=st.integers(1, 3))
+def test_several_contrasts_or_frames_are_to_be_separated(tmp, rows, cols, axis, frames):
+    kspace = head(0, rows, cols, 2)
+    several = np.stack([kspace] * frames, axis)
+    folder = write(tmp() / "a", kspace, kspace=several)
+    with pytest.raises(InputError, match="write a file for each contrast, repetition "):
+        KSpaceFile.inspect(folder / "a.h5")
+
+
 @given(rows=sizes, cols=sizes, coils=coils, slices=st.integers(1, 4))
 def test_k_space_of_nothing_is_a_doubt(tmp, rows, cols, coils, slices):
     kspace = 0 * head(0, rows, cols, coils, slices)
@@ -820,6 +866,14 @@ def test_parts_along_another_axis_are_named(tmp, seed, rows, cols, coils, axis):
 
 NOT_COMPLEX = {
     "compound": (compound("a", "b"), "name its fields real and imag, in this order"),
+    "text in fields": (
+        lambda kspace: np.zeros(kspace.shape, [("r", "S4"), ("i", "S4")]),
+        "name its fields real and imag, in this order, and make both numbers",
+    ),
+    "vectors in fields": (
+        lambda kspace: np.zeros(kspace.shape, [("r", "f4", 2), ("i", "f4", 2)]),
+        "name its fields real and imag, in this order, and make both numbers",
+    ),
     "imag first": (compound("imag", "real"), "name its fields real and imag, in this"),
     "one slice": (
         lambda kspace: np.stack([kspace[0].real, kspace[0].imag], -1),

@@ -214,6 +214,14 @@ def test_every_defect_of_a_root_is_counted(root, capsys):
     assert "has 3 defects" in err
 
 
+def test_folders_of_other_names_are_not_passed_over(root):
+    write(root / "multicoil_test_v2/d.h5", 3, coils=2)
+    assert [(n, r.slices) for n, r in reports(root).items()][-1] == (
+        "multicoil_test_v2",
+        3,
+    )
+
+
 def test_what_is_no_data_root_is_named(tmp_path, capsys):
     for path in (tmp_path, tmp_path / "missing"):
         assert main(["check", "--data", str(path)]) == 2
