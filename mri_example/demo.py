@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from invtorch.planning import measure_memory
 from mri_example import figures
-from mri_example.data.dataset import Magnitudes
 from mri_example.data.files import KSpaceFile, read_reconstruction, whole_file
 from mri_example.data.simulate import Simulation, simulate_demo
 from mri_example.evaluate import evaluate
@@ -25,6 +24,7 @@ from mri_example.models import IRIM2D, Reconstructor
 from mri_example.models.irim import Memory
 from mri_example.progress import say
 from mri_example.reconstruct import Method, reconstruct, zero_filled
+from mri_example.report import Slice
 from mri_example.training.checkpoints import load, load_checkpoint
 from mri_example.training.data import SliceData
 from mri_example.training.fit import fit
@@ -34,56 +34,13 @@ TESTED = {4: Masks("random", (0.08,), (4,)), 8: Masks("random", (0.04,), (8,))}
 SHOWN_SLICE = 30
 COUPLINGS = (20, 60, 120, 200)
 UNTRAINED = {"parameters": 0, "steps": 0, "peak": 0}
-
-
-@dataclass(frozen=True)
-class Training:
-    """A model and how it is trained, with its data.
-
-    `task` are options of `ReconstructionTask`, `data` of `SliceData`, `trainer` of
-    `lightning.Trainer`. Everything random follows from the seed.
-    """
-
-    model: Callable[[], Reconstructor]
-    task: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-
-    def setting(self, root: Path) -> tuple[ReconstructionTask, SliceData]:
-        """Return the untrained network with its task, and its data."""
-        torch.manual_seed(self.seed)
-        task = ReconstructionTask(self.model(), **self.task)
-        return task, SliceData(root, seed=self.seed, **self.data)
-
-    def run(self, root: Path, folder: Path) -> tuple[Reconstructor, dict[str, int]]:
-        """Train, and return the model with its parameters, its steps and their peak.
-
-        A training that was interrupted goes on, one that is over is kept.
-        """
-        say(f"training: {folder}")
-        task, slices = self.setting(root)
-        last = fit(task, slices, folder, **self.trainer)
-        costs = {
-            "parameters": sum(p.numel() for p in task.model.parameters()),
-            "steps": int(load_checkpoint(last)["global_step"]),
-            "peak": step_memory(task, slices),
-        }
-        say(f"trained: {folder}, {costs['steps']} steps")
-        return load(last, model=type(task.model)), costs
-
-
-TRAINED = Training(
-    partial(IRIM2D, 32, 6, hidden=(32, 32, 64, 64, 32), strides=(1, 2, 4, 4, 2)),
-    {"learning_rate": 4e-3, "loss": "l1"},
-    {"batch_size": 1},
-    {
-        "max_epochs": 15,
-        "limit_train_batches": 75,
-        "max_time": timedelta(minutes=5.5),
-        "accelerator": "cpu",
-    },
-)
+MODEL = partial(IRIM2D, 32, 6, hidden=(32, 32, 64, 64, 32), strides=(1, 2, 4, 4, 2))
+TRAINER: dict[str, Any] = {
+    "max_epochs": 15,
+    "limit_train_batches": 75,
+    "max_time": timedelta(minutes=5.5),
+    "accelerator": "cpu",
+}
 
 
 def demo(output: Path = Path("runs/demo")) -> None:
@@ -101,16 +58,37 @@ def demo(output: Path = Path("runs/demo")) -> None:
     data = output / "data"
     simulate_demo(data, Simulation())
     rows = rows_of("zero-filled", zero_filled, UNTRAINED, data, output)
-    rows += rows_of("i-RIM", *TRAINED.run(data, output / "i-RIM"), data, output)
+    torch.manual_seed(0)
+    task = ReconstructionTask(MODEL(), learning_rate=4e-3, loss="l1")
+    slices = SliceData(data, batch_size=1)
+    trained = train(task, slices, output / "i-RIM", **TRAINER)
+    rows += rows_of("i-RIM", *trained, data, output)
     with whole_file(output / "results.json") as written:
         written.write_text(json.dumps(rows, indent=2) + "\n")
     say(table(rows))
-    say(length(rows[-1]["steps"], TRAINED.trainer))
+    say(length(rows[-1]["steps"]))
     say(verdict(rows))
-    for name, draw in PICTURES.items():
-        figures.save(draw(output), output / name)
-        say(f"picture: {output / name}")
+    for name, figure in pictures(output):
+        say(f"picture: {figures.save(figure, output / name)}")
     say(f"results: {output}/results.json, {time.monotonic() - start:.0f} s in all")
+
+
+def train(
+    task: ReconstructionTask, data: SliceData, folder: Path, **trainer: Any
+) -> tuple[Reconstructor, dict[str, int]]:
+    """Train, and return the model with its parameters, its steps and their peak.
+
+    A training that was interrupted goes on, one that is over is kept.
+    """
+    say(f"training: {folder}")
+    last = fit(task, data, folder, **trainer)
+    costs = {
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "steps": int(load_checkpoint(last)["global_step"]),
+        "peak": step_memory(task, data),
+    }
+    say(f"trained: {folder}, {costs['steps']} steps")
+    return load(last, model=type(task.model)), costs
 
 
 def rows_of(
@@ -155,9 +133,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([f"{head}    NMSE   PSNR    SSIM", *lines])
 
 
-def length(steps: int, trainer: Mapping[str, Any]) -> str:
-    """Say how much of a training was done before its time was over."""
-    planned = trainer["max_epochs"] * trainer["limit_train_batches"]
+def length(steps: int) -> str:
+    """Say how much of the training was done before its time was over."""
+    planned = TRAINER["max_epochs"] * TRAINER["limit_train_batches"]
     if steps >= planned:
         return f"training had all of its {planned} steps"
     text = f"training had {steps} of {planned} steps, then its time was over: a machine"
@@ -181,27 +159,31 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"i-RIM is better than zero-filled in all of them: {', '.join(gains)}"
 
 
-def _picture(output: Path, acceleration: int) -> Figure:
-    """Show a slice of the unseen head as each method reconstructs it."""
-    made = {
-        name: _reconstructions(output, name, acceleration)
-        for name in ("zero-filled", "i-RIM")
-    }
-    title = f"unseen head, {acceleration}x acceleration (simulated k-space)"
-    shown = slice_of(output / "data/singlecoil_test", made, SHOWN_SLICE)
-    return figures.compare(*shown, title)
+def pictures(output: Path) -> Iterator[tuple[str, Figure]]:
+    """Draw the unseen head, the learning curve, and memory against depth."""
+    test = output / "data/singlecoil_test"
+    for acceleration in TESTED:
+        made = {
+            method: _reconstructions(output, method, acceleration)
+            for method in ("zero-filled", "i-RIM")
+        }
+        title = f"unseen head, {acceleration}x acceleration (simulated k-space)"
+        shown = slice_of(test, made, SHOWN_SLICE, title)
+        yield f"reconstruction_{acceleration}x.png", figures.compare(shown)
+    yield "learning_curve.png", figures.learning_curve(output / "i-RIM/log")
+    yield "memory_against_depth.png", _memory(output)
 
 
 def slice_of(
-    targets: Path, reconstructions: Mapping[str, Path], index: int
-) -> tuple[Magnitudes, dict[str, Magnitudes]]:
-    """Return the target of a slice of the only volume, and what methods made of it."""
+    targets: Path, reconstructions: Mapping[str, Path], index: int, title: str
+) -> Slice:
+    """Return a slice of the only volume, as methods show it."""
     (path,) = targets.glob("*.h5")
     images = {
         name: read_reconstruction(folder / path.name)[index]
         for name, folder in reconstructions.items()
     }
-    return KSpaceFile.inspect(path).target_volume(index), images
+    return Slice(title, images, KSpaceFile.inspect(path).target_volume(index))
 
 
 def _reconstructions(output: Path, method: str, acceleration: int) -> Path:
@@ -221,11 +203,3 @@ def _memory(output: Path) -> Figure:
             values.append(step_memory(ReconstructionTask(model, fraction=1.0), data))
     title = "i-RIM, 64 × 64, 16 channels"
     return figures.memory_against_depth(COUPLINGS, peaks, title)
-
-
-PICTURES: dict[str, Callable[[Path], Figure]] = {
-    "reconstruction_4x.png": lambda out: _picture(out, 4),
-    "reconstruction_8x.png": lambda out: _picture(out, 8),
-    "learning_curve.png": lambda out: figures.learning_curve(out / "i-RIM" / "log"),
-    "memory_against_depth.png": _memory,
-}

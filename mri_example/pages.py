@@ -14,7 +14,7 @@ from mri_example.data.files import KSpaceFile, opened, read_reconstruction
 from mri_example.evaluate import CAPTION, Evaluation
 from mri_example.figures import learning_curve
 from mri_example.metrics import Scores, score
-from mri_example.report import Report, Slice, Table, versions
+from mri_example.report import Slice, versions, write_page
 from mri_example.training.checkpoints import CONFIGURATION
 from mri_example.transforms import center_crop, fftc, ifftc, root_sum_of_squares
 
@@ -30,10 +30,7 @@ def evaluation_page(
 ) -> Path:
     """Write the scores, the worst slices of the worst volume, and the best likewise."""
     volumes, groups = evaluation.tables()
-    tables = [
-        Table("Scores", groups[0], groups[1:], CAPTION),
-        Table("Volumes", volumes[0], volumes[1:]),
-    ]
+    tables = {f"Scores: {CAPTION}": groups, "Volumes": volumes}
     ranked = sorted(evaluation.volumes, key=lambda n: evaluation.volumes[n].ssim)
     slices: list[Slice] = []
     for name, worst in {ranked[-1]: False, ranked[0]: True}.items():
@@ -45,7 +42,9 @@ def evaluation_page(
     }
     count = len(evaluation.volumes)
     lead = f"{count} volume{'s' if count > 1 else ''} of {targets}, reconstructed."
-    return Report("Evaluation", lead, tables, slices, facts=facts).write(path)
+    return write_page(
+        path, "Evaluation", lead, tables=tables, slices=slices, curves={}, facts=facts
+    )
 
 
 def _ranked(target: Path, reconstruction: Path, *, worst: bool) -> list[Slice]:
@@ -108,5 +107,7 @@ def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Pat
         "Versions": versions(),
     }
     curves = {CURVES: learning_curve(output / "log")}
-    report = Report("Training", lead, (), slices, curves, facts)
-    return report.write(output / "report.html")
+    path = output / "report.html"
+    return write_page(
+        path, "Training", lead, tables={}, slices=slices, curves=curves, facts=facts
+    )

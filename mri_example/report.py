@@ -7,14 +7,15 @@ import io
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,16 +27,8 @@ AMPLIFY = 4  # how much brighter errors are drawn than images
 LARGEST = 384  # pixels along a side of a picture
 PIXELS = 5_000_000  # of all pictures: noise takes 0.9 bytes each, and a page 5 MB
 PACKAGES = ("invtorch", "torch", "lightning", "numpy")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a head, with a title and a note."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
+Rows: TypeAlias = Sequence[Sequence[str]]
+Colors: TypeAlias = NDArray[np.uint8]  # `(H, W, 3)`
 
 
 @dataclass(frozen=True)
@@ -54,72 +47,62 @@ class Slice:
         """The magnitude that is drawn white."""
         return float(np.quantile(self.target, 0.998)) or 1.0
 
-    def pictures(self, side: int = LARGEST) -> dict[str, str]:
-        """Return addresses that hold the images, the target last."""
+    def pictures(self) -> dict[str, Colors]:
+        """Return the images in gray, the target last."""
         images = {**self.images, "target": self.target}
-        return {n: _picture(image / self.white, side) for n, image in images.items()}
+        return {n: _colored("gray", image / self.white) for n, image in images.items()}
 
-    def errors(self, side: int = LARGEST) -> dict[str, str]:
-        """Return addresses that hold the error maps."""
-        colors = mpl.colormaps["magma"]
+    def errors(self) -> dict[str, Colors]:
+        """Return the error maps."""
         errors = {n: np.abs(im - self.target) for n, im in self.images.items()}
-        return {
-            name: _picture(colors(AMPLIFY * error / self.white), side)
-            for name, error in errors.items()
-        }
+        white = self.white / AMPLIFY
+        return {n: _colored("magma", error / white) for n, error in errors.items()}
 
-    def strip(self) -> NDArray[np.uint8]:
-        """Return images, target and error map of the last image in a row, as colors."""
-        images = [*self.images.values(), self.target]
-        error = AMPLIFY * np.abs(images[-2] - self.target)
-        row = [("gray", image) for image in images] + [("magma", error)]
-        drawn = [mpl.colormaps[c](im / self.white, bytes=True) for c, im in row]
-        return np.hstack(drawn)[..., :3]
+    def strip(self) -> Colors:
+        """Return images, target and error map of the last image in a row."""
+        *_, error = self.errors().values()
+        return np.hstack([*self.pictures().values(), error])
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a page shows, from top to bottom.
+def write_page(
+    path: Path,
+    title: str,
+    lead: str,
+    *,
+    tables: Mapping[str, Rows],
+    slices: Sequence[Slice],
+    curves: Mapping[str, Figure],
+    facts: Mapping[str, Mapping[str, Any]],
+) -> Path:
+    """Write a page, whole or not at all.
 
-    Attributes:
+    Args:
+        path: Where it is written.
         title: What was run.
         lead: A sentence below it.
-        tables: Scores.
+        tables: Rows of text below their head, by titles.
         slices: Images with their targets and errors.
         curves: Figures by their captions.
         facts: Further names and values, by the title of their list.
     """
-
-    title: str
-    lead: str
-    tables: Sequence[Table] = ()
-    slices: Sequence[Slice] = ()
-    curves: Mapping[str, Figure] = field(default_factory=dict)
-    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    brightest = 100 // AMPLIFY
-
-    @property
-    def errors(self) -> int:
-        """The number of error maps of a slice."""
-        return max((len(shown.images) for shown in self.slices), default=0)
-
-    @property
-    def side(self) -> int:
-        """Pixels along the longer side of a picture."""
-        pictures = sum(2 * len(shown.images) + 1 for shown in self.slices)
-        return min(LARGEST, math.isqrt(PIXELS // max(1, pictures)))
-
-    def write(self, path: Path) -> Path:
-        """Write the page, whole or not at all."""
-        templates = FileSystemLoader(Path(__file__).parent)
-        environment = Environment(
-            loader=templates, autoescape=True, undefined=StrictUndefined
-        )
-        page = environment.get_template("report.html")
-        with whole_file(path) as partial:
-            text = page.render(report=self, drawn=_drawn)
-            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-        return path
+    count = sum(2 * len(shown.images) + 1 for shown in slices)
+    side = min(LARGEST, math.isqrt(PIXELS // max(1, count)))
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    page = environment.from_string(Path(__file__).with_suffix(".html").read_text())
+    text = page.render(
+        title=title,
+        lead=lead,
+        tables=tables,
+        slices=slices,
+        curves=curves,
+        facts=facts,
+        brightest=100 // AMPLIFY,
+        picture=partial(_picture, side=side),
+        figure=_drawn,
+    )
+    with whole_file(path) as written:
+        written.write_bytes(text.encode("utf-8", "backslashreplace"))
+    return path
 
 
 def versions() -> dict[str, str]:
@@ -127,10 +110,14 @@ def versions() -> dict[str, str]:
     return {"Python": platform.python_version()} | {p: version(p) for p in PACKAGES}
 
 
-def _picture(image: NDArray[Any], side: int) -> str:
-    """Return an address that holds an image of values from 0 to 1."""
-    levels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
-    colors = levels if levels.ndim < 3 else levels[..., :3]  # no transparency
+def _colored(colormap: str, image: NDArray[Any]) -> Colors:
+    """Return the colors of values from 0 to 1."""
+    colors: Colors = mpl.colormaps[colormap](image, bytes=True)[..., :3]
+    return colors
+
+
+def _picture(colors: Colors, side: int) -> str:
+    """Return an address that holds an image."""
     picture = Image.fromarray(colors)
     picture.thumbnail((side, side))
     written = io.BytesIO()

@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from benchmarks.reproduce.methods import (
     masks_of,
     methods_of,
 )
-from benchmarks.reproduce.page import middle_slice, write_page
+from benchmarks.reproduce.page import middle_slice, write_comparison
 from benchmarks.reproduce.table import aligned, markdown, table
 from mri_example import figures
 from mri_example.data.files import whole_file
@@ -237,12 +237,12 @@ def _page(
         coils = f"{one.coils} coil{'s' if one.coils > 1 else ''}"
         shown = middle_slice(one.part("test"), made, f"{coils}, {acceleration}x")
         heading = f"unseen head, {shown.title} (simulated k-space)"
-        drawn = figures.compare(shown.target, shown.images, heading)
+        drawn = figures.compare(replace(shown, title=heading))
         figures.save(drawn, output / f"{one.coils}_coils_{acceleration}x.png")
         slices.append(shown)
         trained = {f"{n}, {coils}": one.folder / f"{n}_0/log" for n in names}
         logs |= {name: log for name, log in trained.items() if log.is_dir()}
-    return write_page(rows, slices, logs, settings, output / "report.html")
+    return write_comparison(rows, slices, logs, settings, output / "report.html")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.reproduce.rim import RIM
 from benchmarks.reproduce.unet import UNet
 from benchmarks.reproduce.wavelet import CENTER
-from mri_example.demo import Training
+from mri_example.demo import train
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, IRIM3D, Reconstructor
+from mri_example.training.data import SliceData
+from mri_example.training.module import ReconstructionTask
 
 METHODS = (
     *("zero-filled", "l1-wavelet", "ESPIRiT + l1-wavelet", "U-Net", "RIM"),
@@ -69,6 +74,31 @@ class Protocol:
         epoch = next(n for n in range(most, 0, -1) if self.steps % n == 0)
         limits = {"max_epochs": self.steps // epoch, "limit_train_batches": epoch}
         return {**limits, "accelerator": "auto"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model and how it is trained, with its data.
+
+    `task` are options of `ReconstructionTask`, `data` of `SliceData`, `trainer` of
+    `lightning.Trainer`. Everything random follows from the seed.
+    """
+
+    model: Callable[[], Reconstructor]
+    task: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def setting(self, root: Path) -> tuple[ReconstructionTask, SliceData]:
+        """Return the untrained network with its task, and its data."""
+        torch.manual_seed(self.seed)
+        task = ReconstructionTask(self.model(), **self.task)
+        return task, SliceData(root, seed=self.seed, **self.data)
+
+    def run(self, root: Path, folder: Path) -> tuple[Reconstructor, dict[str, int]]:
+        """Train, or go on, and return the model and what it cost."""
+        return train(*self.setting(root), folder, **self.trainer)
 
 
 @dataclass(frozen=True)

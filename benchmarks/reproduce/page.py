@@ -10,13 +10,13 @@ from benchmarks.reproduce.table import table
 from mri_example.data.files import KSpaceFile
 from mri_example.demo import slice_of
 from mri_example.figures import learning_curve
-from mri_example.report import Report, Slice, Table, versions
+from mri_example.report import Slice, versions, write_page
 
-NOTE = "One head that no method saw in training; its k-space is simulated. Mean ± sd."
-LEAD = "Classical methods, and networks that were trained alike on the same heads."
+LEAD = """Classical methods, and networks that were trained alike on the same heads, on
+one head that none saw in training; k-space is simulated. Scores are mean ± sd."""
 
 
-def write_page(
+def write_comparison(
     rows: Sequence[Mapping[str, Any]],
     slices: Sequence[Slice],
     logs: Mapping[str, Path],
@@ -24,12 +24,10 @@ def write_page(
     path: Path,
 ) -> Path:
     """Write the table of all methods, slices as each shows them, and their curves."""
-    head, *body = table(rows)
     facts = {"Settings": settings, "Versions": versions()}
     curves = {name: learning_curve(log) for name, log in logs.items()}
-    tables = [Table("Scores", head, body, NOTE)]
-    report = Report("Comparison", LEAD, tables, slices, curves, facts)
-    return report.write(path)
+    parts = {"tables": {"Scores": table(rows)}, "slices": slices, "curves": curves}
+    return write_page(path, "Comparison", LEAD, facts=facts, **parts)
 
 
 def middle_slice(
@@ -38,5 +36,4 @@ def middle_slice(
     """Return the middle slice of the volume, as the methods show it."""
     (volume,) = targets.glob("*.h5")
     index = KSpaceFile.inspect(volume).slices // 2
-    target, images = slice_of(targets, reconstructions, index)
-    return Slice(f"{title}, slice {index}", images, target)
+    return slice_of(targets, reconstructions, index, f"{title}, slice {index}")

@@ -14,12 +14,17 @@ from mri_example.cli import main
 from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
 from mri_example.data.simulate import Simulation, simulate_volumes
-from mri_example.demo import Training, step_memory
+from mri_example.demo import step_memory
 from mri_example.figures import compare
 from mri_example.models import IRIM2D
+from mri_example.report import Slice
 from mri_example.training.data import SliceData
 from mri_example.training.module import ReconstructionTask
 
+PICTURES = (
+    *("reconstruction_4x.png", "reconstruction_8x.png"),
+    *("learning_curve.png", "memory_against_depth.png"),
+)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -32,14 +37,14 @@ def small(monkeypatch):
     trainer = {"max_epochs": 2, "limit_train_batches": 5, "accelerator": "cpu"}
     trainer["max_time"] = timedelta(hours=1)
     model = partial(IRIM2D, 8, 1, (8, 8), (1, 2))
-    tiny = Training(model, {"fraction": 1.0}, {"batch_size": 4}, trainer)
-    monkeypatch.setattr(demonstration, "TRAINED", tiny)
+    monkeypatch.setattr(demonstration, "MODEL", model)
+    monkeypatch.setattr(demonstration, "TRAINER", trainer)
     monkeypatch.setattr(demonstration, "SHOWN_SLICE", 3)
     monkeypatch.setattr(demonstration, "COUPLINGS", (5, 10))
 
 
 def test_the_demo_trains_by_inversion() -> None:
-    model = demonstration.TRAINED.model()
+    model = demonstration.MODEL()
     assert model.options["memory"] == "invert"
     assert model.options["steps"] >= 6
     assert len(model.options["hidden"]) >= 5
@@ -84,17 +89,18 @@ def test_the_verdict_counts_all_scores_at_all_accelerations() -> None:
     assert "in SSIM at 4x, NMSE at 8x" in demonstration.verdict(rows)
 
 
-def test_a_training_that_the_clock_ended_is_told() -> None:
+def test_a_training_that_the_clock_ended_is_told(monkeypatch) -> None:
     planned = {"max_epochs": 3, "limit_train_batches": 5}
-    assert "had 7 of 15 steps" in demonstration.length(7, planned)
-    assert "had all of its 15 steps" in demonstration.length(15, planned)
+    monkeypatch.setattr(demonstration, "TRAINER", planned)
+    assert "had 7 of 15 steps" in demonstration.length(7)
+    assert "had all of its 15 steps" in demonstration.length(15)
 
 
 def test_all_images_and_all_errors_are_drawn_on_one_scale() -> None:
     random = np.random.default_rng(0)
     target = random.random((8, 8))
     images = {"dark": 0.1 * target, "bright": 3 * target}
-    figure = compare(target, images, "a title")
+    figure = compare(Slice("a title", images, target))
     grays, errors = (
         {i.get_clim() for axis in row for i in axis.images}
         for row in np.reshape(figure.axes[:6], (2, 3))
@@ -117,12 +123,12 @@ def test_the_demo_writes_what_it_says_and_goes_on(small, tmp_path, capsys) -> No
     ]
     for row in rows:
         assert f"{row['psnr']:.2f}" in said
-    for picture in demonstration.PICTURES:
+    for picture in PICTURES:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
         assert picture in said
     with h5py.File(next((tmp_path / "data/singlecoil_test").glob("*.h5"))) as file:
         assert "simulated" in file.attrs
-    files = ("i-RIM/last.ckpt", "results.json", *demonstration.PICTURES)
+    files = ("i-RIM/last.ckpt", "results.json", *PICTURES)
     before = {name: (tmp_path / name).read_bytes() for name in files}
 
     assert main(["demo", "--output", str(tmp_path)]) == 0

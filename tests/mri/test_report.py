@@ -15,7 +15,7 @@ from mri_example.data.files import KSpaceFile, read_reconstruction
 from mri_example.masks import Masks
 from mri_example.pages import zero_filled_slice
 from mri_example.reconstruct import reconstruct, zero_filled
-from mri_example.report import Report, Slice, Table, versions
+from mri_example.report import Slice, versions, write_page
 from tests.mri.test_command_line import write_volume
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -45,10 +45,11 @@ def page(path, slices: int = 2, shape: tuple[int, int] = (20, 20), name: str = "
         )
         for i in range(slices)
     ]
-    tables = [Table("Scores", ["volume", "NMSE"], [[name, "0.1"]], "means")]
+    tables = {"Scores": [["volume", "NMSE"], [name, "0.1"]]}
     facts = {"Configuration": {"data": name}, "Versions": versions()}
     curves = {"Training loss": curve()}
-    return Report("A run", "Two volumes.", tables, shown, curves, facts).write(path)
+    parts = {"tables": tables, "slices": shown, "curves": curves, "facts": facts}
+    return write_page(path, "A run", "Two volumes.", **parts)
 
 
 class Addresses(HTMLParser):
@@ -86,7 +87,9 @@ def test_names_are_shown_and_never_run(tmp_path, name):
 
 
 def test_a_page_without_slices_and_curves_is_a_page(tmp_path):
-    text = Report("A run", "Nothing.").write(tmp_path / "report.html").read_text()
+    parts = {"tables": {}, "slices": (), "curves": {}, "facts": {}}
+    path = write_page(tmp_path / "report.html", "A run", "Nothing.", **parts)
+    text = path.read_text()
     assert "Nothing." in text
     assert "<script>" not in text
 
@@ -95,13 +98,14 @@ def test_images_of_a_slice_share_a_scale_and_errors_are_relative_to_white():
     target = np.full((8, 8), 2.0, np.float32)
     shown = Slice("a", {"half": target / 2, "exact": target}, target)
     pictures, errors = shown.pictures(), shown.errors()
-    assert pictures["exact"] == pictures["target"] != pictures["half"]
-    assert errors["exact"] != errors["half"]
+    assert np.array_equal(pictures["exact"], pictures["target"])
+    assert (pictures["half"] < pictures["target"]).all()
+    assert not np.array_equal(errors["exact"], errors["half"])
 
 
 def test_a_slice_that_is_zero_everywhere_is_drawn():
     dark = np.zeros((8, 8), np.float32)
-    assert Slice("a", {"i-RIM": dark}, dark).errors()["i-RIM"].startswith("data:")
+    assert Slice("a", {"i-RIM": dark}, dark).errors()["i-RIM"].shape == (8, 8, 3)
 
 
 @pytest.mark.slow
