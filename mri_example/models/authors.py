@@ -7,17 +7,21 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mri_example.errors import InputError, require
+from mri_example.errors import require
 
-BLOCK = {"l1": "gather", "l2": "look", "l3": "spread"}
-TENSOR = {
+OURS = {
+    "layers": "module",
+    "update_right": "conditioner",
+    "embeddings": "module",
+    "weights": "vectors",
+    "output_function": "read_out",
+    "l1": "gather",
+    "l2": "look",
+    "l3": "spread",
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
     "bias": "bias",
 }
-COUPLING = re.compile(r"rnn\.(\d+)\.layers\.(\d+)\.update_right\.(l\d)\.(\w+)")
-MIXING = re.compile(r"rnn\.(\d+)\.embeddings\.(\d+)\.weights")
-READ_OUT = re.compile(r"output_function\.(l\d)\.(\w+)")
 
 
 def load_authors_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -57,19 +61,11 @@ def own_name(name: str) -> str:
         >>> own_name("rnn.0.embeddings.3.weights")
         'irim.steps.1.module.3.vectors'
     """
-    if match := COUPLING.fullmatch(name):
-        step, i, block, tensor = match.groups()
-        where = f"irim.steps.{2 * int(step) + 1}.module.{i}.conditioner"
-    elif match := MIXING.fullmatch(name):
-        step, i = match.groups()
-        return f"irim.steps.{2 * int(step) + 1}.module.{i}.vectors"
-    elif match := READ_OUT.fullmatch(name):
-        block, tensor = match.groups()
-        where = "read_out"
-    else:
-        text = f"{name!r} is no name of a weight in the authors' implementation: give "
-        raise InputError(f"{text}its state dict, without a prefix")
-    try:
-        return f"{where}.{BLOCK[block]}.{TENSOR[tensor]}"
-    except KeyError as error:
-        raise InputError(f"{name!r} has an unknown part {error}") from error
+    step = re.match(r"rnn\.(\d+)\.", name)
+    where = f"irim.steps.{2 * int(step[1]) + 1}." if step else ""
+    parts = name.removeprefix(step[0] if step else "").split(".")
+    unknown = [part for part in parts if part not in OURS and not part.isdigit()]
+    text = f"{name!r} is no name of a weight in the authors' implementation, by its "
+    text += f"part {', '.join(unknown)}: give its state dict, without a prefix"
+    require(not unknown, text)
+    return where + ".".join(OURS.get(part, part) for part in parts)

@@ -69,24 +69,16 @@ class Reconstructor(nn.Module):
             rows, cols = (min(self.scale_crop, size) for size in images.shape[-2:])
             counted = center_crop(images, (rows, cols))
         deviation = torch.view_as_real(counted).flatten(1).std(dim=1)
-        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        deviation = torch.where(deviation > 0, deviation, 1)
         return deviation.view(-1, *(1,) * (images.ndim - 1))
 
-    def trajectory(
-        self,
-        zero_filled: Tensor,
-        mask: Tensor,
-        metadata: Tensor | None = None,
-        *,
-        scale: Tensor | None = None,
-    ) -> list[Tensor]:
+    def trajectory(self, *inputs: Tensor, scale: Tensor | None = None) -> list[Tensor]:
         """Return the estimates that the training loss is averaged over.
 
         The last of them is the reconstruction; most models have no other.
         """
-        known = () if metadata is None else (metadata,)
         options = {} if scale is None else {"scale": scale}
-        return [self(zero_filled, mask, *known, **options)]
+        return [self(*inputs, **options)]
 
 
 def defaults(model: type[Reconstructor]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from invtorch import GatedResidualBlock, InvertibleSequential, OrthogonalCoupling
@@ -30,10 +30,6 @@ KNEE_SCANS = tuple(  # in the order of the authors' channels
     for scanner in ("Aera", "Biograph_mMR", "Prisma_fit", "Skyra")
     for acquisition in ("CORPDFS_FBK", "CORPD_FBK")
 )
-CONVOLUTIONS: dict[int, tuple[Any, Any]] = {
-    2: (nn.Conv2d, nn.ConvTranspose2d),
-    3: (nn.Conv3d, nn.ConvTranspose3d),
-}
 
 
 class IRIM2D(Reconstructor):
@@ -129,7 +125,7 @@ class IRIM2D(Reconstructor):
             guard=guard,
         )
         parametric = read_out == "parametric"
-        self.read_out = ReadOut(channels, self.dims) if parametric else None
+        self.read_out = _read_out(channels, self.dims) if parametric else None
 
     def forward(
         self,
@@ -169,14 +165,13 @@ class IRIM2D(Reconstructor):
     def _told(self, batch: int, metadata: Tensor | None) -> Tensor:
         """Return what the model is told of the scans: nothing, if nothing is known."""
         wanted = (batch, len(self.metadata))
-        if metadata is None:
-            return torch.zeros(wanted)
-        if metadata.shape != wanted:
+        told = torch.zeros(wanted) if metadata is None else metadata
+        if told.shape != wanted:
             raise ValueError(
-                f"metadata has shape {tuple(metadata.shape)}, but must be {wanted}: "
+                f"metadata has shape {tuple(told.shape)}, but must be {wanted}: "
                 f"one entry for each kind of scan the model knows"
             )
-        return metadata
+        return told
 
     def _start(self, measured: Tensor, told: Tensor) -> Tensor:
         estimate = complex_to_channels(measured)
@@ -258,25 +253,17 @@ class ChallengeIRIM(IRIM2D):
         )
 
 
-class ReadOut(nn.Module):
-    r"""Read one complex image, two channels, from all channels of the state.
-
-    $$ r(x) = W_3 * \operatorname{relu}(W_2 * \operatorname{relu}(W_1 * x)) $$
-
-    The residual block of the i-RIM without its gate, weight-normalized.
-    """
-
-    def __init__(self, channels: int, dims: int = 2) -> None:
-        super().__init__()
-        conv, transposed = CONVOLUTIONS[dims]
-        self.gather = weight_norm(conv(channels, channels, 1))
-        self.look = weight_norm(conv(channels, channels, 3, padding=1))
-        self.spread = weight_norm(transposed(channels, 2, 1, bias=False))
-
-    def forward(self, state: Tensor) -> Tensor:
-        """Return the two channels of the image."""
-        out: Tensor = self.spread(F.relu(self.look(F.relu(self.gather(state)))))
-        return out
+def _read_out(channels: int, dims: int) -> nn.Sequential:
+    """Return the residual block of the i-RIM without its gate, to one complex image."""
+    conv, transposed = getattr(nn, f"Conv{dims}d"), getattr(nn, f"ConvTranspose{dims}d")
+    layers = {
+        "gather": weight_norm(conv(channels, channels, 1)),
+        "relu_1": nn.ReLU(),
+        "look": weight_norm(conv(channels, channels, 3, padding=1)),
+        "relu_2": nn.ReLU(),
+        "spread": weight_norm(transposed(channels, 2, 1, bias=False)),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 def _check(

@@ -8,11 +8,10 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mri_example.errors import require
 from mri_example.masks import encoded_axes
-from mri_example.transforms import fftc, ifftc, root_sum_of_squares
+from mri_example.transforms import fftc, fitted, ifftc, root_sum_of_squares
 
 Maps: TypeAlias = Literal["calibration", "espirit"]
 FEWEST = {"calibration": 4, "espirit": 7}  # samples: a kernel of ESPIRiT has 6
@@ -60,15 +59,11 @@ def estimated_maps(zero_filled: Tensor, mask: Tensor, method: Maps) -> Tensor:
 
 
 def _low_resolution(kspace: Tensor, width: int) -> Tensor:
-    window = torch.ones((), device=kspace.device)
-    for axis in (-2, -1):
-        size = kspace.shape[axis]
-        kept = min(width, size)
+    sizes, tapers = kspace.shape[-2:], []
+    for kept in (min(width, size) for size in sizes):
         from_center = torch.arange(kept, device=kspace.device) - kept // 2
-        taper = torch.cos(torch.pi * from_center / (kept + 1)).square()
-        start = size // 2 - kept // 2
-        line = pad(taper, (start, size - start - kept))
-        window = window * (line if axis == -1 else line.unsqueeze(-1))
+        tapers.append(torch.cos(torch.pi * from_center / (kept + 1)).square())
+    window = fitted(torch.outer(*tapers), (sizes[0], sizes[1]))
     images = ifftc(kspace * window, 2)
     combined = root_sum_of_squares(images, dim=0)
     return images / torch.where(combined > 0, combined, 1)

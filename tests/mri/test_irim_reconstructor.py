@@ -83,7 +83,7 @@ def test_the_read_out_of_the_authors_computes_what_their_weights_say() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rnn.0.layers.0.update_right.l4.bias": 1}, "unknown part 'l4'"),
+        ({"rnn.0.layers.0.update_right.l4.bias": 1}, "by its part l4"),
         ({"something": 1}, "'something' is no name of a weight"),
         ({"rnn.7.embeddings.0.weights": 8}, "1 have no place"),
         ({"rnn.0.embeddings.0.weights": 5}, r"in the model, but \(5,\) in the weights"),
