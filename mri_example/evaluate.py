@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -96,9 +95,10 @@ class Evaluation:
         }
         numbers = {"volumes": scores, **everything, "bootstrap": drawn}
         numbers |= {"groups": groups, "failures": dict(self.failures)}
-        text = json.dumps(_finite(numbers), indent=2, allow_nan=False)
+        # null for what JSON has no number for, such as an infinite PSNR
+        plain = json.loads(json.dumps(numbers), parse_constant=lambda _: None)
         with files.whole_file(path) as partial:
-            partial.write_text(f"{text}\n")
+            partial.write_text(f"{json.dumps(plain, indent=2)}\n")
 
 
 def _text(scores: Scores | None, metric: str) -> str:
@@ -129,15 +129,6 @@ def _group(condition: Condition | None, summary: Summary) -> dict[str, Any]:
     interval = {end: found[end] for end in ("low", "high")}
     numbers["two_standard_deviations"] = found["spread"]
     return numbers | {"interval": interval if summary.volumes > 1 else None}
-
-
-def _finite(value: Any) -> Any:
-    """Put null for what JSON has no number for, such as an infinite PSNR."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def evaluate(

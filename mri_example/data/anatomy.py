@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 from nibabel import affines, orientations
 from nibabel.filebasedimages import ImageFileError
+from nibabel.filename_parser import splitext_addext
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -72,14 +73,9 @@ def nifti_volumes(
     if not path.is_dir():
         check_file(path)
     found = files_of(path, (".nii", ".nii.gz")) if path.is_dir() else [path]
-    for name, file in distinct((_stem(file), file) for file in found).items():
+    named = ((splitext_addext(file.name)[0], file) for file in found)
+    for name, file in distinct(named).items():
         yield name, _volume(file, number)
-
-
-def _stem(path: Path) -> str:
-    inner = path.with_suffix("")
-    packed = path.suffix.lower() == ".gz" and inner.suffix.lower() == ".nii"
-    return inner.stem if packed else path.stem
 
 
 def _volume(path: Path, number: int | None) -> Volume:
