@@ -13,10 +13,16 @@ from mri_example.data.dataset import coil_images
 from mri_example.data.files import KSpaceFile, opened, read_reconstruction
 from mri_example.evaluate import CAPTION, Evaluation
 from mri_example.figures import learning_curve
-from mri_example.metrics import Scores, score
+from mri_example.metrics import comparable, score
 from mri_example.report import Slice, versions, write_page
 from mri_example.training.checkpoints import CONFIGURATION
-from mri_example.transforms import center_crop, fftc, ifftc, root_sum_of_squares
+from mri_example.transforms import (
+    center_crop,
+    fftc,
+    fitted,
+    ifftc,
+    root_sum_of_squares,
+)
 
 if TYPE_CHECKING:  # `evaluate` imports no Lightning
     from mri_example.training.module import ReconstructionTask
@@ -48,36 +54,35 @@ def evaluation_page(
 
 
 def _ranked(target: Path, reconstruction: Path, *, worst: bool) -> list[Slice]:
-    """Return the slices of a volume with the lowest SSIM, or with the highest."""
+    """Return the slices of a volume with the lowest SSIM, or with the highest.
+
+    They are shown as far as they are compared. Those of nothing have no scores.
+    """
     file, estimate = KSpaceFile.inspect(target), read_reconstruction(reconstruction)
-    truth = file.target_volume()
-    scores = [_scores(t, e, truth) for t, e in zip(truth, estimate, strict=True)]
-    order = np.argsort([one.ssim for one in scores], kind="stable")
-    kind = "worst" if worst else "best"
-    shown = order[:EACH] if worst else order[::-1][:EACH]
-    zero = {i: zero_filled_slice(file, reconstruction, i) for i in shown}
-    return [
-        Slice(
-            f"{kind}: {file.path.name}, slice {i}, NMSE {scores[i].nmse:.4f}, PSNR "
-            f"{scores[i].psnr:.2f}, SSIM {scores[i].ssim:.3f}",
-            zero[i] | {"reconstruction": estimate[i]},
-            truth[i],
-        )
-        for i in shown
-    ]
-
-
-def _scores(
-    target: NDArray[Any], estimate: NDArray[Any], volume: NDArray[Any]
-) -> Scores:
-    with np.errstate(invalid="ignore", divide="ignore"):  # a slice of nothing
-        return score(target[None], estimate[None], maxval=float(volume.max()))
+    truth, estimate = comparable(file.target_volume(), estimate)
+    peaks = truth.max(axis=(1, 2))
+    scores = {
+        i: score(truth[[i]], estimate[[i]], maxval=peaks.max())
+        for i in np.flatnonzero(peaks > 0)
+    }
+    ranked = sorted(scores, key=lambda i: scores[i].ssim, reverse=not worst)
+    slices = []
+    for i in ranked[:EACH]:
+        title = f"{'worst' if worst else 'best'}: {file.path.name}, slice {i}, NMSE "
+        title += f"{scores[i].nmse:.4f}, PSNR {scores[i].psnr:.2f}, SSIM "
+        title += f"{scores[i].ssim:.3f}"
+        images = zero_filled_slice(file, reconstruction, i)
+        slices.append(Slice(title, images | {"reconstruction": estimate[i]}, truth[i]))
+    return slices
 
 
 def zero_filled_slice(
     file: KSpaceFile, reconstruction: Path, index: int
 ) -> dict[str, NDArray[Any]]:
-    """Return the zero-filled image, if the reconstruction says which columns it had."""
+    """Return the zero-filled image, a square as wide as the target.
+
+    There is one if the reconstruction says which columns it had.
+    """
     columns: Any = file.mask
     if columns is None:
         with opened(reconstruction) as found:
@@ -88,7 +93,8 @@ def zero_filled_slice(
     sampled = torch.from_numpy(known.astype(np.float32))
     images = ifftc(fftc(coil_images(file, index), 2) * sampled, 2)
     image = center_crop(root_sum_of_squares(images, dim=0), file.crop)
-    return {"zero-filled": image.numpy()}
+    _, width = file.target_size or file.crop
+    return {"zero-filled": fitted(image, (width, width)).numpy()}
 
 
 def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Path:

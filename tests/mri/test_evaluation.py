@@ -5,6 +5,8 @@ import json
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mri_example.cli import main
 from mri_example.data.files import write_reconstruction
@@ -222,3 +224,30 @@ def test_a_perfect_reconstruction_is_strict_json(folders, tmp_path):
 def test_a_file_of_unknown_ending_is_refused_at_once(folders, tmp_path, capsys):
     assert command(folders, f"--output={tmp_path / 'scores.csv'}") == 2
     assert "must end in .json" in capsys.readouterr().err
+
+
+@given(
+    empty=st.lists(st.booleans(), min_size=2, max_size=5).filter(lambda e: not all(e)),
+    size=st.tuples(st.integers(8, 12), st.just(8)),
+    larger=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_the_page_shows_slices_of_any_size_and_none_of_nothing(
+    empty, size, larger, tmp_path_factory
+):
+    folder, random = tmp_path_factory.mktemp("page"), np.random.default_rng(0)
+    target = random.random((len(empty), *size), dtype=np.float32)
+    target[empty] = 0
+    (folder / "in").mkdir()
+    with h5py.File(folder / "in/a.h5", "w") as file:
+        file["kspace"] = kspace_of(target, size[0], size[1])
+        file["reconstruction_esc"] = target
+    shape = np.add(size, larger)
+    estimate = random.random((len(empty), *shape), dtype=np.float32)
+    columns = {"columns": np.ones(size[1], bool)}
+    write_reconstruction(folder / "out/a.h5", estimate, columns)
+    assert command((folder / "in", folder / "out")) == 0
+    page = (folder / "out.html").read_text()
+    filled = {i for i, nothing in enumerate(empty) if not nothing}
+    found = {i for i in range(len(empty)) if f"a.h5, slice {i}, " in page}
+    assert found <= filled
+    assert len(found) == min(3, len(filled))
