@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from mri_example.data.files import whole_file
@@ -16,7 +17,7 @@ from mri_example.report import AMPLIFY, Slice
 
 SMOOTH = 30  # steps of training that are averaged for the eye
 STYLE: dict[Any, Any] = {
-    "axes.prop_cycle": mpl.cycler(color=("#0b6e4f", "#c98a00", "#b3261e")),
+    "axes.prop_cycle": cycler(color=("#0b6e4f", "#c98a00", "#b3261e")),
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -58,12 +58,12 @@ def _ranked(target: Path, reconstruction: Path, *, worst: bool) -> list[Slice]:
 
     They are shown as far as they are compared. Those of nothing have no scores.
     """
-    file, estimate = KSpaceFile.inspect(target), read_reconstruction(reconstruction)
-    truth, estimate = comparable(file.target_volume(), estimate)
+    file, made = KSpaceFile.inspect(target), read_reconstruction(reconstruction)
+    truth, estimate = comparable(file.target_volume(), made)
     peaks = truth.max(axis=(1, 2))
     scores = {
         i: score(truth[[i]], estimate[[i]], maxval=peaks.max())
-        for i in np.flatnonzero(peaks > 0)
+        for i in np.flatnonzero(peaks > 0).tolist()
     }
     ranked = sorted(scores, key=lambda i: scores[i].ssim, reverse=not worst)
     slices = []
