@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mri_example.data.dataset import Sample
+from mri_example.errors import require
 from mri_example.models import Reconstructor
 from mri_example.transforms import root_sum_of_squares
 
@@ -47,7 +48,8 @@ def subsampled_nmse(estimate: Tensor, target: Tensor, fraction: float = 0.01) ->
     if fraction < 1:
         counted = (torch.rand(error.shape, dtype=error.dtype) < fraction).to(error)
     share = counted.sum(1).clamp(min=1) / error.shape[1]
-    return ((counted * error).sum(1) / _positive(energy) / share).mean()
+    energy = torch.where(energy > 0, energy, 1)
+    return ((counted * error).sum(1) / energy / share).mean()
 
 
 def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
@@ -59,8 +61,8 @@ def normalized_l1(estimate: Tensor, target: Tensor) -> Tensor:
         0.5
     """
     p, t = magnitudes(estimate, target)
-    error = (t - p).abs().flatten(1).sum(1)
-    return (error / _positive(t.flatten(1).sum(1))).mean()
+    error, total = (t - p).abs().flatten(1).sum(1), t.flatten(1).sum(1)
+    return (error / torch.where(total > 0, total, 1)).mean()
 
 
 def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
@@ -69,11 +71,9 @@ def dissimilarity(estimate: Tensor, target: Tensor, maximum: Tensor) -> Tensor:
     The maxima `(batch,)` are those of the target volumes.
     """
     p, t = magnitudes(estimate, target)
-    if min(t.shape[-2:]) < WINDOW:
-        raise ValueError(
-            f"images are {t.shape[-2]} by {t.shape[-1]}, but SSIM needs at least "
-            f"{WINDOW} by {WINDOW}: crop less, or take another loss"
-        )
+    rows, cols = t.shape[-2:]
+    text = f"images are {rows} by {cols}, but SSIM needs at least {WINDOW} by {WINDOW}"
+    require(min(rows, cols) >= WINDOW, f"{text}: crop less, or take another loss")
     peak = maximum.to(t).view(-1, *(1,) * (t.ndim - 1))
     p, t = p / peak, t / peak  # the scale of the data must not underflow
     mean_p, mean_t = _windows(p), _windows(t)
@@ -130,14 +130,7 @@ def _windows(images: Tensor) -> Tensor:
     return F.avg_pool2d(planes, WINDOW, stride=1)
 
 
-def _positive(sizes: Tensor) -> Tensor:
-    """Put 1 for the size of an image of zeros."""
-    return torch.where(sizes > 0, sizes, 1)
-
-
 def _check_shapes(estimate: Tensor, target: Tensor) -> None:
-    if estimate.shape != target.shape:
-        raise ValueError(
-            f"estimate has shape {tuple(estimate.shape)}, but target "
-            f"{tuple(target.shape)}: crop both to the same size"
-        )
+    text = f"estimate has shape {tuple(estimate.shape)}, but target "
+    text += f"{tuple(target.shape)}: crop both to the same size"
+    require(estimate.shape == target.shape, text)

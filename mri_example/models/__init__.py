@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.models.base import Reconstructor, defaults
 from mri_example.models.irim import IRIM2D, IRIM3D, ChallengeIRIM
 
@@ -52,13 +52,10 @@ def build(
     Raises:
         InputError: If there is no such model, or its arguments do not fit.
     """
-    name = description.get("model")
+    name = str(description.get("model"))
     classes = MODELS if model is None else MODELS | {name_of(model): model}
-    if not isinstance(name, str) or name not in classes:
-        raise InputError(
-            f"the model is {name!r}, but can only be one of {', '.join(classes)}: name "
-            f"its class as model_class"
-        )
+    text = f"the model is {name!r}, but can only be one of {', '.join(classes)}: name "
+    require(name in classes, f"{text}its class as model_class")
     known = defaults(classes[name])
     options = {key: value for key, value in description.items() if key in known}
     try:
