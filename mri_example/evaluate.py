@@ -35,17 +35,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by the name of the volume, summarized by condition.
-
-    Attributes:
-        volumes: Scores of each volume.
-        conditions: Acquisition and acceleration of each of them.
-        failures: Why volumes do not count that were to be skipped if they fail.
-    """
+    """Scores by the name of the volume, summarized by condition."""
 
     volumes: Mapping[str, Scores]
     conditions: Mapping[str, Condition]
-    failures: Mapping[str, str]
+    failures: Mapping[str, str]  # why volumes that were to be skipped do not count
 
     @cached_property
     def summary(self) -> Summary:
@@ -53,13 +47,12 @@ class Evaluation:
         return summarize(self.volumes.values())
 
     @cached_property
-    def groups(self) -> list[tuple[Condition | None, Summary]]:
-        """The summary of each condition, and last that of all volumes."""
-        groups: list[tuple[Condition | None, Summary]] = []
-        for condition in sorted(set(self.conditions.values())):
-            names = [n for n in self.volumes if self.conditions[n] == condition]
-            groups.append((condition, summarize(self.volumes[n] for n in names)))
-        return [*groups, (None, self.summary)]
+    def groups(self) -> dict[Condition, Summary]:
+        """The summary of each condition."""
+        members: dict[Condition, list[Scores]] = {}
+        for name, scores in self.volumes.items():
+            members.setdefault(self.conditions[name], []).append(scores)
+        return {group: summarize(members[group]) for group in sorted(members)}
 
     def tables(self) -> tuple[list[list[str]], list[list[str]]]:
         """Return the scores of volumes and of groups as text, below their heads."""
@@ -69,8 +62,8 @@ class Evaluation:
             for name, s in self.volumes.items()
         ]
         groups = [
-            [str(c or "all"), str(s.volumes), *(_cell(s, m) for m in METRICS)]
-            for c, s in self.groups
+            [str(group), str(s.count), *(_cell(s, m) for m in METRICS)]
+            for group, s in [*self.groups.items(), ("all", self.summary)]
         ]
         return (
             [["volume", "condition", *names], *volumes],
@@ -87,13 +80,13 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """Write all numbers, and all that is not among them, as JSON."""
-        *groups, everything = (_group(*group) for group in self.groups)
         drawn = {"level": metrics.LEVEL, "draws": metrics.DRAWS, "seed": metrics.SEED}
         scores = {
             name: asdict(scores) | asdict(self.conditions[name])
             for name, scores in self.volumes.items()
         }
-        numbers = {"volumes": scores, **everything, "bootstrap": drawn}
+        groups = [asdict(group) | asdict(s) for group, s in self.groups.items()]
+        numbers = {"volumes": scores, **asdict(self.summary), "bootstrap": drawn}
         numbers |= {"groups": groups, "failures": dict(self.failures)}
         # null for what JSON has no number for, such as an infinite PSNR
         plain = json.loads(json.dumps(numbers), parse_constant=lambda _: None)
@@ -107,9 +100,10 @@ def _text(scores: Scores | None, metric: str) -> str:
 
 def _cell(summary: Summary, metric: str) -> str:
     mean = _text(summary.mean, metric)
-    if summary.spread is None:
+    spread, interval = summary.two_standard_deviations, summary.interval
+    if interval is None:
         return f"{mean} (one volume)"
-    parts = (summary.spread, summary.low, summary.high)
+    parts = (spread, interval.low, interval.high)
     return "{} +- {} [{}, {}]".format(mean, *(_text(part, metric) for part in parts))
 
 
@@ -120,15 +114,6 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
         + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
         for row in rows
     )
-
-
-def _group(condition: Condition | None, summary: Summary) -> dict[str, Any]:
-    numbers: dict[str, Any] = asdict(condition) if condition else {}
-    found = asdict(summary)
-    numbers |= {"count": summary.volumes, "mean": found["mean"]}
-    interval = {end: found[end] for end in ("low", "high")}
-    numbers["two_standard_deviations"] = found["spread"]
-    return numbers | {"interval": interval if summary.volumes > 1 else None}
 
 
 def evaluate(
@@ -163,7 +148,7 @@ def evaluate(
             _refuse({"": str(error)}, unless=skip_failures)
     failures |= {path.name: reason for path, reason in refused.items()}
     _refuse(failures, unless=volumes)
-    return Evaluation(volumes, {n: conditions[n] for n in volumes}, failures)
+    return Evaluation(volumes, conditions, failures)
 
 
 def _paired(targets: Path, reconstructions: Path) -> tuple[list[str], dict[str, str]]:

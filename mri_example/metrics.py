@@ -118,22 +118,21 @@ def _square(name: str, volume: Magnitudes, width: int) -> Magnitudes:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """The ends of the interval of a mean."""
+
+    low: Scores
+    high: Scores
+
+
+@dataclass(frozen=True)
 class Summary:
-    """Mean over volumes, and what it says of other volumes if there are several.
+    """Mean over volumes, and what it says of other volumes if there are several."""
 
-    Attributes:
-        volumes: How many there are.
-        mean: Of each metric.
-        spread: Two standard deviations (ddof 1); NaN where a value is infinite.
-        low: Lower end of the interval of the mean.
-        high: Upper end of it.
-    """
-
-    volumes: int
+    count: int
     mean: Scores
-    spread: Scores | None = None
-    low: Scores | None = None
-    high: Scores | None = None
+    two_standard_deviations: Scores | None = None  # ddof 1; NaN of infinite values
+    interval: Interval | None = None  # of the mean
 
 
 def summarize(scores: Iterable[Scores]) -> Summary:
@@ -145,8 +144,8 @@ def summarize(scores: Iterable[Scores]) -> Summary:
 
     Examples:
         >>> summary = summarize([Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.5)])
-        >>> summary.mean.psnr, summary.low.psnr, summary.high.psnr, summary.low.ssim
-        (21.0, 20.0, 22.0, 0.5)
+        >>> summary.mean.psnr, summary.interval.low.psnr, summary.interval.high.psnr
+        (21.0, 20.0, 22.0)
 
     References:
         Efron, *Bootstrap methods: another look at the jackknife*, 1979.
@@ -163,4 +162,5 @@ def summarize(scores: Iterable[Scores]) -> Summary:
             (table,), np.mean, method="percentile", rng=SEED, **options
         ).confidence_interval
     parts = (spread, interval.low, interval.high)
-    return Summary(len(table), mean, *(Scores(*part.tolist()) for part in parts))
+    spread, low, high = (Scores(*part.tolist()) for part in parts)
+    return Summary(len(table), mean, spread, Interval(low, high))

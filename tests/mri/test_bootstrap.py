@@ -17,7 +17,8 @@ def test_an_interval_is_the_same_again_and_holds_the_mean(scores):
     for metric in METRICS:
         values = [getattr(s, metric) for s in scores]
         low, mean, high = (
-            getattr(part, metric) for part in (found.low, found.mean, found.high)
+            getattr(part, metric)
+            for part in (found.interval.low, found.mean, found.interval.high)
         )
         slack = 1e-9 * (1 + max(values))
         assert min(values) - slack <= low <= mean + slack
@@ -34,12 +35,12 @@ def test_an_interval_covers_the_mean_of_the_population(monkeypatch):
     for seed in range(200):
         monkeypatch.setattr(metrics, "SEED", seed)
         found = summarize(population(rng))
-        hits += found.low.psnr <= 30 <= found.high.psnr
+        hits += found.interval.low.psnr <= 30 <= found.interval.high.psnr
     assert 0.90 <= hits / 200 <= 0.98
 
 
 def test_an_interval_of_perfect_reconstructions():
     perfect = [Scores(0.0, float("inf"), 1.0)] * 3
     found = summarize(perfect)  # without a warning
-    assert (found.low.ssim, found.high.nmse) == (1.0, 0.0)
-    assert summarize(perfect[:1]).low is None
+    assert (found.interval.low.ssim, found.interval.high.nmse) == (1.0, 0.0)
+    assert summarize(perfect[:1]).interval is None

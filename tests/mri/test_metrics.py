@@ -48,7 +48,7 @@ def test_a_perfect_reconstruction() -> None:
     assert perfect == Scores(0.0, float("inf"), 1.0)
     summary = summarize([perfect, perfect])  # without a warning
     assert summary.mean == perfect
-    assert np.isnan(summary.spread.psnr)
+    assert np.isnan(summary.two_standard_deviations.psnr)
 
 
 def test_tensors_are_as_good_as_arrays() -> None:
@@ -68,8 +68,8 @@ def test_summaries() -> None:
     scores = [Scores(0.1, 20.0, 0.5), Scores(0.3, 22.0, 0.7)]
     summary = summarize(scores)
     assert summary.mean.psnr == pytest.approx(21)
-    assert summary.spread.psnr == pytest.approx(2 * np.sqrt(2))
-    assert summarize(scores[:1]).spread is None
+    assert summary.two_standard_deviations.psnr == pytest.approx(2 * np.sqrt(2))
+    assert summarize(scores[:1]).two_standard_deviations is None
     with pytest.raises(InputError, match="no volume to summarize"):
         summarize([])
 
