@@ -76,14 +76,8 @@ def write_page(
 ) -> Path:
     """Write a page, whole or not at all.
 
-    Args:
-        path: Where it is written.
-        title: What was run.
-        lead: A sentence below it.
-        tables: Rows of text below their head, by titles.
-        slices: Images with their targets and errors.
-        curves: Figures by their captions.
-        facts: Further names and values, by the title of their list.
+    Tables are rows of text below their head, and facts names and values, both by their
+    titles; curves are figures by their captions.
     """
     count = sum(2 * len(shown.images) + 1 for shown in slices)
     side = min(LARGEST, math.isqrt(PIXELS // max(1, count)))
