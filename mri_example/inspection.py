@@ -106,18 +106,15 @@ def _of_split(file: KSpaceFile) -> Iterator[Finding]:
     """Say what keeps `fit` from using a file of its folder."""
     folder, size = file.folder, file.target_size
     if file.mask is not None and folder.endswith(("_train", "_val")):
-        text = (
-            "it brings a mask, so its k-space is undersampled and no model can learn "
-        )
-        yield Finding("mask in training", f"{text}from it: move it from {folder}")
+        text = "it brings a mask, so its k-space is undersampled and no model can "
+        text += f"learn from it: move it from {folder}"
+        yield Finding("mask in training", text)
     if folder.endswith("_val") and size is None:
         text = "it has no target volume, so nothing can be validated on it: move it "
         yield Finding("no target", f"{text}from {folder}, or add its target")
     elif folder.endswith("_val") and size and size[0] < file.crop[1]:
-        text = (
-            f"its target has fewer rows than columns, {size}, but a square as wide as"
-        )
-        text += " it is compared: exchange the axes, or crop the columns"
+        text = f"its target has fewer rows than columns, {size}, but a square as wide "
+        text += "as it is compared: exchange the axes, or crop the columns"
         yield Finding("wide target", text)
 
 

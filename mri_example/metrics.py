@@ -102,10 +102,8 @@ def _magnitudes(name: str, given: Volume) -> Magnitudes:
     real = not np.iscomplexobj(volume)
     require(real, f"the {name} is complex: compare magnitudes")
     wrong = np.flatnonzero(~np.isfinite(volume).all(axis=(1, 2)))
-    text = (
-        f"the {name} is not finite in {wrong.size} of {len(volume)} slices, the first"
-    )
-    require(not wrong.size, f"{text} being slice {wrong[:1]}: mend or leave it out")
+    text = f"the {name} is not finite in {wrong.size} of {len(volume)} slices, first in"
+    require(not wrong.size, f"{text} slice {wrong[:1]}: mend or leave it out")
     return volume.astype(np.float64)
 
 
