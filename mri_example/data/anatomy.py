@@ -105,25 +105,19 @@ def _volume(path: Path, number: int | None) -> Volume:
     placed = np.isfinite(affine).all() and np.linalg.det(affine)
     text = f"{path} does not say where its voxels are (its affine is singular): set it"
     require(placed, text)
-    _check_forms(path, image.header)
-    _check_pixels(path, affines.voxel_sizes(affine), image.header.get_zooms())
+    _check_header(path, image.header, affine)
     return upright(voxels, affine)
 
 
-def _check_forms(path: Path, header: Any) -> None:
-    """Compare the two places of a header that say where the axes of the voxels lead."""
-    known = (
-        hasattr(header, "get_qform") and header["qform_code"] and header["sform_code"]
-    )
-    if known:
+def _check_header(path: Path, header: Any, affine: NDArray[Any]) -> None:
+    """Compare what a header says twice: where axes lead, and the shape of pixels."""
+    known = hasattr(header, "get_qform")
+    if known and header["qform_code"] and header["sform_code"]:
         forms = (header.get_qform(), header.get_sform())
-        said = ["".join(orientations.aff2axcodes(np.nan_to_num(f))) for f in forms]
-        text = f"{path} has axes {said[0]} by its qform, but {said[1]} by its sform: "
-        require(said[0] == said[1], f"{text}correct one of them, or set its code to 0")
-
-
-def _check_pixels(path: Path, sizes: Any, said: Any) -> None:
-    """Compare the shape of pixels in slices; both may be of any unit, or scaled."""
+        axes = ["".join(orientations.aff2axcodes(np.nan_to_num(f))) for f in forms]
+        text = f"{path} has axes {axes[0]} by its qform, but {axes[1]} by its sform: "
+        require(axes[0] == axes[1], f"{text}correct one of them, or set its code to 0")
+    sizes, said = affines.voxel_sizes(affine), header.get_zooms()  # of any unit
     same = np.isclose(sizes[0] * said[1], sizes[1] * said[0], SQUARE, 0)
     text = f"{path} has pixels of {sizes[0]:g} x {sizes[1]:g} mm by its affine, but of "
     require(same, f"{text}{said[0]:g} x {said[1]:g} by pixdim: correct one of them")
