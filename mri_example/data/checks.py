@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from mri_example.data.files import KSpaceFile
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.progress import shown
 
 LOG = logging.getLogger(__name__)
@@ -60,12 +60,18 @@ def findings(file: KSpaceFile, slices: Iterable[int] | None = None) -> list[Find
     one: that is the same in slices of reversed order.
     """
     kinds = {finding.kind: finding for finding in _of_layout(file)}
-    if not {"folder", "axes"} & kinds.keys():  # it is known what the axes mean
-        for index in [(file.slices - 1) // 3] if slices is None else slices:
-            for finding in _readable(file, index):
-                known = kinds.setdefault(finding.kind, finding)
-                if known.doubt and not finding.doubt:
-                    kinds[finding.kind] = finding
+    wrong = {kind for kind, finding in kinds.items() if not finding.doubt}
+    read = [(file.slices - 1) // 3] if slices is None else slices
+    for index in read if not {"folder", "axes"} & wrong else ():  # axes are known
+        try:
+            found = [*_of_slice(file, index)]
+        except InputError as error:
+            said = str(error).removeprefix(f"{file.path}").lstrip(": ")
+            found = [Finding("values", said)]
+        for finding in found:
+            known = kinds.setdefault(finding.kind, finding)
+            if known.doubt and not finding.doubt:
+                kinds[finding.kind] = finding
     return list(kinds.values())
 
 
@@ -94,51 +100,45 @@ def checked(
             failures[path] = str(error)
         else:
             files.append(file)
-            doubts += [(file, finding) for finding in found]
+            doubts += product([file], found)
     for line in summary(doubts):
         LOG.warning(line)
     return files
 
 
 def _doubts(file: KSpaceFile) -> list[Finding]:
-    """Return the findings about a file, unless one of them is an error."""
     found = findings(file)
-    for error in (finding for finding in found if not finding.doubt):
-        raise InputError(f"{file.path}: {error.text}")
+    for finding in found:
+        require(finding.doubt, f"{file.path}: {finding.text}")
     return found
 
 
 def summary(doubts: Iterable[tuple[KSpaceFile, Finding]]) -> list[str]:
     """Return one line for each kind of doubt: its first file, and how many more."""
-    kinds: dict[str, list[tuple[KSpaceFile, Finding]]] = {}
+    kinds: dict[str, list[tuple[Path, str]]] = {}
     for file, finding in doubts:
-        kinds.setdefault(finding.kind, []).append((file, finding))
+        kinds.setdefault(finding.kind, []).append((file.path, finding.text))
     return [
-        f"{found[0][0].path}{f' and {len(found) - 1} more' if found[1:] else ''}: "
-        f"{found[0][1].text}"
-        for found in kinds.values()
+        f"{path}{f' and {len(more)} more' if more else ''}: {text}"
+        for (path, text), *more in kinds.values()
     ]
 
 
 def _of_layout(file: KSpaceFile) -> Iterator[Finding]:
-    folder, shape = file.folder, file.shape
-    challenge, _, split = folder.partition("_")
-    known = {"singlecoil": 3, "multicoil": 4}
-    if split and known.get(challenge, len(shape)) != len(shape):
-        cure = "move it"
+    challenge, _, split = file.folder.partition("_")
+    axes = {"singlecoil": 3, "multicoil": 4}.get(challenge) if split else None
+    if axes not in (None, len(file.shape)):
+        text = f"k-space has shape {file.shape}, which does not belong into "
+        text += f"{file.folder}: move it"
         if challenge == "multicoil":
-            cure += ", or insert an axis of slices if its first is that of the coils"
-        text = f"k-space has shape {shape}, which does not belong into {folder}: {cure}"
+            text += ", or insert an axis of slices if its first is that of the coils"
         yield Finding("folder", text)
-    else:
-        found = [*_of_axes(file)]
-        yield from found or _of_header(file)
-        yield from _of_acceleration(file)
-
-
-def _of_acceleration(file: KSpaceFile) -> Iterator[Finding]:
-    stated = None if file.mask is None else file.number("acceleration")
-    if stated is not None and file.mask is not None:
+        return
+    found = [*_of_axes(file)]
+    yield from found
+    if all(finding.doubt for finding in found):
+        yield from _of_header(file)
+    if file.mask is not None and (stated := file.number("acceleration")) is not None:
         own = 1 / float(file.mask[slice(*file.padding)].mean(dtype=np.float64))
         if not 1 / OTHERWISE < stated / own < OTHERWISE:
             text = f"the attribute 'acceleration' is {stated:.3g}, but the mask has "
@@ -183,10 +183,8 @@ def _of_header(file: KSpaceFile) -> Iterator[Finding]:
         yield Finding("no header", text, doubt=True)
         return
     if header.trajectory.lower() not in ("", "cartesian"):
-        text = (
-            f"the header says that the trajectory is {header.trajectory}, but k-space"
-        )
-        text += " is read as Cartesian: grid the data first, or correct the header"
+        text = f"the header says that the trajectory is {header.trajectory}, but "
+        text += "k-space is read as Cartesian: grid the data first, or correct it"
         yield Finding("trajectory", text)
     says = f"the header speaks of {header.encoded[1]} encoded columns, but k-space has"
     if rows != cols and header.encoded[:2] == (cols, rows):
@@ -200,14 +198,6 @@ def _of_header(file: KSpaceFile) -> Iterator[Finding]:
         text = f"the header speaks of {header.encoded[0]} encoded rows, but k-space has"
         text += f" {rows}: right if the readout oversampling was removed before"
         yield Finding("encoded rows", text, doubt=True)
-
-
-def _readable(file: KSpaceFile, index: int) -> Iterator[Finding]:
-    try:
-        yield from _of_slice(file, index)
-    except InputError as error:
-        said = str(error).removeprefix(f"{file.path}")
-        yield Finding("values", said.removeprefix(":").strip())
 
 
 def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
@@ -238,33 +228,25 @@ def _of_rows(kspace: NDArray[Any], power: Image, index: int) -> Iterator[Finding
         text += "but masks run along the columns: exchange the last two axes"
         yield _unless_noiseless("rows", text, kspace, 0)
     elif lost > SCATTERED:
-        text = (
-            f"{lost:.0%} of the samples of k-space are zero in slice {index}, between"
-        )
-        text += " others of their columns, but masks are of whole columns: take full or"
-        text += " Cartesian data"
+        text = f"{lost:.0%} of the samples of k-space are zero in slice {index}, but "
+        text += "masks are of whole columns: take full or Cartesian data"
         yield _unless_noiseless("rows", text, kspace, 0, doubt=lost < 1 / 4)
 
 
 def _unless_noiseless(
     kind: str, text: str, kspace: NDArray[Any], axis: int, *, doubt: bool = False
 ) -> Finding:
-    """Return an error, or a doubt of lines that phantoms without noise have, too."""
-    phantom = _is_noiseless(kspace, axis)
-    text += ", unless it is a phantom without noise" * phantom
-    return Finding(kind, text, doubt or phantom)
+    """Return an error, or a doubt of lines that phantoms without noise have, too.
 
-
-def _is_noiseless(kspace: NDArray[Any], axis: int) -> bool:
-    """Say whether the image is empty beside its object, as of a phantom of boxes.
-
-    Some lines of its k-space are zero. Those that a mask leaves out spread the object
-    along the axis.
+    Their image is empty beside the object, for example a box, and some lines of its
+    k-space are zero. Those that a mask leaves out spread the object along the axis.
     """
     image = _image(kspace, (-2, -1))
     lines = image.T if axis == 0 else image
     bright = lines[lines.max(axis=1) > BRIGHT * image.max()]
-    return bool((bright < FAINT * image.max()).mean() > SCATTERED)
+    phantom = bool((bright < FAINT * image.max()).mean() > SCATTERED)
+    text += ", unless it is a phantom without noise" * phantom
+    return Finding(kind, text, doubt or phantom)
 
 
 def _energies(kspace: NDArray[Any]) -> Image:
@@ -357,30 +339,28 @@ def _of_center(power: Image) -> Iterator[Finding]:
         if len(energy) < 8 or flat or away <= len(energy) // 8:
             continue
         text = f"most energy of k-space is in {name} {peak} of {len(energy)}, but the "
-        text += (
-            f"center of masks and transforms is {middle}: apply numpy.fft.fftshift, "
-        )
+        text += f"center of masks and transforms is {middle}: apply "
+        text += "numpy.fft.fftshift, or pad what is partial"
         doubt = axis == 0 or away <= len(energy) // 4
-        yield Finding(f"center {name}", f"{text}or pad what is partial", doubt=doubt)
+        yield Finding(f"center {name}", text, doubt=doubt)
 
 
 def _of_hybrid(kspace: NDArray[Any]) -> Iterator[Finding]:
     """Find axes along which the transform of k-space looks more like k-space."""
     for axis, name in ((-2, "rows"), (-1, "columns")):
-        before = _spread(np.abs(kspace), axis)
-        after = _spread(np.abs(fft.ifft(kspace, axis=axis)), axis)
+        before, after = (
+            _spread(k, axis) for k in (kspace, fft.ifft(kspace, axis=axis))
+        )
         if before > max(FLAT * after, kspace.shape[axis] / 8):
             text = f"the energy of k-space is spread over {before:.0f} {name}, but over"
             text += f" {after:.0f} after a transform along them: if it is hybrid, "
-            yield Finding(
-                f"hybrid {name}", f"{text}transform them with fft", doubt=True
-            )
+            text += "transform them with fft"
+            yield Finding(f"hybrid {name}", text, doubt=True)
 
 
-def _spread(magnitudes: NDArray[Any], axis: int) -> float:
+def _spread(kspace: NDArray[Any], axis: int) -> float:
     """Return over how many lines energy is spread, as if all had the same."""
-    power = np.square(magnitudes.reshape(-1, *magnitudes.shape[-2:]), dtype=np.float64)
-    energy = power.sum(axis=(0, -3 - axis))
+    energy = _energies(kspace.swapaxes(axis, -1))
     return float(energy.sum() ** 2 / np.square(energy).sum())
 
 

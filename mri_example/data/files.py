@@ -26,6 +26,15 @@ UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 TARGETS = SINGLE_COIL, MULTI_COIL = ("reconstruction_esc", "reconstruction_rss")
 UNKNOWN = "unknown"
 REPEATED = "REPEAT"  # at the end of an acquisition that was done again
+CAUSES = {  # by what the message of HDF5 has in it
+    ("unable to lock file",): "is locked by another program, which may be writing it: "
+    "try again when that has ended, or set HDF5_USE_FILE_LOCKING=FALSE",
+    ("Permission denied",): "cannot be opened ({}): change its permissions",
+    ("filter", "plugin"): "is compressed by a filter that is not installed here ({}): "
+    "rewrite it with `h5repack -f GZIP=4` where it is",
+    ("",): "cannot be read as HDF5 ({}): if it is truncated, damaged or of another "
+    "format, copy it again",
+}
 Pair = tuple[int, int]
 Real = NDArray[np.float32]
 
@@ -54,16 +63,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def _reason(text: str) -> str:
-    if "unable to lock file" in text:
-        said = "is locked by another program, which may be writing it: try again when "
-        return f"{said}that has ended, or set HDF5_USE_FILE_LOCKING=FALSE"
-    if "Permission denied" in text:
-        return f"cannot be opened ({text}): change its permissions"
-    if "filter" in text or "plugin" in text:
-        said = f"is compressed by a filter that is not installed here ({text}): rewrite"
-        return f"{said} it with `h5repack -f GZIP=4` where it is"
-    said = f"cannot be read as HDF5 ({text}): if it is truncated, damaged or of another"
-    return f"{said} format, copy it again"
+    found = (cure for words, cure in CAUSES.items() if any(w in text for w in words))
+    return next(found).format(text)
 
 
 def _optional(file: h5py.File, name: str) -> h5py.Dataset | None:
@@ -76,10 +77,8 @@ def _optional(file: h5py.File, name: str) -> h5py.Dataset | None:
     if isinstance(found, h5py.Dataset) and found.is_virtual:
         sources = {source.file_name for source in found.virtual_sources()} - {"."}
         away = [source for source in sources if not (path.parent / source).exists()]
-    text = (
-        f"{path}: the data set {name!r} is a link to {next(iter(away), '')}, which is "
-    )
-    text += "not there: put that file where the link leads, or write one file"
+    text = f"{path}: the data set {name!r} is a link to {next(iter(away), '')}, which "
+    text += "is not there: put that file where the link leads, or write one file"
     require(not away, text)
     return found if isinstance(found, h5py.Dataset) else None
 
@@ -134,9 +133,8 @@ def _complex_from(kind: np.dtype[Any], shape: tuple[int, ...]) -> str:
         return f"if axis {axis} holds real and imaginary parts, move it last"
     if len(shape) > 3 and shape[-1] % 2 == 0 and shape[-1] < min(shape[-3:-1]):
         parts = "if real and imaginary parts alternate along the last axis, combine"
-        return (
-            f"{parts} them as kspace[..., ::2] + 1j * kspace[..., 1::2], coils second"
-        )
+        parts += " them as kspace[..., ::2] + 1j * kspace[..., 1::2]"
+        return f"{parts}, coils second"
     return "if these are magnitude images, give them to `simulate` as NIfTI"
 
 
@@ -167,10 +165,9 @@ def _target(file: h5py.File, shape: tuple[int, ...]) -> tuple[str | None, Pair |
             cure = "repair it"
             if target.shape[:1] == shape[1:-2]:
                 cure = f"if the coils are first in {shape}, use numpy.swapaxes"
-            text = (
-                f"{name} is {target.dtype} of shape {target.shape}, but must hold real "
-            )
-            text += f"images (slices, H, W) of all {shape[0]} slices of k-space: {cure}"
+            text = f"{name} is {target.dtype} of shape {target.shape}, but must hold "
+            text += f"real images (slices, H, W) of all {shape[0]} slices of k-space: "
+            text += cure
             raise InputError(text)
         return name, (target.shape[1], target.shape[2])
     return None, None

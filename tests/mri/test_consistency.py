@@ -584,6 +584,15 @@ def test_energy_away_from_the_center(tmp, seed, rows, cols, coils, axis):
         assert len(SliceDataset(folder, EVERYTHING)) == 3
 
 
+@costly(8)
+@given(seed=seeds, rows=sizes, cols=sizes, more=st.integers(1, 9))
+def test_a_doubt_hides_no_error(tmp, seed, rows, cols, more):
+    """More slices than columns are rare; what else is wrong counts all the same."""
+    kspace = np.fft.ifftshift(head(seed, rows, cols, slices=cols + more), -1)
+    folder = write(tmp() / "a", kspace, header=None)
+    assert_refused(folder, f"is in column 0 of {cols}, but the center of masks")
+
+
 @given(seed=seeds, rows=sizes, cols=sizes, coils=coils, move=st.integers(1, 5))
 def test_a_mask_of_another_file(tmp, seed, rows, cols, coils, move):
     mask = np.zeros(cols, np.float32)
