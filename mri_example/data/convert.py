@@ -27,14 +27,16 @@ NO_IMAGE = """NOISE_MEASUREMENT NAVIGATION_DATA PHASECORR_DATA HPFEEDBACK_DATA
 DUMMYSCAN_DATA RTFEEDBACK_DATA SURFACECOILCORRECTIONSCAN_DATA PHASE_STABILIZATION
 PHASE_STABILIZATION_REFERENCE"""  # noise, and what serves the scanner itself
 SEPARATE = "write each into a file of its own"
-PARTITIONS = "partitions of a 3-D encoding: make slices of them by an inverse Fourier"
-COUNTERS = ("contrast", "phase", "repetition", "set")  # of which a file has one value
-OTHERWISE = {  # what the one Cartesian encoding of the header rules out
-    "trajectory_dimensions": "lines with a trajectory, but the header says cartesian: "
-    "grid the data, or leave the trajectory out",
-    "encoding_space_ref": "lines of a second encoding, but the header has one: "
-    "write each into a file of its own",
-}
+CORRECT = "let the scanner's converter correct them"
+PARTITIONS = (
+    "partitions of a 3-D encoding: make slices of them by an inverse Fourier transform "
+    "along them"
+)
+COUNTERS = {  # of which a file has one value
+    name: f"{name}s, but a file has one stack of slices: {SEPARATE}"
+    for name in ("contrast", "phase", "repetition", "set")
+} | {"kspace_encode_step_2": PARTITIONS}
+COMPRESSED = [f"COMPRESSION{i}" for i in (1, 2, 3, 4)]
 PLACE = ["slice", "kspace_encode_step_1", "average"]
 LINE = ("active_channels", "number_of_samples", "discard_pre", "discard_post")
 APART = 1e-2  # mm between positions, or of directions, that are not the same
@@ -66,7 +68,7 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
             require(before == digest, f"{text}folder")
             continue
         with opened(raw) as file:
-            data, target, xml, attributes, mask = _content(path.stem, *_scan(file))
+            data, target, xml, attributes, mask = _content(path.stem, file)
         write_kspace(path, data, target, xml, attributes | {"source": digest}, mask)
         try:
             checked([path])
@@ -77,13 +79,12 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
     return written
 
 
-def _scan(file: h5py.File) -> tuple[Any, ...]:
-    """Return header, also as XML, k-space and measured columns of a raw file."""
+def _content(name: str, file: h5py.File) -> tuple[Any, ...]:
+    """Return k-space, target, header, attributes and mask of a raw file."""
     groups = [g for g in file.values() if isinstance(g, h5py.Group)]
     groups = [g for g in groups if {"data", "xml"} <= {*g}]
     require(len(groups) == 1, f"{len(groups)} ISMRMRD scans: name a file of one")
-    root, xml, encoded = whole_header(plain(groups[0]["xml"][()]))
-    header = Header.parse(xml)
+    root, header, xml, encoded = whole_header(plain(groups[0]["xml"][()]))
     data, measured = _kspace(groups[0]["data"], header, encoded)
     text = f"lines of {len(data)} slices, but the header speaks of {header.slices}: "
     text += "copy the whole file, or correct the header"
@@ -91,17 +92,11 @@ def _scan(file: h5py.File) -> tuple[Any, ...]:
     changed = (measured != measured[0]).any(axis=1)
     text = f"slice {changed.argmax()} was measured along other columns than slice 0"
     require(not changed.any(), f"{text}, but a file has one mask: separate them")
-    return root, xml, data, measured[0]
-
-
-def _content(name: str, root: Any, xml: bytes, data: Any, mask: Any) -> Any:
-    """Return k-space, target, header, attributes and mask of a converted file."""
-    header = Header.parse(xml)
+    mask, data = measured[0], data[:, 0] if data.shape[1] == 1 else data
     protocol = text_of(root, "measurementInformation/protocolName") or "UNKNOWN"
     patient = text_of(root, "subjectInformation/patientID") or name
     attributes: dict[str, Any] = {"acquisition": protocol, "patient_id": patient}
     inside = mask[max(header.padding[0], 0) : header.padding[1]]
-    data = data[:, 0] if data.shape[1] == 1 else data
     if inside.all():
         crop = crop_of(None, header, (data.shape[-2], data.shape[-1]))
         return data, magnitudes(data, crop), xml, attributes, None
@@ -157,19 +152,22 @@ def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
     others = _flagged(heads, *(f"IS_{name}" for name in NO_IMAGE.split()))
     (indices,) = np.nonzero(~(others | calibration))
     require(indices.size, "no lines of an image: take the scan itself")
-    for name, text in OTHERWISE.items():
-        require(not heads[name][indices].any(), text)
-    heads, cure = heads[indices], "let the scanner's converter correct them"
-    backwards = _flagged(heads, "IS_REVERSE")
-    compressed = _flagged(heads, *(f"COMPRESSION{i}" for i in (1, 2, 3, 4)))
-    require(not backwards.any(), f"lines read backwards, as in EPI: {cure}")
-    require(not compressed.any(), f"compressed lines: {cure}")
-    counts = {name: len(np.unique(heads["idx"][name])) for name in COUNTERS}
-    parts = len(np.unique(heads["idx"]["kspace_encode_step_2"]))
-    require(parts == 1, f"{parts} {PARTITIONS} transform along them")
-    for name in COUNTERS:
-        text = f"{counts[name]} {name}s, but a file has one stack of slices: {SEPARATE}"
-        require(counts[name] == 1, text)
+    heads = heads[indices]
+    refused = {
+        "trajectory, but the header says cartesian: grid the data, or leave it out": (
+            heads["trajectory_dimensions"]
+        ),
+        f"second encoding, but the header has one: {SEPARATE}": (
+            heads["encoding_space_ref"]
+        ),
+        f"reversed readout, as in EPI: {CORRECT}": _flagged(heads, "IS_REVERSE"),
+        f"compression: {CORRECT}": _flagged(heads, *COMPRESSED),
+    }
+    for text, found in refused.items():
+        require(not found.any(), f"lines with a {text}")
+    for name, text in COUNTERS.items():
+        count = len(np.unique(heads["idx"][name]))
+        require(count == 1, f"{count} {text}")
     places, times = np.unique(heads["idx"][PLACE], return_counts=True)
     z, step, average = places[times.argmax()]
     text = f"{times.max()} lines of slice {z}, phase encoding {step} and average "
@@ -213,8 +211,7 @@ def _slices(heads: NDArray[Any], partitions: int, file: str) -> Any:
     if np.ptp(along) <= APART:
         text = f"slices that are apart, but not along slice_dir {normal.tolist()}: "
         require(np.ptp(positions, axis=0).max() <= APART, f"{text}correct it")
-        text = f"{len(found)} {PARTITIONS} transform along them"
-        require(partitions == 1, text)
+        require(partitions == 1, f"{len(found)} {PARTITIONS}")
         text = "%s: all slices are at one position, so their counter orders them"
         LOG.warning(text, file)
         return slices

@@ -126,11 +126,11 @@ def _size(root: ElementTree.Element, space: str) -> Size:
     return x, y, z
 
 
-def whole_header(xml: bytes) -> tuple[ElementTree.Element, bytes, int]:
+def whole_header(xml: bytes) -> tuple[ElementTree.Element, Header, bytes, int]:
     """Return the header of a raw file of one Cartesian encoding, with square pixels.
 
-    As elements and as XML; the number is that of the columns before pixels became
-    square.
+    As elements, as what is read of them, and as XML; the number is that of the columns
+    before pixels became square.
     """
     spaces = [f"encoding/{name}Space" for name in ("encoded", "recon")]
     places = [f"{space}/fieldOfView_mm/{axis}" for space in spaces for axis in "xy"]
@@ -152,8 +152,8 @@ def whole_header(xml: bytes) -> tuple[ElementTree.Element, bytes, int]:
         sizes = [f"{space}/matrixSize/{axis}" for space in spaces for axis in "xy"]
         for place, size in zip(sizes, after, strict=True):
             next(root.iterfind(place, NAMES)).text = str(size)
-        xml = ElementTree.tostring(root)
-    return root, xml, before[1]
+        header, xml = Header.of(root), ElementTree.tostring(root)
+    return root, header, xml, before[1]
 
 
 def _square(

@@ -45,8 +45,8 @@ UNUSABLE = {
     "3-D": (twice(kspace_encode_step_2=1), None, "2 partitions of a 3-D encoding"),
     "the same twice": (twice(), None, "2 lines of slice 0, phase encoding 0 and aver"),
     "noise alone": (lines(random_kspace(), **NOISE), None, "no lines of an image"),
-    "backwards": (twice(flags=[ismrmrd.ACQ_IS_REVERSE]), None, "lines read backwards"),
-    "compressed": (twice(flags=[ismrmrd.ACQ_COMPRESSION1]), None, "compressed lines"),
+    "backwards": (twice(flags=[ismrmrd.ACQ_IS_REVERSE]), None, "lines with a reversed readout"),
+    "compressed": (twice(flags=[ismrmrd.ACQ_COMPRESSION1]), None, "lines with a compression"),
     "coils": (
         lines(random_kspace(), range(6)) + lines(random_kspace(coils=3), range(6, 12)),
         None,
@@ -200,6 +200,6 @@ def test_lines_that_contradict_the_encoding_of_the_header(
             one.resize(ROWS, COILS, number)
             one.data[:] = samples
     path = write(tmp_path_factory.mktemp("raw") / "scan.h5", acquisitions)
-    said = {"encoding": "lines of a second", "trajectory": "lines with a trajectory"}
+    said = {"encoding": "lines with a second", "trajectory": "lines with a trajectory"}
     with pytest.raises(InputError, match=rf"scan\.h5: {said[kind]}.*the header "):
         convert_raw(path, path.parent / "out")
