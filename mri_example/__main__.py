@@ -13,7 +13,11 @@ def main(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         sys.stdout.write(overview())
         return 0
-    from mri_example.cli import main as command_line
+    try:
+        from mri_example.cli import main as command_line
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again\n")
+        return 130
 
     return command_line(arguments)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import h5py
@@ -228,6 +229,19 @@ def test_a_file_that_cannot_be_used_names_itself(command, name, root, capsys) ->
     written = {p.name for p in (root / "run").rglob("*")}
     before = {"file_train.h5", "log", "version_0"}  # of what came before it
     assert written <= before
+
+
+def test_control_c_before_everything_is_imported(capsys, monkeypatch) -> None:
+    class Interrupted:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "mri_example.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "mri_example.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    assert run("check", "--data", "data") == 130
+    assert capsys.readouterr().err == "interrupted: run the same command again\n"
 
 
 def test_an_output_folder_that_is_a_file(root, capsys) -> None:
