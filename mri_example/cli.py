@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -216,16 +216,6 @@ def _terminate(*_: Any) -> NoReturn:
     raise _Terminated
 
 
-@contextlib.contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """End what runs as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class ConfigFile(ActionConfigFile):
     """A file of options; `mri_example/configs/` is found from any folder."""
 
@@ -235,9 +225,13 @@ class ConfigFile(ActionConfigFile):
         folder, _, name = str(value).rpartition("/")
         if folder == "mri_example/configs" and not Path(value).exists():
             value = str(Path(__file__).parent / "configs" / name)
-        with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-            _check_names(yaml.compose(Path(value).read_text()), value)
-        ActionConfigFile.apply_config(parser, cfg, dest, value)
+        try:
+            with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+                _check_names(yaml.compose(Path(value).read_text()), value)
+            ActionConfigFile.apply_config(parser, cfg, dest, value)
+        except RecursionError as error:
+            text = f"{value} refers to itself, or is nested too deeply: write it out"
+            raise InputError(text) from error
 
 
 def _check_names(node: Any, path: str) -> None:
@@ -258,9 +252,9 @@ def main(arguments: list[str]) -> int:
         0, or 2 if the input was at fault, 130 after Ctrl-C and 143 after SIGTERM.
     """
     LINES.restart()
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        with _ending_on_sigterm():
-            _run(*arguments)
+        _run(*arguments)
     except InputError as error:
         # without the traceback of a worker that loads data
         said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
@@ -276,6 +270,8 @@ def main(arguments: list[str]) -> int:
         said = "terminated" if terminated else "interrupted"
         sys.stderr.write(f"{said}: run the same command again to go on\n")
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -7,10 +7,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 GROUPS = ("model", "masks", "training", "data", "trainer", "simulation")
 OF_A_CLASS = re.compile(r"(Problem with given class_path .*?)( - Expected |$)")
 OF_NO_TYPE = re.compile(r'key "(\S+)": Does not validate .* Given value: (.*)')
+
+
+def _path(text: str) -> Path:
+    """Return a path, in a configuration too not an empty one, nor one with a tilde."""
+    if not text:
+        raise ValueError("it is empty: give a value, or leave it out")
+    return Path(text).expanduser()
+
+
+register_type(Path, str, _path, type_check=isinstance)
 
 
 class Parser(ArgumentParser):

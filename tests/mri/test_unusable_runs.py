@@ -462,3 +462,23 @@ def test_an_output_that_cannot_be_written(sink, root) -> None:
 def test_sizes_beyond_the_memory(option, tmp_path, capsys) -> None:
     said = sentence(capsys, "simulate", "--output", tmp_path, f"--simulation.{option}")
     assert said.endswith("choose smaller sizes")
+@pytest.mark.parametrize("parents", [[], ["model"], ["model", "init_args"]])
+@pytest.mark.parametrize("deep", [True, False])
+def test_configurations_without_an_end(parents, deep, root, capsys) -> None:
+    config = root / "config.yaml"
+    end = "[" * 1000 + "]" * 1000 if deep else "&a [*a]"
+    lines = [f"{' ' * i}{name}:" for i, name in enumerate([*parents, "trainer"])]
+    config.write_text("\n".join(lines) + f" {end}\n")
+    found = sentence(capsys, "fit", "--config", config)
+    assert "config.yaml refers to itself, or is nested too deeply" in found
+
+
+@pytest.mark.parametrize("name", ["output", "data"])
+def test_paths_that_a_file_leaves_empty(name, root, capsys) -> None:
+    """They would mean the current folder."""
+    changed = configuration(root, **{name: {"root": ""} if name == "data" else ""})
+    with contextlib.chdir(root):
+        found = sentence(capsys, "fit", "--config", changed)
+    assert re.search(rf'key "{name}(\.root)?": .* it is empty: give a value', found)
+
+
