@@ -22,6 +22,7 @@ from mri_example.models.authors import load_authors_weights
 from mri_example.paths import check_file
 
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
+STOPPED = "invtorch_stopped"  # early, or by a limit of time
 SUFFIX, PREFIX = ".safetensors", "model."
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError)
 DAMAGED = (zipfile.BadZipFile, zlib.error, LookupError)  # or a text that is no pickle
@@ -55,15 +56,12 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     return known
 
 
-def check_same(path: Path, notes: dict[str, Any]) -> tuple[int, float]:
-    """Make sure that a run can go on from a checkpoint.
+def check_same(path: Path, notes: dict[str, Any]) -> dict[str, Any]:
+    """Load a checkpoint that a run goes on from.
 
     Args:
         path: The checkpoint.
         notes: The configuration and the files of the run.
-
-    Returns:
-        How many epochs it has behind it, and how many seconds if they are limited.
 
     Raises:
         InputError: If it was written under another configuration or with other data, or
@@ -78,11 +76,7 @@ def check_same(path: Path, notes: dict[str, Any]) -> tuple[int, float]:
         text += f"configuration says {value!r}: use that, or {OTHER}"
         require(value == old.get(key), text)
     _check_files(path, checkpoint.get(DATA), notes[DATA])
-    try:
-        seconds = float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
-    except (KeyError, TypeError, ValueError):  # without a limit of time
-        seconds = 0.0
-    return int(checkpoint["epoch"]) + 1, seconds
+    return checkpoint
 
 
 def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from PIL import Image
+from torch.distributed import DistError
 
 from invtorch import DriftError
 from mri_example.data.files import whole_file
@@ -33,6 +38,7 @@ from mri_example.training.checkpoints import (
     CONFIGURATION,
     DATA,
     OTHER,
+    STOPPED,
     check_same,
     load,
     load_checkpoint,
@@ -48,15 +54,21 @@ DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
     "enable_model_summary": False,
 }
-KEPT = {  # options of the trainer that a run that goes on must not change
-    "accumulate_grad_batches": 1,
-    "gradient_clip_algorithm": None,
-    "gradient_clip_val": DEFAULTS["gradient_clip_val"],
-    "limit_train_batches": None,
-    "max_steps": -1,
-    "max_time": None,
-    "precision": None,
-}
+KEPT = (  # attributes of the trainer that a run that goes on must not change
+    "accumulate_grad_batches",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "max_steps",
+    "precision",
+    "world_size",
+)
+ENDS = (  # of a training: types of errors, or words in them, and the way out
+    (DriftError, "DriftError", ""),
+    (OSError, "[Errno", ": {} cannot be written, make room and go on"),
+    (torch.OutOfMemoryError, "worker (pid", ": lower batch_size, crop or workers"),
+    (DistError, "gloo/", ": another process ended, see what that says, and go on"),
+)
 PICTURES = 10  # beside the CSV: those of two volumes and five epochs
 QUIET = (
     ".*does not have many workers.*",
@@ -94,9 +106,9 @@ def fit(
         InputError: If data, configuration or a checkpoint in `output` cannot be used,
             or the run began with other data.
     """
+    output = output.expanduser()  # as Lightning does
     last = output / "last.ckpt"
     data.check(task.model)
-    task.notes = _notes(task, data, init, trainer)
     if init is not None and not last.exists():
         _start_from(task.model, init)
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -105,18 +117,19 @@ def fit(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         engine = make_trainer(output, **trainer)
-        with _alone(engine, output):
+        task.notes = _notes(task, data, init, engine)
+        with _alone(engine, output), _in_words(engine, task, last):
             start = last if last.exists() else None
             if start is not None:
-                data.first_epoch, seconds = check_same(start, task.notes)
-                if _is_over(start, data.first_epoch, seconds, trainer):
+                checkpoint = check_same(start, task.notes)
+                data.first_epoch = checkpoint["epoch"] + 1
+                if _is_over(engine, last, checkpoint):
                     return last
             _remove_partial(engine, output)
-            with _stopping_well(engine, task, output), _in_words(task, last):
-                engine.fit(task, data, ckpt_path=start, weights_only=True)
-                text = "no step was trained: raise limit_train_batches, max_steps, "
-                trained = engine.global_step or getattr(engine, "fast_dev_run", False)
-                require(trained, f"{text}max_time")
+            engine.fit(task, data, ckpt_path=start, weights_only=True)
+            text = "no step was trained: raise limit_train_batches, max_steps, max_time"
+            trained = engine.global_step or getattr(engine, "fast_dev_run", False)
+            require(trained, text)
     return last
 
 
@@ -124,31 +137,27 @@ def _notes(
     task: ReconstructionTask,
     data: SliceData,
     init: Path | None,
-    trainer: dict[str, Any],
+    engine: lightning.Trainer,
 ) -> dict[str, Any]:
-    kept = {name: trainer.get(name, default) for name, default in KEPT.items()}
-    kept["max_time"] = _seconds(kept["max_time"])
+    """Return what a checkpoint is checked against, in types that JSON knows."""
+    clocks = (c for c in _callbacks_of(engine) if isinstance(c, callbacks.Timer))
+    kept = {name: getattr(engine, name) for name in KEPT}
+    kept["max_time"] = next((clock.time_remaining() for clock in clocks), None)
+    kept["init"] = None if init is None else str(init)
+    kept = json.loads(json.dumps(kept))
     configuration = describe(task.model) | task.options | data.describe() | kept
-    configuration["init"] = None if init is None else str(init)
     return {CONFIGURATION: configuration, DATA: data.files()}
 
 
-def _seconds(limit: Any) -> float | None:
-    """Return a time limit, which Lightning takes in several forms, in seconds."""
-    try:
-        return callbacks.Timer(limit).time_remaining()
-    except (MisconfigurationException, AttributeError, TypeError) as error:
-        text = f"max_time is {limit!r}, but must be written DD:HH:MM:SS"
-        raise InputError(text) from error
-
-
-def _is_over(last: Path, done: int, seconds: float, trainer: dict[str, Any]) -> bool:
-    """Say whether a run has its epochs, or its time, behind it."""
-    epochs = trainer.get("max_epochs", DEFAULTS["max_epochs"]) or 0
-    limit = _seconds(trainer.get("max_time"))
+def _is_over(engine: lightning.Trainer, last: Path, checkpoint: dict[str, Any]) -> bool:
+    """Say whether a run has its epochs behind it, or was stopped early, or by time."""
+    done = checkpoint["epoch"] + 1
+    epochs = -1 if engine.max_epochs is None else engine.max_epochs
     text = f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
     require(not 0 <= epochs < done, f"{text}many at least, or {OTHER}")
-    return bool(epochs == done or (limit and seconds >= limit))
+    stop = (callbacks.EarlyStopping, callbacks.Timer)
+    stops = any(isinstance(callback, stop) for callback in _callbacks_of(engine))
+    return bool(epochs == done or (stops and checkpoint.get(STOPPED)))
 
 
 def _start_from(model: Reconstructor, path: Path) -> None:
@@ -201,45 +210,42 @@ def _locked(path: Path) -> TextIO:
 
 
 @contextlib.contextmanager
-def _stopping_well(
-    trainer: lightning.Trainer, task: ReconstructionTask, output: Path
+def _in_words(
+    engine: lightning.Trainer, task: ReconstructionTask, last: Path
 ) -> Iterator[None]:
+    """Say in one sentence what ended a run; one that leaves nothing leaves no logs."""
+    folders = [Path(log.log_dir) for log in engine.loggers if log.log_dir]
+    new = [folder for folder in folders if not folder.exists()]
     try:
         yield
-    except InputError:
-        nothing = not (task.started and (output / "last.ckpt").exists())
-        if nothing and trainer.is_global_zero:
-            _remove_logs(trainer)
-        raise
-    except OSError as error:  # of the log; checkpoints and data say so themselves
-        text = f"training stopped at step {task.global_step}, as {output} cannot be "
-        text += f"written ({error}): make room, and run the same command again"
-        raise InputError(text) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None
         raise
-
-
-@contextlib.contextmanager
-def _in_words(task: ReconstructionTask, last: Path) -> Iterator[None]:
-    """Say which step made states that are no numbers, or which checkpoint is none."""
-    try:
-        yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except DriftError as error:
-        text = f"training stopped at step {task.global_step}: {error}"
-        raise InputError(text) from error
-    except Exception as error:  # of any kind, by what is damaged
-        of_options = isinstance(error, MisconfigurationException | ValueError)
-        if task.started or not (of_options or last.exists()):
+    except Exception as error:
+        if engine.is_global_zero and not (task.started and last.exists()):
+            _remove_logs(new)
+        said = _said(error, task, last)
+        if said is None:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        text = f"the trainer cannot begin ({reason}): change its options"
-        if last.exists():
-            text = f"{last} cannot be gone on from ({reason}): {OTHER}"
-        raise InputError(text) from error
+        raise InputError(said) from error
+
+
+def _said(error: Exception, task: ReconstructionTask, last: Path) -> str | None:
+    """Return a sentence for an error that has none, unless it is an internal one."""
+    if isinstance(error, InputError | MemoryError):
+        return None
+    said = " ".join(str(error).split())
+    for kind, words, cure in ENDS:
+        if isinstance(error, kind) or words in said:
+            cure = cure.format(last.parent)
+            return f"training stopped at step {task.global_step}: {said}{cure}"
+    if task.started:
+        return None
+    text, cure = "the trainer cannot begin", "change its options"
+    if last.exists():
+        text, cure = f"{last} cannot be gone on from", OTHER
+    return f"{text} ({type(error).__name__}: {said[:200]}): {cure}"
 
 
 def _remove_partial(trainer: lightning.Trainer, output: Path) -> None:
@@ -248,14 +254,12 @@ def _remove_partial(trainer: lightning.Trainer, output: Path) -> None:
         path.unlink()
 
 
-def _remove_logs(trainer: lightning.Trainer) -> None:
-    """Remove what this run logged if it left nothing to go on from."""
-    folders = [Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir]
+def _remove_logs(folders: Sequence[Path]) -> None:
+    """Remove what a run logged that left nothing to go on from."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    for folder in [f.parent for f in folders]:
         with contextlib.suppress(OSError):  # somebody else keeps something there
-            folder.rmdir()
+            folder.parent.rmdir()
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -326,16 +330,17 @@ def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
     chosen["plugins"] = [*_list(chosen.get("plugins")), WholeCheckpointIO()]
     if chosen.get("strategy") == "fsdp":
         chosen["strategy"] = _sharding(chosen)
-    if not sys.stderr.isatty():
+    bars = [c for c in chosen["callbacks"] if isinstance(c, callbacks.ProgressBar)]
+    if not (bars or sys.stderr.isatty()):
         chosen["enable_progress_bar"] = False
     try:
         trainer = lightning.Trainer(**chosen)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        named = ("accelerator", "devices", "strategy", "precision")
-        said = ", ".join(f"{n} is {options[n]!r}" for n in named if n in options)
-        text = f"{said or 'the trainer'}: this cannot be had here "
         reason = " ".join(str(error).split())
-        raise InputError(f"{text}({reason}): choose others") from error
+        told = {n: v for n, v in options.items() if isinstance(v, str) and v != "auto"}
+        named = [f"{name} is {v!r}" for name, v in told.items() if v in reason]
+        text = f"{', '.join(named) or 'the trainer'}: this cannot be had here"
+        raise InputError(f"{text} ({reason}): choose others") from error
     _check(trainer, options)
     return trainer
 
@@ -348,18 +353,38 @@ def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
     clip, every = trainer.gradient_clip_val, trainer.check_val_every_n_epoch
     check_range("gradient_clip_val", clip, clip is None or clip >= 0, "0 or more")
     check_range("check_val_every_n_epoch", every, every != 0, "positive")
-    limit = trainer.limit_val_batches
+    interval = trainer.val_check_interval
+    check_range("val_check_interval", interval, interval != 0, "positive")
+    limit, few = trainer.limit_val_batches, options.get("overfit_batches")
+    said = f"overfit_batches is {few}" if few else f"limit_val_batches is {limit}"
     whole = limit == 0 or (isinstance(limit, float) and limit == 1)
-    text = f"limit_val_batches is {limit}, but volumes are validated whole: give 0"
+    text = f"{said}, but volumes are validated whole: give 0"
     require(whole or options.get("fast_dev_run"), text)
-    sharded = isinstance(trainer.strategy, ModelParallelStrategy)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    strategy = trainer.strategy
+    torchrun, size = TorchElasticEnvironment(), trainer.world_size
+    started = torchrun.world_size() if torchrun.detect() else size
+    text = f"torchrun started {started} processes, but devices and num_nodes make "
+    require(started == size, f"{text}{size}: give as many")
+    text = (
+        f"strategy is {options.get('strategy')!r}, whose processes copy the network: "
+    )
+    copied = isinstance(strategy.launcher, _MultiProcessingLauncher)
+    require(not copied, f"{text}choose 'ddp'")
+    for callback in _callbacks_of(trainer):
         monitor, name = getattr(callback, "monitor", None), type(callback).__name__
+        stops = isinstance(callback, callbacks.EarlyStopping)
+        logged = LOGGED[:1] if stops and limit == 0 else LOGGED
         text = f"monitor of {name} is {monitor!r}, but can only be one of "
-        require(monitor in (None, *LOGGED), text + ", ".join(LOGGED))
+        require(monitor in (None, *logged), text + ", ".join(logged))
+        sharded = isinstance(strategy, ModelParallelStrategy)
         averages = isinstance(callback, callbacks.WeightAveraging)
         text = f"{name} does not average weights that are sharded: leave it out, or "
         require(not (sharded and averages), f"{text}train with the strategy 'ddp'")
+
+
+def _callbacks_of(trainer: lightning.Trainer) -> list[callbacks.Callback]:
+    found: list[callbacks.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return found
 
 
 def _list(value: Any) -> list[Any]:
@@ -374,8 +399,16 @@ def _callbacks(output: Path) -> list[callbacks.Callback]:
     best = callbacks.ModelCheckpoint(filename="best", **highest, **options)
     options["save_on_train_epoch_end"] = True
     last = callbacks.ModelCheckpoint(filename="last", **options)
-    lines = [] if sys.stderr.isatty() else [ProgressLines()]
-    return [best, last, Pictures(), *lines]
+    own = [best, last, Pictures()]
+    if not sys.stderr.isatty():
+        own.append(ProgressLines())
+    terminate = signal.getsignal(signal.SIGTERM)
+    if callable(terminate):  # Lightning's waits for the other processes, maybe for ever
+        restored = callbacks.LambdaCallback(
+            on_train_start=lambda *_: signal.signal(signal.SIGTERM, terminate)
+        )
+        own.append(restored)
+    return own
 
 
 def _loggers(output: Path, chosen: Any) -> list[loggers.Logger]:

@@ -24,6 +24,7 @@ from mri_example.losses import LossName, training_loss
 from mri_example.metrics import METRICS, score
 from mri_example.models import Reconstructor
 from mri_example.report import Slice
+from mri_example.training.checkpoints import STOPPED
 from mri_example.training.data import SliceData, check_range
 from mri_example.transforms import center_crop, root_sum_of_squares
 
@@ -161,6 +162,10 @@ class ReconstructionTask(lightning.LightningModule):
         for name, file in self._files().items():
             own = {start: slab for (n, start), slab in slabs.items() if n == name}
             volume = blend(own, file.slices)
+            text = f"training diverged: {name} is reconstructed to values that are not "
+            text += f"finite; lower learning_rate, which is {self.learning_rate}, or "
+            finite = np.isfinite(volume).all()
+            require(finite, f"{text}choose another precision, in another folder")
             scores.append(score(file.target_volume(), volume))
             if len(scores) <= KEPT_VOLUMES:
                 self.validated[name] = volume
@@ -205,7 +210,8 @@ class ReconstructionTask(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what a checkpoint is checked against."""
-        checkpoint.update(self.notes)
+        stopped = self.trainer.should_stop and self.trainer.fit_loop.done
+        checkpoint.update(self.notes | {STOPPED: stopped})
 
     def _files(self) -> dict[str, KSpaceFile]:
         """Return the validation files by name, for their targets."""

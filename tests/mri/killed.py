@@ -53,8 +53,8 @@ def up_to_a_step(sent: int, last: int, arguments: list[str]) -> int:
     return main(arguments)
 
 
-def up_to_a_batch(rank: int, last: int, arguments: list[str]) -> int:
-    """Run `fit`, and kill one rank at the end of a training step."""
+def up_to_a_batch(sent: int, rank: int, last: int, arguments: list[str]) -> int:
+    """Run `fit`, and send one rank a signal at the end of a training step."""
     from mri_example.training.module import ReconstructionTask
 
     ended = ReconstructionTask.on_train_batch_end
@@ -62,7 +62,7 @@ def up_to_a_batch(rank: int, last: int, arguments: list[str]) -> int:
     def on_train_batch_end(self, *rest):
         ended(self, *rest)
         if (self.global_rank, self.global_step) == (rank, last):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), sent)
 
     ReconstructionTask.on_train_batch_end = on_train_batch_end
     return main(arguments)
@@ -92,4 +92,4 @@ def on_a_full_disk(limit: int, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     rank, last, *arguments = sys.argv[1:]
-    sys.exit(up_to_a_batch(int(rank), int(last), arguments))
+    sys.exit(up_to_a_batch(signal.SIGKILL, int(rank), int(last), arguments))

@@ -81,6 +81,7 @@ def test_a_run_that_began_on_other_data(epochs, change, message, root, capsys) -
         {"data": {"augment": False}},
         {"training": {"loss": "l1"}},
         {"trainer": {"accumulate_grad_batches": 2}},
+        {"trainer": {"devices": 2, "strategy": "ddp"}},
         {"seed_everything": 1},
     ],
 )
@@ -103,6 +104,52 @@ def test_a_run_that_is_over_is_left_or_given_more_epochs(root, capsys) -> None:
     found = sentence(capsys, "fit", "--config", configuration(root))
     assert "max_epochs is 2, but " in found
     assert "has 4 epochs behind it: give as many at least" in found
+
+
+def test_a_run_without_a_limit_of_epochs_is_over_after_its_steps(root) -> None:
+    config = configuration(root, trainer={"max_epochs": None, "max_steps": 3})
+    for _ in range(2):
+        assert run("fit", "--config", config) == 0
+        checkpoint = torch.load(root / "run/last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_run_that_was_stopped_early_is_left(epoch, root) -> None:
+    """Without what stopped it, it goes on."""
+    stopping = {"monitor": "loss", "mode": "min", "patience": 1, "min_delta": 1e9}
+    if epoch == 0:
+        stopping["stopping_threshold"] = 1e9
+    callback = {"class_path": "EarlyStopping", "init_args": stopping}
+    config = configuration(root, trainer={"max_epochs": 4, "callbacks": [callback]})
+    assert run("fit", "--config", config) == 0
+    last = root / "run/last.ckpt"
+    before = last.read_bytes()
+    assert torch.load(last, weights_only=True)["epoch"] == epoch
+    assert run("fit", "--config", config) == 0
+    assert last.read_bytes() == before
+    assert run("fit", "--config", configuration(root, trainer={"max_epochs": 3})) == 0
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+
+
+def test_a_tilde_is_the_home_folder(root, monkeypatch) -> None:
+    """Lightning takes it as such; a run that went on elsewhere would begin again."""
+    monkeypatch.setenv("HOME", str(root))
+    monkeypatch.chdir(root)
+    config = configuration(root, data={"root": "~/data"}, output="~/run")
+    for epochs in (1, 2):
+        assert run("fit", "--config", config, f"--trainer.max_epochs={epochs}") == 0
+        checkpoint = torch.load(root / "run/last.ckpt", weights_only=True)
+        assert checkpoint["epoch"] == epochs - 1
+    assert (root / "run/report.html").exists()
+    assert not (root / "~").exists()
+
+
+def test_a_bar_of_progress_where_there_is_no_terminal(root, capsys) -> None:
+    trainer = {"callbacks": ["TQDMProgressBar"], "max_epochs": 1}
+    assert run("fit", "--config", configuration(root, trainer=trainer)) == 0
+    assert "Epoch 0" in capsys.readouterr().out
 
 
 def test_init_starts_from_trained_weights(root, capsys) -> None:

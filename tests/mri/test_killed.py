@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from mri_example.cli import main
 from tests.mri.forked import Run, two_ranks
 from tests.mri.killed import up_to_a_batch, up_to_a_call
-from tests.mri.test_command_line import ROOT, configuration, write_volume
+from tests.mri.test_command_line import ROOT, configuration, root, write_volume
 
+__all__ = ["root"]  # a fixture
 CHAINS, KILLS = 5, 4
 
 
@@ -116,7 +117,7 @@ def test_one_of_two_processes_is_killed(steps, tmp_path_factory) -> None:
 
     train("whole")
     whole = torch.load(root / "whole/last.ckpt", weights_only=True)
-    ended = two_ranks(up_to_a_batch, 0, steps[0], fit("killed 0"))
+    ended = two_ranks(up_to_a_batch, signal.SIGKILL, 0, steps[0], fit("killed 0"))
     assert ended[0][0] == -signal.SIGKILL, ended
     assert ended[1][0] != 0, ended
     errors = root / "errors"
@@ -127,3 +128,20 @@ def test_one_of_two_processes_is_killed(steps, tmp_path_factory) -> None:
         found = torch.load(root / name / "last.ckpt", weights_only=True)
         assert found["global_step"] == whole["global_step"] == 6
         assert_same_weights(found, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two processes")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_two_processes_is_terminated(rank, root) -> None:
+    """Neither waits for the other."""
+    trainer = {"max_epochs": 3, "devices": 2, "strategy": "ddp"}
+    config = configuration(root, data={"batch_size": 2}, trainer=trainer)
+    fit = ["fit", "--config", str(config)]
+    ended = two_ranks(up_to_a_batch, signal.SIGTERM, rank, 2, fit)
+    code, said = ended.pop(rank)
+    assert code == 128 + signal.SIGTERM, said
+    ((code, said),) = ended
+    assert code == 2, said
+    assert "another process ended, see what that says, and go on" in said
+    assert "Traceback" not in said

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mri_example.data.header import Header
+from mri_example.errors import InputError
 from mri_example.training.module import ReconstructionTask
 from tests.mri.test_command_line import (
     ROOT,
@@ -57,6 +58,13 @@ def sentence(capsys, *arguments) -> str:
         ("trainer.callbacks", ["EarlyStopping"], "arguments are required: monitor"),
         ("trainer.accumulate_grad_batches", 0, "accumulate_grad_batches is 0"),
         ("trainer.val_check_interval", 50, "trainer cannot begin .*val_check_interval"),
+        ("trainer.val_check_interval", 0, "val_check_interval is 0, but must be pos"),
+        ("trainer.overfit_batches", 1, "overfit_batches is 1, but volumes"),
+        ("trainer.strategy", "ddp_spawn", "strategy is 'ddp_spawn', whose processes"),
+        ("trainer.strategy", "ddp_notebook", "strategy is 'ddp_notebook', whose proc"),
+        ("trainer.profiler", "none", "trainer: this cannot be had here .*`profiler`"),
+        ("trainer.enable_checkpointing", False, "trainer: .*enable_checkpointing=Fal"),
+        ("trainer.callbacks", ["BackboneFinetuning"], "cannot begin .AttributeError"),
         ("trainer.gradient_clip_val", math.nan, "gradient_clip_val is nan, but must"),
         ("trainer.gradient_clip_val", -1, "gradient_clip_val is -1"),
         ("trainer.check_val_every_n_epoch", 0, "check_val_every_n_epoch is 0"),
@@ -74,6 +82,24 @@ def test_training_options_out_of_range(option, value, message, root, capsys) -> 
     )
     found = refused(capsys, "fit", "--config", changed)
     assert re.search(message, found), found
+    assert not (root / "run").exists()
+
+
+def test_early_stopping_without_validation(root, capsys) -> None:
+    stopping = STOPPING | {"init_args": {"monitor": "validation_ssim"}}
+    trainer = {"limit_val_batches": 0, "callbacks": [stopping]}
+    found = sentence(capsys, "fit", "--config", configuration(root, trainer=trainer))
+    assert "monitor of EarlyStopping is 'validation_ssim', but can only be" in found
+    assert found.endswith("one of loss")
+    assert not (root / "run").exists()
+
+
+def test_torchrun_with_other_numbers_of_processes(root, capsys, monkeypatch) -> None:
+    """Each would train by itself."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = sentence(capsys, "fit", "--config", configuration(root))
+    assert "torchrun started 2 processes, but devices and num_nodes make 1" in found
     assert not (root / "run").exists()
 
 
@@ -127,6 +153,47 @@ def test_a_training_that_diverges(root, capsys) -> None:
     message = sentence(capsys, "fit", "--config", changed)
     assert "training stopped at step 1: layer " in message
     assert "lower the learning rate" in message
+    assert not (root / "run").exists()
+
+
+def test_a_validation_that_is_not_finite(root, capsys, monkeypatch) -> None:
+    gathered = ReconstructionTask._gathered
+
+    def broken(self):
+        return {key: slab * math.nan for key, slab in gathered(self).items()}
+
+    monkeypatch.setattr(ReconstructionTask, "_gathered", broken)
+    message = sentence(capsys, "fit", "--config", configuration(root))
+    assert "training diverged: file_val.h5 is reconstructed to values that" in message
+    assert "lower learning_rate, which is 0.001, or choose another prec" in message
+
+
+def test_memory_that_is_full(root, capsys, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(ReconstructionTask, "training_step", full)
+    message = sentence(capsys, "fit", "--config", configuration(root))
+    assert "training stopped at step 0: CUDA out of memory" in message
+    assert "lower batch_size, crop or workers" in message
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
+def test_logs_of_other_runs_are_kept(root, capsys, monkeypatch) -> None:
+    """A logger may have one folder for all of them."""
+    where = {"save_dir": str(root), "name": "all", "version": "one"}
+    logger = {"class_path": "CSVLogger", "init_args": where}
+    earlier = root / "all/one/hparams.yaml"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("kept")
+    changed = configuration(root, trainer={"logger": logger})
+
+    def failing(self, _) -> None:
+        raise InputError("failing")
+
+    monkeypatch.setattr(ReconstructionTask, "training_step", failing)
+    assert "failing" in sentence(capsys, "fit", "--config", changed)
+    assert earlier.exists()
     assert not (root / "run").exists()
 
 
@@ -414,6 +481,26 @@ def test_options_that_a_file_gives_twice(data, root, capsys) -> None:
     assert not (root / "run").exists()
 
 
+@pytest.mark.parametrize("parents", [[], ["model"], ["model", "init_args"]])
+@pytest.mark.parametrize("deep", [True, False])
+def test_configurations_without_an_end(parents, deep, root, capsys) -> None:
+    config = root / "config.yaml"
+    end = "[" * 1000 + "]" * 1000 if deep else "&a [*a]"
+    lines = [f"{' ' * i}{name}:" for i, name in enumerate([*parents, "trainer"])]
+    config.write_text("\n".join(lines) + f" {end}\n")
+    found = sentence(capsys, "fit", "--config", config)
+    assert "config.yaml refers to itself, or is nested too deeply" in found
+
+
+@pytest.mark.parametrize("name", ["output", "data"])
+def test_paths_that_a_file_leaves_empty(name, root, capsys) -> None:
+    """They would mean the current folder."""
+    changed = configuration(root, **{name: {"root": ""} if name == "data" else ""})
+    with contextlib.chdir(root):
+        found = sentence(capsys, "fit", "--config", changed)
+    assert re.search(rf'key "{name}(\.root)?": .* it is empty: give a value', found)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["acceleration", "num_low_frequency", "columns"]),
@@ -462,23 +549,3 @@ def test_an_output_that_cannot_be_written(sink, root) -> None:
 def test_sizes_beyond_the_memory(option, tmp_path, capsys) -> None:
     said = sentence(capsys, "simulate", "--output", tmp_path, f"--simulation.{option}")
     assert said.endswith("choose smaller sizes")
-@pytest.mark.parametrize("parents", [[], ["model"], ["model", "init_args"]])
-@pytest.mark.parametrize("deep", [True, False])
-def test_configurations_without_an_end(parents, deep, root, capsys) -> None:
-    config = root / "config.yaml"
-    end = "[" * 1000 + "]" * 1000 if deep else "&a [*a]"
-    lines = [f"{' ' * i}{name}:" for i, name in enumerate([*parents, "trainer"])]
-    config.write_text("\n".join(lines) + f" {end}\n")
-    found = sentence(capsys, "fit", "--config", config)
-    assert "config.yaml refers to itself, or is nested too deeply" in found
-
-
-@pytest.mark.parametrize("name", ["output", "data"])
-def test_paths_that_a_file_leaves_empty(name, root, capsys) -> None:
-    """They would mean the current folder."""
-    changed = configuration(root, **{name: {"root": ""} if name == "data" else ""})
-    with contextlib.chdir(root):
-        found = sentence(capsys, "fit", "--config", changed)
-    assert re.search(rf'key "{name}(\.root)?": .* it is empty: give a value', found)
-
-
