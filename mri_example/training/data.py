@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -138,9 +139,7 @@ class SliceData(lightning.LightningDataModule):
         """Return the training slices of this rank, shuffled anew in every epoch."""
         sampler = EpochSampler(self.training, seed=self.seed, **self._ranks())
         sampler.set_epoch(self.first_epoch)
-        return DataLoader(
-            self.training, self.batch_size, sampler=sampler, num_workers=self.workers
-        )
+        return self._loader(sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Return the validation slices of this rank, one at a time.
@@ -149,12 +148,23 @@ class SliceData(lightning.LightningDataModule):
         validated twice, for every rank to have as many.
         """
         options = {"shuffle": False} | self._ranks()
-        sampler = DistributedSampler[Sample](self.validation, **options)
-        return DataLoader(self.validation, 1, sampler=sampler, num_workers=self.workers)
+        return self._loader(DistributedSampler[Sample](self.validation, **options), 1)
+
+    def _loader(
+        self, sampler: DistributedSampler[Sample], batch_size: int
+    ) -> DataLoader[Sample]:
+        options: dict[str, Any] = {"num_workers": self.workers, "sampler": sampler}
+        options["worker_init_fn"] = _ignore_sigterm
+        return DataLoader(sampler.dataset, batch_size, **options)
 
     def _ranks(self) -> dict[str, Any]:
         run: Any = self.trainer
         return {"num_replicas": run.world_size, "rank": run.global_rank}
+
+
+def _ignore_sigterm(_: int) -> None:
+    """Leave it to the process that reads what a worker loads, and ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def check_range(name: str, value: object, fits: bool, limit: str) -> None:

@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import multiprocessing
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +75,30 @@ def test_a_file_that_breaks_in_the_middle_of_an_epoch_is_named(
     assert last["epoch"] in ((0, 1) if workers else (0,))
     assert not list(root.rglob("*.partial"))
     path.write_bytes(content)
+    assert run("fit", "--config", config) == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_loads_data_is_sent_a_signal(
+    sent, root, capsys, monkeypatch
+) -> None:
+    """SIGTERM is for the run, which ends its workers; a system out of memory kills."""
+    step = ReconstructionTask.training_step
+
+    def training_step(self, batch):
+        if self.global_step == 1:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, sent)
+        return step(self, batch)
+
+    config = configuration(root, data={"batch_size": 1, "workers": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(ReconstructionTask, "training_step", training_step)
+        if sent == signal.SIGKILL:
+            message = refused(capsys, "fit", "--config", config)
+            assert re.search(r"at step \d: DataLoader worker .*lower batch_s", message)
+        else:
+            assert run("fit", "--config", config) == 0
     assert run("fit", "--config", config) == 0
 
 
