@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch._checks import check_module, check_tensor
+from invtorch.keywords import keywords_of
 
 State: TypeAlias = Tensor | tuple[Tensor, ...]
 Shape: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
@@ -119,6 +120,10 @@ class Base(nn.Module):
             drawn.append(mean + temperature * log_std.exp() * epsilon)
         return drawn[0] if self.single else tuple(drawn)
 
+    def _keywords(self) -> frozenset[str] | None:
+        """Return the names of the keyword context that it takes; `None` for any."""
+        return keywords_of(self.parts, 0)
+
     def _check_batch(self, z: Tensor, mean: Tensor) -> None:
         if mean.ndim == z.ndim and len(mean) not in (1, len(z)):
             raise ValueError(
@@ -154,6 +159,9 @@ class StandardNormal(Base):
         zero = self._like.new_zeros(())
         return [(zero, zero)] * len(self.shapes)
 
+    def _keywords(self) -> frozenset[str] | None:
+        return frozenset()
+
 
 class DiagonalNormal(Base):
     r"""A normal distribution with a learned mean and standard deviation of each entry.
@@ -183,6 +191,9 @@ class DiagonalNormal(Base):
     def parts(self, *_: Any, **__: Any) -> list[tuple[Tensor, Tensor]]:
         """Return the parameters."""
         return [*zip(self.means, self.log_stds, strict=True)]
+
+    def _keywords(self) -> frozenset[str] | None:
+        return frozenset()
 
 
 class ConditionalNormal(Base):
@@ -233,6 +244,9 @@ class ConditionalNormal(Base):
             )
         mean, log_std = output.chunk(2, 1)
         return [(mean, log_std)]
+
+    def _keywords(self) -> frozenset[str] | None:
+        return keywords_of(self.network, 0)
 
 
 def check_latent(

@@ -19,6 +19,7 @@ from invtorch._checks import (
 from invtorch.engine.restore.context import map_tensors, tensors_in
 from invtorch.flows.bases import Base, check_latent
 from invtorch.flows.dequantize import Dequantize
+from invtorch.keywords import all_keywords, check_keywords, taken
 
 
 class Flow(nn.Module):
@@ -38,7 +39,8 @@ class Flow(nn.Module):
 
     Shape:
         That of the network. Context is passed to the network, and to a `Base` that is
-        conditional.
+        conditional: to each of them the positional one, and those keyword arguments
+        that it takes.
 
     Raises:
         TypeError: If the network is not an `InvertibleModule`, the base not a
@@ -120,12 +122,13 @@ class Flow(nn.Module):
             TypeError: If the latent variable is complex.
             ValueError: If the base has another shape than the latent variable.
         """
+        own, of_base = self._shared(named)
         quantization = None
         if self.dequantize is not None:
             x, quantization = self.dequantize(x, generator), self.dequantize.log_det(x)
-        z, log_det = self.transform.forward_and_log_det(x, *context, **named)
+        z, log_det = self.transform.forward_and_log_det(x, *context, **own)
         check_log_det(type(self.transform).__name__, log_det, z)
-        log_prob = self._log_prob_of_base(z, context, named) + log_det
+        log_prob = self._log_prob_of_base(z, context, of_base) + log_det
         return log_prob if quantization is None else log_prob + quantization
 
     def to_latent(
@@ -143,8 +146,9 @@ class Flow(nn.Module):
             generator: The source of noise, with dequantization.
             named: The context, by keyword.
         """
+        own, _ = self._shared(named)
         x = x if self.dequantize is None else self.dequantize(x, generator)
-        return self.transform(x, *context, **named)
+        return self.transform(x, *context, **own)
 
     def sample(
         self,
@@ -176,8 +180,8 @@ class Flow(nn.Module):
         """
         options = {"temperature": temperature, "generator": generator}
         z, repeated, batch = self._draw(count, context, named, options)
-        args, keywords = repeated
-        x = self.transform.inverse(z, *args, **keywords)
+        args, own, _ = repeated
+        x = self.transform.inverse(z, *args, **own)
         x = x if self.dequantize is None else self.dequantize.inverse(x)
         return _per_context(x, batch, count)
 
@@ -203,10 +207,10 @@ class Flow(nn.Module):
                 "noise: call `sample`, then `log_prob`"
             )
         options = {"temperature": temperature, "generator": generator}
-        z, (args, keywords), batch = self._draw(count, context, named, options)
-        x, log_det = self.transform.inverse_and_log_det(z, *args, **keywords)
+        z, (args, own, of_base), batch = self._draw(count, context, named, options)
+        x, log_det = self.transform.inverse_and_log_det(z, *args, **own)
         check_log_det(type(self.transform).__name__, log_det, x)
-        log_prob = self._log_prob_of_base(z, args, keywords) - log_det
+        log_prob = self._log_prob_of_base(z, args, of_base) - log_det
         return _per_context(x, batch, count), _per_context(log_prob, batch, count)
 
     def bits_per_dim(self, x: Any, *context: Any, **named: Any) -> Tensor:
@@ -219,6 +223,14 @@ class Flow(nn.Module):
         entries = sum(t.shape[1:].numel() for t in tensors)
         bits: Tensor = -log_prob / (entries * math.log(2))
         return bits
+
+    def _shared(self, named: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the keyword context of the network, and that of the base."""
+        base = self.base
+        of_base = base._keywords() if isinstance(base, Base) else frozenset[str]()
+        takers = [self.transform._keywords(), of_base]
+        check_keywords(type(self).__name__, named, all_keywords(takers))
+        return [dict(taken(names, named)) for names in takers]
 
     def _log_prob_of_base(
         self, z: Any, context: tuple[Any, ...], named: dict[str, Any]
@@ -242,16 +254,20 @@ class Flow(nn.Module):
         named: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[Any, Any, int | None]:
-        """Return latent variables, the repeated context and its batch size, if any."""
+        """Return latent variables, the repeated context and its batch size, if any.
+
+        The context is the positional one, and the keyword ones of network and base.
+        """
         check_count("count", count)
         check_generator(options["generator"])
         _check_temperature(options["temperature"])
         batch = _batch_of((context, named))
         total = count if batch is None else count * batch
         repeated = map_tensors(
-            lambda t: t.repeat_interleave(count, 0) if t.ndim else t, (context, named)
+            lambda t: t.repeat_interleave(count, 0) if t.ndim else t,
+            (context, *self._shared(named)),
         )
-        args, keywords = repeated
+        args, _, keywords = repeated
         if isinstance(self.base, Base):
             z = self.base.sample(total, *args, **options, **keywords)
         else:

@@ -147,6 +147,59 @@ def test_contexts_of_any_kind(kinds, nested) -> None:
     assert x.shape == ((2, 5, 4) if "tensor" in kinds else (5, 4))
 
 
+class TakesShift(InvertibleModule):
+    """Adds the part of the keyword context that its signature names."""
+
+    def forward(self, x, *, shift):
+        return x + shift
+
+    def inverse(self, y, *, shift):
+        return y - shift
+
+    def forward_and_log_det(self, x, *, shift):
+        return x + shift, torch.zeros(len(x))
+
+    def inverse_and_log_det(self, y, *, shift):
+        return y - shift, torch.zeros(len(y))
+
+
+class Mean(nn.Module):
+    """Returns a mean, and the logarithm of a deviation of 1."""
+
+    def forward(self, mean):
+        return torch.cat([mean, 0 * mean], 1)
+
+
+@given(
+    st.booleans(), st.booleans(), st.booleans(), st.integers(1, 3), st.integers(1, 3)
+)
+def test_network_and_base_take_their_keywords(shifted, conditional, wrap, batch, count):
+    net = TakesShift() if shifted else Householder1x1(4)
+    flow = Flow(
+        InvertibleSequential(net) if wrap else net,
+        ConditionalNormal(Mean(), [4]) if conditional else StandardNormal([4]),
+    )
+    given = {"shift": torch.randn(batch, 4)} if shifted else {}
+    named = {**given, **({"mean": torch.randn(batch, 4)} if conditional else {})}
+    x = torch.randn(batch, 4)
+    z = net(x, **given)
+    assert_equal(flow.to_latent(x, **named), z)
+    epsilon = z - named["mean"] if conditional else z
+    expected = StandardNormal([4]).log_prob(epsilon)
+    assert_equal(flow.log_prob(x, **named), expected)
+    samples, log_prob = flow.sample_and_log_prob(count, **named)
+    shape = (batch, count) if named else (count,)
+    assert samples.shape == (*shape, 4) == flow.sample(count, **named).shape
+    for i in range(count):
+        one = (samples[:, i], log_prob[:, i]) if named else (samples, log_prob)
+        assert_equal(flow.log_prob(one[0], **named), one[1])
+    for call in (flow.log_prob, flow.to_latent, flow.bits_per_dim):
+        with pytest.raises(TypeError, match="no module of this Flow takes the keyword"):
+            call(x, **named, other=1)
+    with pytest.raises(TypeError, match="no module of this Flow takes the keyword"):
+        flow.sample(count, **named, other=1)
+
+
 REPARAMETRIZED = {
     "entries": lambda m, s: distributions.Normal(m, s),
     "independent": lambda m, s: distributions.Independent(
