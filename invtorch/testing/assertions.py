@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -13,6 +13,16 @@ from torch import Tensor, nn
 
 from invtorch.containers import InvertibleSequential
 from invtorch.engine import DriftError, GuardPolicy
+from invtorch.engine.restore.generators import (
+    generators_of,
+    of_other_libraries,
+    on_devices,
+)
+from invtorch.engine.restore.random_numbers import (
+    all_random_states_kept,
+    changes_of,
+    states_of,
+)
 from invtorch.memory.measure import measure_memory
 from invtorch.module import OPPOSITE, InvertibleModule, VolumePreserving
 from invtorch.precision import is_differentiable
@@ -40,8 +50,10 @@ def assert_invertible(
 ) -> None:
     """Assert that `inverse` undoes `forward`, and `forward` undoes `inverse`.
 
-    A module in training mode is tried in evaluation mode too. Gradients are those of an
-    identity: of a round trip with respect to the state, and zeros for the parameters.
+    A module in training mode is tried in evaluation mode too; one that draws random
+    numbers, as dropout does, only there: alone, a container repeats them. Gradients are
+    those of an identity: of a round trip with respect to the state, and zeros for the
+    parameters.
 
     Args:
         module: The module.
@@ -59,6 +71,7 @@ def assert_invertible(
         >>> from invtorch.testing import assert_invertible
         >>> assert_invertible(Householder1x1(4), torch.randn(2, 4))
     """
+    module = without_draws(module, x, context)
     evaluated = copy.deepcopy(module).eval() if module.training else None
     certain = _assert_round_trips(module, x, context, rtol) and not _is_half(x)
     if evaluated is not None:
@@ -240,28 +253,51 @@ def _gradients(
     pairs = []
     tensors = [c for c in context if isinstance(c, Tensor) and c.requires_grad]
     others = [*tensors, *(p for p in net.parameters() if p.requires_grad)]
+
+    def loss_and_inputs() -> tuple[Tensor, list[Tensor]]:
+        state, inputs = leaves(start)
+        return scalar(getattr(net, method)(state, *context), method), inputs
+
     for memory in ("invert", "store"):
         net.memory = memory
-
-        def loss_and_inputs() -> tuple[Tensor, list[Tensor]]:
-            state, inputs = leaves(start)
-            return scalar(getattr(net, method)(state, *context), method), inputs
-
-        loss, inputs = loss_and_inputs()
-        if not loss.requires_grad:
-            return [((), ())] * 2
-        first = torch.autograd.grad(loss, [*inputs, *others], allow_unused=True)
-        second: Tensors = ()
-        if second_order:
+        with same_draws(net, context):
             loss, inputs = loss_and_inputs()
-            wanted = [*inputs, *others]
-            graph = torch.autograd.grad(
-                loss, wanted, create_graph=True, materialize_grads=True
-            )
-            # linear in the gradients, whose squares may overflow
-            second = _gradients_of(summed(graph, [1.0]) + 0 * loss, wanted)
+            if not loss.requires_grad:
+                return [((), ())] * 2
+            first = torch.autograd.grad(loss, [*inputs, *others], allow_unused=True)
+            second: Tensors = ()
+            if second_order:
+                loss, inputs = loss_and_inputs()
+                wanted = [*inputs, *others]
+                graph = torch.autograd.grad(
+                    loss, wanted, create_graph=True, materialize_grads=True
+                )
+                # linear in the gradients, whose squares may overflow
+                second = _gradients_of(summed(graph, [1.0]) + 0 * loss, wanted)
         pairs.append((first, second))
     return pairs
+
+
+def same_draws(
+    module: nn.Module, context: tuple[Any, ...]
+) -> AbstractContextManager[object]:
+    """Return a context after which random numbers go on from where they were before."""
+    own = generators_of([*module.modules()], context)
+    return all_random_states_kept(own)
+
+
+def without_draws(
+    module: InvertibleModule, x: Tensor | Tensors, context: tuple[Any, ...]
+) -> InvertibleModule:
+    """Return the module, or a copy in evaluation mode if it draws random numbers."""
+    copied = copy.deepcopy(module)
+    sources = [*on_devices(as_tuple(x)[0].device), *of_other_libraries()]
+    sources += generators_of([*copied.modules()], context)
+    with same_draws(copied, context), torch.no_grad():
+        before = states_of(sources)
+        copied(_copied(x), *context)
+        drawn = any(change.moved for change in changes_of(before))
+    return copied.eval() if drawn else module
 
 
 def leaves(state: Tensor | Tensors, *, scaled: bool = True) -> tuple[Any, list[Tensor]]:
@@ -300,7 +336,8 @@ def assert_log_det(
     The Jacobian $J$ of each sample is computed by autograd. If the output has more
     entries than the input, the determinant is that of $(J^\top J)^{1/2}$. Gradients of
     the log-determinant of the first sample are compared too, where autograd can
-    differentiate the Jacobian.
+    differentiate the Jacobian. A module that draws random numbers is tried in
+    evaluation mode.
 
     Args:
         module: The module.
@@ -318,7 +355,7 @@ def assert_log_det(
         >>> from invtorch.testing import assert_log_det
         >>> assert_log_det(LU1x1(4), torch.randn(2, 4))
     """
-    name = type(module).__name__
+    name, module = type(module).__name__, without_draws(module, x, context)
     certain = not _is_half(x)
     with torch.no_grad():
         y = module(x, *context)

@@ -1,10 +1,13 @@
 """Each assertion finds the fault that it is for, and says by how much."""
 
 import math
+import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -24,6 +27,7 @@ from invtorch import (
     Orthogonal1x1,
     OrthogonalCoupling,
     Permute,
+    ReversibleBlock,
     SplineCoupling,
 )
 from invtorch.testing import (
@@ -204,6 +208,78 @@ def test_faults_are_found(check, kind, message) -> None:
     module = kind().double() if kind is Mixing else kind(3, 1).double()
     with pytest.raises(AssertionError, match=message):
         check(module, state(2, 3, 4))
+
+
+class Drawing(nn.Module):
+    """A conditioner that draws random numbers in training, of one of these sources."""
+
+    def __init__(self, source, outputs=2) -> None:
+        super().__init__()
+        self.source = source
+        self.linear = nn.Linear(2, outputs)
+        self.generator = torch.Generator()
+
+    def forward(self, x):
+        x = self.linear(x)
+        if self.source == "functional":
+            return nn.functional.dropout(x, 0.5, self.training)
+        if not self.training:
+            return x
+        if self.source == "own":
+            return x * torch.rand(x.shape, generator=self.generator)
+        return x * {"python": random, "numpy": np.random}[self.source].random()
+
+
+DRAWING = {
+    "additive": lambda network: AdditiveCoupling(network()),
+    "affine": lambda network: AffineCoupling(network(4)),
+    "two-sided": lambda network: ReversibleBlock(network(), network()),
+}
+
+
+@pytest.mark.parametrize("source", ["functional", "python", "numpy", "own"])
+@pytest.mark.parametrize("name", DRAWING)
+def test_layers_that_draw_random_numbers_pass(name, source) -> None:
+    module = DRAWING[name](partial(Drawing, source)).double()
+    x = state(3, 4)
+    assert_invertible(module, x)
+    assert_log_det(module, x)
+    assert_gradients_match(module, x)
+    assert_right_or_raises(module, x)
+    assert module.training
+
+
+@pytest.mark.parametrize(
+    ("check", "kind", "message"),
+    [
+        (assert_invertible, Off, "Drops.inverse after forward: .* error of 1"),
+        (assert_log_det, WrongLogDet, "Drops.forward_and_log_det: sample 0 has a"),
+        (assert_gradients_match, WrongReplay, "gradients of Drops.forward: tens"),
+        (assert_right_or_raises, WrongReplay, "Drops: half of the parameters are"),
+    ],
+)
+def test_faults_of_layers_that_draw_are_found(check, kind, message) -> None:
+    class Drops(kind):
+        """Multiplies by random numbers in training."""
+
+        def forward(self, x, *_):
+            return super().forward(x) * self._factor()
+
+        def inverse(self, y, *_):
+            return super().inverse(y) / self._factor()
+
+        if kind is WrongReplay:
+
+            def replay(self, y, *_):
+                factor = self._factor()
+                x = (super().inverse(y) / factor).detach().requires_grad_()
+                return x, super().forward(x) * factor + 1e-5 * (x - x.detach())
+
+        def _factor(self):
+            return 1 + self.training * torch.rand(())
+
+    with pytest.raises(AssertionError, match=message):
+        check(Drops(3, 1).double(), state(2, 3, 4))
 
 
 def test_a_change_in_place_is_found() -> None:
