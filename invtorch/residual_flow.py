@@ -208,7 +208,8 @@ class ResidualFlow(InvertibleModule):
         def columns(x: Tensor) -> Tensor:
             return self._residual(x, context).flatten(1).sum(0)
 
-        return torch.func.jacrev(columns)(x).movedim(0, 1).flatten(2)
+        rows: Tensor = torch.func.jacrev(columns)(x)
+        return rows.movedim(0, 1).flatten(2)
 
 
 class NormBound(nn.Module):

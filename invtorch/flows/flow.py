@@ -263,7 +263,7 @@ class Flow(nn.Module):
         _check_temperature(options["temperature"])
         batch = _batch_of((context, named))
         total = count if batch is None else count * batch
-        repeated = map_tensors(
+        repeated: Any = map_tensors(
             lambda t: t.repeat_interleave(count, 0) if t.ndim else t,
             (context, *self._shared(named)),
         )
