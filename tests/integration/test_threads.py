@@ -231,25 +231,42 @@ def in_threads(*functions) -> list:
         return [f.result(60) for f in [pool.submit(f) for f in functions]]
 
 
-def test_threads_that_train_separate_nets_with_dropout(anchors) -> None:
+def or_abort(barrier, function, *arguments) -> None:
+    """Call a function; if it fails, others need not wait for this thread."""
+    try:
+        function(*arguments)
+    except BaseException:
+        barrier.abort()
+        raise
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_threads_that_train_nets_with_dropout(anchors, shared) -> None:
     """Each step is right by the mask that it drew: the outputs tell which."""
     barrier = threading.Barrier(2)
 
-    def train() -> None:
-        net, x = stack(anchors, dropout=0.5), sample(requires_grad=True)
+    def train(net) -> None:
+        x = sample(requires_grad=True)
         part = next(m for m in net.modules() if isinstance(m, nn.Dropout))
         for _ in range(8):
-            masks = []
-            hook = part.register_forward_hook(
-                lambda _, given, kept, to=masks: to.append(kept[0] != 0)
-            )
+            thread, masks = threading.get_ident(), []
+
+            def keep(_, given, kept, thread=thread, masks=masks) -> None:
+                if threading.get_ident() == thread:
+                    masks.append(kept[0] != 0)
+
+            barrier.wait(60)
+            hook = part.register_forward_hook(keep)
             barrier.wait(60)
             net(x).sum().backward()
+            barrier.wait(60)
             hook.remove()
             assert len(masks) >= 2
             assert all(torch.equal(mask, masks[0]) for mask in masks)
 
-    in_threads(train, train)
+    nets = [stack(anchors, dropout=0.5) for _ in range(2)]
+    nets = [nets[0]] * 2 if shared else nets
+    in_threads(*[functools.partial(or_abort, barrier, train, net) for net in nets])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

@@ -162,7 +162,8 @@ class Environment:
         sources = [source for source, _ in before.random]
         # what is known of a layer does not count draws from a generator of its own
         own = any(not isinstance(one, (torch.device, str)) for one in sources)
-        if not (own or self.habits.may_draw or self.habits.suspected):
+        habits = self.habits
+        if not (own or habits.may_draw or habits.several):
             return Conditioners(None)
         self.conditioners = DrawsOfConditioners(sources)
         return Conditioners(self.conditioners.noted)
@@ -181,8 +182,10 @@ class Environment:
         others = (*come_back, *self.module_tensors.buffers)
         self.computed = [slot for slot in others if slot.tensor.requires_grad]
         self._learn(changes_of(before.random), before.lends)
-        if self.conditioners and not self.conditioners.matter:
-            self.conditioners = None
+        if self.conditioners:
+            self.habits.several |= len(self.conditioners.drawn) > 1
+            if not self.conditioners.matter:
+                self.conditioners = None
         return changed_in_place(come_back)
 
     @staticmethod

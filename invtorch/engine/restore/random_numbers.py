@@ -69,7 +69,8 @@ class Habits:
         known: Whether a call was evaluated.
         draws: Whether one has certainly drawn from a generator of PyTorch.
         suspected: Whether such a generator moved during one, by the layer or by another
-            thread.
+            thread, and no replay has told yet.
+        several: Whether one evaluated several conditioners, or one several times.
         sources: The generators of Python and NumPy that moved during one.
         written: The buffers that one has written.
     """
@@ -78,13 +79,15 @@ class Habits:
         self.known = False
         self.draws = False
         self.suspected = False
+        self.several = False
         self.sources: set[Source] = set()
         self.written: set[Any] = set()
 
     @property
     def may_draw(self) -> bool:
         """Return whether no other layer may draw while the layer is evaluated."""
-        return self.draws or bool(self.sources) or not self.known
+        seen = self.draws or self.suspected or bool(self.sources)
+        return seen or not self.known
 
 
 _habits: dict[ref[nn.Module], dict[Any, Habits]] = {}
@@ -342,6 +345,7 @@ class StatesSetIfDrawn(DispatchMode):
         super().__init__()
         self.states: StatesSet | RandomStatesKept = StatesSet(drawn, repeats)
         self.habits = habits
+        self.repeats = repeats
         self.drawing = self.is_paused = False
 
     @contextmanager
@@ -370,6 +374,8 @@ class StatesSetIfDrawn(DispatchMode):
         if self.drawing:
             self.habits.draws = True
             self.states.__exit__(kind, value, traceback)
+        elif self.repeats and kind is None:
+            self.habits.suspected = False
 
 
 class StatesKeptIfDrawn(StatesSetIfDrawn):
