@@ -106,9 +106,8 @@ def _of_split(file: KSpaceFile) -> Iterator[Finding]:
     """Say what keeps `fit` from using a file of its folder."""
     folder, size = file.folder, file.target_size
     if file.mask is not None and folder.endswith(("_train", "_val")):
-        text = "it brings a mask, so its k-space is undersampled and no model can "
-        text += f"learn from it: move it from {folder}"
-        yield Finding("mask in training", text)
+        text = "it brings a mask, so no model can learn from its undersampled k-space: "
+        yield Finding("mask in training", f"{text}move it from {folder}")
     if folder.endswith("_val") and size is None:
         text = "it has no target volume, so nothing can be validated on it: move it "
         yield Finding("no target", f"{text}from {folder}, or add its target")

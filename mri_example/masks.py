@@ -218,23 +218,18 @@ class Masks:
         require(center * a <= samples, text)
         if a == 1:  # sigpy draws none with all samples
             return np.ones(sizes, bool), low[1]
-        return _sigpy_poisson(sizes, a, low, rng.randint(2**31)), low[1]
-
-
-def _sigpy_poisson(
-    sizes: Sequence[int], acceleration: float, low: Sequence[int], seed: int
-) -> Measured:
-    options = {"calib": low, "dtype": np.float32, "crop_corner": False, "seed": seed}
-    before = np.random.get_state()  # noqa: NPY002 (sigpy seeds the global state)
-    try:
-        mask = import_module("sigpy.mri").poisson(sizes, acceleration, **options)
-    except ValueError as error:
-        text = f"sigpy draws no Poisson-disc mask of {_named(sizes)} at an acceleration"
-        text += f" of {acceleration} ({error}): choose another"
-        raise InputError(text) from error
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
-    return np.asarray(mask, dtype=bool)
+        options = {"calib": low, "dtype": np.float32, "crop_corner": False}
+        before = np.random.get_state()  # noqa: NPY002 (sigpy seeds the global state)
+        try:
+            poisson, seed = import_module("sigpy.mri").poisson, rng.randint(2**31)
+            mask = poisson(sizes, a, seed=seed, **options)
+        except ValueError as error:
+            text = f"sigpy draws no Poisson-disc mask of {_named(sizes)} at an "
+            text += f"acceleration of {a} ({error}): choose another"
+            raise InputError(text) from error
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+        return np.asarray(mask, dtype=bool), low[1]
 
 
 def random(rng: RandomState, cols: int, low: int, acceleration: float) -> Measured:
@@ -303,8 +298,7 @@ def _named(sizes: Sequence[int]) -> str:
 def center_width(measured: Measured) -> int:
     """Count the columns around the middle one up to the first gap on each side."""
     columns = measured if measured.ndim == 1 else measured[len(measured) // 2]
-    middle, gaps = len(columns) // 2, np.flatnonzero(~columns)
-    if middle in gaps:
-        return 0
-    above, below = gaps[gaps > middle], gaps[gaps < middle]
-    return int(min(above, default=len(columns)) - max(below, default=-1) - 1)
+    middle = len(columns) // 2
+    sides = (columns[middle:], columns[:middle][::-1])
+    widths = [int(np.logical_and.accumulate(side).sum()) for side in sides]
+    return sum(widths) if columns[middle] else 0

@@ -34,7 +34,6 @@ UNREADABLE = (
     OSError,
     EOFError,
     ValueError,
-    AttributeError,  # of surfaces and the like, which hold no voxels
     zlib.error,
 )
 
@@ -82,7 +81,7 @@ def _volume(path: Path, number: int | None) -> Volume:
     try:
         image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
-    except UNREADABLE as error:
+    except (*UNREADABLE, AttributeError) as error:  # surfaces have no voxels
         text = f"{path} cannot be read as NIfTI ({error}): copy it again, or convert it"
         raise InputError(f"{text}, DICOM with dcm2niix") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:

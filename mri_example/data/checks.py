@@ -88,7 +88,8 @@ def checked(
             contradicts itself raises.
         usable: Raises `InputError` for a file that cannot be used, whatever it says.
     """
-    files, doubts = [], []
+    files: list[KSpaceFile] = []
+    doubts: list[tuple[KSpaceFile, Finding]] = []
     for path in shown([*paths], "check", "volume"):
         try:
             file = KSpaceFile.inspect(path)

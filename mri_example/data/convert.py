@@ -112,7 +112,7 @@ def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]
     except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
         text = f"its data are not acquisitions of ISMRMRD ({error}): convert it again"
         raise InputError(text) from error
-    indices = _image_lines(heads)
+    indices = _image_lines(heads, embedded=header.calibration == "embedded")
     heads = heads[indices]
     coils, samples, rows = _readout(heads, header.encoded[0])
     slices = _slices(heads, header.encoded[2], data.file.filename)
@@ -145,12 +145,16 @@ def _flagged(heads: NDArray[Any], *names: str) -> Any:
     return (heads["flags"] & np.uint64(bits)) != 0
 
 
-def _image_lines(heads: NDArray[Any]) -> NDArray[Any]:
-    """Find the lines of one stack of slices by their flags and counters."""
-    calibration = _flagged(heads, "IS_PARALLEL_CALIBRATION")
-    calibration &= ~_flagged(heads, "IS_PARALLEL_CALIBRATION_AND_IMAGING")
+def _image_lines(heads: NDArray[Any], *, embedded: bool) -> NDArray[Any]:
+    """Find the lines of one stack of slices by their flags and counters.
+
+    Calibration lines are among them if they are embedded: measured in the same scan.
+    """
     others = _flagged(heads, *(f"IS_{name}" for name in NO_IMAGE.split()))
-    (indices,) = np.nonzero(~(others | calibration))
+    if not embedded:
+        image = _flagged(heads, "IS_PARALLEL_CALIBRATION_AND_IMAGING")
+        others |= _flagged(heads, "IS_PARALLEL_CALIBRATION") & ~image
+    (indices,) = np.nonzero(~others)
     require(indices.size, "no lines of an image: take the scan itself")
     heads = heads[indices]
     refused = {

@@ -388,10 +388,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # PyTorch's, where a disk is full
         reason = " ".join(str(error).split())
-        text = (
-            f"{path} cannot be written ({reason}): choose another folder or make room"
-        )
-        raise InputError(text) from error
+        text = f"{path} cannot be written ({reason}): choose another folder or make "
+        raise InputError(f"{text}room") from error
     finally:
         if partial.exists():
             partial.unlink()

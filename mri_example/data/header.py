@@ -33,6 +33,7 @@ class Header:
         coils: Number of receiver channels, or 0 likewise.
         minimum: Lowest index of the phase-encoding steps.
         slices: Number of slices by their limits, 1 where the header does not say it.
+        calibration: How calibration lines were measured, for example `embedded`, or "".
     """
 
     encoded: Size
@@ -44,6 +45,7 @@ class Header:
     coils: int = 0
     minimum: int = 0
     slices: int = 1
+    calibration: str = ""
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -81,6 +83,7 @@ class Header:
             coils=_number(root, f"{SYSTEM}/receiverChannels", "0"),
             minimum=_number(root, f"{step}/minimum", "0"),
             slices=last - first + 1,
+            calibration=text_of(root, "encoding/parallelImaging/calibrationMode"),
         )
 
     def xml(self) -> bytes:

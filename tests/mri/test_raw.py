@@ -180,6 +180,24 @@ def test_calibration_lines_that_are_of_the_image_are_kept(tmp_path):
     np.testing.assert_array_equal(whole(file), kspace)
 
 
+@given(mode=st.sampled_from(["embedded", "separate", "external", ""]))
+def test_embedded_calibration_lines_are_of_the_scan(tmp_path_factory, mode):
+    """GRAPPA measures them between the others; those of a scan before are others."""
+    kspace, path = random_kspace(), tmp_path_factory.mktemp("raw") / "scan.h5"
+    flags = [ismrmrd.ACQ_IS_PARALLEL_CALIBRATION]
+    measured, center = range(0, COLS, 2), (3, 5, 7)
+    write(path, lines(kspace, measured) + lines(kspace, center, flags=flags))
+    factor = "<accelerationFactor><x>2</x></accelerationFactor>"
+    inner = f"{factor}<calibrationMode>{mode}</calibrationMode>" if mode else factor
+    parallel = f"<parallelImaging>{inner}</parallelImaging></encoding>"
+    with h5py.File(path, "r+") as raw:
+        raw["dataset/xml"][0] = header().replace("</encoding>", parallel).encode()
+    mask = np.isin(np.arange(COLS), [*measured, *center * (mode == "embedded")])
+    file = converted(path)
+    np.testing.assert_array_equal(file.mask, mask)
+    np.testing.assert_array_equal(whole(file), kspace * mask)
+
+
 def test_averages_are_averaged(tmp_path):
     one = random_kspace()
     other = (one + one[::-1] / 4).astype(np.complex64)

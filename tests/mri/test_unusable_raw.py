@@ -45,8 +45,16 @@ UNUSABLE = {
     "3-D": (twice(kspace_encode_step_2=1), None, "2 partitions of a 3-D encoding"),
     "the same twice": (twice(), None, "2 lines of slice 0, phase encoding 0 and aver"),
     "noise alone": (lines(random_kspace(), **NOISE), None, "no lines of an image"),
-    "backwards": (twice(flags=[ismrmrd.ACQ_IS_REVERSE]), None, "lines with a reversed readout"),
-    "compressed": (twice(flags=[ismrmrd.ACQ_COMPRESSION1]), None, "lines with a compression"),
+    "backwards": (
+        twice(flags=[ismrmrd.ACQ_IS_REVERSE]),
+        None,
+        "lines with a reversed readout",
+    ),
+    "compressed": (
+        twice(flags=[ismrmrd.ACQ_COMPRESSION1]),
+        None,
+        "lines with a compression",
+    ),
     "coils": (
         lines(random_kspace(), range(6)) + lines(random_kspace(coils=3), range(6, 12)),
         None,
