@@ -22,7 +22,7 @@ from mri_example.errors import InputError, require
 from mri_example.paths import check_file, files_of
 
 # What h5py raises, by where a file is damaged.
-UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
 TARGETS = SINGLE_COIL, MULTI_COIL = ("reconstruction_esc", "reconstruction_rss")
 UNKNOWN = "unknown"
 REPEATED = "REPEAT"  # at the end of an acquisition that was done again
@@ -30,7 +30,12 @@ CAUSES = {  # by what the message of HDF5 has in it
     ("unable to lock file",): "is locked by another program, which may be writing it: "
     "try again when that has ended, or set HDF5_USE_FILE_LOCKING=FALSE",
     ("Permission denied",): "cannot be opened ({}): change its permissions",
-    ("filter", "plugin"): "is compressed by a filter that is not installed here ({}): "
+    ("Unable to allocate",): "does not fit into the memory ({}): make its slices or "
+    "coils fewer",
+    (
+        "plugin",
+        "not registered",
+    ): "is compressed by a filter that is not installed here ({}): "
     "rewrite it with `h5repack -f GZIP=4` where it is",
     ("",): "cannot be read as HDF5 ({}): if it is truncated, damaged or of another "
     "format, copy it again",

@@ -1021,6 +1021,36 @@ def test_filters_that_are_not_installed_are_named(tmp, seed, filter_id):
         assert "copy it again" not in said
 
 
+@given(seed=seeds, coils=coils)
+def test_compressed_data_that_are_damaged_are_no_matter_of_filters(tmp, seed, coils):
+    kspace = head(seed, 16, 16, coils)
+    folder = write(tmp() / "a", kspace)
+    with h5py.File(folder / "a.h5", "r+") as file:
+        del file["kspace"]
+        stored = file.create_dataset("kspace", data=kspace, compression="gzip")
+        place = stored.id.get_chunk_info(0)
+    content = bytearray((folder / "a.h5").read_bytes())
+    content[place.byte_offset + 2 : place.byte_offset + place.size] = bytes(
+        place.size - 2
+    )
+    (folder / "a.h5").write_bytes(content)
+    for said in refusals(folder):
+        assert "is compressed by a filter" not in said
+        assert "cannot be read as HDF5" in said
+        assert "copy it again" in said
+
+
+def test_a_slice_that_does_not_fit_into_the_memory_is_named(tmp_path):
+    folder = write(tmp_path / "a", head(0, 16, 16, 2))
+    with h5py.File(folder / "a.h5", "r+") as file:
+        del file["kspace"]
+        shape, chunks = (3, 64, 1 << 20, 1 << 20), (1, 1, 16, 16)
+        file.create_dataset("kspace", shape, np.complex64, chunks=chunks)
+        del file["ismrmrd_header"]
+    for said in refusals(folder):
+        assert "does not fit into the memory (Unable to allocate 512. TiB" in said
+
+
 HOLD = (
     "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print(1, flush=True); input()"
 )
