@@ -39,9 +39,8 @@ def evaluation_page(
     tables = {f"Scores: {CAPTION}": groups, "Volumes": volumes}
     ranked = sorted(evaluation.volumes, key=lambda n: evaluation.volumes[n].ssim)
     slices: list[Slice] = []
-    for name, worst in {ranked[-1]: False, ranked[0]: True}.items():
-        shown = _ranked(targets / name, reconstructions / name, worst=worst)
-        slices = [*shown, *slices]
+    for name, worst in (ranked[0], True), (ranked[-1], False):
+        slices += _ranked(targets / name, reconstructions / name, worst=worst)
     facts: dict[str, dict[str, Any]] = {
         "Folders": {"targets": targets, "reconstructions": reconstructions},
         "Versions": versions(),
@@ -67,7 +66,8 @@ def _ranked(target: Path, reconstruction: Path, *, worst: bool) -> list[Slice]:
     }
     ranked = sorted(scores, key=lambda i: scores[i].ssim, reverse=not worst)
     slices = []
-    for i in ranked[:EACH]:
+    few = len(ranked) // 2  # of one volume none is among the worst and the best
+    for i in ranked[: max(1, min(EACH, few))]:
         title = f"{'worst' if worst else 'best'}: {file.path.name}, slice {i}, NMSE "
         title += f"{scores[i].nmse:.4f}, PSNR {scores[i].psnr:.2f}, SSIM "
         title += f"{scores[i].ssim:.3f}"

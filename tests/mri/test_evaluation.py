@@ -227,11 +227,11 @@ def test_a_file_of_unknown_ending_is_refused_at_once(folders, tmp_path, capsys):
 
 
 @given(
-    empty=st.lists(st.booleans(), min_size=2, max_size=5).filter(lambda e: not all(e)),
+    empty=st.lists(st.booleans(), min_size=2, max_size=8).filter(lambda e: not all(e)),
     size=st.tuples(st.integers(8, 12), st.just(8)),
     larger=st.tuples(st.integers(0, 3), st.integers(0, 3)),
 )
-def test_the_page_shows_slices_of_any_size_and_none_of_nothing(
+def test_the_page_shows_the_worst_and_best_slices_of_any_size_and_none_of_nothing(
     empty, size, larger, tmp_path_factory
 ):
     folder, random = tmp_path_factory.mktemp("page"), np.random.default_rng(0)
@@ -249,5 +249,8 @@ def test_the_page_shows_slices_of_any_size_and_none_of_nothing(
     page = (folder / "out.html").read_text()
     filled = {i for i, nothing in enumerate(empty) if not nothing}
     found = {i for i in range(len(empty)) if f"a.h5, slice {i}, " in page}
+    each = max(1, min(3, len(filled) // 2))
     assert found <= filled
-    assert len(found) == min(3, len(filled))
+    assert len(found) == min(2 * each, len(filled))
+    for kind in "worst", "best":
+        assert page.count(f"{kind}: a.h5, slice ") == each
