@@ -299,6 +299,8 @@ def unwrapped(tensor: Tensor) -> Tensor:
 
     Without: a check of values has to be left out inside of a transform.
     """
+    if torch.compiler.is_compiling():
+        return tensor
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtorch import _torch
 from invtorch._checks import check_number
 
 
@@ -58,10 +59,15 @@ def check_spacing(spacing: float) -> float:
 def check_exact(x: Tensor, spacing: float) -> None:
     """Check that `x` is on the grid and within its range, so that sums are exact.
 
+    Under `torch.func.vmap` all samples have to be. On the device "meta" none is.
+
     Raises:
         RuntimeError: If it is not.
     """
-    x, limit = x.detach(), 2 / torch.finfo(x.dtype).eps  # 2**24 in float32
+    x = _torch.unwrapped(x.detach())
+    limit = 2 / torch.finfo(x.dtype).eps  # 2**24 in float32
+    if x.is_meta:
+        return
     multiples = _divide(x, spacing)
     if not (multiples.abs() < limit).all():
         raise RuntimeError(

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
-from invtorch import HaarDownsample, Logit
+from invtorch import AdditiveCoupling, HaarDownsample, Logit
 from invtorch.flows import Dequantize
+from invtorch.grid import snap
 from invtorch.testing.compare import as_tuple
 from tests.registry import FIXED, MAKERS, PAIR_MAKERS
 from tests.stacks import both, sample, stack
@@ -48,7 +49,8 @@ def test_torch_func_transforms(anchors) -> None:
     assert_all_equal(*both(net, transforms))
 
 
-NAMES = [*sorted({**MAKERS, **PAIR_MAKERS, **FIXED}), "padded"]
+NAMES = [*sorted({**MAKERS, **PAIR_MAKERS, **FIXED}), "grid", "padded"]
+GRID = 2.0**-10
 every_layer = pytest.mark.parametrize("name", NAMES)
 
 
@@ -64,7 +66,10 @@ def examples(draw: st.DrawFn) -> Callable[[str], Example]:
             layer, shape = FIXED[name]
             module, x, context = layer(), torch.rand(shape), None
         elif name == "padded":
-            module, x = HaarDownsample(size=(3, 4)), x[..., :3, :]
+            module, x, context = HaarDownsample(size=(3, 4)), x[..., :3, :], None
+        elif name == "grid":
+            layer = AdditiveCoupling(torch.nn.Conv2d(1, 1, 1), grid=GRID)
+            module, x, context = layer, snap(x, GRID), None
         else:
             module = {**MAKERS, **PAIR_MAKERS}[name](2, 2)
         contexts = () if context is None else (context.double(),)
@@ -109,6 +114,7 @@ def test_vmap_of_every_layer(name, make, direction) -> None:
     assert_all_equal(found, [torch.stack(ts) for ts in zip(*samples, strict=True)])
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @every_layer
 @given(examples(), directions)
 @costly(2)
@@ -126,11 +132,16 @@ def test_forward_mode_of_every_layer(name, make, direction) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "error"), [(Logit(0.0), RuntimeError), (Dequantize(1000), ValueError)]
+    ("layer", "good", "bad", "error"),
+    [
+        (Logit(0.0), 0.5, -0.5, RuntimeError),
+        (Dequantize(9), 0.0, -1.0, ValueError),
+        (AdditiveCoupling(torch.nn.Identity(), grid=1.0), 1.0, 0.5, RuntimeError),
+    ],
 )
-def test_one_sample_of_vmap_that_has_no_image_is_refused(layer, error) -> None:
-    x = torch.tensor([[0.0], [-1.0]]) + isinstance(layer, Logit) / 2
-    vmapped = torch.func.vmap(layer, randomness="different")
-    vmapped(x[:1])
-    with pytest.raises(error, match=r"between 0 and|from 0 to"):
+def test_one_sample_of_vmap_that_has_no_image_is_refused(layer, good, bad, error):
+    x = torch.tensor([good, bad]).expand(1, 2, 2).mT
+    vmapped = torch.func.vmap(layer, in_dims=1, randomness="different")
+    vmapped(x[:, :1])
+    with pytest.raises(error, match=r"between 0 and|from 0 to|not on the grid"):
         vmapped(x)
