@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,7 +120,9 @@ def channels_to_complex(channels: Tensor) -> Tensor:
         >>> channels_to_complex(torch.tensor([[1.0, 3.0, 2.0, 4.0]]))
         tensor([[1.+2.j, 3.+4.j]])
     """
-    real, imaginary = channels.unflatten(1, (2, -1)).unbind(1)
+    real, imaginary = rearrange(
+        channels, "batch (part copies) ... -> part batch copies ...", part=2
+    )
     if real.dtype in (torch.float16, torch.bfloat16):  # no complex type, or no FFT
         real, imaginary = real.float(), imaginary.float()
     return torch.complex(real, imaginary)

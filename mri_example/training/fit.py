@@ -18,7 +18,9 @@ from typing import Any, TextIO
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments.torchelastic import (
+    TorchElasticEnvironment,
+)
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.plugins import TorchCheckpointIO
