@@ -3,10 +3,13 @@
 import _thread
 import functools
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -421,6 +424,75 @@ def test_the_engine_of_autograd_is_waited_for_by_its_own_threads_only() -> None:
 def started_elsewhere(function) -> None:
     """Start a thread of which `threading` has no object, as C++ does."""
     _thread.start_new_thread(function, ())
+
+
+def in_a_fork(function) -> int:
+    """Return the exit code of a forked process that calls a function."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        process = os.fork()
+    if not process:
+        try:
+            os._exit(function())
+        finally:
+            os._exit(99)
+    for _ in range(6000):
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return -1
+
+
+def code_of_gradients(net, x) -> int:
+    """Return 0 if gradients are those of plain autograd, 2 if a lock was lost."""
+    try:
+        found = grad(weighed(net(x)), parameters(net))
+    except RuntimeError as error:
+        return 2 if "forked" in str(error) else 1
+    net.memory = "store"
+    expected = grad(weighed(net(x)), parameters(net))
+    return not all(map(torch.allclose, found, expected))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("place", ["first call", "forward", "replay"])
+def test_a_process_that_is_forked_while_a_thread_holds_locks(place, changed) -> None:
+    """As one that loads data does, which may evaluate a network itself."""
+    net, x = mixed(Meets, 0), sample(requires_grad=True)
+    if place != "first call":
+        weighed(net(x)).backward()
+    hook = net[0].conditioner.first.weight.register_hook(lambda g: g)
+    if not changed:  # else a replay exchanges the weight
+        hook.remove()
+    inside, go, waiting = threading.Event(), threading.Event(), [False]
+
+    def meet() -> None:
+        if waiting[0]:
+            inside.set()
+            assert go.wait(60)
+
+    net[0].conditioner.meet = meet  # a replay calls what the forward pass called
+    loss = weighed(net(x)) if place == "replay" else None
+    waiting[0] = True
+
+    def evaluate() -> int:
+        waiting[0] = False
+        return code_of_gradients(net, x)
+
+    with ThreadPoolExecutor(1) as pool:
+        work = (lambda: net(x)) if loss is None else loss.backward
+        done = pool.submit(work)
+        assert inside.wait(60)
+        refused = place == "replay" and changed
+        try:
+            assert in_a_fork(evaluate) == (2 if refused else 0)
+        finally:
+            go.set()
+            done.result(60)
 
 
 EXITS = {"__enter__": (), "__exit__": (None, None, None)}

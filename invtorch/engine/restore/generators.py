@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from invtorch._torch import same_values
+from invtorch.engine.restore.locks import in_forked_processes
 
 CPU = torch.device("cpu")
 PYTHON, NUMPY = "Python's `random`", "NumPy's global generator"
@@ -34,6 +35,14 @@ Source: TypeAlias = Any
 # Python then collects garbage and switches threads, the other thread could wait for the
 # lock of the generator while it holds the GIL: a deadlock.
 _ONE_THREAD = threading.RLock()
+
+
+def _forget_other_threads() -> None:
+    global _ONE_THREAD
+    _ONE_THREAD = threading.RLock()
+
+
+in_forked_processes(_forget_other_threads)
 
 
 def on_devices(device: torch.device) -> list[Source]:

@@ -11,12 +11,13 @@ for other threads is therefore lent.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
-from weakref import ref
+from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +49,11 @@ class Lock:
     """
 
     waiting: ClassVar[dict[int, Lock]] = {}  # the lock that each thread waits for
+    living: ClassVar[WeakSet[Lock]] = WeakSet()
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.living.add(self)
+        self.lock: Any = threading.RLock()
         self.owner: int | None = None
         self.count = 0
         self.changed = False
@@ -102,6 +105,44 @@ class Lock:
             )
         self.lent[thread] = hold
         self.lends += 1
+
+    @classmethod
+    def forget_other_threads(cls) -> None:
+        """Free, in a forked process, what threads hold that it does not have."""
+        cls.waiting.clear()
+        for lock in list(cls.living):
+            if isinstance(lock.lock, Lost):
+                continue
+            if lock.lock.acquire(blocking=False):
+                lock.lock.release()
+                continue
+            changed = lock.changed
+            lock.__init__()  # type: ignore[misc]
+            lock.lock = Lost() if changed else lock.lock
+
+
+class Lost:
+    """Stands for the lock of modules that nobody will change back."""
+
+    def acquire(self, **_: Any) -> bool:
+        """Refuse to evaluate them.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(
+            "the process was forked while another thread replayed this layer: fork "
+            "before that thread trains, or start processes by `spawn`"
+        )
+
+
+def in_forked_processes(function: Callable[[], None]) -> None:
+    """Call a function at the start of every forked process, where there are any."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+in_forked_processes(Lock.forget_other_threads)
 
 
 def _place(owner: int, thread: int) -> object:
