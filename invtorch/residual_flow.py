@@ -140,12 +140,13 @@ class ResidualFlow(InvertibleModule):
 
     def forward_and_log_det(self, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         r"""Return `y` and $\ln \lvert \det (I + \partial g / \partial x) \rvert$."""
-        return self.forward(x, *context), self._log_det(x, context)
+        residual, log_det = self._with_log_det(x, context)
+        return x + residual, log_det
 
     def inverse_and_log_det(self, y: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
         """Return `x` and minus the log-determinant there."""
         x = self.inverse(y, *context)
-        return x, -self._log_det(x, context)
+        return x, -self._with_log_det(x, context)[1]
 
     def extra_repr(self) -> str:
         """Show the options."""
@@ -177,39 +178,52 @@ class ResidualFlow(InvertibleModule):
         zero = needed[0].flatten()[:0].sum()
         return x + zero.to(x.dtype)
 
-    def _log_det(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
-        """Return the log-determinant, with a graph where gradients are enabled."""
+    def _with_log_det(
+        self, x: Tensor, context: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output of the network, and the log-determinant of the layer.
+
+        Both are those of one evaluation, in which the network may draw numbers. They
+        have a graph where gradients are enabled.
+        """
         check_real_log_det(self, x)
         transformed = _torch.is_functorch_active() or _torch.is_forward_ad_active()
-        jacobian = self._transformed_jacobian if transformed else self._jacobian
-        J = in_single(jacobian(x, context))
+        with_jacobian = self._transformed if transformed else self._differentiated
+        residual, J = with_jacobian(x, context)
+        J = in_single(J)
         identity = torch.eye(J.shape[1], dtype=J.dtype, device=J.device)
         log_det: Tensor = torch.linalg.slogdet(identity + J).logabsdet
-        return log_det.to(x.dtype)
+        return residual, log_det.to(x.dtype)
 
-    def _jacobian(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
-        r"""Return $\partial g / \partial x$ of each sample."""
+    def _differentiated(
+        self, x: Tensor, context: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return $g(x)$, and $\partial g / \partial x$ of each sample."""
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
             if not (graph and x.requires_grad):
                 x = self._with_graph(x.detach(), context if graph else ())
-            columns = self._residual(x, context).flatten(1)
+            residual = self._residual(x, context)
+            columns = residual.flatten(1)
             rows = [
                 torch.autograd.grad(
                     columns[:, i].sum(), x, create_graph=graph, retain_graph=True
                 )[0].flatten(1)
                 for i in range(columns.shape[1])
             ]
-            return torch.stack(rows, 1)
+            return residual if graph else residual.detach(), torch.stack(rows, 1)
 
-    def _transformed_jacobian(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
+    def _transformed(
+        self, x: Tensor, context: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
         """Return the same inside of a transform, whose tensors have no graph."""
 
-        def columns(x: Tensor) -> Tensor:
-            return self._residual(x, context).flatten(1).sum(0)
+        def columns(x: Tensor) -> tuple[Tensor, Tensor]:
+            residual = self._residual(x, context)
+            return residual.flatten(1).sum(0), residual
 
-        rows: Tensor = torch.func.jacrev(columns)(x)
-        return rows.movedim(0, 1).flatten(2)
+        rows, residual = torch.func.jacrev(columns, has_aux=True)(x)
+        return residual, rows.movedim(0, 1).flatten(2)
 
 
 class NormBound(nn.Module):

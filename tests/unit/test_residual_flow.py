@@ -14,7 +14,7 @@ from invtorch.testing import (
     assert_right_or_raises,
 )
 from tests.parts import CONVOLUTIONS
-from tests.tolerances import relative_error
+from tests.tolerances import assert_equal, relative_error
 
 seeds = st.integers(0, 2**31)
 
@@ -160,3 +160,35 @@ def test_a_slope_of_minus_five_is_no_contraction() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.ELU(alpha=-5.0))
     with pytest.raises(TypeError, match="residual has a ELU, whose Lipschitz"):
         ResidualFlow(network)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@given(st.integers(1, 4), seeds, st.booleans())
+def test_the_log_determinant_is_that_of_the_same_draw(size, seed, transformed) -> None:
+    calls = []
+
+    class Dropping(nn.Linear):
+        def forward(self, x):
+            calls.append(1)
+            return nn.functional.dropout(super().forward(x)) / 8
+
+    torch.manual_seed(seed)
+    layer = ResidualFlow(Dropping(size, size), coefficient=None).double()
+    x = torch.randn(1, size, dtype=torch.float64)
+
+    def drawn(call):
+        torch.manual_seed(seed)
+        return call(x)
+
+    def with_log_det(x):
+        return layer.forward_and_log_det(x)
+
+    if transformed:
+        y, log_det = drawn(lambda x: torch.func.jvp(with_log_det, (x,), (x,))[0])
+    else:
+        y, log_det = drawn(with_log_det)
+    assert len(calls) == 1
+    assert_equal(y, drawn(layer))
+    J = drawn(lambda x: torch.autograd.functional.jacobian(layer, x))
+    expected = torch.linalg.slogdet(J.view(size, size)).logabsdet
+    assert_equal(log_det[0], expected, least=1.0)
