@@ -126,10 +126,9 @@ def reconstruct(
     from mri_example.training.checkpoints import load
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    module.check_device(device)
     method: Any = module.zero_filled
     if checkpoint is not None:
-        method = load(checkpoint, device, model_class)
+        method = load(checkpoint, model_class)
     failures: dict[Path, str] | None = {} if skip_failures else None
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "slab": slab}
     written = module.reconstruct(

@@ -30,7 +30,7 @@ SHIPPED = Path(__file__).parents[1] / "trained"
 OTHER = "train into another folder"
 
 
-def _load_plain(path: Path, device: str) -> Any:
+def _load_plain(path: Path) -> Any:
     """Load what `torch.save` wrote, executing no code."""
     check_file(path, "checkpoint")
     try:
@@ -38,22 +38,21 @@ def _load_plain(path: Path, device: str) -> Any:
             with zipfile.ZipFile(path) as archive:
                 require(archive.testzip() is None, "its bytes have changed")
         with warnings.catch_warnings(action="ignore"):  # of pickles that it refuses
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (*UNREADABLE, *DAMAGED) as error:
         text = f"{path} cannot be read as a checkpoint: copy it again, or train again"
         raise InputError(text) from error
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint, which must be one of this package."""
-    checkpoint = _load_plain(path, device)
+    checkpoint: dict[str, Any] = _load_plain(path)
     ours = isinstance(checkpoint, dict) and CONFIGURATION in checkpoint
     text = f"{path} is not a checkpoint of this package: give one that `fit` wrote"
     require(ours, text)
     text = f"{path} holds no configuration: train the model again"
     require(isinstance(checkpoint[CONFIGURATION], dict), text)
-    known: dict[str, Any] = checkpoint
-    return known
+    return checkpoint
 
 
 def check_same(path: Path, notes: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +79,6 @@ def check_same(path: Path, notes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:
-    """Make sure that a run goes on with the files that it began with."""
     text = f"{path} does not say with which files it was trained: {OTHER}"
     require(isinstance(old, dict), text)
     for name in sorted(old.keys() | new):
@@ -93,15 +91,12 @@ def _check_files(path: Path, old: Any, new: dict[str, Any]) -> None:
         require(old.get(name) == new.get(name), f"{text} {OTHER}")
 
 
-def load(
-    path: Path, device: str = "cpu", model: type[Reconstructor] | None = None
-) -> Reconstructor:
+def load(path: Path, model: type[Reconstructor] | None = None) -> Reconstructor:
     """Load a trained model, ready for inference.
 
     Args:
         path: A checkpoint such as `best.ckpt`, a file that `export` wrote, or the name
             of one in `mri_example/trained`.
-        device: Where to put the model.
         model: Its class, if that is not one of this package: what is not named here
             is not imported.
 
@@ -111,7 +106,7 @@ def load(
     shipped = SHIPPED / f"{path}{SUFFIX}"
     path = shipped if shipped.is_file() and not path.exists() else path
     read = _read_export if path.suffix == SUFFIX else _read_checkpoint
-    configuration, tensors = read(path, device)
+    configuration, tensors = read(path)
     try:
         built = build(configuration, model)
     except InputError as error:
@@ -119,17 +114,16 @@ def load(
     try:
         built.load_state_dict(tensors)
     except RuntimeError as error:
-        text = (
-            f"the weights in {path} are not those of the model that its configuration"
-        )
-        raise InputError(f"{text} describes: train the model again") from error
+        text = f"the weights in {path} are not those of the model that its "
+        text += "configuration describes: train the model again"
+        raise InputError(text) from error
     finite = all(weight.isfinite().all() for weight in built.state_dict().values())
     require(finite, f"{path} holds weights that are not finite: train the model again")
-    return built.eval().to(device)
+    return built.eval()
 
 
-def _read_checkpoint(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    checkpoint = load_checkpoint(path, device)
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    checkpoint = load_checkpoint(path)
     state: Any = checkpoint.get("state_dict")
     require(isinstance(state, dict), f"{path} holds no weights: train the model again")
     named = {str(key): value for key, value in state.items()}
@@ -137,10 +131,10 @@ def _read_checkpoint(path: Path, device: str) -> tuple[dict[str, Any], dict[str,
     return checkpoint[CONFIGURATION], {k.removeprefix(PREFIX): named[k] for k in ours}
 
 
-def _read_export(path: Path, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     check_file(path, "model")
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(CONFIGURATION, "")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (SafetensorError, OSError) as error:
@@ -174,7 +168,7 @@ def export(
 def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:
     """Write a model with a state dict of the authors' public implementation."""
     _check_ending(output)
-    tensors = _load_plain(weights, "cpu")
+    tensors = _load_plain(weights)
     named = isinstance(tensors, dict) and all(
         isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()
     )

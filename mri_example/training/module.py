@@ -101,9 +101,8 @@ class ReconstructionTask(lightning.LightningModule):
         """Note that everything is set up, and a checkpoint restored."""
         self.started = True
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, _: Any, batch_idx: int) -> None:
         """Let the random numbers of a batch follow from its place in the run alone."""
-        del batch
         where = (self.data.seed, self.current_epoch, batch_idx, self.global_rank)
         (seed,) = np.random.SeedSequence(where).generate_state(1)
         torch.manual_seed(int(seed))
@@ -171,8 +170,7 @@ class ReconstructionTask(lightning.LightningModule):
                 self.validated[name] = volume
         means = np.mean([astuple(one) for one in scores], axis=0)
         for metric, mean in zip(METRICS, means.tolist(), strict=True):
-            # all ranks have the same value
-            shown = metric == "ssim"
+            shown = metric == "ssim"  # all ranks have the same value
             self.log(f"validation_{metric}", mean, prog_bar=shown, sync_dist=True)
 
     def validated_slices(self) -> Iterator[Slice]:
@@ -218,11 +216,7 @@ class ReconstructionTask(lightning.LightningModule):
         return {file.path.name: file for file in self.data.validation.files}
 
     def _gathered(self) -> dict[tuple[str, int], Magnitudes]:
-        """Return the slabs of all ranks, each once, by volume and first slice.
-
-        A rank that was given a slab to have as many as the others brings the very one
-        that another brings.
-        """
+        """Return the slabs of all ranks, each once, by volume and first slice."""
         if self.trainer.world_size == 1:
             return self.outputs
         parts: list[Any] = [None] * self.trainer.world_size

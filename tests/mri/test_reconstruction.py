@@ -241,6 +241,7 @@ def test_what_does_not_fit_names_the_way_out(data, tmp_path):
     ("option", "message"),
     [
         ("--device=toaster", "device is 'toaster', which cannot be used here"),
+        ("--device=hpu", "device is 'hpu', which cannot be used here"),
         ("--batch_size=0", "batch_size is 0, but must be at least 1"),
         ("--slab=2", "zero_filled is given slice after slice"),
         ("--slab=0", "slab is 0, but must be at least 1"),
