@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -27,7 +26,7 @@ from mri_example.errors import InputError, require
 from mri_example.masks import Masks
 from mri_example.models import ChallengeIRIM, Reconstructor
 from mri_example.parser import Parser
-from mri_example.progress import LINES, say
+from mri_example.progress import LINES, complain, say
 from mri_example.summary import SUMMARIES
 
 CHALLENGE: Any = lazy_instance(ChallengeIRIM)
@@ -257,17 +256,17 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         # without the traceback of a worker that loads data
         said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
-        sys.stderr.write(f"error: {said}\n")
+        complain(f"error: {said}")
         return 2
     except (PermissionError, MemoryError) as error:
         denied = isinstance(error, PermissionError)
         cure = "change its permissions" if denied else "choose smaller sizes"
-        sys.stderr.write(f"error: {error or 'out of memory'}: {cure}\n")
+        complain(f"error: {error or 'out of memory'}: {cure}")
         return 2
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _Terminated)
         said = "terminated" if terminated else "interrupted"
-        sys.stderr.write(f"{said}: run the same command again to go on\n")
+        complain(f"{said}: run the same command again to go on")
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

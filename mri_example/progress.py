@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -33,20 +33,31 @@ class Lines:
     def say(self, text: str) -> None:
         """Print a line."""
         self.printed = time.monotonic()
-        sys.stderr.write(f"{text}, {self.printed - self.start:.0f} s\n")
-        sys.stderr.flush()
+        complain(f"{text}, {self.printed - self.start:.0f} s")
 
 
 def say(text: str) -> None:
-    """Print a line on standard output at once, whatever the names in it."""
-    try:
-        sys.stdout.write(f"{text}\n".encode("utf-8", "backslashreplace").decode())
-        sys.stdout.flush()
-    except OSError as error:  # of a full disk, or a pipe that nobody reads
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at the exit
+    """Print a line on standard output."""
+    if error := _print(text, sys.stdout):
         text = f"standard output cannot be written ({error.strerror}): redirect"
         text += " it to another place, and run the same command again"
         raise InputError(text) from error
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error, if that can be written."""
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> OSError | None:
+    """Print a line at once, whatever the names in it."""
+    try:
+        stream.write(f"{text}\n".encode("utf-8", "backslashreplace").decode())
+        stream.flush()
+    except OSError as error:  # of a full disk, or a pipe that nobody reads
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # at the exit
+        return error
+    return None
 
 
 LINES = Lines()  # of the whole program, so that loops in loops take turns

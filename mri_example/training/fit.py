@@ -18,9 +18,7 @@ from typing import Any, TextIO
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments.torchelastic import (
-    TorchElasticEnvironment,
-)
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.plugins import TorchCheckpointIO
@@ -127,7 +125,6 @@ def fit(
                 data.first_epoch = checkpoint["epoch"] + 1
                 if _is_over(engine, last, checkpoint):
                     return last
-            _remove_partial(engine, output)
             engine.fit(task, data, ckpt_path=start, weights_only=True)
             text = "no step was trained: raise limit_train_batches, max_steps, max_time"
             trained = engine.global_step or getattr(engine, "fast_dev_run", False)
@@ -180,6 +177,8 @@ def _alone(trainer: lightning.Trainer, output: Path) -> Iterator[None]:
         return
     path = output / ".lock"
     with _locked(path):
+        for partial in output.glob(".*.partial"):  # of a run that was killed
+            partial.unlink()
         try:
             yield
         finally:  # before another run can have the lock
@@ -248,12 +247,6 @@ def _said(error: Exception, task: ReconstructionTask, last: Path) -> str | None:
     if last.exists():
         text, cure = f"{last} cannot be gone on from", OTHER
     return f"{text} ({type(error).__name__}: {said[:200]}): {cure}"
-
-
-def _remove_partial(trainer: lightning.Trainer, output: Path) -> None:
-    """Remove what a run that was killed left half-written."""
-    for path in output.glob(".*.partial") if trainer.is_global_zero else ():
-        path.unlink()
 
 
 def _remove_logs(folders: Sequence[Path]) -> None:

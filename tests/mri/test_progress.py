@@ -55,3 +55,10 @@ def test_simulations_conversions_and_checks_say_how_far_they_are(
     convert_raw(tmp_path / "raw/a.h5", tmp_path / "out")
     count = len(acquired)
     assert f"convert: line {count} of {count}, " in capsys.readouterr().err
+
+
+def test_progress_that_cannot_be_written_ends_nothing(monkeypatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stderr", full)
+        progress.LINES.say("epoch 1")
+        progress.LINES.say("epoch 2")

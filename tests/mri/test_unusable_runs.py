@@ -545,6 +545,12 @@ def test_an_output_that_cannot_be_written(sink, root) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_an_error_that_cannot_be_written(root) -> None:
+    """Its exit code can be read."""
+    command = FULL.format(python=sys.executable, data="missing", sink="2> /dev/full")
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT).returncode == 2
+
+
 @pytest.mark.parametrize("option", ["size=12000000", "coils=900000000"])
 def test_sizes_beyond_the_memory(option, tmp_path, capsys) -> None:
     said = sentence(capsys, "simulate", "--output", tmp_path, f"--simulation.{option}")
