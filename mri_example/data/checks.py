@@ -213,7 +213,7 @@ def _of_slice(file: KSpaceFile, index: int) -> Iterator[Finding]:
         text = f"k-space of slice {index} is zero everywhere: leave it out"
         yield Finding("nothing", text, doubt=True)
     yield from found
-    whole = file.mask is None or bool(file.mask.all())
+    whole = file.mask is None or bool(file.mask[slice(*file.padding)].all())
     if file.target is not None and whole and all(finding.doubt for finding in found):
         yield from _of_target(file, kspace, index)
 

@@ -185,8 +185,8 @@ def plain(value: Any) -> Any:
     return value.item() if getattr(value, "size", None) == 1 else value
 
 
-def _mask(file: h5py.File, shape: tuple[int, ...]) -> Real | None:
-    """Return the mask along the columns, if the file is undersampled."""
+def _mask(file: h5py.File, shape: tuple[int, ...], encoded: Pair) -> Real | None:
+    """Return the mask along the encoded columns, if the file is undersampled."""
     stored = _optional(file, "mask")
     if stored is None:
         return None
@@ -203,6 +203,9 @@ def _mask(file: h5py.File, shape: tuple[int, ...]) -> Real | None:
     same = (lines == lines[0]).all()
     require(same, f"{text}, but must be one along the columns: split the file")
     columns: Real = lines[0].copy()
+    columns[: encoded[0]] = columns[encoded[1] :] = 0
+    text = f"the mask has no column of the {encoded} that the header says were "
+    require(columns.any(), f"{text}encoded: one of them belongs to another file")
     return columns
 
 
@@ -212,15 +215,6 @@ def _padding(header: Header | None, cols: int) -> Pair:
     said = f"according to the header none of the {cols} columns of k-space is "
     require(left < right, f"{said}measured: remove the data set 'ismrmrd_header'")
     return (left, right) if header and header.encoded[1] == cols else (0, cols)
-
-
-def _within(mask: Real | None, padding: Pair) -> Real | None:
-    """Leave out the columns that were not encoded."""
-    if mask is not None:
-        mask[: padding[0]] = mask[padding[1] :] = 0
-        text = f"the mask has no column of the {padding} that the header says were "
-        require(mask.any(), f"{text}encoded: one of them belongs to another file")
-    return mask
 
 
 def crop_of(target: Pair | None, header: Header | None, plane: Pair) -> Pair:
@@ -266,17 +260,10 @@ class KSpaceFile:
             stored = _optional(file, "ismrmrd_header")
             header = None if stored is None else Header.parse(plain(stored[()]))
             padding = _padding(header, shape[-1])
-            return cls(
-                path=path,
-                shape=shape,
-                target=target,
-                target_size=size,
-                crop=crop_of(size, header, (shape[-2], shape[-1])),
-                padding=padding,
-                header=header,
-                mask=_within(_mask(file, shape), padding),
-                attributes={name: plain(value) for name, value in file.attrs.items()},
-            )
+            crop = crop_of(size, header, (shape[-2], shape[-1]))
+            mask = _mask(file, shape, padding)
+            said = {name: plain(value) for name, value in file.attrs.items()}
+        return cls(path, shape, target, size, crop, padding, header, mask, said)
 
     @property
     def slices(self) -> int:

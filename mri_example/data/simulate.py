@@ -209,8 +209,8 @@ def _write_missing(
 ) -> list[Path]:
     """Return the path if it is written now; a file of the same simulation is kept."""
     filled = without_empty_slices(volume)
-    text = f"every slice of {patient} is empty: take another volume"
-    require(len(filled), text)
+    text = f"every slice of {patient} is empty, less than 1 % of it reaches a tenth of "
+    require(len(filled), f"{text}the maximum: take another volume")
     if path.exists():
         before: Any = KSpaceFile.inspect(path).attributes
         told = before.get("simulated", "measured")

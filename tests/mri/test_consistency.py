@@ -211,6 +211,24 @@ def test_limits_that_agree_are_taken(tmp, seed, rows, cols, left, low, mine) -> 
     assert_as_standard(at, folder, kspace, header=header, **options)
 
 
+@costly(8)
+@given(seed=seeds, rows=sizes, cols=sizes, left=st.integers(1, 4), empty=bools)
+def test_masks_of_all_encoded_columns_are_full(tmp, seed, rows, cols, left, empty):
+    """The target counts; a mask of other columns alone measures nothing."""
+    kspace, mask = head(seed, rows, cols), np.ones(cols, np.float32)
+    kspace[..., :left] = 0
+    mask[left:] = not empty
+    header = standard_header(kspace, minimum=left)
+    target = 1.5 * magnitudes(kspace)
+    folder = write(tmp() / "a", kspace, target, header=header, mask=mask)
+    with pytest.raises(InputError) as caught:
+        SliceDataset(folder, EVERYTHING)
+    said = (
+        f"mask has no column of the ({left}, {cols})" if empty else "is 1.5 times the"
+    )
+    assert said in str(caught.value)
+
+
 @given(seed=seeds, rows=sizes, cols=sizes, left=st.integers(1, 4), mine=bools)
 def test_limits_that_exclude_measured_columns(tmp, seed, rows, cols, left, mine):
     """Those below the lowest step, or those of the file's own mask."""
