@@ -153,8 +153,7 @@ class ReconstructionTask(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score whole volumes."""
-        slabs = self._gathered()
-        self.outputs = {}
+        slabs, self.outputs = self._gathered(), {}
         if self.trainer.sanity_checking or getattr(self.trainer, "fast_dev_run", False):
             return
         scores = []
