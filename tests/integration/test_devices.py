@@ -111,13 +111,14 @@ def image(device: str) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["invert", "offload", "checkpoint", "auto"])
 def test_strategies_on_the_device(device, memory) -> None:
-    net, x = paper(device, 12, budget=20 * image(device).nbytes), image(device)
+    x = image(device).double()  # in float32 a rounding may be a step of an activation
+    net = paper(device, 12, budget=26 * x.nbytes).double()
     net.memory = "store"
     expected = gradient(net, x)
     plain = measure_memory(lambda: gradient(net, x), device=device).peak
     net.memory = memory
     for _ in range(2):
-        assert relative_error(gradient(net, x), expected) < 1e-4
+        assert relative_error(gradient(net, x), expected) < 1e-9
     assert measure_memory(lambda: gradient(net, x), device=device).peak < plain
     if memory == "auto":
         peak = measure_memory(lambda: net(x).sum().backward(), device=device).peak

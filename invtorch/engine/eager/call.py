@@ -81,6 +81,8 @@ class RecordedCall(Protocol):
 
     Attributes:
         label: The name of the layer in error messages: its index and class.
+        module: The layer.
+        way: The direction in which it is called, `"forward"` or `"inverse"`.
         mixes: Whether the layer has no network inside, and is evaluated at little cost.
         arity: The number of tensors of the input state.
         own_layer: Whether the layer is not one of this library.
@@ -90,6 +92,8 @@ class RecordedCall(Protocol):
     """
 
     label: str
+    module: InvertibleModule
+    way: str
     mixes: bool
     own_layer: bool
     grad_inputs: Tensors
@@ -205,6 +209,7 @@ class Call:
         self.label = f"layer {index} ({type(module).__name__})"
         self.module = module
         self.direction = direction
+        self.way = direction.name.removesuffix("_and_log_det")
         self.input_form = self.output_form = Form.of(state)
         self.context = copy_context(context)
         self.context_tensors = tensors_in(context)

@@ -65,6 +65,7 @@ class ClosedFormCall:
         self.label = f"layer {index} ({type(module).__name__})"
         self.module = module
         self.sign = sign
+        self.way = "forward" if sign > 0 else "inverse"
         self.function = function
         self.tensors = tensors
         self.versions = versions(self.tensors)

@@ -35,6 +35,11 @@ from invtorch.engine.checks import as_tensors, check_state_unmodified, check_unb
 from invtorch.engine.eager.call import Call, RecordedCall
 from invtorch.engine.eager.chain import Chain
 from invtorch.engine.eager.closed_form_call import closed_form_call
+from invtorch.engine.eager.input_entries import (
+    has_samples,
+    last_states,
+    with_entries_of,
+)
 from invtorch.engine.eager.node import CallNode
 from invtorch.engine.guard.guard import Guard
 from invtorch.engine.restore.locks import gradient_accumulators
@@ -84,6 +89,7 @@ class Tape:
         self.linked = False  # whether the tape of the pass before needs state 0
         self.stored = False  # whether the last call was left to autograd
         self.first = 0  # the first layer that does more than mix, or is stored
+        self.last_states: tuple[int, ...] | None = None  # see `input_entries`
         self.ended = False  # whether the forward pass has ended
         # indices that are no longer pending; appending to a deque is atomic, so that
         # `release` needs no lock
@@ -241,6 +247,7 @@ class Tape:
         """Evaluate call `index` again, from its input if kept, else from its output."""
         call = self.calls[index]
         with self.lock:
+            self._find_last_states()
             self._begin_again(index)
             if index in self.states:
                 replay = call.replay(state=self._read(index))
@@ -286,6 +293,7 @@ class Tape:
                 self.lock.release()
 
     def _state(self, index: int) -> Tensors:
+        self._find_last_states()
         self._begin_again(index)
         place = bisect_left(self.order, index)
         if place == len(self.order):
@@ -319,8 +327,30 @@ class Tape:
 
     def _move(self, index: int, state: Tensors) -> None:
         """Replace the rebuilt state by `state`."""
-        self._replace_rebuilt(index, state)
+        self._replace_rebuilt(index, self._with_entries_of_the_input(index, state))
         self._compare(index, index, state)
+
+    def _with_entries_of_the_input(self, index: int, state: Tensors) -> Tensors:
+        """Return a rebuilt state with the entries that no layer has changed."""
+        start = self._input() if index in (self.last_states or ()) else None
+        if start is None:
+            return state
+        (rebuilt,) = state
+        return (with_entries_of(start, self.calls[:index], rebuilt.detach()),)
+
+    def _find_last_states(self) -> None:
+        """Find where entries of the input are lost, before a graph takes memory."""
+        if self.last_states is None:
+            start = self._input()
+            self.last_states = () if start is None else last_states(start, self.calls)
+
+    def _input(self) -> Tensor | None:
+        """Return the input of the pass, if it is kept and one tensor with samples."""
+        kept = self.states.get(0)
+        if not isinstance(kept, Snapshot) or not kept.unchanged():
+            return None
+        start, *others = kept.tensors
+        return start if not others and has_samples(start) else None
 
     def _replace_rebuilt(self, index: int, state: Tensors) -> None:
         if self.rebuilt in self.states:

@@ -12,6 +12,7 @@ from torch import nn
 
 from invtorch import (
     AdditiveCoupling,
+    AffineCoupling,
     DriftError,
     ElementwiseAffine,
     Householder1x1,
@@ -113,6 +114,54 @@ def test_layers_that_leave_the_scale_may_come_first(
     shape = (2, 2, 12, 12) if downsamples else (2, 8, 6, 6)
     options = {"requires_grad": needs_grad}
     assert_near_autograd(network, shape, scale, seed, **options)
+
+
+SPLITS = {
+    "half": (None, 4, 4),
+    "sizes": ((3, 5), 3, 5),
+    "mask": (torch.tensor([True, False] * 4), 4, 4),
+    "checkerboard": ("checkerboard", 8, 8),
+}
+
+
+class Opaque(nn.Sequential):
+    """A chain whose derivative the library does not know."""
+
+
+def of_one_part(split: str, affine: bool, known: bool, swap: bool) -> InvertibleModule:
+    """Return a coupling that leaves one part of 8 channels as it is."""
+    where, first, second = SPLITS[split]
+    inputs, outputs = (second, first) if swap else (first, second)
+    last = nn.Conv2d(6, outputs * (2 if affine else 1), 1)
+    with torch.no_grad():
+        last.weight.mul_(0.3)
+    kind = nn.Sequential if known else Opaque
+    network = kind(nn.Conv2d(inputs, 6, 3, padding=1), nn.SiLU(), last)
+    coupling = AffineCoupling if affine else AdditiveCoupling
+    return coupling(network, split=where, swap=swap)
+
+
+of_a_network = st.tuples(st.sampled_from(sorted(SPLITS)), st.booleans(), st.booleans())
+
+
+@costly(6)
+@given(
+    *(st.integers(-30, -4), of_a_network, st.integers(2, 4), st.integers(8, 24)),
+    *(st.booleans(), st.sampled_from([0, 3]), st.integers(0, 2**32 - 1)),
+)
+def test_entries_that_the_first_layers_leave_keep_their_digits(
+    exponent, options, first, others, permuted, anchors, seed
+) -> None:
+    """They are as small as the input, where later layers add ones."""
+
+    def network() -> InvertibleSequential:
+        layers = [of_one_part(*options, swap=False) for _ in range(first)]
+        for i in range(others):
+            layers += [Permute(8, "reverse")] if permuted else []
+            layers.append(of_one_part(*options, swap=not permuted and i % 2 == 0))
+        return InvertibleSequential(*layers, anchors=anchors)
+
+    assert_near_autograd(network, (2, 8, 5, 4), 10.0**exponent, seed)
 
 
 @pytest.mark.slow
@@ -237,7 +286,7 @@ class Shrinks(AdditiveCoupling):
 
 
 @pytest.mark.filterwarnings("ignore:the state grows")
-@costly(15)
+@costly(6)
 @given(
     st.integers(1, 6).map(lambda exponent: 10.0**exponent),
     st.floats(0.3, 0.95),
