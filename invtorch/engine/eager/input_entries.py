@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invtorch._torch import unseen_by_modes
 from invtorch.module import InvertibleModule
@@ -19,6 +19,7 @@ from invtorch.precision import is_differentiable
 from invtorch.recording import Recording
 
 MOST = 4  # states in which entries are replaced
+PLAIN = (Tensor, nn.Parameter)
 
 
 class LayerCall(Protocol):
@@ -71,7 +72,7 @@ def with_entries_of(start: Tensor, calls: Sequence[LayerCall], state: Tensor) ->
     entries: Tensor | None = start.detach()
     for call in calls:
         mask, entries = _after(mask, call), _after(entries, call)
-    if mask is None or entries is None or entries.shape != state.shape:
+    if mask is None or entries is None or _form(entries) != _form(state):
         return state
     half = math.sqrt(torch.finfo(state.dtype).eps)
     with torch.no_grad(), unseen_by_modes():
@@ -82,8 +83,16 @@ def with_entries_of(start: Tensor, calls: Sequence[LayerCall], state: Tensor) ->
 
 
 def has_samples(start: Tensor) -> bool:
-    """Return whether a state has samples of numbers that can be off by a rounding."""
-    return is_differentiable(start) and start.ndim > 1 and start.numel() > 0
+    """Return whether a state has samples of numbers that can be off by a rounding.
+
+    Operations of subclasses of `Tensor` may do more than compute.
+    """
+    plain = type(start) in PLAIN and start.layout is torch.strided
+    return plain and is_differentiable(start) and start.ndim > 1 and start.numel() > 0
+
+
+def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
