@@ -127,8 +127,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     state: Any = checkpoint.get("state_dict")
     require(isinstance(state, dict), f"{path} holds no weights: train the model again")
     named = {str(key): value for key, value in state.items()}
-    ours = {k.removeprefix(PREFIX): named[k] for k in named if k.startswith(PREFIX)}
-    return checkpoint[CONFIGURATION], ours
+    ours = [key for key in named if key.startswith(PREFIX)]
+    return checkpoint[CONFIGURATION], {k.removeprefix(PREFIX): named[k] for k in ours}
 
 
 def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -160,12 +160,14 @@ def export(
     The metadata hold the configuration of model, masks and training as JSON. `model` is
     that of `load`; weights of another `dtype` become float32 when they are loaded.
     """
+    _check_ending(output)
     configuration = load_checkpoint(checkpoint)[CONFIGURATION]
     _save(load(checkpoint, model=model).to(dtype), configuration, output)
 
 
 def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:
     """Write a model with a state dict of the authors' public implementation."""
+    _check_ending(output)
     tensors = _load_plain(weights)
     named = isinstance(tensors, dict) and all(
         isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()
@@ -176,9 +178,12 @@ def export_authors(weights: Path, model: Reconstructor, output: Path) -> None:
     _save(model, describe(model), output)
 
 
-def _save(model: Reconstructor, configuration: dict[str, Any], output: Path) -> None:
+def _check_ending(output: Path) -> None:
     text = f"output is {output}, but must end in {SUFFIX}: rename it"
     require(output.suffix == SUFFIX, text)
+
+
+def _save(model: Reconstructor, configuration: dict[str, Any], output: Path) -> None:
     tensors = {n: tensor.contiguous() for n, tensor in model.state_dict().items()}
     with whole_file(output) as partial:
         try:

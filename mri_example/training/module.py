@@ -153,7 +153,8 @@ class ReconstructionTask(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score whole volumes."""
-        slabs, self.outputs = self._gathered(), {}
+        slabs = self._gathered()
+        self.outputs = {}
         if self.trainer.sanity_checking or getattr(self.trainer, "fast_dev_run", False):
             return
         scores = []
