@@ -38,9 +38,10 @@ def evaluation_page(
     volumes, groups = evaluation.tables()
     tables = {f"Scores: {CAPTION}": groups, "Volumes": volumes}
     ranked = sorted(evaluation.volumes, key=lambda n: evaluation.volumes[n].ssim)
-    slices: list[Slice] = []
+    slices: dict[str, Slice] = {}  # of one volume none is shown twice
     for name, worst in (ranked[0], True), (ranked[-1], False):
-        slices += _ranked(targets / name, reconstructions / name, worst=worst)
+        for one in _ranked(targets / name, reconstructions / name, worst=worst):
+            slices.setdefault(one.title.partition(": ")[2], one)
     facts: dict[str, dict[str, Any]] = {
         "Folders": {"targets": targets, "reconstructions": reconstructions},
         "Versions": versions(),
@@ -48,7 +49,13 @@ def evaluation_page(
     count = len(evaluation.volumes)
     lead = f"{count} volume{'s' if count > 1 else ''} of {targets}, reconstructed."
     return write_page(
-        path, "Evaluation", lead, tables=tables, slices=slices, curves={}, facts=facts
+        path,
+        "Evaluation",
+        lead,
+        tables=tables,
+        slices=[*slices.values()],
+        curves={},
+        facts=facts,
     )
 
 
@@ -66,8 +73,7 @@ def _ranked(target: Path, reconstruction: Path, *, worst: bool) -> list[Slice]:
     }
     ranked = sorted(scores, key=lambda i: scores[i].ssim, reverse=not worst)
     slices = []
-    few = len(ranked) // 2  # of one volume none is among the worst and the best
-    for i in ranked[: max(1, min(EACH, few))]:
+    for i in ranked[:EACH]:
         title = f"{'worst' if worst else 'best'}: {file.path.name}, slice {i}, NMSE "
         title += f"{scores[i].nmse:.4f}, PSNR {scores[i].psnr:.2f}, SSIM "
         title += f"{scores[i].ssim:.3f}"
