@@ -14,6 +14,7 @@ from invtorch import (
     AdditiveCoupling,
     AffineCoupling,
     DriftError,
+    ElementwiseAffine,
     Householder1x1,
     InvertibleModule,
     InvertibleSequential,
@@ -298,7 +299,8 @@ def test_a_jump_of_a_conditioner_is_named() -> None:
     nothing = nn.Conv2d(2, 2, 1, bias=False)
     nn.init.zeros_(nothing.weight)
     layers = [AdditiveCoupling(Direction()), Householder1x1(4)]
-    net = InvertibleSequential(AdditiveCoupling(nothing), *layers, anchors=0)
+    first = ElementwiseAffine(4), AdditiveCoupling(nothing)  # which scales all entries
+    net = InvertibleSequential(*first, *layers, anchors=0)
     x = torch.cat([torch.zeros(1, 2, 5, 5), torch.ones(1, 2, 5, 5)], 1)
     loss = net(x.requires_grad_()).sum()  # the zeros are rebuilt as rounding errors
     with pytest.raises(DriftError, match=r"jumps at such a state \(as `F.normalize`"):
