@@ -63,10 +63,12 @@ KEPT = (  # attributes of the trainer that a run that goes on must not change
     "precision",
     "world_size",
 )
+LOWER = ": lower batch_size, crop or workers"
 ENDS = (  # of a training: types of errors, or words in them, and the way out
     (DriftError, "DriftError", ""),
+    (torch.OutOfMemoryError, "worker (pid", LOWER),
+    (ConnectionError, "worker (pid", LOWER),  # of a worker that was killed
     (OSError, "[Errno", ": {} cannot be written, make room and go on"),
-    (torch.OutOfMemoryError, "worker (pid", ": lower batch_size, crop or workers"),
     (DistError, "gloo/", ": another process ended, see what that says, and go on"),
 )
 PICTURES = 10  # beside the CSV: those of two volumes and five epochs
