@@ -101,8 +101,9 @@ class ConditionalAffine(InvertibleModule):
 
     def replay(self, y: Tensor, *context: Any, **named: Any) -> tuple[Tensor, Tensor]:
         """Rebuild `x`, and compute `y` from it, in one evaluation of $G$."""
-        x, (y, _) = self.replay_and_log_det(y, *context, **named)
-        return x, y
+        log_s, t = self._log_scale_and_shift(y, Context(context, named))
+        x = ((y - t) * (-log_s).exp()).detach().requires_grad_()
+        return x, x * log_s.exp() + t
 
     def replay_inverse(
         self, x: Tensor, *context: Any, **named: Any
