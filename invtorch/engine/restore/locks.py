@@ -53,6 +53,10 @@ class Lock:
 
     def __init__(self) -> None:
         self.living.add(self)
+        self._free()
+
+    def _free(self) -> None:
+        """Begin as a lock that no thread holds."""
         self.lock: Any = threading.RLock()
         self.owner: int | None = None
         self.count = 0
@@ -117,7 +121,7 @@ class Lock:
                 lock.lock.release()
                 continue
             changed = lock.changed
-            lock.__init__()  # type: ignore[misc]
+            lock._free()
             lock.lock = Lost() if changed else lock.lock
 
 
