@@ -8,6 +8,7 @@ state. Its backward pass inverts and differentiates step by step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,12 @@ from invtorch.engine.compiled.checks import (
     state_least_share,
     state_tolerance,
 )
+from invtorch.engine.first_layers import (
+    MOST,
+    has_samples,
+    mixes,
+    with_entries_of,
+)
 from invtorch.engine.guard.blocks import blocks_of
 from invtorch.engine.guard.tolerance import (
     floors_of,
@@ -47,6 +54,7 @@ from invtorch.engine.guard.tolerance import (
     sizes_of_samples,
     whole_norms,
 )
+from invtorch.engine.restore.environment import is_known
 from invtorch.recording import Context, State
 from invtorch.replay import Tensors
 
@@ -87,9 +95,9 @@ def run(
         places = tuple(table.place(t) for t in read)
         needed = tuple(table.tensors[i].requires_grad for i in places)
         names = tuple(part.named), tuple(tensors)
-        calls.append(
-            TracedCall(label, step, *names, places, needed, i == 0 or i in anchors)
-        )
+        kept = i == 0 or i in anchors
+        only_mixes = is_known(type(step.module)) and mixes(step.module)
+        calls.append(TracedCall(label, step, *names, places, needed, kept, only_mixes))
     check_sizes()
     output: State = CompiledPass.apply(calls, guarded, single, start, *table.tensors)
     return output
@@ -113,6 +121,9 @@ class CompiledPass(torch.autograd.Function):
         """Run the steps."""
         ctx.calls, ctx.guarded, ctx.start = calls, guarded, start
         state: Tensors = tuple(tensors[i] for i in start)
+        ctx.entries = single and has_samples(state[0])
+        # the first layer that does more than mix
+        ctx.first = next((i for i, c in enumerate(calls) if not c.mixes), 0)
         anchors: Tensors = ()
         marks = [mark(list(state))] if guarded else []
         ctx.counts, ctx.single = [_counts(state)], [single]
@@ -157,11 +168,14 @@ class CompiledPass(torch.autograd.Function):
             before, after = ctx.single[i : i + 2]
             if call.anchor:
                 state, anchors = _after(grads, anchors[-arity:]), anchors[:-arity]
+            elif i == ctx.first:
+                state = _evaluated_again(ctx, i, grads, tensors)
             else:
                 with torch.no_grad():
                     inverted = call.back.evaluate(_in_form(output, after), read)
                 state = _as_tuple(inverted)
                 check_inverse_arity(call.label, arity, len(state))
+                state = _with_entries_of_the_input(ctx, i, grads, tensors, state)
 
             def forward(
                 *inputs: Tensor,
@@ -185,6 +199,38 @@ class CompiledPass(torch.autograd.Function):
             _add(sums, call.choose(call.places), pulled[arity:])
         _add(sums, ctx.start, grads)
         return None, None, None, None, *sums
+
+
+def _evaluated_again(
+    ctx: Any, index: int, grads: Sequence[Any], tensors: Sequence[Any]
+) -> Tensors:
+    """Return the state after the first layers, which only mix, from the input.
+
+    It is as small as the input. Beside states of ordinary size, inversion would lose
+    its digits.
+    """
+    state = _after(grads, tuple(tensors[i] for i in ctx.start))
+    with torch.no_grad():
+        for call, single in zip(ctx.calls[:index], ctx.single, strict=False):
+            output = call.again.evaluate(_in_form(state, single), call.read(tensors))
+            state = _as_tuple(output)
+    return state
+
+
+def _with_entries_of_the_input(
+    ctx: Any, index: int, grads: Sequence[Any], tensors: Sequence[Any], state: Tensors
+) -> Tensors:
+    """Return a rebuilt state with the entries that no layer has changed.
+
+    Which ones there are is not counted: a graph cannot depend on it. So they are looked
+    for in the first few states.
+    """
+    if index > MOST or not ctx.entries:
+        return state
+    (start,) = _after(grads, tuple(tensors[i] for i in ctx.start))
+    calls = ctx.calls[:index]
+    moves = [partial(call.move, read=call.read(tensors)) for call in calls]
+    return tuple(with_entries_of(start, moves, t) for t in state)
 
 
 def _add(sums: list[Any], places: Sequence[int], values: Sequence[Any]) -> None:
@@ -295,6 +341,7 @@ class TracedCall(NamedTuple):
             `names`.
         needed: Which of these tensors need a gradient.
         anchor: Whether its input is kept.
+        mixes: Whether the layer has no network inside.
         buffers: The names of tensors that are copied, because a replay may change them.
     """
 
@@ -305,6 +352,7 @@ class TracedCall(NamedTuple):
     places: tuple[int, ...]
     needed: tuple[bool, ...]
     anchor: bool
+    mixes: bool
     buffers: frozenset[str] = frozenset()
 
     def read(self, tensors: Sequence[Any]) -> list[Any]:
@@ -333,6 +381,18 @@ class TracedCall(NamedTuple):
         with _torch.exchange_tensors(self.step.module, values):
             output: State = context.call(self.step.function, state)
         return output
+
+    def move(self, entries: Tensor, read: Sequence[Any]) -> Tensor | None:
+        """Return entries as the step moves them, with zeros where it changes them."""
+        module, direction, _ = self.step
+        unchanged = module.unchanged
+        if unchanged is None or not is_known(type(module)):
+            return None
+        named = len(self.places) - len(self.names)
+        values = dict(zip(self.names, read[named:], strict=True))
+        with torch.no_grad(), _torch.exchange_tensors(module, values):
+            after = unchanged(entries, direction)
+        return after if isinstance(after, Tensor) else None
 
     @property
     def again(self) -> TracedCall:

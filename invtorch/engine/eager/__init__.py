@@ -4,6 +4,5 @@
 * `call`: one call of a layer, differentiated by autograd.
 * `held`: tensors inside of a layer that somebody holds.
 * `closed_form_call`: one call of a layer that has a closed form.
-* `input_entries`: entries of the input that the first layers leave as they are.
 * `node`: the autograd function that represents a call in PyTorch's graph.
 """

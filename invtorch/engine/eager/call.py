@@ -36,6 +36,7 @@ from invtorch.engine.checks import (
     unshard,
 )
 from invtorch.engine.eager.held import Held, cut, skipping, watched
+from invtorch.engine.first_layers import mixes
 from invtorch.engine.restore.context import (
     copy_context,
     exchange_context,
@@ -223,9 +224,9 @@ class Call:
                 parts, first.device, direction.name, objects_in(context)
             )
         self.own_layer = self.environment.own_layer
-        networks = {*_torch.submodules_of(module)} - {"parametrizations"}
         # what others wrote, as the gradient of an i-RIM, may take long
-        self.mixes = not (networks or self.own_layer or self.environment.own_code)
+        others = self.own_layer or self.environment.own_code
+        self.mixes = not others and mixes(module)
         parameters = self.environment.parameters
         check_shapes(self.label, [*parameters, *self.environment.buffers])
         own = (*self.context_tensors, *parameters)

@@ -35,12 +35,13 @@ from invtorch.engine.checks import as_tensors, check_state_unmodified, check_unb
 from invtorch.engine.eager.call import Call, RecordedCall
 from invtorch.engine.eager.chain import Chain
 from invtorch.engine.eager.closed_form_call import closed_form_call
-from invtorch.engine.eager.input_entries import (
+from invtorch.engine.eager.node import CallNode
+from invtorch.engine.first_layers import (
     has_samples,
     last_states,
+    moves_of,
     with_entries_of,
 )
-from invtorch.engine.eager.node import CallNode
 from invtorch.engine.guard.guard import Guard
 from invtorch.engine.restore.locks import gradient_accumulators
 from invtorch.engine.restore.random_numbers import Quiet
@@ -89,7 +90,7 @@ class Tape:
         self.linked = False  # whether the tape of the pass before needs state 0
         self.stored = False  # whether the last call was left to autograd
         self.first = 0  # the first layer that does more than mix, or is stored
-        self.last_states: tuple[int, ...] | None = None  # see `input_entries`
+        self.last_states: tuple[int, ...] | None = None  # see `first_layers`
         self.ended = False  # whether the forward pass has ended
         # indices that are no longer pending; appending to a deque is atomic, so that
         # `release` needs no lock
@@ -336,13 +337,16 @@ class Tape:
         if start is None:
             return state
         (rebuilt,) = state
-        return (with_entries_of(start, self.calls[:index], rebuilt.detach()),)
+        moves = moves_of(self.calls[:index])
+        with _torch.unseen_by_modes():
+            return (with_entries_of(start, moves, rebuilt.detach()),)
 
     def _find_last_states(self) -> None:
         """Find where entries of the input are lost, before a graph takes memory."""
         if self.last_states is None:
             start = self._input()
-            self.last_states = () if start is None else last_states(start, self.calls)
+            moves = moves_of(self.calls)
+            self.last_states = () if start is None else last_states(start, moves)
 
     def _input(self) -> Tensor | None:
         """Return the input of the pass, if it is kept and one tensor with samples."""

@@ -68,9 +68,14 @@ class Blocks(NamedTuple):
 
 def blocks_of(tensor: Tensor) -> Blocks:
     """Return how a tensor is divided, which depends on its shape only."""
-    if not tensor.numel():
+    return blocks_of_shape(tensor.shape)
+
+
+def blocks_of_shape(shape: Sequence[int]) -> Blocks:
+    """Return how a tensor of this shape is divided."""
+    if not all(shape):
         return Blocks(1, 1, 1, 1)
-    batch, channels = map(int, (*tensor.shape[:2], 1, 1)[:2])
+    batch, channels = map(int, (*shape[:2], 1, 1)[:2])
     return Blocks(batch, channels, _part(batch, SAMPLES), _part(channels, GROUPS))
 
 

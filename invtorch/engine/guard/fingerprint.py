@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from invtorch._torch import same_as
-from invtorch.engine.guard.blocks import Blocks, blocks_of
+from invtorch.engine.guard.blocks import Blocks, blocks_of, blocks_of_shape
 from invtorch.engine.guard.marks import uncounted
 from invtorch.precision import is_differentiable, no_autocast
 
@@ -22,6 +22,11 @@ from invtorch.precision import is_differentiable, no_autocast
 PROBES = 16
 WIDEST = 1024  # largest number of columns: it bounds the memory of the weights
 SHORT = 64  # fewer elements of a sample are joined with those of other samples
+
+# Long blocks are added up to a few sums of rows before they are projected.
+SUMS = (17, 19, 23, 13)  # how many, the first one that does not divide their length
+SHORTEST_ROW, WIDEST_ROW = 32, 96
+LONG = 4096  # elements of a block that are added up first
 
 
 def mark(state: tuple[Tensor, ...]) -> Tensor:
@@ -105,14 +110,24 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
         The projections, shape `(blocks, PROBES)`.
     """
     with no_autocast(state[0]):
-        return _joined([_project(_real(t), blocks_of(t)) for t in state])
+        return _joined([_project(t) for t in state])
 
 
-def _project(tensor: Tensor, blocks: Blocks) -> Tensor:
-    dtype = _exact(tensor)
-    if not tensor.numel():
-        return tensor.new_zeros(1, PROBES, dtype=dtype)
-    x = blocks.of(tensor.to(dtype))
+def _project(tensor: Tensor) -> Tensor:
+    x, dtype = _real(tensor), _exact(tensor)
+    if not x.numel():
+        return x.new_zeros(1, PROBES, dtype=dtype)
+    x = x if x.dtype == dtype else x.to(dtype)
+    if x.device.type == "cpu":
+        sums = _sums_of_rows(tensor.shape, x.numel(), dtype)
+        if sums is not None:
+            return sums.project(x)
+    return _project_whole(x, blocks_of(tensor))
+
+
+def _project_whole(tensor: Tensor, blocks: Blocks) -> Tensor:
+    """Return projections of all elements of each block."""
+    x = blocks.of(tensor)
     if x.shape[1] > 1 and x.shape[3] < SHORT:
         x = x.transpose(1, 2).flatten(2).unsqueeze(1)
     parts, samples, groups, length = x.shape
@@ -120,13 +135,80 @@ def _project(tensor: Tensor, blocks: Blocks) -> Tensor:
     if padded > length:
         x = F.pad(x, (0, padded - length))
     rows = padded // width * samples
-    first, second = _weights(kinds, width, rows, dtype, tensor.device)
+    first, second = _weights(kinds, width, rows, x.dtype, x.device)
     y = torch.bmm(x.reshape(-1, kinds, width).transpose(0, 1), first)
     if rows == 1:
         return y.view(-1, PROBES)
     if samples > 1:  # those of one block come together
         y = y.view(kinds, parts, samples, groups, -1).transpose(2, 3)
     return torch.bmm(y.reshape(kinds, parts * groups, -1), second).sum(0)
+
+
+class SumsOfRows(NamedTuple):
+    """Projections of sums of rows, for long blocks.
+
+    A CPU takes several times as long to multiply each element with 16 weights as to
+    read it. So the rows of a block are first added up, each with one weight, to the
+    sums of every 17th row. The sums are then multiplied with 16 weights each. No axis
+    of the state has a multiple of 17 rows. So an error along any of them spreads over
+    all sums, and one that is the same in each row is seen by 17 weights, not by one.
+
+    Attributes:
+        width: The length of a row.
+        blocks: The number of blocks.
+        order: The rows of the sums, one sum after another.
+        offsets: Where each sum begins.
+        weights: The weight of each row.
+        projection: The weights of the sums of a block.
+    """
+
+    width: int
+    blocks: int
+    order: Tensor
+    offsets: Tensor
+    weights: Tensor
+    projection: Tensor
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the projections of the blocks of a state."""
+        rows, summed = x.reshape(-1, self.width), 0
+        options = False, summed, False, self.weights, True
+        sums = torch.embedding_bag(rows, self.order, self.offsets, *options)[0]
+        return torch.mm(sums.view(self.blocks, -1), self.projection)
+
+
+@functools.lru_cache(maxsize=16)
+def _sums_of_rows(
+    shape: torch.Size, numel: int, dtype: torch.dtype
+) -> SumsOfRows | None:
+    """Draw the weights of a state; `None` where its blocks are not long and even.
+
+    They take a thirtieth of the memory of the state.
+
+    Args:
+        shape: The shape of the state.
+        numel: The number of its real numbers.
+        dtype: Their dtype.
+    """
+    batch, channels, samples, group = blocks = blocks_of_shape(shape)
+    length = numel // (batch * channels) * group
+    lengths = (n for n in range(WIDEST_ROW, SHORTEST_ROW - 1, -1) if length % n == 0)
+    width = next(lengths, 0)
+    if samples * length < LONG or batch % samples or channels % group or not width:
+        return None
+    rows = samples * length // width
+    sums = next((n for n in SUMS if length % n), SUMS[0])
+    with torch.device("cpu"):
+        order = torch.cat([torch.arange(i, rows, sums) for i in range(sums)])
+        counts = torch.tensor([len(range(i, rows, sums)) for i in range(sums)])
+        offsets = F.pad(counts.repeat(blocks.number).cumsum(0), (1, 0))
+        places = torch.arange(blocks.number * rows)
+        places = places.view(-1, samples, blocks.groups, length // width)
+    places = places.transpose(1, 2).reshape(-1, rows)[:, order].flatten()
+    weights = _drawn((rows,), _options(dtype, rows))[order].repeat(blocks.number)
+    projection = _drawn((sums * width, PROBES), _options(dtype, width))
+    drawn = places.int(), offsets.int(), weights, projection
+    return SumsOfRows(width, blocks.number, *map(uncounted, drawn))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -142,7 +224,8 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def _exact(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    double = tensor.dtype in (torch.float64, torch.complex128)
+    return torch.float64 if double or not is_differentiable(tensor) else torch.float32
 
 
 @functools.lru_cache(maxsize=1024)
@@ -173,24 +256,29 @@ def _weights(
 ) -> tuple[Tensor, Tensor]:
     """Draw the weights of the rows and of the sums over them.
 
-    The weights have random signs and unit variance. Their absolute values are between
-    about 0.75 and 1.25, so that a value that moved to another position is detected.
-
     Returns:
         Weights of shape `(kinds, width, PROBES)`, and of shape `(kinds, rows / kinds *
         PROBES, PROBES)`: an orthogonal matrix for each row, if there are several.
     """
-    generator = torch.Generator("cpu").manual_seed(width)
-    options: dict[str, Any] = {"device": "cpu", "dtype": dtype, "generator": generator}
-    uniform = torch.rand(kinds, width, PROBES, **options).sub_(0.5)
-    weights = uniform.sign().mul_(0.75).add_(uniform).div_(math.sqrt(1 + 1 / 48))
+    options = _options(dtype, width)
+    weights = _drawn((kinds, width, PROBES), options)
     if rows == 1:  # there is nothing to add up
-        return _uncounted(weights).to(device), weights.new_empty(0)
+        return uncounted(weights).to(device), weights.new_empty(0)
     mixing = torch.linalg.qr(torch.randn(rows, PROBES, PROBES, **options)).Q
     mixing = mixing.reshape(kinds, -1, PROBES)
-    return _uncounted(weights).to(device), _uncounted(mixing).to(device)
+    return uncounted(weights).to(device), uncounted(mixing).to(device)
 
 
-def _uncounted(weights: Tensor) -> Tensor:
-    """Copy weights, which stay in a cache: they are not memory of the first pass."""
-    return uncounted(weights.shape, weights.dtype).copy_(weights)
+def _options(dtype: torch.dtype, seed: int) -> dict[str, Any]:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return {"device": "cpu", "dtype": dtype, "generator": generator}
+
+
+def _drawn(shape: tuple[int, ...], options: dict[str, Any]) -> Tensor:
+    """Draw weights of random signs and unit variance.
+
+    Their absolute values are between about 0.75 and 1.25, so that a value that moved to
+    another position is detected.
+    """
+    uniform = torch.rand(shape, **options).sub_(0.5)
+    return uniform.sign().mul_(0.75).add_(uniform).div_(math.sqrt(1 + 1 / 48))

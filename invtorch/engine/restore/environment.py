@@ -67,7 +67,7 @@ class Before(NamedTuple):
 LIBRARIES = ("torch.", "invtorch.")
 
 
-def _is_known(kind: type[nn.Module]) -> bool:
+def is_known(kind: type[nn.Module]) -> bool:
     """Return whether a class of modules is one of PyTorch's or of this library."""
     return kind.__module__.startswith(("torch.nn.", "invtorch."))
 
@@ -135,8 +135,8 @@ class Environment:
         self.hooks = len(hooks)
         self.hooked_inside = any(hooks[len(_torch.HOOKS) :])
         replaced = any("forward" in vars(part) for part in parts)
-        self.own_layer = not _is_known(self.kinds[0])
-        others = not all(map(_is_known, self.kinds))
+        self.own_layer = not is_known(self.kinds[0])
+        others = not all(map(is_known, self.kinds))
         given = any(map(_holds_own_code, parts))
         self.own_code = any(hooks) or replaced or others or given
         self.computed: list[Slot] = []

@@ -100,6 +100,12 @@ def test_the_memory_format_does_not_matter(shape, seed) -> None:
         torch.testing.assert_close(mark((form(x),)), mark((x,)), rtol=1e-4, atol=1e-4)
 
 
+@given(shapes(), st.sampled_from([*DTYPES, torch.complex128, torch.int64]))
+def test_a_state_has_a_row_for_each_block(shape, dtype) -> None:
+    x = torch.zeros(shape, dtype=dtype)
+    assert len(mark((x,))) == blocks_of(x).number
+
+
 @given(st.integers(0, 2**32 - 1), shapes(), st.sampled_from(DTYPES))
 def test_fingerprints_estimate_distances(seed, shape, dtype) -> None:
     torch.manual_seed(seed)
@@ -107,7 +113,7 @@ def test_fingerprints_estimate_distances(seed, shape, dtype) -> None:
     moved = x + noise
     true = (moved - x).to(torch.complex128).norm().item()
     assert estimate(x, moved) < 4 * true + 1e-12
-    assert estimate(x, moved) > true / 4
+    assert estimate(x, moved) >= true / 4
 
 
 @given(st.integers(1, 70) | st.integers(250_000, 300_000), st.floats(0, 1))

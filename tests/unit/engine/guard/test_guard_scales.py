@@ -116,6 +116,27 @@ def test_layers_that_leave_the_scale_may_come_first(
     assert_near_autograd(network, shape, scale, seed, **options)
 
 
+def one_first(name: str, depth: int) -> InvertibleSequential:
+    """Return couplings after a layer that leaves the scale as it is."""
+    return InvertibleSequential(LEADING[name](), *couplings(depth), anchors=0)
+
+
+@pytest.mark.parametrize("name", sorted(LEADING))
+@pytest.mark.parametrize("exponent", [-30, -6, 30])
+def test_each_layer_that_leaves_the_scale_may_come_first(name, exponent) -> None:
+    scale = 10.0**exponent
+    assert_near_autograd(lambda: one_first(name, 3), (2, 8, 6, 6), scale, exponent + 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(LEADING))
+def test_each_layer_that_leaves_the_scale_may_come_first_when_compiled(name) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 6, 6) * 1e-6
+    found, plain = errors(one_first(name, 2), x, 1e-6, compiled)
+    assert found <= 3 * plain
+
+
 SPLITS = {
     "half": (None, 4, 4),
     "sizes": ((3, 5), 3, 5),
@@ -144,6 +165,21 @@ def of_one_part(split: str, affine: bool, known: bool, swap: bool) -> Invertible
 of_a_network = st.tuples(st.sampled_from(sorted(SPLITS)), st.booleans(), st.booleans())
 
 
+def of_one_part_first(
+    options: tuple[str, bool, bool],
+    first: int,
+    others: int,
+    permuted: bool,
+    anchors: int,
+) -> InvertibleSequential:
+    """Return a chain whose first layers leave one part of the input as it is."""
+    layers = [of_one_part(*options, swap=False) for _ in range(first)]
+    for i in range(others):
+        layers += [Permute(8, "reverse")] if permuted else []
+        layers.append(of_one_part(*options, swap=not permuted and i % 2 == 0))
+    return InvertibleSequential(*layers, anchors=anchors)
+
+
 @costly(6)
 @given(
     *(st.integers(-30, -4), of_a_network, st.integers(2, 4), st.integers(8, 24)),
@@ -155,13 +191,29 @@ def test_entries_that_the_first_layers_leave_keep_their_digits(
     """They are as small as the input, where later layers add ones."""
 
     def network() -> InvertibleSequential:
-        layers = [of_one_part(*options, swap=False) for _ in range(first)]
-        for i in range(others):
-            layers += [Permute(8, "reverse")] if permuted else []
-            layers.append(of_one_part(*options, swap=not permuted and i % 2 == 0))
-        return InvertibleSequential(*layers, anchors=anchors)
+        return of_one_part_first(options, first, others, permuted, anchors)
 
     assert_near_autograd(network, (2, 8, 5, 4), 10.0**exponent, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", sorted(SPLITS))
+@pytest.mark.parametrize("permuted", [False, True])
+@pytest.mark.parametrize("exponent", [-6, -9])
+def test_entries_that_the_first_layers_leave_keep_their_digits_when_compiled(
+    split, permuted, exponent
+) -> None:
+    torch.manual_seed(0)
+
+    def network() -> InvertibleSequential:
+        return of_one_part_first((split, permuted, True), 2, 6, permuted, 0)
+
+    above = []
+    for _ in range(3):
+        x = torch.randn(2, 8, 5, 4) * 10.0**exponent
+        found, plain = errors(network(), x, 10.0**exponent, compiled)
+        above.append(found - 3 * plain)
+    assert statistics.median(above) <= 0
 
 
 @pytest.mark.slow
