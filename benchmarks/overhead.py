@@ -100,7 +100,8 @@ def _guard_share(images: int) -> tuple[float, list[float]]:
 
     # what comes second finds warmer caches: both come second as often
     turns = {"off": None, "on": "raise", "on too": "raise", "off too": None}
-    times = measure({k: partial(step, guard) for k, guard in turns.items()}, PAIRS[images] // 2)
+    steps = {name: partial(step, guard) for name, guard in turns.items()}
+    times = measure(steps, PAIRS[images] // 2)
     off = statistics.median(times["off"] + times["off too"])
     on_off = zip(
         times["on"] + times["on too"], times["off"] + times["off too"], strict=True
