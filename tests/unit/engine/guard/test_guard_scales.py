@@ -356,15 +356,15 @@ def test_drift_of_a_quiet_part_is_noticed_or_small(ratio, least, stream, seed) -
         x[0] *= ratio
     net = InvertibleSequential(*layers)
     quiet = (slice(1, None), slice(8))
-    w = next(net.parameters())
     grads = []
     for memory, dtype in (("invert", None), ("store", torch.float64)):
         net, given = net.to(dtype or torch.float32), x.to(dtype or torch.float32)
         net.memory = memory
         try:
-            (grad,) = torch.autograd.grad(net(given)[quiet].square().sum(), w)
+            loss = net(given)[quiet].square().sum()
+            grads.append(torch.autograd.grad(loss, [*net.parameters()]))
         except DriftError:
             return
-        grads.append(grad.double())
-    found, truth = grads
-    assert float((found - truth).norm() / truth.norm()) <= 30 * TOLERANCE
+    for found, truth in zip(*grads, strict=True):  # the middle ones read rebuilt states
+        off = float((found - truth).norm() / truth.norm())
+        assert off <= 30 * TOLERANCE
