@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from invtorch import _torch
+from invtorch._checks import check_function
 
 T = TypeVar("T")
 BETWEEN = "invtorch: the second call"
@@ -53,6 +54,7 @@ def measure_memory(
         The peak of the call, and what is still allocated at its end.
 
     Raises:
+        TypeError: If `call` cannot be called.
         ValueError: If `device` is neither the CPU nor a CUDA device.
         RuntimeError: If it is the CPU and a profiler records this thread already.
 
@@ -60,6 +62,7 @@ def measure_memory(
         >>> measure_memory(lambda: torch.zeros(256, dtype=torch.float32))
         Memory(peak=1024, live=1024)
     """
+    check_function("call", call)
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(

@@ -434,8 +434,12 @@ class Automatic:
 
     @budget.setter
     def budget(self, budget: float) -> None:
-        number = isinstance(budget, (int, float)) and budget > 0
-        if not number or (budget >= 1 and not float(budget).is_integer()):
+        number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+        if (
+            not number
+            or not 0 < budget < math.inf
+            or (budget >= 1 and not float(budget).is_integer())
+        ):
             raise ValueError(
                 f"budget is {budget!r}, but must be a positive number of bytes, or a "
                 f"fraction of the device's memory between 0 and 1"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from invtorch._checks import check_function, check_module
 from invtorch.memory.measure import bytes_of, measure_memory
 from invtorch.memory.plan import amount
 
@@ -56,6 +57,7 @@ def memory_report(
         optimizer: The optimizer. If it has no state yet, a copy of it steps once.
 
     Raises:
+        TypeError: If an argument is not what it must be.
         ValueError: If such a copy cannot step without a closure.
 
     Examples:
@@ -65,6 +67,13 @@ def memory_report(
         >>> report.parameters, report.gradients, report.optimizer
         (256, 256, 0)
     """
+    check_function("call", call)
+    check_module("model", model)
+    if not isinstance(optimizer, torch.optim.Optimizer | None):
+        raise TypeError(
+            f"optimizer is of type {type(optimizer).__name__}, but must be a "
+            f"torch.optim.Optimizer, or None"
+        )
     parameters = list(model.parameters())
     before = [p.grad for p in parameters]
     for p in parameters:

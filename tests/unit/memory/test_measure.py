@@ -112,6 +112,23 @@ def test_an_optimizer_that_needs_a_closure_to_step() -> None:
         memory_report(lambda: net(torch.ones(2)).sum().backward(), net, optimizer)
 
 
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("call", {"call": "x"}),
+        ("model", {"model": "x"}),
+        ("optimizer", {"optimizer": 3}),
+    ],
+)
+def test_other_arguments_are_named(name, changed) -> None:
+    arguments = {"call": lambda: None, "model": nn.Linear(1, 1), "optimizer": None}
+    with pytest.raises(TypeError, match=f"{name} is"):
+        memory_report(**(arguments | changed))
+    if name == "call":
+        with pytest.raises(TypeError, match="call is 'x', but must be a function"):
+            measure_memory("x")
+
+
 def test_amounts_are_written_to_three_digits() -> None:
     counts = [0, 9, 999, 1000, 12_345, 999_499, 999_500, 10**6, 5 * 10**12, 10**16]
     assert [amount(count) for count in counts] == [

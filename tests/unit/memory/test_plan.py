@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import random
 from collections import Counter
 from typing import NamedTuple
@@ -531,7 +532,7 @@ def test_a_fraction_of_the_device() -> None:
     assert net.plan.budget == int(0.25 * capacity(x.device))
 
 
-@pytest.mark.parametrize("budget", [0, -1, 1.5, 0.0, "4GB"])
+@pytest.mark.parametrize("budget", [0, -1, 1.5, 0.0, "4GB", True, math.inf, None])
 def test_invalid_budgets(budget) -> None:
     with pytest.raises(ValueError, match=f"budget is {budget!r}, but must be"):
         paper(depth=2, budget=budget)
