@@ -437,10 +437,8 @@ def _turned(image: Image, axis: int, shift: str, flip: str) -> Image:
 def _cures(rows: tuple[str, str], cols: tuple[str, str]) -> Iterator[str]:
     along = {"rows": rows, "columns": cols}
     if shifted := " and ".join(name for name, (shift, _) in along.items() if shift):
-        yield (
-            f"images are shifted by half along {shifted}: multiply every second sample "
-            f"along them by -1, or apply ifftshift before the fft"
-        )
+        text = f"images are shifted by half along {shifted}: multiply every second "
+        yield f"{text}sample along them by -1, or apply ifftshift before the fft"
     if rows[1] == cols[1] == "conjugate":
         yield "k-space is conjugated: take its numpy.conj"
     elif flipped := " and ".join(name for name, (_, flip) in along.items() if flip):

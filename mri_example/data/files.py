@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,17 +28,14 @@ TARGETS = SINGLE_COIL, MULTI_COIL = ("reconstruction_esc", "reconstruction_rss")
 UNKNOWN = "unknown"
 REPEATED = "REPEAT"  # at the end of an acquisition that was done again
 CAUSES = {  # by what the message of HDF5 has in it
-    ("unable to lock file",): "is locked by another program, which may be writing it: "
+    "unable to lock file": "is locked by another program, which may be writing it: "
     "try again when that has ended, or set HDF5_USE_FILE_LOCKING=FALSE",
-    ("Permission denied",): "cannot be opened ({}): change its permissions",
-    ("Unable to allocate",): "does not fit into the memory ({}): make its slices or "
+    "Permission denied": "cannot be opened ({}): change its permissions",
+    "Unable to allocate": "does not fit into the memory ({}): make its slices or "
     "coils fewer",
-    (
-        "plugin",
-        "not registered",
-    ): "is compressed by a filter that is not installed here ({}): "
-    "rewrite it with `h5repack -f GZIP=4` where it is",
-    ("",): "cannot be read as HDF5 ({}): if it is truncated, damaged or of another "
+    "plugin|not registered": "is compressed by a filter that is not installed here "
+    "({}): rewrite it with `h5repack -f GZIP=4` where it is",
+    "": "cannot be read as HDF5 ({}): if it is truncated, damaged or of another "
     "format, copy it again",
 }
 Pair = tuple[int, int]
@@ -64,12 +62,9 @@ def opened(path: Path) -> Iterator[h5py.File]:
         named = said if said.startswith(str(path)) else f"{path}: {said}"
         raise InputError(named) from error
     except UNREADABLE as error:
-        raise InputError(f"{path} {_reason(' '.join(str(error).split()))}") from error
-
-
-def _reason(text: str) -> str:
-    found = (cure for words, cure in CAUSES.items() if any(w in text for w in words))
-    return next(found).format(text)
+        said = " ".join(str(error).split())
+        reason = next(cure for words, cure in CAUSES.items() if re.search(words, said))
+        raise InputError(f"{path} {reason.format(said)}") from error
 
 
 def _optional(file: h5py.File, name: str) -> h5py.Dataset | None:
@@ -111,16 +106,14 @@ def _shape(kspace: h5py.Dataset) -> tuple[int, ...]:
     said = f"k-space is {kind} of shape {shape}"
     parts = [n[0].lower() for n in kind.names or () if kind[n].kind in "fiu"]
     if kind.kind != "c" and parts != ["r", "i"]:
-        if kind.kind not in "fiu" or shape[-1:] != (2,) or len(shape) < 4:
-            advice = _complex_from(kind, shape)
-            raise InputError(f"{said}, but must be complex: {advice}")
+        pairs = kind.kind in "fiu" and shape[-1:] == (2,) and len(shape) >= 4
+        require(pairs, f"{said}, but must be complex: {_complex_from(kind, shape)}")
         shape = shape[:-1]
-    if len(shape) not in (3, 4) or 0 in shape:
-        axes = "(slices, rows, cols) or (slices, coils, rows, cols)"
-        cure = "reorder its axes, or insert that of the slices"
-        if len(shape) > 4:
-            cure = "write a file for each contrast, repetition or frame"
-        raise InputError(f"{said}, but must be {axes}: {cure}")
+    cure = "reorder its axes, or insert that of the slices"
+    if len(shape) > 4:
+        cure = "write a file for each contrast, repetition or frame"
+    text = f"{said}, but must be (slices, rows, cols) or (slices, coils, rows, cols): "
+    require(len(shape) in (3, 4) and 0 not in shape, text + cure)
     return shape
 
 
@@ -165,15 +158,13 @@ def _target(file: h5py.File, shape: tuple[int, ...]) -> tuple[str | None, Pair |
         target = _optional(file, name)
         if target is None:
             continue
+        cure = "repair it"
+        if target.ndim and target.shape[:1] == shape[1:-2]:
+            cure = f"if the coils are first in {shape}, use numpy.swapaxes"
+        text = f"{name} is {target.dtype} of shape {target.shape}, but must hold real "
+        text += f"images (slices, H, W) of all {shape[0]} slices of k-space: {cure}"
         fits = target.ndim == 3 and len(target) == shape[0] and target.size
-        if not fits or target.dtype.kind not in "fiu":
-            cure = "repair it"
-            if target.shape[:1] == shape[1:-2]:
-                cure = f"if the coils are first in {shape}, use numpy.swapaxes"
-            text = f"{name} is {target.dtype} of shape {target.shape}, but must hold "
-            text += f"real images (slices, H, W) of all {shape[0]} slices of k-space: "
-            text += cure
-            raise InputError(text)
+        require(fits and target.dtype.kind in "fiu", text)
         return name, (target.shape[1], target.shape[2])
     return None, None
 
@@ -309,9 +300,8 @@ class KSpaceFile:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if not math.isfinite(number):
-            said = f"{self.path}: the attribute {name!r} is {value!r}, but must be a "
-            raise InputError(f"{said}number: repair or remove it")
+        text = f"{self.path}: the attribute {name!r} is {value!r}, but must be a number"
+        require(math.isfinite(number), f"{text}: repair or remove it")
         return number
 
     @cached_property
@@ -355,11 +345,9 @@ def read_reconstruction(path: Path) -> Real:
 def _volume(path: Path, name: str, index: int | None = None) -> Real:
     with opened(path) as file:
         stored = _required(file, name)
-        if stored.shape is None:
-            raise InputError(f"{path}: {name} is empty: write it again")
-        if stored.dtype.kind not in "fiu":
-            text = f"{path}: {name} is {stored.dtype}, but must be real magnitudes: "
-            raise InputError(f"{text}write their absolute values")
+        require(stored.shape is not None, f"{name} is empty: write it again")
+        text = f"{name} is {stored.dtype}, but must be real magnitudes: write their "
+        require(stored.dtype.kind in "fiu", f"{text}absolute values")
         with np.errstate(over="ignore"):  # what is too large becomes infinite
             part = stored[()] if index is None else stored[index]
             volume: Real = part.astype(np.float32)

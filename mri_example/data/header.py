@@ -63,10 +63,9 @@ class Header:
         try:
             return cls.of(ElementTree.fromstring(xml))
         except UNREADABLE as error:
-            raise InputError(
-                f"the ISMRMRD header cannot be read ({error}): remove the data set "
-                f"'ismrmrd_header' to have the sizes taken from the k-space"
-            ) from error
+            text = f"the ISMRMRD header cannot be read ({error}): remove the data set "
+            text += "'ismrmrd_header' to have the sizes taken from the k-space"
+            raise InputError(text) from error
 
     @classmethod
     def of(cls, root: ElementTree.Element) -> Header:
@@ -115,17 +114,14 @@ def text_of(root: ElementTree.Element, path: str) -> str:
 
 def _number(root: ElementTree.Element, path: str, default: str = "") -> int:
     text = text_of(root, path) or default
-    if not text:
-        raise LookupError(f"it lacks {path}")
-    if not text.isdecimal():
-        raise ValueError(f"{text!r} is not a number of voxels or steps")
+    require(text, f"it lacks {path}")
+    require(text.isdecimal(), f"{text!r} is not a number of voxels or steps")
     return int(text)
 
 
 def _size(root: ElementTree.Element, space: str) -> Size:
     x, y, z = (_number(root, f"{space}/matrixSize/{axis}") for axis in "xyz")
-    if not x * y * z:
-        raise ValueError(f"the matrix of {space} is {x} x {y} x {z}")
+    require(x * y * z, f"the matrix of {space} is {x} x {y} x {z}")
     return x, y, z
 
 
