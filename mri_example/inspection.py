@@ -11,7 +11,7 @@ import numpy as np
 
 from mri_example.data.checks import Finding, findings, summary
 from mri_example.data.files import KSpaceFile, volume_paths
-from mri_example.errors import InputError
+from mri_example.errors import InputError, require
 from mri_example.progress import shown
 
 SPLITS = ("train", "val", "test", "challenge")
@@ -71,8 +71,7 @@ def inspect_root(root: Path, *, quick: bool = False) -> list[FolderReport]:
     """
     others = {path.name for path in root.glob("*coil_*")} - {*NAMES}
     names = [name for name in (*NAMES, *sorted(others)) if (root / name).is_dir()]
-    if not names:
-        raise InputError(f"{root} has none of {', '.join(NAMES)}: check the path")
+    require(names, f"{root} has none of {', '.join(NAMES)}: check the path")
     reports = [FolderReport(name) for name in names]
     files: dict[Path, FolderReport] = {}
     for report in reports:

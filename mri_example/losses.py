@@ -103,18 +103,14 @@ def training_loss(
         options = {}
         if coils_per_step is not None and coils_per_step < batch.image.shape[1]:
             options["scale"] = model.scale_of(batch.zero_filled)
-            batch = _some_coils(batch, coils_per_step)
+            order = torch.randperm(batch.image.shape[1])  # the same for all samples
+            chosen = order[:coils_per_step].sort().values
+            zero_filled, image = batch.zero_filled[:, chosen], batch.image[:, chosen]
+            batch = batch._replace(zero_filled=zero_filled, image=image)
         estimates = model.trajectory(*batch.inputs, **options)
         return torch.stack([one(estimate, batch) for estimate in estimates]).mean()
 
     return loss
-
-
-def _some_coils(batch: Sample, coils: int) -> Sample:
-    """Draw some of the coils, the same ones for all samples."""
-    chosen = torch.randperm(batch.image.shape[1])[:coils].sort().values
-    parts = {n: getattr(batch, n)[:, chosen] for n in ("zero_filled", "image")}
-    return batch._replace(**parts)
 
 
 def magnitudes(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

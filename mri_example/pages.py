@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri_example import transforms
 from mri_example.data.dataset import coil_images
 from mri_example.data.files import KSpaceFile, opened, read_reconstruction
 from mri_example.evaluate import CAPTION, Evaluation
@@ -16,13 +17,6 @@ from mri_example.figures import learning_curve
 from mri_example.metrics import comparable, score
 from mri_example.report import Slice, versions, write_page
 from mri_example.training.checkpoints import CONFIGURATION
-from mri_example.transforms import (
-    center_crop,
-    fftc,
-    fitted,
-    ifftc,
-    root_sum_of_squares,
-)
 
 if TYPE_CHECKING:  # `evaluate` imports no Lightning
     from mri_example.training.module import ReconstructionTask
@@ -48,14 +42,9 @@ def evaluation_page(
     }
     count = len(evaluation.volumes)
     lead = f"{count} volume{'s' if count > 1 else ''} of {targets}, reconstructed."
+    shown = [*slices.values()]
     return write_page(
-        path,
-        "Evaluation",
-        lead,
-        tables=tables,
-        slices=[*slices.values()],
-        curves={},
-        facts=facts,
+        path, "Evaluation", lead, slices=shown, facts=facts, tables=tables
     )
 
 
@@ -97,10 +86,11 @@ def zero_filled_slice(
     if known.shape != file.shape[-1:] or known.dtype.kind not in "biuf":
         return {}
     sampled = torch.from_numpy(known.astype(np.float32))
-    images = ifftc(fftc(coil_images(file, index), 2) * sampled, 2)
-    image = center_crop(root_sum_of_squares(images, dim=0), file.crop)
+    kspace = transforms.fftc(coil_images(file, index))
+    image = transforms.root_sum_of_squares(transforms.ifftc(kspace * sampled), dim=0)
     _, width = file.target_size or file.crop
-    return {"zero-filled": fitted(image, (width, width)).numpy()}
+    cropped = transforms.center_crop(image, file.crop)
+    return {"zero-filled": transforms.fitted(cropped, (width, width)).numpy()}
 
 
 def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Path:
@@ -120,6 +110,4 @@ def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Pat
     }
     curves = {CURVES: learning_curve(output / "log")}
     path = output / "report.html"
-    return write_page(
-        path, "Training", lead, tables={}, slices=slices, curves=curves, facts=facts
-    )
+    return write_page(path, "Training", lead, slices=slices, facts=facts, curves=curves)

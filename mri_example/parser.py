@@ -33,10 +33,8 @@ class Parser(ArgumentParser):
         for name in GROUPS:
             value = parsed.get(name)
             if name in parsed and not isinstance(value, Namespace | Path):
-                self.error(
-                    f"{name} is {value!r}, but must hold options, `name: value` each; "
-                    f"leave it out for the defaults"
-                )
+                text = f"{name} is {value!r}, but must hold options, `name: value` each"
+                self.error(f"{text}; leave it out for the defaults")
         if parsed.get("model") is None:
             return parsed
         # a model that is chosen starts from its own defaults, not those of another

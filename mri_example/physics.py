@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mri_example.errors import require
 from mri_example.masks import encoded_axes, undersample
 from mri_example.transforms import channels_to_complex, complex_to_channels, fftc, ifftc
 
@@ -112,9 +113,7 @@ def _check_axes(estimate: Tensor, *data: Tensor | None) -> None:
     """Make sure that nothing broadcasts along an axis it was not meant for."""
     names = ("mask", "zero_filled", "sensitivity_maps")
     for name, tensor in zip(names, data, strict=True):
-        if tensor is not None and tensor.ndim != estimate.ndim:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, but needs {estimate.ndim} "
-                f"axes like the estimate of {tuple(estimate.shape)}: insert axes of "
-                f"length one"
-            )
+        if tensor is not None:
+            text = f"{name} has shape {tuple(tensor.shape)}, but needs {estimate.ndim} "
+            text += f"axes like the estimate of {tuple(estimate.shape)}: insert axes of"
+            require(tensor.ndim == estimate.ndim, f"{text} length one")

@@ -153,20 +153,16 @@ def _prepare(
 ) -> None:
     """Check the options, and move a module to the device."""
     require(batch_size >= 1, f"batch_size is {batch_size}, but must be at least 1")
-    _check_device(device)
-    if slab is not None:
-        _check_slab(f"slab is {slab}, but", slab, method, masks)
-    if isinstance(method, nn.Module):
-        method.to(device)
-
-
-def _check_device(device: str) -> None:
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         text = f"device is {device!r}, which cannot be used here "
         text += f"({str(error).splitlines()[0]}): name another, such as cpu or cuda:0"
         raise InputError(text) from error
+    if slab is not None:
+        _check_slab(f"slab is {slab}, but", slab, method, masks)
+    if isinstance(method, nn.Module):
+        method.to(device)
 
 
 def _check_slab(said: str, slab: int, method: Any, masks: Masks) -> None:

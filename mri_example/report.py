@@ -69,10 +69,10 @@ def write_page(
     title: str,
     lead: str,
     *,
-    tables: Mapping[str, Rows],
     slices: Sequence[Slice],
-    curves: Mapping[str, Figure],
     facts: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, Rows] = {},
+    curves: Mapping[str, Figure] = {},
 ) -> Path:
     """Write a page, whole or not at all.
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
+
+from mri_example.errors import require
 
 
 def fftc(image: Tensor, dims: int = 2) -> Tensor:
@@ -27,26 +31,21 @@ def fftc(image: Tensor, dims: int = 2) -> Tensor:
         >>> torch.allclose(ifftc(fftc(image, dims=3), dims=3), image, atol=1e-6)
         True
     """
-    axes = _axes(dims)
-    unshifted = torch.fft.ifftshift(image, dim=axes)
-    kspace: Tensor = torch.fft.fftn(unshifted, dim=axes, norm="ortho")
-    return torch.fft.fftshift(kspace, dim=axes)  # type: ignore[no-any-return]
+    return _centered(torch.fft.fftn, image, dims)
 
 
 def ifftc(kspace: Tensor, dims: int = 2) -> Tensor:
     """Transform k-space to images, the inverse and the adjoint of `fftc`."""
-    axes = _axes(dims)
-    unshifted = torch.fft.ifftshift(kspace, dim=axes)
-    image: Tensor = torch.fft.ifftn(unshifted, dim=axes, norm="ortho")
-    return torch.fft.fftshift(image, dim=axes)  # type: ignore[no-any-return]
+    return _centered(torch.fft.ifftn, kspace, dims)
 
 
-def _axes(dims: int) -> tuple[int, ...]:
-    if dims not in (2, 3):
-        raise ValueError(
-            f"dims is {dims}, but k-space has 2 axes for slices or 3 for volumes"
-        )
-    return tuple(range(-dims, 0))
+def _centered(transform: Callable[..., Tensor], values: Tensor, dims: int) -> Tensor:
+    text = f"dims is {dims}, but k-space has 2 axes for slices or 3 for volumes"
+    require(dims in (2, 3), text)
+    axes = tuple(range(-dims, 0))
+    unshifted = torch.fft.ifftshift(values, dim=axes)
+    transformed = transform(unshifted, dim=axes, norm="ortho")
+    return torch.fft.fftshift(transformed, dim=axes)  # type: ignore[no-any-return]
 
 
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -57,11 +56,9 @@ def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:
         tensor([[1, 2]])
     """
     sizes = image.shape[-2:]
-    if any(not 0 < crop <= size for crop, size in zip(shape, sizes, strict=True)):
-        raise ValueError(
-            f"shape is {tuple(shape)}, but must lie within the image of "
-            f"{tuple(sizes)}: crop to at most that, or pad the image first"
-        )
+    text = f"shape is {tuple(shape)}, but must lie within the image of {tuple(sizes)}: "
+    within = all(0 < crop <= size for crop, size in zip(shape, sizes, strict=True))
+    require(within, f"{text}crop to at most that, or pad the image first")
     for axis, crop in zip((-2, -1), shape, strict=True):
         image = image.narrow(axis, (image.shape[axis] - crop) // 2, crop)
     return image

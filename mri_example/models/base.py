@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mri_example.errors import InputError
+from mri_example.errors import require
 from mri_example.transforms import center_crop
 
 
@@ -95,5 +95,5 @@ def check_counts(**counts: int | Sequence[int] | None) -> None:
     """Refuse numbers below 1 and sequences that are empty; `None` is no number."""
     for name, value in counts.items():
         numbers = value if isinstance(value, Sequence) else (value,)
-        if not numbers or any(n is not None and n < 1 for n in numbers):
-            raise InputError(f"{name} is {value}, but must be at least 1")
+        fits = numbers and all(n is None or n >= 1 for n in numbers)
+        require(fits, f"{name} is {value}, but must be at least 1")

@@ -154,23 +154,19 @@ class IRIM2D(Reconstructor):
 
     def _check(self, zero_filled: Tensor) -> None:
         shape = tuple(zero_filled.shape)
-        if len(shape) != self.dims + 2 or self.coils not in (None, shape[1]):
-            coils = "any" if self.coils is None else self.coils
-            raise ValueError(
-                f"the zero-filled images have shape {shape}, but this model takes "
-                f"(batch, {coils} coils, {self.dims} spatial axes): build it with "
-                f"other coils or dims"
-            )
+        fits = len(shape) == self.dims + 2 and self.coils in (None, shape[1])
+        coils = "any" if self.coils is None else self.coils
+        text = f"the zero-filled images have shape {shape}, but this model takes "
+        text += f"(batch, {coils} coils, {self.dims} spatial axes): build it with other"
+        require(fits, f"{text} coils or dims")
 
     def _told(self, batch: int, metadata: Tensor | None) -> Tensor:
         """Return what the model is told of the scans: nothing, if nothing is known."""
         wanted = (batch, len(self.metadata))
         told = torch.zeros(wanted) if metadata is None else metadata
-        if told.shape != wanted:
-            raise ValueError(
-                f"metadata has shape {tuple(told.shape)}, but must be {wanted}: "
-                f"one entry for each kind of scan the model knows"
-            )
+        text = f"metadata has shape {tuple(told.shape)}, but must be {wanted}: one "
+        text += "entry for each kind of scan the model knows"
+        require(told.shape == wanted, text)
         return told
 
     def _start(self, measured: Tensor, told: Tensor) -> Tensor:
