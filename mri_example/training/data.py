@@ -137,7 +137,10 @@ class SliceData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the training slices of this rank, shuffled anew in every epoch."""
-        sampler = EpochSampler(self.training, seed=self.seed, **self._ranks())
+        run: Any = self.trainer
+        sampler = EpochSampler(
+            self.training, run.world_size, run.global_rank, seed=self.seed
+        )
         sampler.set_epoch(self.first_epoch)
         return self._loader(sampler, self.batch_size)
 
@@ -147,8 +150,10 @@ class SliceData(lightning.LightningDataModule):
         Volumes differ in size. Where the ranks do not divide the slices, some are
         validated twice, for every rank to have as many.
         """
-        options = {"shuffle": False} | self._ranks()
-        return self._loader(DistributedSampler[Sample](self.validation, **options), 1)
+        run: Any = self.trainer
+        ranks = run.world_size, run.global_rank
+        sampler = DistributedSampler[Sample](self.validation, *ranks, shuffle=False)
+        return self._loader(sampler, 1)
 
     def _loader(
         self, sampler: DistributedSampler[Sample], batch_size: int
@@ -156,10 +161,6 @@ class SliceData(lightning.LightningDataModule):
         options: dict[str, Any] = {"num_workers": self.workers, "sampler": sampler}
         options["worker_init_fn"] = _ignore_sigterm
         return DataLoader(sampler.dataset, batch_size, **options)
-
-    def _ranks(self) -> dict[str, Any]:
-        run: Any = self.trainer
-        return {"num_replicas": run.world_size, "rank": run.global_rank}
 
 
 def _ignore_sigterm(_: int) -> None:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -135,13 +135,10 @@ def fit(
 
 
 def _notes(
-    task: ReconstructionTask,
-    data: SliceData,
-    init: Path | None,
-    engine: lightning.Trainer,
+    task: ReconstructionTask, data: SliceData, init: Path | None, engine: Any
 ) -> dict[str, Any]:
     """Return what a checkpoint is checked against, in types that JSON knows."""
-    clocks = (c for c in _callbacks_of(engine) if isinstance(c, callbacks.Timer))
+    clocks = (c for c in engine.callbacks if isinstance(c, callbacks.Timer))
     kept = {name: getattr(engine, name) for name in KEPT}
     kept["max_time"] = next((clock.time_remaining() for clock in clocks), None)
     kept["init"] = None if init is None else str(init)
@@ -150,14 +147,14 @@ def _notes(
     return {CONFIGURATION: configuration, DATA: data.files()}
 
 
-def _is_over(engine: lightning.Trainer, last: Path, checkpoint: dict[str, Any]) -> bool:
+def _is_over(engine: Any, last: Path, checkpoint: dict[str, Any]) -> bool:
     """Say whether a run has its epochs behind it, or was stopped early, or by time."""
     done = checkpoint["epoch"] + 1
     epochs = -1 if engine.max_epochs is None else engine.max_epochs
     text = f"max_epochs is {epochs}, but {last} has {done} epochs behind it: give as "
     require(not 0 <= epochs < done, f"{text}many at least, or {OTHER}")
     stop = (callbacks.EarlyStopping, callbacks.Timer)
-    stops = any(isinstance(callback, stop) for callback in _callbacks_of(engine))
+    stops = any(isinstance(callback, stop) for callback in engine.callbacks)
     return bool(epochs == done or (stops and checkpoint.get(STOPPED)))
 
 
@@ -226,8 +223,11 @@ def _in_words(
             raise stop.__context__ from None
         raise
     except Exception as error:
-        if engine.is_global_zero and not (task.started and last.exists()):
-            _remove_logs(new)
+        nothing = engine.is_global_zero and not (task.started and last.exists())
+        for folder in new if nothing else ():  # to go on from
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else keeps something there
+                folder.parent.rmdir()
         said = _said(error, task, last)
         if said is None:
             raise
@@ -249,14 +249,6 @@ def _said(error: Exception, task: ReconstructionTask, last: Path) -> str | None:
     if last.exists():
         text, cure = f"{last} cannot be gone on from", OTHER
     return f"{text} ({type(error).__name__}: {said[:200]}): {cure}"
-
-
-def _remove_logs(folders: Sequence[Path]) -> None:
-    """Remove what a run logged that left nothing to go on from."""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # somebody else keeps something there
-            folder.parent.rmdir()
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -342,7 +334,7 @@ def make_trainer(output: Path, **options: Any) -> lightning.Trainer:
     return trainer
 
 
-def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
+def _check(trainer: Any, options: dict[str, Any]) -> None:
     """Find before training what Lightning finds in the middle of it."""
     epochs, steps = trainer.max_epochs, trainer.accumulate_grad_batches
     check_range("max_epochs", epochs, epochs != 0, "positive, or -1 for no limit")
@@ -362,12 +354,10 @@ def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
     started = torchrun.world_size() if torchrun.detect() else size
     text = f"torchrun started {started} processes, but devices and num_nodes make "
     require(started == size, f"{text}{size}: give as many")
-    text = (
-        f"strategy is {options.get('strategy')!r}, whose processes copy the network: "
-    )
+    text = f"strategy is {options.get('strategy')!r}, whose processes copy the network"
     copied = isinstance(strategy.launcher, _MultiProcessingLauncher)
-    require(not copied, f"{text}choose 'ddp'")
-    for callback in _callbacks_of(trainer):
+    require(not copied, f"{text}: choose 'ddp'")
+    for callback in trainer.callbacks:
         monitor, name = getattr(callback, "monitor", None), type(callback).__name__
         stops = isinstance(callback, callbacks.EarlyStopping)
         logged = LOGGED[:1] if stops and limit == 0 else LOGGED
@@ -377,11 +367,6 @@ def _check(trainer: lightning.Trainer, options: dict[str, Any]) -> None:
         averages = isinstance(callback, callbacks.WeightAveraging)
         text = f"{name} does not average weights that are sharded: leave it out, or "
         require(not (sharded and averages), f"{text}train with the strategy 'ddp'")
-
-
-def _callbacks_of(trainer: lightning.Trainer) -> list[callbacks.Callback]:
-    found: list[callbacks.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return found
 
 
 def _list(value: Any) -> list[Any]:
@@ -411,7 +396,7 @@ def _callbacks(output: Path) -> list[callbacks.Callback]:
 def _loggers(output: Path, chosen: Any) -> list[loggers.Logger]:
     """Return CSV always, and TensorBoard where it is installed and none is chosen."""
     own = [] if isinstance(chosen, bool) else _list(chosen)
-    board = any(find_spec(name) for name in ("tensorboard", "tensorboardX"))
+    board = find_spec("tensorboard") or find_spec("tensorboardX")
     if board and chosen in (None, True):
         own = [loggers.TensorBoardLogger(output, name="tensorboard")]
     return [loggers.CSVLogger(output, name="log"), *own]
