@@ -159,7 +159,6 @@ def evaluate(
             at the end and in the output.
     """
     from mri_example import evaluate as module
-    from mri_example.pages import evaluation_page
 
     named = output is None or output.suffix == ".json"
     require(named, f"output is {output}, but must end in .json: rename it")
@@ -169,7 +168,8 @@ def evaluate(
         evaluation.write(output)
     folder = reconstructions.resolve()
     page = report or folder.with_name(f"{folder.name}.html")
-    say(f"report: {evaluation_page(evaluation, targets, reconstructions, page)}")
+    module.evaluation_page(evaluation, targets, reconstructions, page)
+    say(f"report: {page}")
 
 
 def export(

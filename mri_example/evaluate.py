@@ -1,4 +1,4 @@
-"""Reconstructions compared with targets: a table of scores, as text and JSON."""
+"""Reconstructions compared with targets: scores as text, JSON and a page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mri_example import metrics
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri_example import metrics, transforms
 from mri_example.data import files
 from mri_example.data.checks import checked
+from mri_example.data.dataset import coil_images
 from mri_example.errors import InputError
 from mri_example.metrics import METRICS, Scores, Summary, summarize
 from mri_example.progress import shown
+from mri_example.report import Slice, versions, write_page
 
 DIGITS = {"nmse": 5, "psnr": 3, "ssim": 4}
+EACH = 3  # worst slices, and best ones
 CAPTION = "mean +- 2 sd over volumes [95 % interval of the mean, bootstrap]"
 
 
@@ -206,3 +213,72 @@ def _scores(file: files.KSpaceFile, reconstruction: Path) -> Scores:
     except InputError as error:
         name = file.path.name
         raise InputError(f"{name} cannot be evaluated: {error}") from error
+
+
+def evaluation_page(
+    evaluation: Evaluation, targets: Path, reconstructions: Path, path: Path
+) -> Path:
+    """Write the scores, the worst slices of the worst volume, and the best likewise."""
+    volumes, groups = evaluation.tables()
+    tables = {f"Scores: {CAPTION}": groups, "Volumes": volumes}
+    ranked = sorted(evaluation.volumes, key=lambda n: evaluation.volumes[n].ssim)
+    slices: dict[str, Slice] = {}  # of one volume none is shown twice
+    for name, worst in (ranked[0], True), (ranked[-1], False):
+        for one in _ranked(targets / name, reconstructions / name, worst=worst):
+            slices.setdefault(one.title.partition(": ")[2], one)
+    folders = {"targets": targets, "reconstructions": reconstructions}
+    facts = {"Folders": folders, "Versions": versions()}
+    count = len(evaluation.volumes)
+    lead = f"{count} volume{'s' if count > 1 else ''} of {targets}, reconstructed."
+    parts: dict[str, Any] = {
+        "tables": tables,
+        "facts": facts,
+        "slices": [*slices.values()],
+    }
+    return write_page(path, "Evaluation", lead, **parts)
+
+
+def _ranked(target: Path, reconstruction: Path, *, worst: bool) -> list[Slice]:
+    """Return the slices of a volume with the lowest SSIM, or with the highest.
+
+    They are shown as far as they are compared. Those of nothing have no scores.
+    """
+    file = files.KSpaceFile.inspect(target)
+    made = files.read_reconstruction(reconstruction)
+    truth, estimate = metrics.comparable(file.target_volume(), made)
+    peaks = truth.max(axis=(1, 2))
+    scores = {
+        i: metrics.score(truth[[i]], estimate[[i]], maxval=peaks.max())
+        for i in np.flatnonzero(peaks > 0).tolist()
+    }
+    ranked = sorted(scores, key=lambda i: scores[i].ssim, reverse=not worst)
+    slices = []
+    for i in ranked[:EACH]:
+        title = f"{'worst' if worst else 'best'}: {file.path.name}, slice {i}"
+        for metric, digits in (("nmse", 4), ("psnr", 2), ("ssim", 3)):
+            title += f", {metric.upper()} {getattr(scores[i], metric):.{digits}f}"
+        images = zero_filled_slice(file, reconstruction, i)
+        slices.append(Slice(title, images | {"reconstruction": estimate[i]}, truth[i]))
+    return slices
+
+
+def zero_filled_slice(
+    file: files.KSpaceFile, reconstruction: Path, index: int
+) -> dict[str, NDArray[Any]]:
+    """Return the zero-filled image, a square as wide as the target.
+
+    There is one if the reconstruction says which columns it had.
+    """
+    columns: Any = file.mask
+    if columns is None:
+        with files.opened(reconstruction) as found:
+            columns = found.attrs.get("columns")
+    known = np.asarray(columns)  # another program may mean another thing
+    if known.shape != file.shape[-1:] or known.dtype.kind not in "biuf":
+        return {}
+    sampled = torch.from_numpy(known.astype(np.float32))
+    kspace = transforms.fftc(coil_images(file, index))
+    image = transforms.root_sum_of_squares(transforms.ifftc(kspace * sampled), dim=0)
+    _, width = file.target_size or file.crop
+    cropped = transforms.center_crop(image, file.crop)
+    return {"zero-filled": transforms.fitted(cropped, (width, width)).numpy()}

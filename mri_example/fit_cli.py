@@ -1,4 +1,4 @@
-"""The command `fit`: its options, which are those of Lightning, and its run."""
+"""The command `fit`: its options, those of Lightning, its run, and its page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mri_example.errors import InputError
+from mri_example.figures import learning_curve
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, MODELS, Reconstructor
-from mri_example.pages import training_page
 from mri_example.parser import Parser
 from mri_example.progress import say
+from mri_example.report import versions, write_page
+from mri_example.training.checkpoints import CONFIGURATION
 from mri_example.training.data import SliceData, check_range
 from mri_example.training.fit import DEFAULTS, fit
 from mri_example.training.module import ReconstructionTask
+
+CURVES = "Loss of each step and its mean over 30 steps; SSIM of the validation volumes."
 
 
 class FitParser(Parser, LightningArgumentParser):
@@ -74,3 +78,23 @@ def run(parser: Parser, config: Namespace) -> None:
         if task.started:
             page = training_page(task, config.output, time.monotonic() - start)
             say(f"report: {page}")
+
+
+def training_page(task: ReconstructionTask, output: Path, seconds: float) -> Path:
+    """Write the learning curves, two validation slices, and what the run was."""
+    slices = [*task.validated_slices()]
+    lead = f"{task.global_step:,} steps, {task.current_epoch} epochs, into {output}."
+    gpu = task.device.type == "cuda"
+    of = "tensors" if gpu else "the process"
+    facts = {
+        "Memory and time": {
+            "this sitting": f"{seconds:.0f} s",
+            "peak memory": f"{task.peak_megabytes:.0f} MB of {of}",
+            "device": torch.cuda.get_device_name(task.device) if gpu else task.device,
+        },
+        "Configuration": task.notes[CONFIGURATION],
+        "Versions": versions(),
+    }
+    curves = {CURVES: learning_curve(output / "log")}
+    path = output / "report.html"
+    return write_page(path, "Training", lead, slices=slices, facts=facts, curves=curves)

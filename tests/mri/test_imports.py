@@ -39,7 +39,6 @@ def test_each_command_is_in_the_list() -> None:
 WITHOUT = """
 import sys
 import mri_example.cli, mri_example.data.convert, mri_example.inspection
-import mri_example.pages
 import mri_example.evaluate, mri_example.reconstruct, mri_example.training.checkpoints
 print("lightning" in sys.modules)
 """

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from mri_example.data.files import KSpaceFile, read_reconstruction
+from mri_example.evaluate import zero_filled_slice
 from mri_example.masks import Masks
-from mri_example.pages import zero_filled_slice
 from mri_example.reconstruct import reconstruct, zero_filled
 from mri_example.report import Slice, versions, write_page
 from tests.mri.test_command_line import write_volume
