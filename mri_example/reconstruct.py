@@ -139,13 +139,10 @@ def _made_with(way: str | None, file: KSpaceFile) -> dict[str, str]:
 
 def _is_made(path: Path, digest: str) -> bool:
     """Return whether a reconstruction exists that was made in the same way."""
-    if not path.is_file():
-        return False
-    try:
-        with opened(path) as file:
-            return bool(file.attrs.get(MADE) == digest)
-    except InputError:  # another file, or one that is damaged: it is written anew
-        return False
+    made = False
+    with contextlib.suppress(InputError), opened(path) as file:  # else written anew
+        made = bool(file.attrs.get(MADE) == digest)
+    return made
 
 
 def _prepare(

@@ -28,14 +28,7 @@ UPRIGHT = ("I", "P", "L")  # downwards, backwards, leftwards
 EMBEDDED = Path(__file__).parent / "embedded" / "anatomy.npz"
 SHA256 = "f6ff5cdc5c3c24e279b9042c0ff34e116c605db3d1a5e831195f3282b393c232"
 SQUARE = 0.01  # relative difference of pixel sizes that does not count
-UNREADABLE = (
-    ImageFileError,
-    HeaderDataError,
-    OSError,
-    EOFError,
-    ValueError,
-    zlib.error,
-)
+DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
 
 
 def embedded_anatomy() -> dict[str, Volume]:
@@ -81,7 +74,7 @@ def _volume(path: Path, number: int | None) -> Volume:
     try:
         image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
-    except (*UNREADABLE, AttributeError) as error:  # surfaces have no voxels
+    except (*DAMAGED, AttributeError) as error:  # surfaces have no voxels
         text = f"{path} cannot be read as NIfTI ({error}): copy it again, or convert it"
         raise InputError(f"{text}, DICOM with dcm2niix") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:

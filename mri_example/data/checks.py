@@ -82,11 +82,8 @@ def checked(
 ) -> list[KSpaceFile]:
     """Return the files that can be used, and log their doubts, a line for each kind.
 
-    Args:
-        paths: The files.
-        failures: Takes up the files that are refused, and why; without it, a file that
-            contradicts itself raises.
-        usable: Raises `InputError` for a file that cannot be used, whatever it says.
+    `failures` takes up the files that are refused, and why; without it, one that
+    contradicts itself raises. So does `usable` for one that cannot be used anyway.
     """
     files: list[KSpaceFile] = []
     doubts: list[tuple[KSpaceFile, Finding]] = []

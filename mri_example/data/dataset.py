@@ -17,13 +17,7 @@ from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, volume_paths
 from mri_example.errors import InputError, require
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
-from mri_example.transforms import (
-    center_crop,
-    fftc,
-    fitted,
-    ifftc,
-    root_sum_of_squares,
-)
+from mri_example.transforms import center_crop, fftc, fitted, ifftc, root_sum_of_squares
 
 LOG = logging.getLogger(__name__)
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]

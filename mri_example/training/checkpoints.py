@@ -56,11 +56,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_same(path: Path, notes: dict[str, Any]) -> dict[str, Any]:
-    """Load a checkpoint that a run goes on from.
-
-    Args:
-        path: The checkpoint.
-        notes: The configuration and the files of the run.
+    """Load a checkpoint that a run goes on from, by its configuration and files.
 
     Raises:
         InputError: If it was written under another configuration or with other data, or
@@ -126,9 +122,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     checkpoint = load_checkpoint(path)
     state: Any = checkpoint.get("state_dict")
     require(isinstance(state, dict), f"{path} holds no weights: train the model again")
-    named = {str(key): value for key, value in state.items()}
-    ours = [key for key in named if key.startswith(PREFIX)]
-    return checkpoint[CONFIGURATION], {k.removeprefix(PREFIX): named[k] for k in ours}
+    ours = {k: v for k, v in state.items() if str(k).startswith(PREFIX)}
+    return checkpoint[CONFIGURATION], {k.removeprefix(PREFIX): ours[k] for k in ours}
 
 
 def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

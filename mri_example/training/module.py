@@ -191,15 +191,16 @@ class ReconstructionTask(lightning.LightningModule):
         """
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
-        clock = next((c for c in callbacks if isinstance(c, Timer)), None)
+        clock = next((c for c in callbacks if isinstance(c, Timer)), Timer())
         total = max(1.0, float(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
-            spent = _time_spent(clock)
-            if spent is None and math.isinf(total):
+            passed, left = clock.time_elapsed(), clock.time_remaining()
+            if left is None and math.isinf(total):
                 return 1.0
-            done = min(1.0, max(step / total, spent or 0.0))
-            warm = min(1.0, max((step + 1) / total, spent or 0.0) / WARM_UP)
+            spent = 0.0 if left is None else passed / max(passed + left, 1e-9)
+            done = min(1.0, max(step / total, spent))
+            warm = min(1.0, max((step + 1) / total, spent) / WARM_UP)
             return warm * (0.5 + 0.5 * math.cos(math.pi * done))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -231,15 +232,6 @@ def _input(dataset: SliceDataset, file: KSpaceFile, index: int) -> Magnitudes:
     image = root_sum_of_squares(dataset[starts[start]].zero_filled, dim=0)
     slab: Magnitudes = center_crop(image, file.crop).numpy()
     return slab if slab.ndim == 2 else slab[index - start]
-
-
-def _time_spent(clock: Timer | None) -> float | None:
-    """Return the share of a time limit that is over; `None` without one."""
-    left = None if clock is None else clock.time_remaining()
-    if clock is None or left is None:
-        return None
-    spent = clock.time_elapsed()
-    return spent / max(spent + left, 1e-9)
 
 
 def _check_coils(coils: int, model: Reconstructor, loss: LossName) -> None:
