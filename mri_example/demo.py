@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from invtorch.planning import measure_memory
-from mri_example import figures
+from mri_example import report
 from mri_example.data.files import KSpaceFile, read_reconstruction, whole_file
 from mri_example.data.simulate import Simulation, simulate_demo
 from mri_example.evaluate import evaluate
@@ -24,7 +24,6 @@ from mri_example.models import IRIM2D, Reconstructor
 from mri_example.models.irim import Memory
 from mri_example.progress import say
 from mri_example.reconstruct import Method, reconstruct, zero_filled
-from mri_example.report import Slice
 from mri_example.training.checkpoints import load, load_checkpoint
 from mri_example.training.data import SliceData
 from mri_example.training.fit import fit
@@ -69,7 +68,7 @@ def demo(output: Path = Path("runs/demo")) -> None:
     say(length(rows[-1]["steps"]))
     say(verdict(rows))
     for name, figure in pictures(output):
-        say(f"picture: {figures.save(figure, output / name)}")
+        say(f"picture: {report.save(figure, output / name)}")
     say(f"results: {output}/results.json, {time.monotonic() - start:.0f} s in all")
 
 
@@ -169,21 +168,21 @@ def pictures(output: Path) -> Iterator[tuple[str, Figure]]:
         }
         title = f"unseen head, {acceleration}x acceleration (simulated k-space)"
         shown = slice_of(test, made, SHOWN_SLICE, title)
-        yield f"reconstruction_{acceleration}x.png", figures.compare(shown)
-    yield "learning_curve.png", figures.learning_curve(output / "i-RIM/log")
+        yield f"reconstruction_{acceleration}x.png", report.compare(shown)
+    yield "learning_curve.png", report.learning_curve(output / "i-RIM/log")
     yield "memory_against_depth.png", _memory(output)
 
 
 def slice_of(
     targets: Path, reconstructions: Mapping[str, Path], index: int, title: str
-) -> Slice:
+) -> report.Slice:
     """Return a slice of the only volume, as methods show it."""
     (path,) = targets.glob("*.h5")
     images = {
         name: read_reconstruction(folder / path.name)[index]
         for name, folder in reconstructions.items()
     }
-    return Slice(title, images, KSpaceFile.inspect(path).target_volume(index))
+    return report.Slice(title, images, KSpaceFile.inspect(path).target_volume(index))
 
 
 def _reconstructions(output: Path, method: str, acceleration: int) -> Path:
@@ -202,4 +201,4 @@ def _memory(output: Path) -> Figure:
             model = IRIM2D(16, couplings // 5, *fan, memory=memory)  # type: ignore[arg-type]
             values.append(step_memory(ReconstructionTask(model, fraction=1.0), data))
     title = "i-RIM, 64 × 64, 16 channels"
-    return figures.memory_against_depth(COUPLINGS, peaks, title)
+    return report.memory_against_depth(COUPLINGS, peaks, title)

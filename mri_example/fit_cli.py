@@ -12,12 +12,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mri_example.errors import InputError
-from mri_example.figures import learning_curve
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, MODELS, Reconstructor
 from mri_example.parser import Parser
 from mri_example.progress import say
-from mri_example.report import versions, write_page
+from mri_example.report import learning_curve, versions, write_page
 from mri_example.training.checkpoints import CONFIGURATION
 from mri_example.training.data import SliceData, check_range
 from mri_example.training.fit import DEFAULTS, fit

@@ -27,7 +27,7 @@ from benchmarks.reproduce.methods import (
 )
 from benchmarks.reproduce.page import middle_slice, write_comparison
 from benchmarks.reproduce.table import aligned, markdown, table
-from mri_example import figures
+from mri_example import report
 from mri_example.data.files import whole_file
 from mri_example.data.simulate import Simulation
 from mri_example.demo import UNTRAINED
@@ -237,8 +237,8 @@ def _page(
         coils = f"{one.coils} coil{'s' if one.coils > 1 else ''}"
         shown = middle_slice(one.part("test"), made, f"{coils}, {acceleration}x")
         heading = f"unseen head, {shown.title} (simulated k-space)"
-        drawn = figures.compare(replace(shown, title=heading))
-        figures.save(drawn, output / f"{one.coils}_coils_{acceleration}x.png")
+        drawn = report.compare(replace(shown, title=heading))
+        report.save(drawn, output / f"{one.coils}_coils_{acceleration}x.png")
         slices.append(shown)
         trained = {f"{n}, {coils}": one.folder / f"{n}_0/log" for n in names}
         logs |= {name: log for name, log in trained.items() if log.is_dir()}

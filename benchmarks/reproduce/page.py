@@ -9,8 +9,7 @@ from typing import Any
 from benchmarks.reproduce.table import table
 from mri_example.data.files import KSpaceFile
 from mri_example.demo import slice_of
-from mri_example.figures import learning_curve
-from mri_example.report import Slice, versions, write_page
+from mri_example.report import Slice, learning_curve, versions, write_page
 
 LEAD = """Classical methods, and networks that were trained alike on the same heads, on
 one head that none saw in training; k-space is simulated. Scores are mean ± sd."""

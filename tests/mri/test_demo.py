@@ -15,9 +15,8 @@ from mri_example.data import simulate as volumes
 from mri_example.data.anatomy import embedded_anatomy
 from mri_example.data.simulate import Simulation, simulate_volumes
 from mri_example.demo import step_memory
-from mri_example.figures import compare
 from mri_example.models import IRIM2D
-from mri_example.report import Slice
+from mri_example.report import Slice, compare
 from mri_example.training.data import SliceData
 from mri_example.training.module import ReconstructionTask
 
