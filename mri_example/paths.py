@@ -43,14 +43,3 @@ def distinct(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
         text = f"{other} and {file} would both be {name}: rename one"
         require(other == file, text)
     return files
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder for output, unless it is there."""
-    file = path.exists() and not path.is_dir()
-    require(not file, f"output is {path}, which is a file: choose a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        text = f"output is {path}, which cannot be made ({error.strerror}): choose a "
-        raise InputError(f"{text}folder that you can write to") from error

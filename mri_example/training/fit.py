@@ -32,7 +32,6 @@ from mri_example.data.files import whole_file
 from mri_example.errors import InputError, require
 from mri_example.metrics import METRICS
 from mri_example.models import Reconstructor, describe
-from mri_example.paths import make_folder
 from mri_example.progress import LINES
 from mri_example.training.checkpoints import (
     CONFIGURATION,
@@ -170,7 +169,13 @@ def _start_from(model: Reconstructor, path: Path) -> None:
 @contextlib.contextmanager
 def _alone(trainer: lightning.Trainer, output: Path) -> Iterator[None]:
     """Make the folder of a run, and keep other runs out of it while this one lives."""
-    make_folder(output)
+    file = output.exists() and not output.is_dir()
+    require(not file, f"output is {output}, which is a file: choose a folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        text = f"output is {output}, which cannot be made ({error.strerror}): choose a "
+        raise InputError(f"{text}folder that you can write to") from error
     if not trainer.is_global_zero:
         yield
         return

@@ -10,7 +10,7 @@ from torch.nn import functional
 from mri_example.errors import InputError
 from mri_example.losses import subsampled_nmse
 from mri_example.models import IRIM2D, ChallengeIRIM
-from mri_example.models.authors import load_authors_weights, own_name
+from mri_example.training.checkpoints import load_authors_weights, own_name
 from mri_example.training.module import ReconstructionTask
 from tests.tolerances import assert_equal
 
