@@ -1,6 +1,9 @@
-"""What a user of the pipeline can get wrong."""
+"""What a user of the pipeline can get wrong: an argument, a file, a path."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -15,3 +18,40 @@ def require(right: object, otherwise: str) -> None:
     """Raise `InputError` unless what is required is right."""
     if not right:
         raise InputError(otherwise)
+
+
+def check_file(path: Path, what: str = "file") -> None:
+    """Refuse what is no file."""
+    require(not path.is_dir(), f"the {what} {path} is a folder: name a file in it")
+    require(path.is_file(), f"the {what} {path} does not exist: check the path")
+
+
+def files_of(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """List the files of a folder that end as they should, sorted by name.
+
+    `B.H5` is one of them; what begins with a dot, as `._a.h5` of macOS, is none.
+
+    Raises:
+        InputError: If the folder is missing or holds none, or one of them is a folder.
+    """
+    name = f"the folder {folder}"
+    require(not folder.is_file(), f"{name} is a file: name the folder it lies in")
+    require(folder.is_dir(), f"{name} does not exist: check the path")
+    ends, found = tuple(suffixes), sorted(folder.iterdir())
+    found = [f for f in found if f.name.lower().endswith(ends) and f.name[0] != "."]
+    for path in filter(Path.is_dir, found):
+        text = "is a folder with the name of a file: rename it, or name it itself"
+        raise InputError(f"{path} {text}")
+    text = f"holds no {', '.join(suffixes)} files: name the one that does"
+    require(found, f"{name} {text}")
+    return found
+
+
+def distinct(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Return files by their names, of which no two may be one."""
+    files: dict[str, Path] = {}
+    for name, file in named:
+        other = files.setdefault(name, file)
+        text = f"{other} and {file} would both be {name}: rename one"
+        require(other == file, text)
+    return files

@@ -18,8 +18,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri_example.errors import InputError, require
-from mri_example.paths import check_file
+from mri_example.errors import InputError, check_file, require
 
 Seed: TypeAlias = int | Sequence[int] | None
 Measured: TypeAlias = NDArray[np.bool_]

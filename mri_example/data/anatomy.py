@@ -19,8 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mri_example.errors import InputError, require
-from mri_example.paths import check_file, distinct, files_of
+from mri_example.errors import InputError, check_file, distinct, files_of, require
 
 LOG = logging.getLogger(__name__)
 Volume = NDArray[np.float32]

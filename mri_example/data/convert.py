@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, crop_of, opened, plain, write_kspace
 from mri_example.data.header import Header, text_of, whole_header
-from mri_example.errors import InputError, require
+from mri_example.errors import InputError, check_file, distinct, files_of, require
 from mri_example.masks import center_width
-from mri_example.paths import check_file, distinct, files_of
 from mri_example.progress import shown
 from mri_example.transforms import magnitudes
 

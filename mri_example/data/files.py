@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri_example.data.header import Header
-from mri_example.errors import InputError, require
-from mri_example.paths import check_file, files_of
+from mri_example.errors import InputError, check_file, files_of, require
 
 # What h5py raises, by where a file is damaged.
 UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)

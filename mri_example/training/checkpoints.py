@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mri_example.data.files import whole_file
-from mri_example.errors import InputError, require
+from mri_example.errors import InputError, check_file, require
 from mri_example.models import Reconstructor, build, describe
-from mri_example.paths import check_file
 
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
 STOPPED = "invtorch_stopped"  # early, or by a limit of time
