@@ -140,8 +140,14 @@ def evaluate(
     conditions: dict[str, Condition] = {}
 
     def group(file: files.KSpaceFile) -> None:
-        name = file.path.name
-        conditions[name] = _condition(file, reconstructions / name)
+        if file.target is None:
+            file.target_volume()  # says so
+        name, said = file.path.name, file.attributes
+        with files.opened(reconstructions / name) as found:
+            told = files.plain(
+                found.attrs.get("acceleration", said.get("acceleration"))
+            )
+        conditions[name] = Condition(_shown(said.get("acquisition")), _shown(told))
 
     refused: dict[Path, str] = {}
     paths = [targets / name for name in names]
@@ -183,15 +189,6 @@ def _refuse(failures: Mapping[str, str], *, unless: Any) -> None:
     if failures and not unless:
         more = f"; {len(failures)} volumes fail in all" if len(failures) > 1 else ""
         raise InputError(f"{next(iter(failures.values()))}{more}")
-
-
-def _condition(file: files.KSpaceFile, reconstruction: Path) -> Condition:
-    if file.target is None:
-        file.target_volume()  # says so
-    with files.opened(reconstruction) as found:
-        told = found.attrs.get("acceleration", file.attributes.get("acceleration"))
-    acquisition = file.attributes.get("acquisition")
-    return Condition(_shown(acquisition), _shown(files.plain(told)))
 
 
 def _shown(attribute: Any) -> str:
