@@ -1,7 +1,5 @@
 """The command line: `python -m mri_example demo | simulate | fit | ...`."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from collections import Counter

@@ -1,7 +1,5 @@
 """A small i-RIM that is trained on real heads, and tested on an unseen one."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence

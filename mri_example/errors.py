@@ -1,7 +1,5 @@
 """What a user of the pipeline can get wrong: an argument, a file, a path."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Reconstructions compared with targets: scores as text, JSON and a page."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The command `fit`: its options, those of Lightning, its run, and its page."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A walk through a data root: what is there, and what is wrong with it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ An estimate of one image for several coils is compared by its magnitude, the
 root-sum-of-squares over the copies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 

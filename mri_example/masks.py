@@ -1,7 +1,5 @@
 """Which columns of k-space are measured, in 3-D acquisitions which slices as well."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

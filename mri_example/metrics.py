@@ -1,7 +1,5 @@
 """The metrics of the fastMRI challenge, per volume, with their summaries."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from typing import TypeAlias

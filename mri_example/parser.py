@@ -1,7 +1,5 @@
 """The parser of one command: what it says of options that cannot be used."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any, NoReturn

@@ -1,7 +1,5 @@
 """The measurement of accelerated MRI and the gradient of its likelihood."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mri_example.errors import require

@@ -1,7 +1,5 @@
 """What is shown of long work: a bar in a terminal, elsewhere a line now and then."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

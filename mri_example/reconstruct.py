@@ -1,7 +1,5 @@
 """From undersampled files to files of reconstructions."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Sequence
 from hashlib import sha256

@@ -1,7 +1,5 @@
 """What there is to see of a run: slices, curves, and a page that needs nothing else."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

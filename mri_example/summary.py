@@ -1,7 +1,5 @@
 """The list of commands, shown without importing what they need."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 
 SUMMARIES = {

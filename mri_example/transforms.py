@@ -1,7 +1,5 @@
 """The Fourier transform of slices and volumes, crops, coils and channels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Magnitude volumes to simulate from: the embedded heads, or NIfTI files."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

@@ -4,8 +4,6 @@ A file states most things twice. Where two sources contradict each other, none o
 is believed: an error names both, and the way out. A doubt is logged once for all files.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

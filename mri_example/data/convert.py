@@ -1,7 +1,5 @@
 """From Cartesian ISMRMRD raw files to files in the fastMRI layout."""
 
-from __future__ import annotations
-
 import logging
 from hashlib import file_digest
 from pathlib import Path

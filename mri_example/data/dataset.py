@@ -1,7 +1,5 @@
 """A data set of slices or slabs: the inputs of a model and its targets."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """HDF5 files in the layout of the fastMRI data set: read and written."""
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -242,7 +240,7 @@ class KSpaceFile:
     attributes: Mapping[str, Any]
 
     @classmethod
-    def inspect(cls, path: Path) -> KSpaceFile:
+    def inspect(cls, path: Path) -> Self:
         """Look at a file, which must be HDF5 in the layout."""
         with opened(path) as file:
             shape = _shape(_required(file, "kspace"))

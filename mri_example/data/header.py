@@ -1,9 +1,8 @@
 """ISMRMRD headers: the part that the pipeline reads and writes, and square pixels."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -54,7 +53,7 @@ class Header:
         return first + self.minimum, first + self.maximum + 1
 
     @classmethod
-    def parse(cls, xml: bytes) -> Header:
+    def parse(cls, xml: bytes) -> Self:
         """Read a header.
 
         Raises:
@@ -68,7 +67,7 @@ class Header:
             raise InputError(text) from error
 
     @classmethod
-    def of(cls, root: ElementTree.Element) -> Header:
+    def of(cls, root: ElementTree.Element) -> Self:
         """Read the elements of a header."""
         step, ends = f"{LIMITS}/kspace_encoding_step_1", ("minimum", "maximum")
         first, last = (_number(root, f"{LIMITS}/slice/{end}", "0") for end in ends)

@@ -5,8 +5,6 @@ them do not compare with those of the fastMRI leaderboard. Every file says so in
 attribute `simulated`.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import zlib

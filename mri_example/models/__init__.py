@@ -1,7 +1,5 @@
 """Reconstruction models by name, and what describes them in a checkpoint."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every reconstruction model is."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """The i-RIM as a reconstruction method for complex images."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args

@@ -1,7 +1,5 @@
 """Sensitivity maps of the coils, from the fully sampled center of their k-space."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal, TypeAlias

@@ -1,7 +1,5 @@
 """Checkpoints: loaded without executing code, checked before use, and exported."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

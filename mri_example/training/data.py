@@ -1,7 +1,5 @@
 """The data of a training run."""
 
-from __future__ import annotations
-
 import json
 import signal
 from dataclasses import asdict

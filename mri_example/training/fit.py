@@ -1,7 +1,5 @@
 """A training run: from a data root to checkpoints and a log."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """One training step, one validation step."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator
