@@ -119,18 +119,14 @@ def reconstruct(
         model_class: Class of the checkpoint's model, if it is not of this package, by
             its path, such as package.module.Model.
     """
-    from mri_example import reconstruct as module
+    from mri_example.reconstruct import reconstruct, zero_filled
     from mri_example.training.checkpoints import load
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    method: Any = module.zero_filled
-    if checkpoint is not None:
-        method = load(checkpoint, model_class)
+    method: Any = zero_filled if checkpoint is None else load(checkpoint, model_class)
     failures: dict[Path, str] | None = {} if skip_failures else None
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "slab": slab}
-    written = module.reconstruct(
-        method, data, output, masks, failures=failures, **options
-    )
+    written = reconstruct(method, data, output, masks, failures=failures, **options)
     say(f"{len(written)} reconstructions in {output}; those already there were kept")
     if failures:
         count = f"failed and not written: {len(failures)}"
