@@ -1,6 +1,5 @@
 """The data of a training run."""
 
-import json
 import signal
 from dataclasses import asdict
 from hashlib import sha256
@@ -81,9 +80,8 @@ class SliceData(lightning.LightningDataModule):
         self._kept |= {"skip_thin": skip_thin, "augment": augment, "seed": seed}
 
     def describe(self) -> dict[str, Any]:
-        """Return what a run that goes on must not change, in types that JSON knows."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self.masks) | self._kept))
-        return plain
+        """Return what a run that goes on must not change."""
+        return asdict(self.masks) | self._kept
 
     def files(self) -> dict[str, list[Any]]:
         """Return what tells the files of this run from others, by their names."""

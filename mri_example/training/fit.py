@@ -139,9 +139,8 @@ def _notes(
     kept = {name: getattr(engine, name) for name in KEPT}
     kept["max_time"] = next((clock.time_remaining() for clock in clocks), None)
     kept["init"] = None if init is None else str(init)
-    kept = json.loads(json.dumps(kept))
     configuration = describe(task.model) | task.options | data.describe() | kept
-    return {CONFIGURATION: configuration, DATA: data.files()}
+    return {CONFIGURATION: json.loads(json.dumps(configuration)), DATA: data.files()}
 
 
 def _is_over(engine: Any, last: Path, checkpoint: dict[str, Any]) -> bool:
