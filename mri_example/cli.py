@@ -20,7 +20,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 
 from mri_example.data.anatomy import nifti_volumes
 from mri_example.data.simulate import Simulation, simulate_demo, simulate_volumes
-from mri_example.errors import InputError, require
+from mri_example.errors import InputError, require, reworded
 from mri_example.masks import Masks
 from mri_example.models import ChallengeIRIM, Reconstructor
 from mri_example.parser import Parser
@@ -217,13 +217,11 @@ class ConfigFile(ActionConfigFile):
         folder, _, name = str(value).rpartition("/")
         if folder == "mri_example/configs" and not Path(value).exists():
             value = str(Path(__file__).parent / "configs" / name)
-        try:
+        text = f"{value} refers to itself, or is nested too deeply: write it out"
+        with reworded(text, RecursionError):
             with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
                 _check_names(yaml.compose(Path(value).read_text()), value)
             ActionConfigFile.apply_config(parser, cfg, dest, value)
-        except RecursionError as error:
-            text = f"{value} refers to itself, or is nested too deeply: write it out"
-            raise InputError(text) from error
 
 
 def _check_names(node: Any, path: str) -> None:

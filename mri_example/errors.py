@@ -1,6 +1,7 @@
 """What a user of the pipeline can get wrong: an argument, a file, a path."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -16,6 +17,16 @@ def require(right: object, otherwise: str) -> None:
     """Raise `InputError` unless what is required is right."""
     if not right:
         raise InputError(otherwise)
+
+
+@contextmanager
+def reworded(said: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise `InputError` instead of errors of some kinds, whose words replace `{}`."""
+    try:
+        yield
+    except kinds as error:
+        words = " ".join(str(error).split())
+        raise InputError(said.replace("{}", words)) from error
 
 
 def check_file(path: Path, what: str = "file") -> None:

@@ -16,7 +16,7 @@ from mri_example import metrics, transforms
 from mri_example.data import files
 from mri_example.data.checks import checked
 from mri_example.data.dataset import coil_images
-from mri_example.errors import InputError
+from mri_example.errors import InputError, reworded
 from mri_example.metrics import METRICS, Scores, Summary, summarize
 from mri_example.progress import shown
 from mri_example.report import Slice, versions, write_page
@@ -152,8 +152,12 @@ def evaluate(
     usable = checked(paths, refused if skip_failures else None, group)
     volumes: dict[str, Scores] = {}
     for file in shown(usable, "evaluate", "volume"):
+        name = file.path.name
         try:
-            volumes[file.path.name] = _scores(file, reconstructions / file.path.name)
+            target = file.target_volume()
+            estimate = files.read_reconstruction(reconstructions / name)
+            with reworded(f"{name} cannot be evaluated: {{}}", InputError):
+                volumes[name] = metrics.score(target, estimate)
         except InputError as error:
             refused[file.path] = str(error)
             _refuse({"": str(error)}, unless=skip_failures)
@@ -199,15 +203,6 @@ def _shown(attribute: Any) -> str:
         return f"{float(text):g}"
     except ValueError:
         return text
-
-
-def _scores(file: files.KSpaceFile, reconstruction: Path) -> Scores:
-    target, estimate = file.target_volume(), files.read_reconstruction(reconstruction)
-    try:
-        return metrics.score(target, estimate)
-    except InputError as error:
-        name = file.path.name
-        raise InputError(f"{name} cannot be evaluated: {error}") from error
 
 
 def evaluation_page(

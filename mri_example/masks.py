@@ -16,7 +16,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri_example.errors import InputError, check_file, require
+from mri_example.errors import check_file, require, reworded
 
 Seed: TypeAlias = int | Sequence[int] | None
 Measured: TypeAlias = NDArray[np.bool_]
@@ -126,12 +126,10 @@ class Masks:
     def _stored(self) -> NDArray[np.generic]:
         path = Path(self.file or "")
         check_file(path)
-        try:
-            with path.open("rb") as file:
-                return np.atleast_1d(npy.read_array(file).squeeze())
-        except (OSError, EOFError, ValueError, TypeError) as error:
-            text = f"{path} cannot be read as .npy ({error}): write the mask with "
-            raise InputError(f"{text}`numpy.save`") from error
+        text = f"{path} cannot be read as .npy ({{}}): write the mask with `numpy.save`"
+        damaged = (OSError, EOFError, ValueError, TypeError)
+        with reworded(text, *damaged), path.open("rb") as file:
+            return np.atleast_1d(npy.read_array(file).squeeze())
 
     @property
     def encodes_slices(self) -> bool:
@@ -217,13 +215,11 @@ class Masks:
             return np.ones(sizes, bool), low[1]
         options = {"calib": low, "dtype": np.float32, "crop_corner": False}
         before = np.random.get_state()  # noqa: NPY002 (sigpy seeds the global state)
+        text = f"sigpy draws no Poisson-disc mask of {_named(sizes)} at an acceleration"
         try:
             poisson, seed = import_module("sigpy.mri").poisson, rng.randint(2**31)
-            mask = poisson(sizes, a, seed=seed, **options)
-        except ValueError as error:
-            text = f"sigpy draws no Poisson-disc mask of {_named(sizes)} at an "
-            text += f"acceleration of {a} ({error}): choose another"
-            raise InputError(text) from error
+            with reworded(f"{text} of {a} ({{}}): choose another", ValueError):
+                mask = poisson(sizes, a, seed=seed, **options)
         finally:
             np.random.set_state(before)  # noqa: NPY002
         return np.asarray(mask, dtype=bool), low[1]

@@ -19,7 +19,7 @@ from mri_example.data.files import (
     volume_paths,
     write_reconstruction,
 )
-from mri_example.errors import InputError, require
+from mri_example.errors import InputError, require, reworded
 from mri_example.masks import Masks, volume_seed
 from mri_example.models import Reconstructor
 from mri_example.progress import shown
@@ -194,16 +194,14 @@ def _volume(
 def _magnitudes(
     method: Method, samples: Sequence[Sample], file: KSpaceFile, device: str
 ) -> Tensor:
-    try:
+    large = f"{file.path} does not fit into the memory of {device}, {len(samples)} of "
+    large += f"shape {tuple(samples[0].zero_filled.shape)} at once: lower batch_size, "
+    large += "or slab for a model of slabs"
+    wrong = f"{file.path} cannot be reconstructed: {{}}"
+    with reworded(large, torch.OutOfMemoryError), reworded(wrong, ValueError):
         inputs = zip(*(sample.inputs for sample in samples), strict=True)
         images = method(*(torch.stack(parts).to(device) for parts in inputs))
         return root_sum_of_squares(images, dim=1)
-    except ValueError as error:
-        raise InputError(f"{file.path} cannot be reconstructed: {error}") from error
-    except torch.OutOfMemoryError as error:
-        text = f"{file.path} does not fit into the memory of {device}, {len(samples)} "
-        text += f"of shape {tuple(samples[0].zero_filled.shape)} at once: lower "
-        raise InputError(f"{text}batch_size, or slab for a model of slabs") from error
 
 
 def _undersampling(file: KSpaceFile, masks: Masks) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mri_example.errors import InputError, check_file, distinct, files_of, require
+from mri_example.errors import check_file, distinct, files_of, require, reworded
 
 LOG = logging.getLogger(__name__)
 Volume = NDArray[np.float32]
@@ -68,12 +68,13 @@ def nifti_volumes(
 
 
 def _volume(path: Path, number: int | None) -> Volume:
-    try:
+    text = (
+        f"{path} cannot be read as NIfTI ({{}}): copy it again, or convert it, DICOM "
+    )
+    damaged = (*DAMAGED, AttributeError)  # surfaces have no voxels
+    with reworded(f"{text}with dcm2niix", *damaged):
         image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
-    except (*DAMAGED, AttributeError) as error:  # surfaces have no voxels
-        text = f"{path} cannot be read as NIfTI ({error}): copy it again, or convert it"
-        raise InputError(f"{text}, DICOM with dcm2niix") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim == 4 and voxels.size:

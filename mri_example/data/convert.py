@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, crop_of, opened, plain, write_kspace
 from mri_example.data.header import Header, text_of, whole_header
-from mri_example.errors import InputError, check_file, distinct, files_of, require
+from mri_example.errors import (
+    InputError,
+    check_file,
+    distinct,
+    files_of,
+    require,
+    reworded,
+)
 from mri_example.masks import center_width
 from mri_example.progress import shown
 from mri_example.transforms import magnitudes
@@ -104,11 +111,9 @@ def _content(name: str, file: h5py.File) -> tuple[Any, ...]:
 
 def _kspace(data: h5py.Dataset, header: Header, encoded: int) -> tuple[Any, Any]:
     """Return the mean of the lines of each place, and where there are any."""
-    try:
+    text = "its data are not acquisitions of ISMRMRD ({}): convert it again"
+    with reworded(text, AttributeError, LookupError, ValueError, TypeError):
         heads = data.fields("head")[:].astype(ismrmrd.hdf5.acquisition_header_dtype)
-    except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
-        text = f"its data are not acquisitions of ISMRMRD ({error}): convert it again"
-        raise InputError(text) from error
     indices = _image_lines(heads, embedded=header.calibration == "embedded")
     heads = heads[indices]
     coils, samples, rows = _readout(heads, header.encoded[0])

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, volume_paths
-from mri_example.errors import InputError, require
+from mri_example.errors import InputError, require, reworded
 from mri_example.masks import Masks, encoded_axes, undersample, volume_seed
 from mri_example.transforms import center_crop, fftc, fitted, ifftc, root_sum_of_squares
 
@@ -169,15 +169,13 @@ class SliceDataset(Dataset[Sample]):
             return torch.from_numpy(file.mask).view(*(1,) * (len(shape) - 1), -1)
         training = self.epoch is not None
         seed = self._seed(item) if training else volume_seed(file.path.name)
-        try:
+        with reworded(f"{file.path} cannot be undersampled: {{}}", InputError):
             mask, _ = self.masks(shape, seed=seed)
             if shape[-1] == file.shape[-1]:
                 columns, (left, right) = torch.arange(shape[-1]), file.padding
                 mask = mask * ((columns >= left) & (columns < right))
             text = f"the mask leaves no column of the {file.padding} that are encoded"
             require(mask.any(), f"{text}: choose another")
-        except InputError as error:
-            raise InputError(f"{file.path} cannot be undersampled: {error}") from error
         return mask
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri_example.data.header import Header
-from mri_example.errors import InputError, check_file, files_of, require
+from mri_example.errors import InputError, check_file, files_of, require, reworded
 
 # What h5py raises, by where a file is damaged.
 UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
@@ -359,14 +359,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     folder is made.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = f"{path} cannot be written ({{}}): choose another folder or make room"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # PyTorch's, where a disk is full
-        reason = " ".join(str(error).split())
-        text = f"{path} cannot be written ({reason}): choose another folder or make "
-        raise InputError(f"{text}room") from error
+        with reworded(text, OSError, RuntimeError):  # PyTorch's, where a disk is full
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
     finally:
         if partial.exists():
             partial.unlink()

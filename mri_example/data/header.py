@@ -6,7 +6,7 @@ from typing import Self
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from mri_example.errors import InputError, require
+from mri_example.errors import require, reworded
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 NAMES = {"": NAMESPACE}
@@ -59,12 +59,10 @@ class Header:
         Raises:
             InputError: If it is not XML, or a field is missing or not a size.
         """
-        try:
+        text = "the ISMRMRD header cannot be read ({}): remove the data set "
+        text += "'ismrmrd_header' to have the sizes taken from the k-space"
+        with reworded(text, *UNREADABLE):
             return cls.of(ElementTree.fromstring(xml))
-        except UNREADABLE as error:
-            text = f"the ISMRMRD header cannot be read ({error}): remove the data set "
-            text += "'ismrmrd_header' to have the sizes taken from the k-space"
-            raise InputError(text) from error
 
     @classmethod
     def of(cls, root: ElementTree.Element) -> Self:
@@ -132,13 +130,11 @@ def whole_header(xml: bytes) -> tuple[ElementTree.Element, Header, bytes, int]:
     """
     spaces = [f"encoding/{name}Space" for name in ("encoded", "recon")]
     places = [f"{space}/fieldOfView_mm/{axis}" for space in spaces for axis in "xy"]
-    try:
+    text = "the header does not say the sizes of the scan ({}): correct it"
+    with reworded(text, *UNREADABLE):
         root = ElementTree.fromstring(xml)
         header = Header.of(root)
         views = [float(text_of(root, place) or 0) for place in places]
-    except UNREADABLE as error:
-        text = f"the header does not say the sizes of the scan ({error}): correct it"
-        raise InputError(text) from error
     count, name = len(root.findall("encoding", NAMES)), header.trajectory
     cure = "write each into a file of its own"
     require(count == 1, f"{count} encodings, but there must be one: {cure}")

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from mri_example.errors import InputError, require
+from mri_example.errors import require, reworded
 from mri_example.models.base import Reconstructor, defaults
 from mri_example.models.irim import IRIM2D, IRIM3D, ChallengeIRIM
 
@@ -56,7 +56,5 @@ def build(
     require(name in classes, f"{text}its class as model_class")
     known = defaults(classes[name])
     options = {key: value for key, value in description.items() if key in known}
-    try:
+    with reworded("the model cannot be built: {}", TypeError, ValueError):
         return classes[name](**options)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the model cannot be built: {error}") from error

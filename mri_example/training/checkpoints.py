@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mri_example.data.files import whole_file
-from mri_example.errors import InputError, check_file, require
+from mri_example.errors import InputError, check_file, require, reworded
 from mri_example.models import Reconstructor, build, describe
 
 CONFIGURATION, DATA = "invtorch_configuration", "invtorch_data"
@@ -44,15 +44,13 @@ OURS = {  # names of parameters, by the authors' of theirs
 def _load_plain(path: Path) -> Any:
     """Load what `torch.save` wrote, executing no code."""
     check_file(path, "checkpoint")
-    try:
+    text = f"{path} cannot be read as a checkpoint: copy it again, or train again"
+    with reworded(text, *UNREADABLE, *DAMAGED):
         if zipfile.is_zipfile(path):  # PyTorch does not compare its checksums
             with zipfile.ZipFile(path) as archive:
                 require(archive.testzip() is None, "its bytes have changed")
         with warnings.catch_warnings(action="ignore"):  # of pickles that it refuses
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (*UNREADABLE, *DAMAGED) as error:
-        text = f"{path} cannot be read as a checkpoint: copy it again, or train again"
-        raise InputError(text) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -114,16 +112,11 @@ def load(path: Path, model: type[Reconstructor] | None = None) -> Reconstructor:
     path = shipped if shipped.is_file() and not path.exists() else path
     read = _read_export if path.suffix == SUFFIX else _read_checkpoint
     configuration, tensors = read(path)
-    try:
+    with reworded(f"{path} describes no model: {{}}", InputError):
         built = build(configuration, model)
-    except InputError as error:
-        raise InputError(f"{path} describes no model: {error}") from error
-    try:
+    text = f"the weights in {path} are not those of the model that its configuration "
+    with reworded(f"{text}describes: train the model again", RuntimeError):
         built.load_state_dict(tensors)
-    except RuntimeError as error:
-        text = f"the weights in {path} are not those of the model that its "
-        text += "configuration describes: train the model again"
-        raise InputError(text) from error
     finite = all(weight.isfinite().all() for weight in built.state_dict().values())
     require(finite, f"{path} holds weights that are not finite: train the model again")
     return built.eval()
@@ -139,13 +132,13 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     check_file(path, "model")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(CONFIGURATION, "")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (SafetensorError, OSError) as error:
-        text = f"{path} cannot be read as safetensors ({error}): copy it again"
-        raise InputError(text) from error
+    text = f"{path} cannot be read as safetensors ({{}}): copy it again"
+    with (
+        reworded(text, SafetensorError, OSError),
+        safe_open(path, framework="pt") as file,
+    ):
+        text = (file.metadata() or {}).get(CONFIGURATION, "")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     try:
         configuration = json.loads(text)
     except json.JSONDecodeError:

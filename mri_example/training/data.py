@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from mri_example.data.dataset import Sample, SliceDataset, flip_and_turn
 from mri_example.data.files import KSpaceFile
-from mri_example.errors import InputError, require
+from mri_example.errors import InputError, require, reworded
 from mri_example.masks import Masks
 from mri_example.metrics import comparable
 from mri_example.models import Reconstructor
@@ -172,10 +172,8 @@ def check_range(name: str, value: object, fits: bool, limit: str) -> None:
 def _check_scored(file: KSpaceFile) -> None:
     """Make sure that a reconstruction of a file can be compared with its target."""
     target = file.target_volume()
-    try:
+    with reworded(f"{file.path} cannot be validated on: {{}}", InputError):
         comparable(target, np.zeros((file.slices, *file.crop)))
-    except InputError as error:
-        raise InputError(f"{file.path} cannot be validated on: {error}") from error
 
 
 def _check_batches(training: SliceDataset, batch_size: int) -> None:

@@ -27,7 +27,7 @@ from torch.distributed import DistError
 
 from invtorch import DriftError
 from mri_example.data.files import whole_file
-from mri_example.errors import InputError, require
+from mri_example.errors import InputError, require, reworded
 from mri_example.metrics import METRICS
 from mri_example.models import Reconstructor, describe
 from mri_example.progress import LINES
@@ -156,11 +156,9 @@ def _is_over(engine: Any, last: Path, checkpoint: dict[str, Any]) -> bool:
 
 def _start_from(model: Reconstructor, path: Path) -> None:
     """Give a model the weights of a trained one."""
-    try:
+    text = f"init is {path}, whose weights do not fit the model: choose the model that "
+    with reworded(f"{text}it was trained with", RuntimeError):
         model.load_state_dict(load(path, model=type(model)).state_dict())
-    except RuntimeError as error:
-        text = f"init is {path}, whose weights do not fit the model: choose the model "
-        raise InputError(f"{text}that it was trained with") from error
 
 
 @contextlib.contextmanager
@@ -195,16 +193,15 @@ def _locked(path: Path) -> TextIO:
     """
     while True:
         with contextlib.ExitStack() as closed:
-            try:
+            text = (
+                f"output is {path.parent}, where no file can be locked ({{}}): choose"
+            )
+            busy = f"output is {path.parent}, where another run is training: wait for "
+            busy += f"its end, or {OTHER}"
+            with reworded(f"{text} another folder", OSError):
                 file = closed.enter_context(path.open("a"))
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                text = f"output is {path.parent}, where another run is training: wait "
-                raise InputError(f"{text}for its end, or {OTHER}") from error
-            except OSError as error:
-                text = f"output is {path.parent}, where no file can be locked "
-                text += f"({error}): choose another folder"
-                raise InputError(text) from error
+                with reworded(busy, BlockingIOError):
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):  # a run that ended removed it
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     closed.pop_all()
