@@ -1,6 +1,6 @@
 """What a user of the pipeline can get wrong: an argument, a file, a path."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,11 +56,15 @@ def files_of(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return found
 
 
-def distinct(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Return files by their names, of which no two may be one."""
+def named_files(
+    source: Path, suffixes: Sequence[str], name: Callable[[Path], str]
+) -> dict[str, Path]:
+    """Return a file, or those of a folder, by names of which no two may be one."""
+    if not source.is_dir():
+        check_file(source)
     files: dict[str, Path] = {}
-    for name, file in named:
-        other = files.setdefault(name, file)
-        text = f"{other} and {file} would both be {name}: rename one"
+    for file in files_of(source, suffixes) if source.is_dir() else [source]:
+        other = files.setdefault(name(file), file)
+        text = f"{other} and {file} would both be {name(file)}: rename one"
         require(other == file, text)
     return files

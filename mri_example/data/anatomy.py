@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mri_example.errors import check_file, distinct, files_of, require, reworded
+from mri_example.errors import named_files, require, reworded
 
 LOG = logging.getLogger(__name__)
 Volume = NDArray[np.float32]
@@ -59,11 +59,8 @@ def nifti_volumes(
     Raises:
         InputError: If there is no such file, or it holds no usable magnitudes.
     """
-    if not path.is_dir():
-        check_file(path)
-    found = files_of(path, (".nii", ".nii.gz")) if path.is_dir() else [path]
-    named = ((splitext_addext(file.name)[0], file) for file in found)
-    for name, file in distinct(named).items():
+    files = named_files(path, (".nii", ".nii.gz"), lambda f: splitext_addext(f.name)[0])
+    for name, file in files.items():
         yield name, _volume(file, number)
 
 

@@ -13,14 +13,7 @@ from numpy.typing import NDArray
 from mri_example.data.checks import checked
 from mri_example.data.files import KSpaceFile, crop_of, opened, plain, write_kspace
 from mri_example.data.header import Header, text_of, whole_header
-from mri_example.errors import (
-    InputError,
-    check_file,
-    distinct,
-    files_of,
-    require,
-    reworded,
-)
+from mri_example.errors import InputError, named_files, require, reworded
 from mri_example.masks import center_width
 from mri_example.progress import shown
 from mri_example.transforms import magnitudes
@@ -57,13 +50,11 @@ def convert_raw(source: Path, folder: Path) -> list[Path]:
         InputError: If a file is not Cartesian, not one stack of slices or contradicts
             itself, two would have one name, or `folder` is the source's.
     """
-    files = files_of(source, SUFFIXES) if source.is_dir() else [source]
-    own = folder.resolve() == files[0].parent.resolve()
+    files = named_files(source, SUFFIXES, lambda file: f"{file.stem}.h5")
+    own = folder.resolve() == (source if source.is_dir() else source.parent).resolve()
     require(not own, f"output is the folder of {source}: choose another folder")
-    named = distinct((f"{file.stem}.h5", file) for file in files)
     written = []
-    for path, raw in ((folder / name, raw) for name, raw in named.items()):
-        check_file(raw)
+    for path, raw in ((folder / name, raw) for name, raw in files.items()):
         with raw.open("rb") as content:
             digest = file_digest(content, "sha256").hexdigest()
         if path.exists():
