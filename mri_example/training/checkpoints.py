@@ -26,7 +26,7 @@ UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingErro
 DAMAGED = (zipfile.BadZipFile, zlib.error, LookupError)  # or a text that is no pickle
 SHIPPED = Path(__file__).parents[1] / "trained"
 OTHER = "train into another folder"
-OURS = {  # names of parameters, by the authors' of theirs
+OURS = {  # our names of parts, by those of the authors' implementation
     "layers": "module",
     "update_right": "conditioner",
     "embeddings": "module",

@@ -191,14 +191,12 @@ def _locked(path: Path) -> TextIO:
 
     A POSIX lock ends with its process, by SIGKILL too, and forked workers have none.
     """
+    where = f"output is {path.parent}, where"
+    unable = f"{where} no file can be locked ({{}}): choose another folder"
+    busy = f"{where} another run is training: wait for its end, or {OTHER}"
     while True:
         with contextlib.ExitStack() as closed:
-            text = (
-                f"output is {path.parent}, where no file can be locked ({{}}): choose"
-            )
-            busy = f"output is {path.parent}, where another run is training: wait for "
-            busy += f"its end, or {OTHER}"
-            with reworded(f"{text} another folder", OSError):
+            with reworded(unable, OSError):
                 file = closed.enter_context(path.open("a"))
                 with reworded(busy, BlockingIOError):
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
