@@ -21,13 +21,15 @@ import torch
 from torch import Tensor
 
 from benchmarks import record
+from benchmarks.reproduce.rim import RIM
+from benchmarks.reproduce.unet import UNet
 from invtorch import GatedResidualBlock
 from mri_example.data.dataset import Sample
 from mri_example.data.simulate import Simulation, simulate_demo
 from mri_example.evaluate import evaluate
 from mri_example.losses import dissimilarity, normalized_l1
 from mri_example.masks import Masks
-from mri_example.models import IRIM2D, IRIM3D, RIM, Reconstructor, UNet
+from mri_example.models import IRIM2D, IRIM3D, Reconstructor
 from mri_example.reconstruct import reconstruct
 from mri_example.training.data import SliceData
 from mri_example.training.fit import fit
