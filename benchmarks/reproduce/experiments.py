@@ -1,10 +1,12 @@
 """What makes the i-RIM learn faster: one factor at a time, scored in validation.
 
-    python -m benchmarks.reproduce.experiments [--output FOLDER] [NAME ...]
+    python -m benchmarks.reproduce.experiments [--output FOLDER] [--steps STEPS]
+        [--epoch STEPS] [--seed SEED] [NAME ...]
 
 All experiments make the same number of steps of the same slices, with the same seed, on
 one coil. The test subject is not looked at. A row is written as soon as it exists, and
-experiments that have one are left out.
+experiments that have one are left out; each number of steps has an output and a record
+of its own.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 from benchmarks import record
+from benchmarks.reproduce.contrast import ContrastData
 from benchmarks.reproduce.rim import RIM
 from benchmarks.reproduce.unet import UNet
 from invtorch import GatedResidualBlock
@@ -31,6 +35,7 @@ from mri_example.losses import dissimilarity, normalized_l1
 from mri_example.masks import Masks
 from mri_example.models import IRIM2D, IRIM3D, Reconstructor
 from mri_example.reconstruct import reconstruct
+from mri_example.training.checkpoints import load_checkpoint
 from mri_example.training.data import SliceData
 from mri_example.training.fit import fit
 from mri_example.training.module import ReconstructionTask
@@ -38,6 +43,7 @@ from mri_example.training.module import ReconstructionTask
 SIZE, STEPS, EPOCH, SLICES = 64, 300, 60, 2
 HIDDEN, STRIDES = (16, 64, 64, 64), (1, 4, 8, 4)
 TESTED = {4: Masks("random", (0.08,), (4,)), 8: Masks("random", (0.04,), (8,))}
+Row = dict[str, Any]
 # plain autograd: the same gradients in half of the time, where memory is no matter
 IRIM = partial(IRIM2D, 16, 4, HIDDEN, STRIDES, memory="store")
 SLABS = partial(IRIM3D, 16, 4, HIDDEN, STRIDES, memory="store", slab=2)
@@ -54,7 +60,8 @@ def fan(
 class Experiment:
     """A network, and what is changed of how it is trained.
 
-    `change` is given the task before training.
+    `change` is given the task before training. With `average`, the rate at which the
+    weights are averaged, there is a second row, of the averaged weights.
     """
 
     factor: str
@@ -63,6 +70,8 @@ class Experiment:
     loss: Any = "l1"
     masks: Masks = Masks()
     slices: int = SLICES
+    data: type[SliceData] = SliceData
+    average: float | None = None
     change: Callable[[ReconstructionTask], None] = field(default=lambda _: None)
 
 
@@ -191,6 +200,16 @@ EXPERIMENTS: dict[str, Experiment] = {
     "8 steps of 4, strides 1 2 4 1": Experiment(
         "strides", partial(fan, 8, (32, 64, 64, 32), (1, 2, 4, 1))
     ),
+    "8 steps of 4, averaged": Experiment(
+        "weights", partial(fan, 8, HIDDEN, STRIDES), average=0.99
+    ),
+    "8 steps of 4, contrast": Experiment(
+        "data", partial(fan, 8, HIDDEN, STRIDES), data=ContrastData, average=0.99
+    ),
+    "8 steps of 4, strides 1 2 4 2": Experiment(
+        "strides", partial(fan, 8, (16, 32, 64, 32), (1, 2, 4, 2))
+    ),
+    "RIM, contrast": Experiment("data", partial(RIM, 32, 8), data=ContrastData),
     "i-RIM 3D, 8 steps of 4": Experiment(
         "steps",
         partial(IRIM3D, 16, 8, HIDDEN, STRIDES, memory="store", slab=2),
@@ -212,29 +231,40 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def train(name: str, output: Path) -> dict[str, Any]:
+def train(name: str, output: Path, steps: int, epoch: int, seed: int) -> list[Row]:
     """Train, and score the validation volume at each acceleration."""
     one = EXPERIMENTS[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     task = ReconstructionTask(
         one.model(), learning_rate=one.learning_rate, loss=one.loss, fraction=1.0
     )
     one.change(task)
-    data = SliceData(output / "data", one.masks, batch_size=one.slices)
-    trainer = {"max_epochs": STEPS // EPOCH, "limit_train_batches": EPOCH}
-    folder = output / name
-    fit(task, data, folder, accelerator="cpu", **trainer)
-    row = {
-        "experiment": name,
-        "factor": one.factor,
-        "parameters": sum(p.numel() for p in task.model.parameters()),
-    }
-    task.model.eval()
+    data = one.data(output / "data", one.masks, batch_size=one.slices, seed=seed)
+    trainer: dict[str, Any] = {"max_epochs": steps // epoch}
+    trainer["limit_train_batches"] = epoch
+    if one.average is not None:
+        trainer["callbacks"] = EMAWeightAveraging(decay=one.average)
+    last = fit(task, data, output / name, accelerator="cpu", **trainer)
+    states = {name: "state_dict"}
+    if one.average is not None:
+        states = {name: "current_model_state", f"{name}, averaged": "state_dict"}
+    rows = []
+    for row_name, key in states.items():
+        task.load_state_dict(load_checkpoint(last)[key])
+        known = {"experiment": row_name, "factor": one.factor}
+        rows.append(known | scores(task.model, output, row_name))
+    return rows
+
+
+def scores(model: Reconstructor, output: Path, name: str) -> Row:
+    """Return the scores of the validation volume, and the number of parameters."""
+    model.eval()
+    row: Row = {"parameters": sum(p.numel() for p in model.parameters())}
     for acceleration, masks in TESTED.items():
-        out = folder / f"validation_{acceleration}x"
-        reconstruct(task.model, output / "data/singlecoil_val", out, masks)
-        scores = asdict(evaluate(output / "data/singlecoil_val", out).summary.mean)
-        row |= {f"{metric}_{acceleration}x": v for metric, v in scores.items()}
+        out = output / name / f"validation_{acceleration}x"
+        reconstruct(model, output / "data/singlecoil_val", out, masks)
+        found = asdict(evaluate(output / "data/singlecoil_val", out).summary.mean)
+        row |= {f"{metric}_{acceleration}x": v for metric, v in found.items()}
     return row
 
 
@@ -243,24 +273,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=[*EXPERIMENTS])
     parser.add_argument("--output", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--epoch", type=int, default=EPOCH)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    numbers = {name: getattr(options, name) for name in ("steps", "epoch", "seed")}
     simulate_demo(options.output / "data", Simulation(size=SIZE))
     kept = options.output / "rows.json"
     rows = json.loads(kept.read_text()) if kept.exists() else []
+    record_of = "reproduce_experiments"
+    record_of += "" if options.steps == STEPS else f"_{options.steps}"
     for name in options.names:
         if name in {row["experiment"] for row in rows}:
             continue
-        rows.append(train(name, options.output))
+        for row in train(name, options.output, **numbers):
+            rows.append(row)
+            print(
+                f"{row['experiment']:30} 4x {row['nmse_4x']:.4f} "
+                f"{row['psnr_4x']:.2f} {row['ssim_4x']:.4f}  8x {row['nmse_8x']:.4f} "
+                f"{row['psnr_8x']:.2f} {row['ssim_8x']:.4f}",
+                flush=True,
+            )
         kept.write_text(json.dumps(rows, indent=1))
-        row = rows[-1]
-        print(
-            f"{name:30} 4x {row['nmse_4x']:.4f} "
-            f"{row['psnr_4x']:.2f} {row['ssim_4x']:.4f}  8x {row['nmse_8x']:.4f} "
-            f"{row['psnr_8x']:.2f} {row['ssim_8x']:.4f}",
-            flush=True,
-        )
-        settings = {"steps": STEPS, "slices": SLICES, "size": SIZE, "coils": 1}
-        record.write("reproduce_experiments", settings | {"seed": 0}, rows)
+        settings = {"slices": SLICES, "size": SIZE, "coils": 1} | numbers
+        record.write(record_of, settings, rows)
 
 
 if __name__ == "__main__":
