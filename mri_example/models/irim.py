@@ -60,6 +60,8 @@ class IRIM2D(Reconstructor):
         metadata: Kinds of scans that the model knows, as acquisition/scanner; each has
             one of the last channels of the first state, which is 1 for a scan of that
             kind, and 0 for others.
+        all_steps: Average the training loss over the estimates after all steps, as that
+            of an RIM, instead of the last alone; the states between the steps are kept.
         scale_crop: Central rows and columns, at most, whose standard deviation images
             are divided by; null for all of them.
         memory: "invert" trains in the memory of one layer, "checkpoint" keeps the state
@@ -95,6 +97,7 @@ class IRIM2D(Reconstructor):
         read_out: ReadOuts = "estimate",
         final_update: bool = False,
         metadata: Sequence[str] = (),
+        all_steps: bool = False,
         scale_crop: int | None = None,
         memory: Memory = "invert",
         anchors: int | Literal["auto"] = 8,
@@ -111,6 +114,7 @@ class IRIM2D(Reconstructor):
         _check(hidden, strides, read_out, channels, 4 * copies + len(metadata))
         self.channels, self.coils, self.multiplicity = channels, coils, multiplicity
         self.metadata, self.scale_crop = tuple(metadata), scale_crop
+        self.all_steps = all_steps
         self.sensitivity: Maps | None = sensitivity
         self.each_coil = coils is None and sensitivity is None
         self.irim = IRIM(
@@ -134,6 +138,45 @@ class IRIM2D(Reconstructor):
         scale: Tensor | None = None,
     ) -> Tensor:
         """Return the reconstruction."""
+        scale, *chain = self._inputs(zero_filled, mask, metadata, scale=scale)
+        return scale * self._images(self.irim(*chain), len(zero_filled))
+
+    def trajectory(self, *inputs: Tensor, scale: Tensor | None = None) -> list[Tensor]:
+        """Return the reconstruction, with `all_steps` after those of earlier steps."""
+        if not self.all_steps:
+            return super().trajectory(*inputs, scale=scale)
+        scale, state, *data = self._inputs(*inputs, scale=scale)
+        estimates = []
+        for step in self._single_steps():
+            state = step(state, *data)
+            estimates.append(scale * self._images(state, len(inputs[0])))
+        return estimates
+
+    def _single_steps(self) -> list[InvertibleSequential]:
+        """Return each step as a container, with its share of the states kept exactly.
+
+        The last one makes the final update too.
+        """
+        members = self.irim.steps
+        starts = range(0, 2 * (len(members) // 2), 2)
+        ends = (*starts[1:], len(members))
+        anchors: Any = members.anchors
+        share = anchors // len(starts) if isinstance(anchors, int) else anchors
+        options: dict[str, Any] = {"memory": members.memory, "guard": members.guard}
+        return [
+            InvertibleSequential(*members[start:end], anchors=share, **options)
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def _inputs(
+        self,
+        zero_filled: Tensor,
+        mask: Tensor,
+        metadata: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return the scale, the first state, and the data that all steps are given."""
         self._check(zero_filled)
         maps: tuple[Tensor, ...] = ()
         if self.sensitivity is not None:
@@ -147,8 +190,7 @@ class IRIM2D(Reconstructor):
         measured = measured.repeat(copies)
         mask = mask.expand(batch, *mask.shape[1:]).repeat_interleave(calls, dim=0)
         told = self._told(batch, metadata).repeat_interleave(calls, dim=0)
-        state = self.irim(self._start(measured, told), measured, mask, *maps)
-        return scale * self._image(state).reshape(batch, -1, *space)
+        return scale, self._start(measured, told), measured, mask, *maps
 
     def _check(self, zero_filled: Tensor) -> None:
         shape = tuple(zero_filled.shape)
@@ -175,6 +217,10 @@ class IRIM2D(Reconstructor):
         missing = self.channels - used - told.shape[1]
         memory = estimate.new_zeros(len(estimate), missing, *space)
         return torch.cat([estimate, memory, everywhere], dim=1)
+
+    def _images(self, state: Tensor, batch: int) -> Tensor:
+        """Return the images that a state holds, before they are scaled."""
+        return self._image(state).reshape(batch, -1, *state.shape[2:])
 
     def _image(self, state: Tensor) -> Tensor:
         if self.read_out is not None:

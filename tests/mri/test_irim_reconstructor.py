@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from invtorch.planning import measure_memory
 from mri_example.errors import InputError
 from mri_example.losses import subsampled_nmse
 from mri_example.models import IRIM2D, ChallengeIRIM
 from mri_example.training.checkpoints import load_authors_weights, own_name
 from mri_example.training.module import ReconstructionTask
+from mri_example.transforms import ifftc
 from tests.tolerances import assert_equal
 
 REFERENCE = Path(__file__).parents[1] / "data/reference_irim_small.npz"
@@ -126,6 +128,83 @@ def test_the_reconstructor_scales_with_its_input(read_out, coils, multiplicity) 
     copies = coils if read_out == "estimate" else 1
     assert out.shape == (2, copies, 9, 8)
     assert_equal(model(1e-6 * image, mask), 1e-6 * out)
+
+
+ALL_STEPS = [
+    {"read_out": "estimate"},
+    {"read_out": "parametric", "final_update": True},
+    {"sensitivity": "calibration"},
+    {"coils": None},
+]
+
+
+def of_three_steps(**options) -> IRIM2D:
+    """Return an i-RIM whose weights follow from a seed."""
+    torch.manual_seed(0)
+    return IRIM2D(8, 3, (4, 4), (1, 2), all_steps=True, **options).double()
+
+
+def two_coils() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return zero-filled images and a mask with a center."""
+    mask = (torch.rand(2, 1, 1, 12) < 0.5).double()
+    mask[..., 4:8] = 1
+    return ifftc(mask * torch.randn(2, 2, 10, 12, dtype=torch.complex128)), mask
+
+
+@pytest.mark.parametrize("options", ALL_STEPS, ids=str)
+def test_the_last_of_all_steps_is_the_reconstruction(options) -> None:
+    model = of_three_steps(**{"coils": 2} | options)
+    images, mask = two_coils()
+    estimates = model.trajectory(images, mask)
+    assert len(estimates) == 3
+    assert_equal(estimates[-1], model(images, mask))
+    model.all_steps = False
+    (last,) = model.trajectory(images, mask)
+    assert_equal(last, estimates[-1])
+
+
+@pytest.mark.parametrize("options", [ALL_STEPS[0], *ALL_STEPS[2:]], ids=str)
+def test_each_step_is_the_end_of_a_model_of_fewer_steps(options) -> None:
+    options = {"coils": 2} | options
+    model = of_three_steps(**options)
+    images, mask = two_coils()
+    for steps, estimate in enumerate(model.trajectory(images, mask), 1):
+        shorter = IRIM2D(8, steps, (4, 4), (1, 2), **options).double()
+        shorter.load_state_dict(model.state_dict(), strict=False)
+        assert_equal(shorter(images, mask), estimate)
+
+
+@pytest.mark.parametrize("anchors", [0, 1, 8, "auto"])
+@pytest.mark.parametrize("options", ALL_STEPS, ids=str)
+def test_all_steps_have_the_gradients_of_plain_autograd(options, anchors) -> None:
+    images, mask = two_coils()
+    gradients = []
+    for more in ({"memory": "store"}, {"memory": "invert", "anchors": anchors}):
+        model = of_three_steps(**{"coils": 2} | options | more)
+        losses = [e.abs().square().sum() for e in model.trajectory(images, mask)]
+        torch.stack(losses).mean().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        assert_equal(gradients[1][name], expected)
+
+
+def test_states_between_the_steps_are_all_that_more_memory_is_needed_for() -> None:
+    images = torch.randn(1, 1, 64, 64, dtype=torch.complex64)
+    mask = torch.ones(1, 1, 1, 64)
+    peaks = []
+    for all_steps in (False, True):
+        model = IRIM2D(16, 6, (16, 16, 16, 16), (1, 2, 4, 2), all_steps=all_steps)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+        def step(model=model) -> None:
+            estimates = model.trajectory(images, mask)
+            torch.stack([e.abs().mean() for e in estimates]).mean().backward()
+
+        step()
+        peaks.append(measure_memory(step).peak)
+    state = 16 * 64 * 64 * 4
+    assert peaks[1] <= peaks[0] + 3 * 6 * state  # each with magnitudes and gradients
 
 
 def test_an_empty_slice_stays_finite() -> None:
