@@ -121,6 +121,7 @@ def reproduce(
     slices: int = Protocol.slices,
     size: int = Protocol.size,
     minutes: float = Protocol.minutes,
+    all_steps: bool = Protocol.all_steps,
     data: Path | None = None,
 ) -> None:
     """Train methods alike on heads, and compare them on one that none has seen.
@@ -140,10 +141,12 @@ def reproduce(
         slices: Slices of a step; the i-RIM 3D takes them as one slab.
         size: Rows and columns of the images.
         minutes: Time of each training, which ends it instead of the steps; 0 for none.
+        all_steps: Average the loss of i-RIMs over all of their steps, as that of the
+            RIM; else it is that of the last.
         data: A folder of NIfTI files: the last by name for the test, the one before it
             for validation, the others for training; without it the embedded heads.
     """
-    protocol = Protocol(steps, slices, size, minutes)
+    protocol = Protocol(steps, slices, size, minutes, all_steps)
     _check(methods, coils, seeds, protocol)
     settings = {"data": str(data or "embedded heads"), **asdict(protocol)}
     rows = _kept(output / "rows.json", settings)

@@ -21,7 +21,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from benchmarks import record
-from benchmarks.reproduce.methods import ACCELERATIONS, NETWORKS, masks_of
+from benchmarks.reproduce.methods import ACCELERATIONS, NETWORKS, Protocol, masks_of
 from mri_example.errors import InputError, require
 from mri_example.evaluate import evaluate
 from mri_example.metrics import METRICS
@@ -53,7 +53,7 @@ def gap(
         if method not in NETWORKS:
             continue
         trained = load_checkpoint(path)["global_step"]
-        network = load(path, model=type(NETWORKS[method].model(1, 2)))
+        network = load(path, model=type(NETWORKS[method].model(1, Protocol())))
         known = {"method": method, "seed": int(seed), "steps": trained}
         for part in parts:
             for row in scores(network, folder, path.parent.name, part, size):

@@ -27,7 +27,7 @@ METHODS = (
 CLASSICAL = METHODS[:3]
 OF_ONE_COIL, OF_SEVERAL = {"l1-wavelet"}, {"ESPIRiT + l1-wavelet", "i-RIM 2D, SENSE"}
 ACCELERATIONS = {4: 0.08, 8: 0.04}  # with the share of the columns in the center
-HIDDEN, STRIDES = (16, 64, 64, 64), (1, 4, 8, 4)
+SIZES = (16, 8, (16, 64, 64, 64), (1, 4, 8, 4))  # channels, steps, hidden, strides
 EPOCH = 200  # steps: validation takes a small part of the time
 LONG = 1000  # epochs: the clock ends a training
 
@@ -54,12 +54,15 @@ class Protocol:
         slices: Slices of a step.
         size: Rows and columns of the images.
         minutes: Time of a training, which ends it instead of the steps; 0 for none.
+        all_steps: Average the loss of i-RIMs over all of their steps, as that of the
+            RIM; else it is that of the last.
     """
 
     steps: int = 1200
     slices: int = 2
     size: int = 64
     minutes: float = 0.0
+    all_steps: bool = True
 
     def trainer(self, batches: int) -> dict[str, Any]:
         """Return options of the trainer for data of so many batches.
@@ -106,13 +109,13 @@ class Network:
     """A network and its own options of training.
 
     Args:
-        model: Makes it for data of so many coils and slabs of so many slices.
+        model: Makes it for data of so many coils.
         learning_rate: The highest of Adam.
         combined: Whether it takes all coils of a slice at once.
         slabs: Whether the slices of a step are one slab.
     """
 
-    model: Callable[[int, int], Reconstructor]
+    model: Callable[[int, Protocol], Reconstructor]
     learning_rate: float
     combined: bool = False
     slabs: bool = False
@@ -131,26 +134,28 @@ class Network:
             "challenge": "singlecoil" if coils == 1 else "multicoil",
             "batch_size": 1 if self.slabs else protocol.slices,
         }
-        model = partial(self.model, coils, protocol.slices)
+        model = partial(self.model, coils, protocol)
         return Training(model, task, data, protocol.trainer(batches), seed)
 
 
-def irim(coils: int, slices: int) -> Reconstructor:
+def irim(coils: int, protocol: Protocol) -> Reconstructor:
     """Return the small i-RIM 2D; several coils are reconstructed each by itself."""
-    del slices
-    return IRIM2D(16, 8, HIDDEN, STRIDES, coils=1 if coils == 1 else None)
+    each = 1 if coils == 1 else None
+    return IRIM2D(*SIZES, coils=each, all_steps=protocol.all_steps)
 
 
-def irim_3d(coils: int, slices: int) -> Reconstructor:
+def irim_3d(coils: int, protocol: Protocol) -> Reconstructor:
     """Return the same of slabs."""
     each = 1 if coils == 1 else None
-    return IRIM3D(16, 8, HIDDEN, STRIDES, coils=each, slab=slices)
+    options = {"coils": each, "all_steps": protocol.all_steps}
+    return IRIM3D(*SIZES, slab=protocol.slices, **options)
 
 
-def irim_sense(coils: int, slices: int) -> Reconstructor:
+def irim_sense(coils: int, protocol: Protocol) -> Reconstructor:
     """Return the same with one image of all coils, through sensitivity maps."""
-    del coils, slices
-    return IRIM2D(16, 8, HIDDEN, STRIDES, sensitivity="calibration")
+    del coils
+    options = {"sensitivity": "calibration", "all_steps": protocol.all_steps}
+    return IRIM2D(*SIZES, **options)
 
 
 NETWORKS = {
