@@ -197,6 +197,16 @@ def test_all_networks_are_trained_alike(coils) -> None:
     assert all(trainer == trainers[0] for trainer in trainers)
 
 
+@pytest.mark.parametrize("all_steps", [True, False])
+@pytest.mark.parametrize("coils", [1, 8])
+def test_irims_learn_from_all_steps_or_from_the_last(coils, all_steps) -> None:
+    protocol = Protocol(all_steps=all_steps)
+    for name in methods_of(coils):
+        if name.startswith("i-RIM"):
+            model = NETWORKS[name].training(coils, protocol, seed=0).model()
+            assert model.all_steps is all_steps
+
+
 @pytest.mark.parametrize("size", [64, 96, 320])
 def test_maps_of_several_coils_have_columns_to_be_calibrated_on(size) -> None:
     for acceleration in ACCELERATIONS:
