@@ -46,6 +46,7 @@ TESTED = {4: Masks("random", (0.08,), (4,)), 8: Masks("random", (0.04,), (8,))}
 Row = dict[str, Any]
 # plain autograd: the same gradients in half of the time, where memory is no matter
 IRIM = partial(IRIM2D, 16, 4, HIDDEN, STRIDES, memory="store")
+ALL_STEPS = partial(IRIM2D, 16, 8, HIDDEN, STRIDES, memory="store", all_steps=True)
 SLABS = partial(IRIM3D, 16, 4, HIDDEN, STRIDES, memory="store", slab=2)
 
 
@@ -103,24 +104,6 @@ def mixed(task: ReconstructionTask, share_of_ssim: float) -> None:
     task.loss = loss
 
 
-def along_the_way(task: ReconstructionTask) -> None:
-    """Average the loss over the estimates after all steps."""
-
-    def loss(model: Any, batch: Sample) -> Tensor:
-        zero_filled, mask = batch.inputs
-        scale = model.scale_of(zero_filled)
-        measured = zero_filled / scale
-        told = model._told(len(measured), None)
-        state, losses = model._start(measured, told), []
-        for i, member in enumerate(model.irim.steps):
-            state = member(state, measured, mask)
-            if i % 2:
-                losses.append(normalized_l1(scale * model._image(state), batch.image))
-        return torch.stack(losses).mean()
-
-    task.loss = loss
-
-
 def constant_rate(task: ReconstructionTask) -> None:
     """Leave the learning rate as it is, without warm-up and cosine."""
     task.configure_optimizers = lambda: torch.optim.Adam(  # type: ignore[method-assign]
@@ -140,7 +123,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "loss", IRIM, change=partial(mixed, share_of_ssim=0.5)
     ),
     "loss nmse": Experiment("loss", IRIM, loss="nmse"),
-    "loss of all steps": Experiment("loss", IRIM, change=along_the_way),
+    "loss of all steps": Experiment("loss", partial(IRIM, all_steps=True)),
     "gates x 0.3": Experiment(
         "initialization", IRIM, change=partial(scale_gates, factor=0.3)
     ),
@@ -194,8 +177,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         "channels", partial(IRIM2D, 32, 8, HIDDEN, STRIDES, memory="store")
     ),
     "12 steps of 4": Experiment("steps", partial(fan, 12, HIDDEN, STRIDES)),
-    "8 steps of 4, all steps": Experiment(
-        "loss", partial(fan, 8, HIDDEN, STRIDES), change=along_the_way
+    "8 steps of 4, all steps": Experiment("loss", ALL_STEPS),
+    "8 steps of 4, all steps, contrast": Experiment(
+        "data", ALL_STEPS, data=ContrastData, average=0.99
     ),
     "8 steps of 4, strides 1 2 4 1": Experiment(
         "strides", partial(fan, 8, (32, 64, 64, 32), (1, 2, 4, 1))
