@@ -193,6 +193,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "8 steps of 4, strides 1 2 4 2": Experiment(
         "strides", partial(fan, 8, (16, 32, 64, 32), (1, 2, 4, 2))
     ),
+    "8 steps of 4, all steps, 32 channels": Experiment(
+        "channels",
+        partial(IRIM2D, 32, 8, HIDDEN, STRIDES, memory="store", all_steps=True),
+    ),
     "RIM, contrast": Experiment("data", partial(RIM, 32, 8), data=ContrastData),
     "i-RIM 3D, 8 steps of 4": Experiment(
         "steps",
