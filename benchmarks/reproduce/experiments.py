@@ -193,6 +193,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "8 steps of 4, strides 1 2 4 2": Experiment(
         "strides", partial(fan, 8, (16, 32, 64, 32), (1, 2, 4, 2))
     ),
+    "8 steps of 4, all steps, shared": Experiment("weights", ALL_STEPS, change=share),
     "8 steps of 4, all steps, 32 channels": Experiment(
         "channels",
         partial(IRIM2D, 32, 8, HIDDEN, STRIDES, memory="store", all_steps=True),
