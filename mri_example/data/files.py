@@ -23,6 +23,7 @@ from mri_example.errors import InputError, check_file, files_of, require, reword
 UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
 TARGETS = SINGLE_COIL, MULTI_COIL = ("reconstruction_esc", "reconstruction_rss")
 UNKNOWN = "unknown"
+LONGEST_NAME = 200  # bytes; file systems allow 255, and a temporary name is longer
 REPEATED = "REPEAT"  # at the end of an acquisition that was done again
 CAUSES = {  # by what the message of HDF5 has in it
     "unable to lock file": "is locked by another program, which may be writing it: "
@@ -358,7 +359,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     After an exception the temporary file is removed and `path` is what it was. Its
     folder is made.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    long = len(os.fsencode(path.name)) > LONGEST_NAME
+    name = sha256(os.fsencode(path.name)).hexdigest() if long else path.name
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
     text = f"{path} cannot be written ({{}}): choose another folder or make room"
     try:
         with reworded(text, OSError, RuntimeError):  # PyTorch's, where a disk is full

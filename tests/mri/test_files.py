@@ -242,6 +242,20 @@ def test_an_error_leaves_the_old_file_and_nothing_else(path, error):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("length", [200, 201, 255])
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path, length):
+    path = tmp_path / f"{'a' * (length - 3)}.h5"
+    write_reconstruction(path, np.ones((1, 8, 8)))
+    assert read_reconstruction(path).shape == (1, 8, 8)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be written .*name too long"):
+        write_reconstruction(tmp_path / f"{'a' * 300}.h5", np.ones((1, 8, 8)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_cannot_be_written_is_named(path):
     with pytest.raises(InputError, match=r"cannot be written .*choose another folder"):
         write_reconstruction(path / "inside" / "a.h5", np.ones((1, 8, 8)))
