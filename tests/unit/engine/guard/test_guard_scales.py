@@ -197,23 +197,16 @@ def test_entries_that_the_first_layers_leave_keep_their_digits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", sorted(SPLITS))
-@pytest.mark.parametrize("permuted", [False, True])
-@pytest.mark.parametrize("exponent", [-6, -9])
+@pytest.mark.parametrize(
+    ("split", "permuted"), [("half", True), ("mask", False), ("checkerboard", True)]
+)
 def test_entries_that_the_first_layers_leave_keep_their_digits_when_compiled(
-    split, permuted, exponent
+    split, permuted
 ) -> None:
     torch.manual_seed(0)
-
-    def network() -> InvertibleSequential:
-        return of_one_part_first((split, permuted, True), 2, 6, permuted, 0)
-
-    above = []
-    for _ in range(3):
-        x = torch.randn(2, 8, 5, 4) * 10.0**exponent
-        found, plain = errors(network(), x, 10.0**exponent, compiled)
-        above.append(found - 3 * plain)
-    assert statistics.median(above) <= 0
+    net = of_one_part_first((split, permuted, True), 2, 3, permuted, 0)
+    found, plain = errors(net, torch.randn(2, 8, 5, 4) * 1e-9, 1e-9, compiled)
+    assert found <= 3 * plain
 
 
 @pytest.mark.slow
