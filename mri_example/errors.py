@@ -21,12 +21,15 @@ def require(right: object, otherwise: str) -> None:
 
 @contextmanager
 def reworded(said: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Raise `InputError` instead of errors of some kinds, whose words replace `{}`."""
+    """Raise `InputError` instead of errors of some kinds.
+
+    Their words replace the last `{}`: those before it are part of the name of a file.
+    """
     try:
         yield
     except kinds as error:
         words = " ".join(str(error).split())
-        raise InputError(said.replace("{}", words)) from error
+        raise InputError(words.join(said.rsplit("{}", 1))) from error
 
 
 def check_file(path: Path, what: str = "file") -> None:

@@ -43,7 +43,8 @@ def _centered(transform: Callable[..., Tensor], values: Tensor, dims: int) -> Te
     axes = tuple(range(-dims, 0))
     unshifted = torch.fft.ifftshift(values, dim=axes)
     transformed = transform(unshifted, dim=axes, norm="ortho")
-    return torch.fft.fftshift(transformed, dim=axes)  # type: ignore[no-any-return]
+    shifted: Tensor = torch.fft.fftshift(transformed, dim=axes)
+    return shifted
 
 
 def center_crop(image: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -256,6 +256,12 @@ def test_a_name_that_is_too_long_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_braces_in_a_name_stay(tmp_path):
+    (tmp_path / "a{}b").write_text("a file")
+    with pytest.raises(InputError, match=r"a\{\}b/c\.h5 cannot be written \(.*a\{\}b"):
+        write_reconstruction(tmp_path / "a{}b" / "c.h5", np.ones((1, 8, 8)))
+
+
 def test_a_place_that_cannot_be_written_is_named(path):
     with pytest.raises(InputError, match=r"cannot be written .*choose another folder"):
         write_reconstruction(path / "inside" / "a.h5", np.ones((1, 8, 8)))
