@@ -114,14 +114,13 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
 
 
 def _project(tensor: Tensor) -> Tensor:
-    x, dtype = _real(tensor), _exact(tensor)
-    if not x.numel():
-        return x.new_zeros(1, PROBES, dtype=dtype)
-    x = x if x.dtype == dtype else x.to(dtype)
-    if x.device.type == "cpu":
-        sums = _sums_of_rows(tensor.shape, x.numel(), dtype)
+    if tensor.device.type == "cpu":
+        sums = _sums_of_rows(tensor.shape, tensor.dtype)
         if sums is not None:
-            return sums.project(x)
+            return sums.project(tensor)
+    x = _converted(tensor)
+    if not x.numel():
+        return x.new_zeros(1, PROBES)
     return _project_whole(x, blocks_of(tensor))
 
 
@@ -171,27 +170,25 @@ class SumsOfRows(NamedTuple):
 
     def project(self, x: Tensor) -> Tensor:
         """Return the projections of the blocks of a state."""
-        rows, summed = x.reshape(-1, self.width), 0
+        rows, summed = _converted(x).reshape(-1, self.width), 0
         options = False, summed, False, self.weights, True
         sums = torch.embedding_bag(rows, self.order, self.offsets, *options)[0]
         return torch.mm(sums.view(self.blocks, -1), self.projection)
 
 
 @functools.lru_cache(maxsize=16)
-def _sums_of_rows(
-    shape: torch.Size, numel: int, dtype: torch.dtype
-) -> SumsOfRows | None:
+def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
     """Draw the weights of a state; `None` where its blocks are not long and even.
 
     They take a thirtieth of the memory of the state.
 
     Args:
         shape: The shape of the state.
-        numel: The number of its real numbers.
-        dtype: Their dtype.
+        dtype: Its dtype.
     """
     batch, channels, samples, group = blocks = blocks_of_shape(shape)
-    length = numel // (batch * channels) * group
+    numel = shape.numel() * (1 + dtype.is_complex)
+    length, dtype = numel // (batch * channels) * group, _exact(dtype)
     lengths = (n for n in range(WIDEST_ROW, SHORTEST_ROW - 1, -1) if length % n == 0)
     width = next(lengths, 0)
     if samples * length < LONG or batch % samples or channels % group or not width:
@@ -217,15 +214,20 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat([p.to(parts[0].device, torch.float64) for p in parts])
 
 
-def _real(tensor: Tensor) -> Tensor:
-    if tensor.is_complex():
+def _converted(tensor: Tensor) -> Tensor:
+    """Return the real numbers of a tensor in the dtype of its projections."""
+    dtype = tensor.dtype
+    if dtype.is_complex:
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor if tensor.is_floating_point() else tensor.double()
+    exact = _exact(dtype)
+    return tensor if tensor.dtype == exact else tensor.to(exact)
 
 
-def _exact(tensor: Tensor) -> torch.dtype:
-    double = tensor.dtype in (torch.float64, torch.complex128)
-    return torch.float64 if double or not is_differentiable(tensor) else torch.float32
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of projections; integers are exact in double precision."""
+    single = dtype.is_floating_point or dtype.is_complex
+    double = not single or dtype in (torch.float64, torch.complex128)
+    return torch.float64 if double else torch.float32
 
 
 @functools.lru_cache(maxsize=1024)

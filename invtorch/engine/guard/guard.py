@@ -11,7 +11,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from invtorch._torch import backward_id, plain_tensors, unseen_by_modes
 from invtorch.engine.guard.anchors import BUDGET, Anchors
-from invtorch.engine.guard.blocks import Blocks, blocks_of, names_of
+from invtorch.engine.guard.blocks import Blocks, blocks_of_shape, names_of
 from invtorch.engine.guard.end_of_backward import at_end_of_backward
 from invtorch.engine.guard.fingerprint import Last, fingerprint, norms_of
 from invtorch.engine.guard.marks import Marks
@@ -35,7 +35,7 @@ from invtorch.engine.guard.tolerance import (
     tolerance,
     whole_norms,
 )
-from invtorch.precision import eps_of, is_differentiable
+from invtorch.precision import eps_of
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 GuardPolicy: TypeAlias = Literal["raise", "warn", "adapt"]
@@ -95,6 +95,28 @@ class DriftWarning(UserWarning):
     """
 
 
+class Layout(NamedTuple):
+    """How the tensors of a state are divided.
+
+    Attributes:
+        parts: The blocks of each tensor.
+        rows: The number of all blocks.
+        exact: For each tensor, whether it has integers, which are not rounded.
+    """
+
+    parts: tuple[Blocks, ...]
+    rows: int
+    exact: tuple[bool, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(*tensors: tuple[torch.Size, torch.dtype]) -> Layout:
+    """Return the layout of a state of tensors of these shapes and dtypes."""
+    parts = tuple(blocks_of_shape(shape) for shape, _ in tensors)
+    exact = tuple(not (d.is_floating_point or d.is_complex) for _, d in tensors)
+    return Layout(parts, sum(blocks.number for blocks in parts), exact)
+
+
 class Guard:
     """Compares the states of one pass at the end of each backward pass.
 
@@ -109,9 +131,7 @@ class Guard:
         self.anchors = anchors
         self.labels: list[str] = []
         self.eps: list[float] = []
-        self.parts: list[tuple[Blocks, ...]] = []
-        self.rows: list[int] = []  # the number of blocks of each state
-        self.exact: list[list[bool]] = []  # whether a tensor has integers
+        self.layouts: list[Layout] = []
         self.marks = Marks()
         self.mark, self.fingerprint = Last(fingerprint), Last(fingerprint)
         self.compared: dict[int, tuple[list[tuple[int, int]], Marks]] = {}
@@ -149,15 +169,13 @@ class Guard:
             state: The state.
         """
         task = backward_id()
-        with unseen_by_modes():
-            numbers = self.fingerprint(_plain(state))
         if task not in self.compared:
             self.compared[task] = [], Marks()
             at_end_of_backward(functools.partial(self.evaluate, task))
         places, marks = self.compared[task]
-        places.append((layer, index))
         with unseen_by_modes():
-            marks.append(numbers)
+            marks.append(self.fingerprint(_plain(state)))
+        places.append((layer, index))
 
     def evaluate(self, task: int) -> None:
         """Evaluate the marks of one backward pass, and raise or warn."""
@@ -182,15 +200,12 @@ class Guard:
 
     def _mark(self, state: Tensors) -> None:
         plain = _plain(state)
-        parts = tuple(map(blocks_of, plain))
-        self.parts.append(parts)
-        self.rows.append(sum(blocks.number for blocks in parts))
-        self.exact.append([not is_differentiable(t) for t in plain])
+        self.layouts.append(_layout(*[(t.shape, t.dtype) for t in plain]))
         with unseen_by_modes():
             self.marks.append(self.mark(plain))
 
     def _counts(self, indices: Iterable[int]) -> list[int]:
-        return [blocks.number for i in indices for blocks in self.parts[i]]
+        return [blocks.number for i in indices for blocks in self.layouts[i].parts]
 
     def _few(self, states: Sequence[int]) -> Iterator[range]:
         """Divide the places of a list of states, so that no division has many rows.
@@ -199,10 +214,10 @@ class Guard:
         """
         first = rows = 0
         for place, state in enumerate(states):
-            rows += self.rows[state]
+            rows += self.layouts[state].rows
             if rows > self.most and place > first:
                 yield range(first, place)
-                first, rows = place, self.rows[state]
+                first, rows = place, self.layouts[state].rows
         yield range(first, len(states))
 
     def _sizes(self, marks: Sequence[Tensor]) -> Tensor:
@@ -222,7 +237,7 @@ class Guard:
         Those of integers are zero, because they must be rebuilt exactly.
         """
         norms = norms_of(torch.cat([marks[i] for i in states]))
-        exact = [exact for i in states for exact in self.exact[i]]
+        exact = [exact for i in states for exact in self.layouts[i].exact]
         if any(exact):
             of_blocks = owners(self._counts(states), CPU)
             norms[torch.tensor(exact, device=CPU)[of_blocks]] = 0
@@ -230,7 +245,7 @@ class Guard:
 
     @property
     def _arities(self) -> list[int]:
-        return [*map(len, self.parts)]
+        return [len(layout.parts) for layout in self.layouts]
 
     def _floors(self, sizes: Tensor) -> list[Tensor]:
         """Return for each state the sizes by which blocks of zeros are judged."""
@@ -253,7 +268,7 @@ class Guard:
         errors: list[tuple[float, int, float]] = []
         for some in self._few(indices):
             chosen = [indices[i] for i in some]
-            sizes = [self.rows[i] for i in chosen]
+            sizes = [self.layouts[i].rows for i in chosen]
             before = torch.cat([marks[i] for i in chosen])
             now = torch.cat([rebuilt[i] for i in some])
             distances = distance(now, before).double()
@@ -293,9 +308,9 @@ class Guard:
         """
         floor = torch.cat([floors[i] for i in states])
         floor = floor[owners(self._counts(states), CPU)]
-        parts = [blocks for i in states for blocks in self.parts[i]]
+        parts = [blocks for i in states for blocks in self.layouts[i].parts]
         parts = parts[:1] if len({*parts}) == 1 else parts
-        of_blocks = share[owners([self.rows[i] for i in states], CPU)]
+        of_blocks = share[owners([self.layouts[i].rows for i in states], CPU)]
         least = of_blocks * sizes_of_samples(norms, parts)
         return torch.maximum(torch.where(norms > 0, norms, floor), least)
 
@@ -375,7 +390,7 @@ class Guard:
 
     def _off(self, first: Measured, last: Measured, limit: str) -> str:
         """Return by how much a state was off, and by how much where the limit broke."""
-        where = names_of(self.parts[last.state], last.block)
+        where = names_of(self.layouts[last.state].parts, last.block)
         if not math.isfinite(last.error):
             place = f" in {where}" if where else ""
             return (

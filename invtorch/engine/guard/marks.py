@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,17 +17,17 @@ class Marks:
     """
 
     def __init__(self) -> None:
-        self.taken: list[Tensor] = []
+        self.taken: list[Any] = []  # arrays from the CPU, tensors from a device
 
     def append(self, projections: Tensor) -> None:
         """Add those of one state, shape `(blocks, PROBES)`."""
         on_cpu = projections.device.type == "cpu"
-        self.taken.append(uncounted(projections) if on_cpu else projections)
+        self.taken.append(projections.numpy().copy() if on_cpu else projections)
 
     def read(self) -> list[Tensor]:
         """Return all of them on the CPU."""
-        if self.taken[0].device.type == "cpu":
-            return self.taken
+        if isinstance(self.taken[0], np.ndarray):
+            return [*map(torch.from_numpy, self.taken)]
         table = torch.cat(self.taken).cpu()
         return list(table.split([len(mark) for mark in self.taken]))
 
