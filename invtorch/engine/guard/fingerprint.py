@@ -186,12 +186,13 @@ def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
         shape: The shape of the state.
         dtype: Its dtype.
     """
-    batch, channels, samples, group = blocks = blocks_of_shape(shape)
+    batch, channels, samples, group, entries, piece = blocks = blocks_of_shape(shape)
     numel = shape.numel() * (1 + dtype.is_complex)
-    length, dtype = numel // (batch * channels) * group, _exact(dtype)
-    lengths = (n for n in range(WIDEST_ROW, SHORTEST_ROW - 1, -1) if length % n == 0)
-    width = next(lengths, 0)
-    if samples * length < LONG or batch % samples or channels % group or not width:
+    length, dtype = numel // (batch * channels * entries) * group * piece, _exact(dtype)
+    run = length if blocks.pieces == 1 else length // group  # elements side by side
+    lengths = (n for n in range(WIDEST_ROW, SHORTEST_ROW - 1, -1) if run % n == 0)
+    width, uneven = next(lengths, 0), batch % samples or channels % group
+    if samples * length < LONG or uneven or entries % piece or not width:
         return None
     rows = samples * length // width
     sums = next((n for n in SUMS if length % n), SUMS[0])

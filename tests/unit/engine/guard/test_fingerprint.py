@@ -124,20 +124,23 @@ def test_every_element_counts_alike(count, where) -> None:
 
 
 @given(shapes(), st.integers(0, 2**32 - 1))
-def test_a_block_sees_its_own_samples_and_channels_only(shape, seed) -> None:
+def test_a_block_sees_its_own_elements_only(shape, seed) -> None:
     generator = torch.Generator("cpu").manual_seed(seed)
     x, blocks = torch.zeros(shape), blocks_of(torch.empty(shape))
     with torch.device("cpu"):
         x = x + one_of(shape, len(shape), generator).to(x)
     at = [int(i) for i in x.nonzero()[0]]
     sample, channel = (*at, 0)[:2]
-    row = sample // blocks.samples * blocks.groups + channel // blocks.group
+    entry = at[2] if blocks.pieces > 1 else 0
+    group = channel // blocks.group * blocks.pieces + entry // blocks.piece
+    row = sample // blocks.samples * blocks.groups + group
     seen = mark((x,)).abs().sum(1).nonzero().flatten().tolist()
     assert seen == [row]
     named = blocks.name(row)
     for what, index, length in (
         ("sample", sample, shape[0]),
         ("channel", channel, (*shape, 1)[1]),
+        ("entr", entry, blocks.length),
     ):
         part = next((p for p in named.split(", ") if p.startswith(what)), None)
         numbers = [int(w) for w in (part or f"x 0 {length - 1}").split() if w.isdigit()]

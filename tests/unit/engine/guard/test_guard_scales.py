@@ -256,11 +256,23 @@ class OffIn(InvertibleModule):
         return x
 
 
+IMAGES, SEQUENCES = (4, 32, 5, 5), (4, 24, 32)  # the last axis is that of features
+EVERY = slice(None)
 PARTS = {
-    "sample": ((slice(2, 3),), r"the size of sample 2"),
-    "samples": ((slice(1, 3),), r"the size of sample [12]"),
-    "channels": ((slice(None), slice(8, 16)), r"channels (8 to 11|12 to 15) \("),
-    "both": ((slice(0, 1), slice(8, 16)), r"sample 0, channels (8 to 11|12 to 15) \("),
+    "sample": (IMAGES, (slice(2, 3),), r"the size of sample 2"),
+    "samples": (IMAGES, (slice(1, 3),), r"the size of sample [12]"),
+    "channels": (IMAGES, (EVERY, slice(8, 16)), r"channels (8 to 11|12 to 15) \("),
+    "both": (
+        IMAGES,
+        (slice(0, 1), slice(8, 16)),
+        r"sample 0, channels (8 to 11|12 to 15) \(",
+    ),
+    "features": (
+        SEQUENCES,
+        (EVERY, EVERY, slice(8, 16)),
+        r"sample \d, channels \d+ to \d+, entries 8 to 15 of the last axis \(",
+    ),
+    "positions": (SEQUENCES, (EVERY, slice(6, 12)), r"channels 6 to 11, entries"),
 }
 
 
@@ -271,12 +283,12 @@ PARTS = {
     st.integers(0, 2**32 - 1),
 )
 def test_a_loud_part_hides_no_error_of_a_quiet_one(name, ratio, wrong, seed) -> None:
-    part, message = PARTS[name]
+    shape, part, message = PARTS[name]
     # what 16 roundings of the other channels of a sample explain is no error
     eps = torch.finfo(torch.float32).eps
     assume(name.rstrip("s") == "sample" or wrong / ratio > 64 * eps)
     torch.manual_seed(seed)
-    x = torch.randn(4, 32, 5, 5) * ratio
+    x = torch.randn(shape) * ratio
     x[part] /= ratio
     layers = [OffIn(part, 0.0), OffIn(part, wrong), OffIn(part, 0.0)]
     net = InvertibleSequential(*layers, anchors=0)
@@ -286,10 +298,10 @@ def test_a_loud_part_hides_no_error_of_a_quiet_one(name, ratio, wrong, seed) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sample", "channels"])
+@pytest.mark.parametrize("name", ["sample", "channels", "features"])
 def test_a_loud_part_hides_no_error_when_compiled(name) -> None:
-    part, _ = PARTS[name]
-    x = torch.randn(4, 32, 5, 5) * 1e3
+    shape, part, _ = PARTS[name]
+    x = torch.randn(shape) * 1e3
     x[part] /= 1e3
     net = InvertibleSequential(OffIn(part, 0.0), OffIn(part, 1e-2), anchors=0)
     loss = compiled(net)(x).square().mean()
