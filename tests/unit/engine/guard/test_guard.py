@@ -219,7 +219,7 @@ def test_a_default_device_elsewhere(device) -> None:
         net, x = orthogonal(0.5, 4, anchors=0), torch.randn(1, CHANNELS, 9, 11)
     with torch.device(device):
         step(net, x)
-        states = (torch.randn(3, 7, 5, device="cpu"),)
+        states = (torch.randn(3, 7, 5, 2, device="cpu"),)
         assert fingerprint(states).shape == (3 * 7, PROBES)
 
 
