@@ -189,7 +189,8 @@ def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
     batch, channels, samples, group, entries, piece = blocks = blocks_of_shape(shape)
     numel = shape.numel() * (1 + dtype.is_complex)
     length, dtype = numel // (batch * channels * entries) * group * piece, _exact(dtype)
-    run = length if blocks.pieces == 1 else length // group  # elements side by side
+    apart = group if blocks.pieces > 1 else 1  # runs of elements in a block
+    run = length // apart
     lengths = (n for n in range(WIDEST_ROW, SHORTEST_ROW - 1, -1) if run % n == 0)
     width, uneven = next(lengths, 0), batch % samples or channels % group
     if samples * length < LONG or uneven or entries % piece or not width:
@@ -201,7 +202,11 @@ def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
         counts = torch.tensor([len(range(i, rows, sums)) for i in range(sums)])
         offsets = F.pad(counts.repeat(blocks.number).cumsum(0), (1, 0))
         places = torch.arange(blocks.number * rows)
-        places = places.view(-1, samples, blocks.groups, length // width)
+        above = -1, samples, blocks.groups // blocks.pieces
+        places = places.view(*above, apart, blocks.pieces, run // width)
+        places = places.transpose(3, 4).reshape(
+            -1, samples, blocks.groups, rows // samples
+        )
     places = places.transpose(1, 2).reshape(-1, rows)[:, order].flatten()
     weights = _drawn((rows,), _options(dtype, rows))[order].repeat(blocks.number)
     projection = _drawn((sums * width, PROBES), _options(dtype, width))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from invtorch.engine.guard.blocks import blocks_of
@@ -120,9 +120,12 @@ def test_fingerprints_estimate_distances(seed, shape, dtype) -> None:
 def test_every_element_counts_alike(count, where) -> None:
     x = torch.zeros(1, 1, count, dtype=torch.float64)
     x[..., round(where * (count - 1))] = 1
-    assert 0.7 < float(fingerprint((x,)).norm()) / math.sqrt(PROBES) < 1.3
+    # the product of at most two weights, each between 0.74 and 1.24
+    assert 0.55 < float(fingerprint((x,)).norm()) / math.sqrt(PROBES) < 1.54
 
 
+@example((1, 22, 1518), 0)  # long blocks of both of the last axes
+@example((3, 64, 4096), 1)
 @given(shapes(), st.integers(0, 2**32 - 1))
 def test_a_block_sees_its_own_elements_only(shape, seed) -> None:
     generator = torch.Generator("cpu").manual_seed(seed)
