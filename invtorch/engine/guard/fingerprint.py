@@ -208,7 +208,9 @@ def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
             -1, samples, blocks.groups, rows // samples
         )
     places = places.transpose(1, 2).reshape(-1, rows)[:, order].flatten()
-    weights = _drawn((rows,), _options(dtype, rows))[order].repeat(blocks.number)
+    # multiplied with those of the projection, so that they may differ by less
+    drawn_rows = _drawn((rows,), _options(dtype, rows), spread=0.25)
+    weights = drawn_rows[order].repeat(blocks.number)
     projection = _drawn((sums * width, PROBES), _options(dtype, width))
     drawn = places.int(), offsets.int(), weights, projection
     return SumsOfRows(width, blocks.number, *map(uncounted, drawn))
@@ -282,11 +284,14 @@ def _options(dtype: torch.dtype, seed: int) -> dict[str, Any]:
     return {"device": "cpu", "dtype": dtype, "generator": generator}
 
 
-def _drawn(shape: tuple[int, ...], options: dict[str, Any]) -> Tensor:
+def _drawn(
+    shape: tuple[int, ...], options: dict[str, Any], spread: float = 0.5
+) -> Tensor:
     """Draw weights of random signs and unit variance.
 
-    Their absolute values are between about 0.75 and 1.25, so that a value that moved to
-    another position is detected.
+    The largest absolute value is about `spread` above the smallest, and 1 is between
+    them, so that a value that moved to another position is detected.
     """
     uniform = torch.rand(shape, **options).sub_(0.5)
-    return uniform.sign().mul_(0.75).add_(uniform).div_(math.sqrt(1 + 1 / 48))
+    drawn = uniform.sign().mul_(1 - spread / 2).add_(uniform, alpha=2 * spread)
+    return drawn.div_(math.sqrt(1 + spread**2 / 12))

@@ -116,12 +116,12 @@ def test_fingerprints_estimate_distances(seed, shape, dtype) -> None:
     assert estimate(x, moved) >= true / 4
 
 
+@example(250_001, 0.8800436264634082)  # rows are added up before they are projected
 @given(st.integers(1, 70) | st.integers(250_000, 300_000), st.floats(0, 1))
 def test_every_element_counts_alike(count, where) -> None:
     x = torch.zeros(1, 1, count, dtype=torch.float64)
     x[..., round(where * (count - 1))] = 1
-    # the product of at most two weights, each between 0.74 and 1.24
-    assert 0.55 < float(fingerprint((x,)).norm()) / math.sqrt(PROBES) < 1.54
+    assert 0.7 < float(fingerprint((x,)).norm()) / math.sqrt(PROBES) < 1.3
 
 
 @example((1, 22, 1518), 0)  # long blocks of both of the last axes
