@@ -49,8 +49,8 @@ from invtorch.engine.first_layers import (
 from invtorch.engine.guard.blocks import blocks_of
 from invtorch.engine.guard.tolerance import (
     floors_of,
+    for_each_block,
     growth_of,
-    owners,
     sizes_of_samples,
     whole_norms,
 )
@@ -272,8 +272,9 @@ class Marks(NamedTuple):
     def scales(self, index: int) -> Tensor:
         """Return the size relative to which an error of each block is measured."""
         norms = self.rows[index][:, -1].double()
-        places = owners(self.counts[index], norms.device)
-        return torch.where(norms > 0, norms, self.floors[index][places])
+        counts = self.counts[index]
+        floors = for_each_block(self.floors[index][: len(counts)], counts)
+        return torch.where(norms > 0, norms, floors)
 
     def least(self, index: int) -> Tensor:
         """Return for each tensor of zeros the size that it is judged by, else zero."""

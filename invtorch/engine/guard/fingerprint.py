@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from invtorch._torch import same_as
 from invtorch.engine.guard.blocks import Blocks, blocks_of, blocks_of_shape
-from invtorch.engine.guard.marks import uncounted
+from invtorch.engine.guard.marks import Results, uncounted
 from invtorch.precision import is_differentiable, no_autocast
 
 # Projections of a block. Of an error that looks random to them, 16 estimate the size to
@@ -109,8 +109,9 @@ def fingerprint(state: tuple[Tensor, ...]) -> Tensor:
     Returns:
         The projections, shape `(blocks, PROBES)`.
     """
-    with no_autocast(state[0]):
-        return _joined([_project(t) for t in state])
+    if len(state) == 1:
+        return _project(state[0])
+    return _joined([_project(t) for t in state])
 
 
 def _project(tensor: Tensor) -> Tensor:
@@ -120,8 +121,9 @@ def _project(tensor: Tensor) -> Tensor:
             return sums.project(tensor)
     x = _converted(tensor)
     if not x.numel():
-        return x.new_zeros(1, PROBES)
-    return _project_whole(x, blocks_of(tensor))
+        return uncounted(x.new_zeros(1, PROBES))
+    with no_autocast(tensor):
+        return uncounted(_project_whole(x, blocks_of(tensor)))
 
 
 def _project_whole(tensor: Tensor, blocks: Blocks) -> Tensor:
@@ -155,6 +157,7 @@ class SumsOfRows(NamedTuple):
     Attributes:
         width: The length of a row.
         blocks: The number of blocks.
+        results: Where projections are written.
         order: The rows of the sums, one sum after another.
         offsets: Where each sum begins.
         weights: The weight of each row.
@@ -163,6 +166,7 @@ class SumsOfRows(NamedTuple):
 
     width: int
     blocks: int
+    results: Results
     order: Tensor
     offsets: Tensor
     weights: Tensor
@@ -170,10 +174,13 @@ class SumsOfRows(NamedTuple):
 
     def project(self, x: Tensor) -> Tensor:
         """Return the projections of the blocks of a state."""
-        rows, summed = _converted(x).reshape(-1, self.width), 0
+        if x.dtype != self.weights.dtype:
+            x = _converted(x)
+        rows, summed = x.reshape(-1, self.width), 0
         options = False, summed, False, self.weights, True
         sums = torch.embedding_bag(rows, self.order, self.offsets, *options)[0]
-        return torch.mm(sums.view(self.blocks, -1), self.projection)
+        x = sums.view(self.blocks, -1)
+        return torch.mm(x, self.projection, out=self.results.take())
 
 
 @functools.lru_cache(maxsize=16)
@@ -213,13 +220,14 @@ def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
     weights = drawn_rows[order].repeat(blocks.number)
     projection = _drawn((sums * width, PROBES), _options(dtype, width))
     drawn = places.int(), offsets.int(), weights, projection
-    return SumsOfRows(width, blocks.number, *map(uncounted, drawn))
+    results = Results(blocks.number, PROBES, dtype)
+    return SumsOfRows(width, blocks.number, results, *map(uncounted, drawn))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     if len(parts) == 1:
         return parts[0]
-    return torch.cat([p.to(parts[0].device, torch.float64) for p in parts])
+    return uncounted(torch.cat([p.to(parts[0].device, torch.float64) for p in parts]))
 
 
 def _converted(tensor: Tensor) -> Tensor:

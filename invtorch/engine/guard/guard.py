@@ -27,9 +27,9 @@ from invtorch.engine.guard.measurement import Measured, appeared, runs, until_fi
 from invtorch.engine.guard.tolerance import (
     distance,
     floors_of,
+    for_each_block,
     growth_of,
     least_share,
-    owners,
     relative_error,
     sizes_of_samples,
     tolerance,
@@ -100,11 +100,13 @@ class Layout(NamedTuple):
 
     Attributes:
         parts: The blocks of each tensor.
+        counts: The number of blocks of each.
         rows: The number of all blocks.
         exact: For each tensor, whether it has integers, which are not rounded.
     """
 
     parts: tuple[Blocks, ...]
+    counts: tuple[int, ...]
     rows: int
     exact: tuple[bool, ...]
 
@@ -114,7 +116,8 @@ def _layout(*tensors: tuple[torch.Size, torch.dtype]) -> Layout:
     """Return the layout of a state of tensors of these shapes and dtypes."""
     parts = tuple(blocks_of_shape(shape) for shape, _ in tensors)
     exact = tuple(not (d.is_floating_point or d.is_complex) for _, d in tensors)
-    return Layout(parts, sum(blocks.number for blocks in parts), exact)
+    counts = tuple(blocks.number for blocks in parts)
+    return Layout(parts, counts, sum(counts), exact)
 
 
 class Guard:
@@ -200,12 +203,12 @@ class Guard:
 
     def _mark(self, state: Tensors) -> None:
         plain = _plain(state)
-        self.layouts.append(_layout(*[(t.shape, t.dtype) for t in plain]))
+        self.layouts.append(_layout(*((t.shape, t.dtype) for t in plain)))
         with unseen_by_modes():
             self.marks.append(self.mark(plain))
 
     def _counts(self, indices: Iterable[int]) -> list[int]:
-        return [blocks.number for i in indices for blocks in self.layouts[i].parts]
+        return [count for i in indices for count in self.layouts[i].counts]
 
     def _few(self, states: Sequence[int]) -> Iterator[range]:
         """Divide the places of a list of states, so that no division has many rows.
@@ -239,8 +242,8 @@ class Guard:
         norms = norms_of(torch.cat([marks[i] for i in states]))
         exact = [exact for i in states for exact in self.layouts[i].exact]
         if any(exact):
-            of_blocks = owners(self._counts(states), CPU)
-            norms[torch.tensor(exact, device=CPU)[of_blocks]] = 0
+            of_tensors = torch.tensor(exact, device=CPU)
+            norms[for_each_block(of_tensors, self._counts(states))] = 0
         return norms
 
     @property
@@ -250,11 +253,11 @@ class Guard:
     def _floors(self, sizes: Tensor) -> list[Tensor]:
         """Return for each state the sizes by which blocks of zeros are judged."""
         arities = self._arities
-        floors = floors_of(sizes, ragged=len({*arities}) > 1)
+        ragged = len({*arities}) > 1
+        floors = floors_of(sizes, ragged).unbind()
+        if not ragged:
+            return [*floors]
         return [row[:n] for row, n in zip(floors, arities, strict=True)]
-
-    def _least_share(self, layer: int, growth: float) -> float:
-        return least_share(eps_of(self.dtype), self.eps[layer], growth)
 
     def _measure(
         self,
@@ -266,6 +269,10 @@ class Guard:
     ) -> list[Measured]:
         layers, indices = zip(*compared, strict=True)
         errors: list[tuple[float, int, float]] = []
+        eps = eps_of(self.dtype)
+        shares = {
+            computed: least_share(eps, computed, growth) for computed in {*self.eps}
+        }
         for some in self._few(indices):
             chosen = [indices[i] for i in some]
             sizes = [self.layouts[i].rows for i in chosen]
@@ -273,7 +280,7 @@ class Guard:
             now = torch.cat([rebuilt[i] for i in some])
             distances = distance(now, before).double()
             norms = self._norms(marks, chosen)
-            share = [self._least_share(layers[i], growth) for i in some]
+            share = [shares[self.eps[layers[i]]] for i in some]
             scale = self._scale(chosen, norms, floors, torch.tensor(share, device=CPU))
             largest, places = _rows(relative_error(distances, scale), sizes).max(1)
             whole = relative_error(_whole(distances, sizes), _whole(norms, sizes))
@@ -307,10 +314,10 @@ class Guard:
             share: For each of `states`, the smallest part that is judged by its size.
         """
         floor = torch.cat([floors[i] for i in states])
-        floor = floor[owners(self._counts(states), CPU)]
+        floor = for_each_block(floor, self._counts(states))
         parts = [blocks for i in states for blocks in self.layouts[i].parts]
         parts = parts[:1] if len({*parts}) == 1 else parts
-        of_blocks = share[owners([self.layouts[i].rows for i in states], CPU)]
+        of_blocks = for_each_block(share, [self.layouts[i].rows for i in states])
         least = of_blocks * sizes_of_samples(norms, parts)
         return torch.maximum(torch.where(norms > 0, norms, floor), least)
 
@@ -436,4 +443,6 @@ def _rows(numbers: Tensor, lengths: Sequence[int]) -> Tensor:
 
 def _plain(state: Tensors) -> Tensors:
     """Return the plain tensors of a state, of which subclasses are made."""
+    if all(type(t) is Tensor for t in state):
+        return state
     return tuple(plain for t in state for plain in plain_tensors(t))

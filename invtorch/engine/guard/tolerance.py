@@ -79,11 +79,25 @@ def whole_norms(norms: Tensor, counts: Sequence[int]) -> Tensor:
         counts: The number of blocks of each tensor.
     """
     squares = norms.double().square()
+    if len({*counts}) == 1:
+        return squares.view(len(counts), -1).sum(1).sqrt()
     sums = squares.new_zeros(len(counts))
-    return sums.index_add(0, owners(counts, norms.device), squares).sqrt()
+    return sums.index_add(0, _owners(counts, norms.device), squares).sqrt()
 
 
-def owners(counts: Sequence[int], device: torch.device) -> Tensor:
+def for_each_block(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return for each block the value of its tensor.
+
+    Args:
+        values: One of each tensor.
+        counts: The number of blocks of each tensor.
+    """
+    if len({*counts}) == 1:
+        return values.repeat_interleave(counts[0])
+    return values[_owners(counts, values.device)]
+
+
+def _owners(counts: Sequence[int], device: torch.device) -> Tensor:
     """Return for each block the index of its tensor."""
     places = [i for i, count in enumerate(counts) for _ in range(count)]
     return torch.tensor(places, device=device)
