@@ -18,6 +18,7 @@ from invtorch.engine import (
     AnchorsArgument,
     GuardPolicy,
     Strategy,
+    plan,
     run,
 )
 from invtorch.memory.plan import Automatic, Plan
@@ -192,7 +193,12 @@ class InvertibleSequential(Composite, nn.Sequential):  # type: ignore[misc]
             self.state_dtype,
             self._automatic if self._planning else None,
         )
-        if torch.compiler.is_compiling() or self in CALLED:
+        strategy = plan(strategy, chain, state, context)
+        if torch.compiler.is_compiling():
+            # Dynamo compares what is read here: what fits in a budget has its own graph
+            bool(strategy.memory == "store")
+            return run(strategy, chain, state, context)
+        if self in CALLED:
             return run(strategy, chain, state, context)
         first = FirstPass()
         result = run(strategy._replace(observer=first), chain, state, context)

@@ -52,7 +52,7 @@ Glossary:
 * **refuse**: to raise an error.
 """
 
-from invtorch.engine.dispatch import Strategy, run
+from invtorch.engine.dispatch import Strategy, plan, run
 from invtorch.engine.guard.anchors import Anchors, AnchorsArgument
 from invtorch.engine.guard.guard import GUARDS, DriftError, DriftWarning, GuardPolicy
 
@@ -64,5 +64,6 @@ __all__ = [
     "DriftWarning",
     "GuardPolicy",
     "Strategy",
+    "plan",
     "run",
 ]

@@ -81,6 +81,7 @@ class Strategy(NamedTuple):
         layers: The number of layers of a pass.
         state_dtype: The dtype in which the state is kept, if not that of the input.
         planner: Chooses a strategy for each layer, if `memory` is `"auto"`.
+        planned: The strategy of each layer, once chosen.
         observer: Observes the pass, unless it is compiled or its state has no values.
     """
 
@@ -90,9 +91,10 @@ class Strategy(NamedTuple):
     layers: int
     state_dtype: torch.dtype | None
     planner: Planner | None = None
+    planned: tuple[str, ...] = ()
     observer: Observer | None = None
 
-    def recorder(self, chain: Pass, state: Any, context: Context) -> Store | Tape:
+    def recorder(self, state: Any) -> Store | Tape:
         """Return the recorder of one pass.
 
         Raises:
@@ -107,13 +109,22 @@ class Strategy(NamedTuple):
         limit = self.anchors.between_passes
         if self.guard is None and self.memory in ("invert", "auto"):
             self.check_precision(state, kept)
-        if self.planner is None or not has_values:
-            memory = "invert" if self.planner else self.memory
-            return Tape(memory, kept, guard, (), limit)
+        memory = "invert" if self.memory == "auto" else self.memory
+        return Tape(memory, kept, guard, self.planned, limit)
+
+    def plan(self, chain: Pass, state: Any, context: Context) -> Strategy:
+        """Choose the strategy of each layer, if they are planned for a budget.
+
+        Returns:
+            The strategy, with `memory="store"` if everything fits in the budget.
+        """
+        if self.planner is None or not _records() or not _has_values(state):
+            return self
+        if self.state_dtype is not None:
+            state = tuple(_cast(as_tensors(state), self.state_dtype))
         planned = self.planner.assign(chain, state, context, self.anchors)
-        if all(memory == "store" for memory in planned):
-            return Store()
-        return Tape("invert", kept, guard, planned, limit)
+        everything = all(memory == "store" for memory in planned)
+        return self._replace(memory="store" if everything else "auto", planned=planned)
 
     def check_precision(self, state: Any, kept: frozenset[int]) -> None:
         """Refuse a state in half precision, unless every state is kept."""
@@ -147,6 +158,11 @@ def run(strategy: Strategy, chain: Pass, state: Any, context: Context) -> Any:
     return _run_recorded(strategy, chain, state, context)
 
 
+def _records() -> bool:
+    """Return whether a pass is recorded, and not a part of another one."""
+    return torch.is_grad_enabled() and not is_recording() and not _is_transformed()
+
+
 def _is_transformed() -> bool:
     """Return whether the pass is transformed, and so has to be plain PyTorch.
 
@@ -163,7 +179,7 @@ def _is_transformed() -> bool:
 
 def _record(strategy: Strategy, chain: Pass, state: Any, context: Any) -> Any:
     as_tensors(state)
-    recorder = strategy.recorder(chain, state, context)
+    recorder = strategy.recorder(state)
     observer = strategy.observer if _is_plain(state) else None
     with Recording(observer.observe(recorder, state) if observer else recorder):
         result = chain(state, context)
@@ -219,11 +235,37 @@ def _check_compilable(strategy: Strategy, chain: Pass, state: Any) -> None:
         )
 
 
+def _trace_plan(
+    strategy: Strategy, chain: Pass, state: Any, context: Context
+) -> Strategy:
+    """Break the graph where the strategies of layers are planned.
+
+    Layers are measured outside of a graph. If everything is stored, they are compiled
+    in the next graph.
+    """
+    if strategy.planner is None or not _records():
+        return strategy
+    _torch.break_graph(
+        "memory='auto' is planned outside of the graph, which breaks: set "
+        "memory='store' if everything fits, or call the container outside the "
+        "compiled function"
+    )
+    return _plan_outside(strategy, chain, state, context)
+
+
+_plan_outside = _torch.untraced(Strategy.plan)
+plan = _torch.traced_as(_trace_plan, _plan_outside)
+
+
 # Dynamo traces `_trace` where `_run_recorded` is called. If it cannot make a part of
 # its graph of that, it breaks the graph there and calls `_run_outside`, into which it
 # must not look. Conditioners that are compiled on their own stay compiled.
 _run_outside = _torch.untraced(_record)
 _run_recorded = _torch.traced_as(_trace, _run_outside)
+
+
+def _cast(state: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return tuple(t.to(as_kind(dtype, t)) for t in state)
 
 
 def _run_in(
@@ -232,7 +274,7 @@ def _run_in(
     """Run a pass on a state in another dtype, and convert the result back."""
     strategy = strategy._replace(state_dtype=None)
     given = as_tensors(state)
-    cast = tuple(t.to(as_kind(dtype, t)) for t in given)
+    cast = _cast(given, dtype)
     single = isinstance(state, Tensor)
     result = run(strategy, chain, cast[0] if single else cast, context)
     if not isinstance(chain, PassWithLogDet):

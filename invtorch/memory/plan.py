@@ -554,7 +554,10 @@ def _least_memory(steps: Sequence[Step], outside: str = "invert") -> Iterator[st
 
 
 def _configuration(step: Step) -> tuple[Any, ...]:
-    parts = modules_inside(step.module)
-    parameters = [p for part in parts for p in parameters_of(part).values()]
-    trained = [p.requires_grad for p in parameters if p is not None]
+    trained = [
+        parameter.requires_grad
+        for part in modules_inside(step.module)
+        for parameter in parameters_of(part).values()
+        if parameter is not None
+    ]
     return id(step.module), step.direction, step.module.training, *trained

@@ -367,7 +367,7 @@ OPTIONS = {
     "memory='store'": ({"memory": "store"}, ""),
     "memory='checkpoint'": ({"memory": "checkpoint"}, "memory='checkpoint' is not"),
     "memory='offload'": ({"memory": "offload"}, "memory='offload' is not supported"),
-    "memory='auto'": ({"memory": "auto"}, "memory='auto' is not supported"),
+    "memory='auto'": ({"memory": "auto"}, "memory='auto' is planned outside"),
     "state_dtype": ({"state_dtype": torch.float64}, ""),
 }
 
