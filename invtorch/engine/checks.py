@@ -16,6 +16,7 @@ from torch.autograd.graph import Node
 from torch.nn.parameter import is_lazy
 
 from invtorch import _torch
+from invtorch.precision import as_kind
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -38,6 +39,12 @@ def as_tensors(state: Any) -> tuple[Tensor, ...]:
     if isinstance(state, tuple):
         found = f"{found} of {', '.join(type(t).__name__ for t in state) or 'nothing'}"
     raise TypeError(f"a state is a tensor or a tuple of tensors, not {found}{hint}")
+
+
+def converted(state: Any, dtype: torch.dtype) -> Any:
+    """Convert a state to another dtype; integers keep theirs."""
+    tensors = tuple(t.to(as_kind(dtype, t)) for t in as_tensors(state))
+    return tensors[0] if isinstance(state, Tensor) else tensors
 
 
 def check_inverse_arity(label: str, expected: int, returned: int) -> None:

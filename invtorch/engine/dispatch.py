@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from invtorch import _torch
 from invtorch.composite import Pass, PassWithLogDet
-from invtorch.engine.checks import as_tensors, check_half_precision
+from invtorch.engine.checks import as_tensors, check_half_precision, converted
 from invtorch.engine.compiled import function
 from invtorch.engine.eager.tape import Tape
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.guard import Guard
 from invtorch.module import InvertibleModule
-from invtorch.precision import as_kind, dtypes_as, is_differentiable
+from invtorch.precision import dtypes_as, is_differentiable
 from invtorch.recording import (
     Context,
     Direction,
@@ -31,9 +31,14 @@ class Planner(Protocol):
     """Chooses a memory strategy for each layer of a pass."""
 
     def assign(
-        self, chain: Pass, state: Any, context: Context, anchors: Anchors
+        self,
+        chain: Pass,
+        state: Any,
+        context: Context,
+        anchors: Anchors,
+        dtype: torch.dtype | None,
     ) -> tuple[str, ...]:
-        """Return the strategies of the layers, in order."""
+        """Return the strategies of the layers, in order, for a state in `dtype`."""
 
 
 class Observer(Protocol):
@@ -100,6 +105,8 @@ class Strategy(NamedTuple):
         Raises:
             RuntimeError: If a state in half precision is rebuilt without a guard.
         """
+        if self.guard is None and (self.planned or self.memory in ("invert", "auto")):
+            self.check_precision(state)
         if self.memory == "store":
             return Store()
         measured = self.guard is not None or self.anchors.requested == "auto"
@@ -107,8 +114,6 @@ class Strategy(NamedTuple):
         guard = Guard(self.guard, self.anchors) if measured and has_values else None
         kept = self.anchors.places(self.layers)
         limit = self.anchors.between_passes
-        if self.guard is None and self.memory in ("invert", "auto"):
-            self.check_precision(state, kept)
         memory = "invert" if self.memory == "auto" else self.memory
         return Tape(memory, kept, guard, self.planned, limit)
 
@@ -120,14 +125,14 @@ class Strategy(NamedTuple):
         """
         if self.planner is None or not _records() or not _has_values(state):
             return self
-        if self.state_dtype is not None:
-            state = tuple(_cast(as_tensors(state), self.state_dtype))
-        planned = self.planner.assign(chain, state, context, self.anchors)
+        dtype = self.state_dtype
+        planned = self.planner.assign(chain, state, context, self.anchors, dtype)
         everything = all(memory == "store" for memory in planned)
         return self._replace(memory="store" if everything else "auto", planned=planned)
 
-    def check_precision(self, state: Any, kept: frozenset[int]) -> None:
+    def check_precision(self, state: Any) -> None:
         """Refuse a state in half precision, unless every state is kept."""
+        kept = self.anchors.places(self.layers)
         check_half_precision(_tensors(state), kept >= set(range(self.layers)))
 
 
@@ -227,7 +232,7 @@ def _check_compilable(strategy: Strategy, chain: Pass, state: Any) -> None:
             "anchors, or memory='store'"
         )
     if guard is None:
-        strategy.check_precision(state, strategy.anchors.places(strategy.layers))
+        strategy.check_precision(state)
     elif guard != "raise":
         raise RuntimeError(
             f"guard={guard!r} is not supported under torch.compile: set guard='raise' "
@@ -264,19 +269,13 @@ _run_outside = _torch.untraced(_record)
 _run_recorded = _torch.traced_as(_trace, _run_outside)
 
 
-def _cast(state: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return tuple(t.to(as_kind(dtype, t)) for t in state)
-
-
 def _run_in(
     dtype: torch.dtype, strategy: Strategy, chain: Pass, state: Any, context: Any
 ) -> Any:
     """Run a pass on a state in another dtype, and convert the result back."""
     strategy = strategy._replace(state_dtype=None)
     given = as_tensors(state)
-    cast = _cast(given, dtype)
-    single = isinstance(state, Tensor)
-    result = run(strategy, chain, cast[0] if single else cast, context)
+    result = run(strategy, chain, converted(state, dtype), context)
     if not isinstance(chain, PassWithLogDet):
         return _cast_back(result, given)
     output, log_det = result

@@ -23,16 +23,17 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 
 from invtorch._torch import modules_inside, parameters_of
 from invtorch.composite import Pass, Step, elementary, inner_steps
-from invtorch.engine.checks import as_tensors
+from invtorch.engine.checks import as_tensors, converted
 from invtorch.engine.guard.anchors import Anchors
 from invtorch.engine.guard.tolerance import tolerance
 from invtorch.engine.restore.context import tensors_in
 from invtorch.memory.costs import Cost, measure_costs
 from invtorch.module import MEMORY, InvertibleModule
-from invtorch.precision import eps_of
+from invtorch.precision import as_kind, eps_of
 from invtorch.recording import Context
 
 Times: TypeAlias = dict[str, Fraction]
@@ -447,7 +448,12 @@ class Automatic:
         self._budget = budget
 
     def assign(
-        self, chain: Pass, state: Any, context: Context, anchors: Anchors
+        self,
+        chain: Pass,
+        state: Any,
+        context: Context,
+        anchors: Anchors,
+        dtype: torch.dtype | None = None,
     ) -> tuple[str, ...]:
         """Return the strategy of each layer of a pass, in order.
 
@@ -459,12 +465,12 @@ class Automatic:
         """
         steps = elementary(chain.steps)
         tensors = as_tensors(state)
-        inputs = (*tensors, *tensors_in(context))
-        kinds = tuple(Kind(t.shape, t.dtype, t.device) for t in inputs)
+        states = [Kind.of(t, dtype) for t in tensors]
+        kinds = (*states, *map(Kind.of, tensors_in(context)))
         configurations = tuple(map(_configuration, steps))
         places = anchors.places(len(steps))
         least = tuple(_least_memory(chain.steps))
-        eps = max(eps_of(t.dtype) for t in tensors)
+        eps = max(eps_of(kind.dtype) for kind in states)
 
         def planned(measured: Any) -> Plan:
             key = measured, least, places, self.budget
@@ -484,6 +490,7 @@ class Automatic:
                 self.latest = planned(similar)
                 return self.latest.strategies
         if exact not in self.costs:
+            state = state if dtype is None else converted(state, dtype)
             _keep(self.costs, exact, measure_costs(steps, state, context))
         self.latest = planned(exact)
         return self.latest.strategies
@@ -508,6 +515,12 @@ class Kind(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> Kind:
+        """Return that of a tensor, which is to be converted to `dtype`."""
+        kept = tensor.dtype if dtype is None else as_kind(dtype, tensor)
+        return cls(tensor.shape, kept, tensor.device)
 
 
 def _cover(measured: Sequence[Kind], kinds: Sequence[Kind]) -> bool:

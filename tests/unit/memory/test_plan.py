@@ -554,7 +554,7 @@ def test_the_state_dtype_counts() -> None:
 def test_under_compile_it_is_refused() -> None:
     net = stack(0, depth=2)
     net.memory = "auto"
-    with pytest.raises(Unsupported, match="memory='auto' is not supported under"):
+    with pytest.raises(Unsupported, match="memory='auto' is planned outside of"):
         torch.compile(net, backend="eager", fullgraph=True)(sample())
 
 
