@@ -87,6 +87,7 @@ __all__ = [
     "is_profiling",
     "is_tracing",
     "is_view",
+    "is_wrapper",
     "modes_are_active",
     "modules_inside",
     "nodes_created",
@@ -225,6 +226,17 @@ def plain_tensors(tensor: Tensor) -> Tensors:
         )
     with torch._C.DisableTorchFunctionSubclass():
         return (tensor.as_subclass(Tensor),)
+
+
+def is_wrapper(tensor: Tensor) -> bool:
+    """Return whether a tensor is of a subclass that wraps other tensors.
+
+    What is assigned to its `data` does not reach them.
+    Without: `True` for all subclasses, whose layers are then evaluated twice.
+    """
+    kind = type(tensor)
+    own = kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+    return own and not issubclass(kind, FakeTensor)
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -268,7 +268,10 @@ def correlate_channels(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
     """
     with no_autocast(a):
         if dim in (-1, a.ndim - 1) or dim not in (1, 1 - a.ndim):
-            rows, columns = (t.movedim(dim, -1).flatten(0, -2) for t in (a, b))
+            # not `flatten`, of which vmap knows no such case
+            rows, columns = (
+                t.movedim(dim, -1).reshape(-1, t.shape[dim]) for t in (a, b)
+            )
             return rows.T @ columns.conj()
         per_sample = torch.bmm(_flat(a), _flat(b).mH)
         return per_sample[0] if a.shape[0] == 1 else per_sample.sum(0)
