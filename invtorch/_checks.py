@@ -111,7 +111,10 @@ def check_initialized(module: nn.Module) -> None:
     Raises:
         RuntimeError: If it did not.
     """
-    if "_modules" not in vars(module):
+    # a module that `torch.jit` traced has no tables of its own
+    if "_modules" not in vars(module) and not isinstance(
+        module, torch.jit.ScriptModule
+    ):
         name = type(module).__name__
         raise RuntimeError(
             f"{name} is not initialized: call `super().__init__()` first in the "

@@ -60,19 +60,31 @@ def check_inverse_arity(label: str, expected: int, returned: int) -> None:
         )
 
 
-def check_inverse_shapes(
-    label: str, received: Sequence[torch.Size], returned: Sequence[Tensor]
+def check_inverse_kinds(
+    label: str,
+    received: Sequence[tuple[torch.Size, torch.dtype]],
+    returned: Sequence[Tensor],
 ) -> None:
-    """Refuse an inverse that returns tensors of other shapes than the layer receives.
+    """Refuse an inverse that returns other shapes or dtypes than the layer receives.
+
+    Args:
+        label: The name of the layer in messages.
+        received: Shape and dtype of each tensor that the layer received.
+        returned: What the inverse returned.
 
     Raises:
-        RuntimeError: If it does.
+        RuntimeError: If they differ.
     """
-    for shape, tensor in zip(received, returned, strict=True):
+    for (shape, dtype), tensor in zip(received, returned, strict=True):
         if tensor.shape != shape:
             raise RuntimeError(
                 f"the inverse of {label} returned shape {tuple(tensor.shape)}, but the "
                 f"layer received {tuple(shape)}: return the state that it received"
+            )
+        if tensor.dtype != dtype:
+            raise RuntimeError(
+                f"the inverse of {label} returned {tensor.dtype}, but the layer "
+                f"received {dtype}: return `x.to(y.dtype)`"
             )
 
 

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import invtorch
 from invtorch import _torch
 from tests.devices import ON_THE_CPU
+from tests.subclasses import Transparent
 
 PACKAGE = Path(invtorch.__file__).parent
 PRIVATE = re.compile(
@@ -63,6 +64,8 @@ class TestSubclasses:
         assert (type(found), found.data_ptr()) == (torch.Tensor, x.data_ptr())
         weight = nn.Parameter(x)
         assert _torch.plain_tensors(weight)[0] is weight
+        assert not any(map(_torch.is_wrapper, (x, weight, x.as_subclass(Own))))
+        assert _torch.is_wrapper(Transparent(x))
         assert _torch.has_values(x)
         assert not _torch.has_values(x.to("meta"))
         with FakeTensorMode():

@@ -136,9 +136,12 @@ def check_repeatable(label: str, module: nn.Module) -> None:
         RuntimeError: If the module updates running statistics, has hooks, has no shape
             yet, has a `memory` of its own, or contains a `MultiheadAttention`.
     """
-    reason = ""
-    if getattr(module, "memory", None) in KEEPING:
-        reason = f"has memory={module.memory!r}"
+    memory, reason = getattr(module, "memory", None), ""
+    if memory in KEEPING:
+        raise RuntimeError(
+            f"{label} has memory={memory!r}, which a graph does not support: leave it "
+            f"out, or set memory='store' for the whole container"
+        )
     for part in module.modules():
         reason = reason or _reason(part)
     if reason:

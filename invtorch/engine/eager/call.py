@@ -21,7 +21,7 @@ from invtorch.engine.checks import (
     check_dtypes,
     check_input_unmodified,
     check_inverse_arity,
-    check_inverse_shapes,
+    check_inverse_kinds,
     check_kinds,
     check_log_det,
     check_output_unmodified,
@@ -245,7 +245,7 @@ class Call:
             watch = watched(parts)
         off = _torch.SavedTensorsHooksOff()
         self.needed = [t.requires_grad for t in state]
-        self.shapes = [t.shape for t in state]
+        self.received = [(t.shape, t.dtype) for t in state]
         own_code, own_layer = self.environment.own_code, self.environment.own_layer
         read = self.grad_inputs if own_code else None
         self.nodes = NodesCounted(state, read, own_layer)
@@ -303,7 +303,7 @@ class Call:
         if gathered:
             self.module.reshard()  # type: ignore[operator]
         check_inverse_arity(self.label, self.arity, len(state))
-        check_inverse_shapes(self.label, self.shapes, state)
+        check_inverse_kinds(self.label, self.received, state)
         check_output_unmodified(self.label, versions(output) == counts)
         return state
 

@@ -368,22 +368,28 @@ def test_the_default_number_of_reflections(channels) -> None:
     assert len(layer.vectors) == min(3, channels)
 
 
-WRONG_SHAPES = [
-    lambda x: x[:, :2],
-    lambda x: x[:1],
-    lambda x: x.mean(1, keepdim=True),
-    lambda x: x.transpose(2, 3),
-    lambda x: x.flatten(1),
-    lambda x: x.unsqueeze(0),
+SHAPE = r"shape .*received \(2, 4, 5, 3\)"
+WRONG_KINDS = [
+    (lambda x: x[:, :2], SHAPE),
+    (lambda x: x[:1], SHAPE),
+    (lambda x: x.mean(1, keepdim=True), SHAPE),
+    (lambda x: x.transpose(2, 3), SHAPE),
+    (lambda x: x.flatten(1), SHAPE),
+    (lambda x: x.unsqueeze(0), SHAPE),
+    (lambda x: x.double(), r"torch.float64, .*received torch.float32"),
+    (lambda x: x.half(), r"torch.float16, .*received torch.float32"),
+    (lambda x: x + 0j, r"torch.complex64, .*received torch.float32"),
 ]
 
 
 @given(
-    st.sampled_from(WRONG_SHAPES),
+    st.sampled_from(WRONG_KINDS),
     st.sampled_from(["raise", "warn", None]),
     st.booleans(),
 )
-def test_an_inverse_that_returns_another_shape(wrong, guard, in_a_tuple) -> None:
+def test_an_inverse_that_returns_another_kind(kind, guard, in_a_tuple) -> None:
+    wrong, words = kind
+
     class Wrong(InvertibleModule):
         def __init__(self):
             super().__init__()
@@ -399,8 +405,6 @@ def test_an_inverse_that_returns_another_shape(wrong, guard, in_a_tuple) -> None
     x = torch.randn(2, 4, 5, 3, requires_grad=True)
     y = net((x, x) if in_a_tuple else x)
     loss = y[1].sum() if in_a_tuple else y.sum()
-    message = (
-        r"the inverse of layer 1 \(Wrong\) returned shape .*received \(2, 4, 5, 3\)"
-    )
+    message = rf"the inverse of layer 1 \(Wrong\) returned {words}"
     with pytest.raises(RuntimeError, match=message):
         loss.backward()

@@ -277,10 +277,13 @@ def test_an_inverse_that_works_in_place_on_the_output(x, guard) -> None:
         loss.backward()
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+@pytest.mark.filterwarnings("ignore:.torch.jit.")
+@pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("memory", ["invert", "auto"])
-def test_a_conditioner_that_torch_jit_compiled(x, memory) -> None:
-    scripted = torch.jit.script(nn.Conv2d(2, 2, 1))
+def test_a_conditioner_that_torch_jit_compiled(x, memory, trace) -> None:
+    conditioner = nn.Conv2d(2, 2, 1)
+    traced = torch.jit.trace(conditioner, torch.ones(1, 2, 3, 3))
+    scripted = traced if trace else torch.jit.script(conditioner)
     net = InvertibleSequential(AdditiveCoupling(scripted), memory=memory)
     with pytest.raises(RuntimeError, match=r"layer 0 .*`torch.jit` compiled.*store"):
         net(x)
