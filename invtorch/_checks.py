@@ -111,10 +111,8 @@ def check_initialized(module: nn.Module) -> None:
     Raises:
         RuntimeError: If it did not.
     """
-    # a module that `torch.jit` traced has no tables of its own
-    if "_modules" not in vars(module) and not isinstance(
-        module, torch.jit.ScriptModule
-    ):
+    scripted = isinstance(module, torch.jit.ScriptModule)  # has no tables of its own
+    if "_modules" not in vars(module) and not scripted:
         name = type(module).__name__
         raise RuntimeError(
             f"{name} is not initialized: call `super().__init__()` first in the "
