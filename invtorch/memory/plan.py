@@ -462,6 +462,13 @@ class Automatic:
         along an axis, or smaller by more than half, than those measured so far. An
         input that is a little smaller takes less, so that the plan holds for it too.
         Only the plans used last are kept.
+
+        Args:
+            chain: The pass.
+            state: Its input.
+            context: Further arguments of its layers.
+            anchors: Which states are kept anyway.
+            dtype: The dtype to which the state is converted first, if any.
         """
         steps = elementary(chain.steps)
         tensors = as_tensors(state)
@@ -518,7 +525,7 @@ class Kind(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> Kind:
-        """Return that of a tensor, which is to be converted to `dtype`."""
+        """Return the kind of a tensor, in `dtype` if it will be converted to one."""
         kept = tensor.dtype if dtype is None else as_kind(dtype, tensor)
         return cls(tensor.shape, kept, tensor.device)
 
