@@ -27,6 +27,7 @@ SHORT = 64  # fewer elements of a sample are joined with those of other samples
 SUMS = (17, 19, 23, 13)  # how many, the first one that does not divide their length
 SHORTEST_ROW, WIDEST_ROW = 32, 96
 LONG = 4096  # elements of a block that are added up first
+SUMMED = 0  # the mode of `torch.embedding_bag`
 
 
 def mark(state: tuple[Tensor, ...]) -> Tensor:
@@ -158,27 +159,23 @@ class SumsOfRows(NamedTuple):
         width: The length of a row.
         blocks: The number of blocks.
         results: Where projections are written.
-        order: The rows of the sums, one sum after another.
-        offsets: Where each sum begins.
-        weights: The weight of each row.
+        dtype: The dtype of the weights.
+        bags: The arguments of `torch.embedding_bag` besides the rows.
         projection: The weights of the sums of a block.
     """
 
     width: int
     blocks: int
     results: Results
-    order: Tensor
-    offsets: Tensor
-    weights: Tensor
+    dtype: torch.dtype
+    bags: tuple[Any, ...]
     projection: Tensor
 
     def project(self, x: Tensor) -> Tensor:
         """Return the projections of the blocks of a state."""
-        if x.dtype != self.weights.dtype:
+        if x.dtype != self.dtype:
             x = _converted(x)
-        rows, summed = x.reshape(-1, self.width), 0
-        options = False, summed, False, self.weights, True
-        sums = torch.embedding_bag(rows, self.order, self.offsets, *options)[0]
+        sums = torch.embedding_bag(x.reshape(-1, self.width), *self.bags)[0]
         x = sums.view(self.blocks, -1)
         return torch.mm(x, self.projection, out=self.results.take())
 
@@ -219,9 +216,12 @@ def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
     drawn_rows = _drawn((rows,), _options(dtype, rows), spread=0.25)
     weights = drawn_rows[order].repeat(blocks.number)
     projection = _drawn((sums * width, PROBES), _options(dtype, width))
-    drawn = places.int(), offsets.int(), weights, projection
+    order, offsets, weights, projection = map(
+        uncounted, (places.int(), offsets.int(), weights, projection)
+    )
+    bags = order, offsets, False, SUMMED, False, weights, True
     results = Results(blocks.number, PROBES, dtype)
-    return SumsOfRows(width, blocks.number, results, *map(uncounted, drawn))
+    return SumsOfRows(width, blocks.number, results, dtype, bags, projection)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

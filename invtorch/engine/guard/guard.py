@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -133,7 +133,7 @@ class Guard:
         self.policy = policy
         self.anchors = anchors
         self.labels: list[str] = []
-        self.eps: list[float] = []
+        self.computed: list[Collection[torch.dtype]] = []
         self.layouts: list[Layout] = []
         self.marks = Marks()
         self.mark, self.fingerprint = Last(fingerprint), Last(fingerprint)
@@ -147,7 +147,9 @@ class Guard:
         self.most = max(ROWS, sum(t.numel() for t in state) // SHARE)
         self._mark(state)
 
-    def take(self, label: str, dtypes: Iterable[torch.dtype], output: Tensors) -> None:
+    def take(
+        self, label: str, dtypes: Collection[torch.dtype], output: Tensors
+    ) -> None:
         """Take the mark of the output of the next layer of the forward pass.
 
         Args:
@@ -156,7 +158,7 @@ class Guard:
             output: Its output.
         """
         self.labels.append(label)
-        self.eps.append(max(map(eps_of, (self.dtype, *dtypes))))
+        self.computed.append(dtypes)
         self._mark(output)
 
     def end(self) -> None:
@@ -245,6 +247,11 @@ class Guard:
             of_tensors = torch.tensor(exact, device=CPU)
             norms[for_each_block(of_tensors, self._counts(states))] = 0
         return norms
+
+    @functools.cached_property
+    def eps(self) -> list[float]:
+        """The coarsest eps of each layer, when all are known."""
+        return [max(map(eps_of, (self.dtype, *dtypes))) for dtypes in self.computed]
 
     @property
     def _arities(self) -> list[int]:
