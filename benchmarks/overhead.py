@@ -149,14 +149,9 @@ def _quartiles(images: int, size: int, pairs: int) -> list[float]:
         net.guard = guard
         net(x).square().mean().backward()
 
-    # what comes second finds warmer caches: both come second as often
-    turns = {"off": None, "on": "raise", "on too": "raise", "off too": None}
-    steps = {name: partial(step, guard) for name, guard in turns.items()}
-    times = measure(steps, pairs // 2)
-    off = statistics.median(times["off"] + times["off too"])
-    on_off = zip(
-        times["on"] + times["on too"], times["off"] + times["off too"], strict=True
-    )
+    times = measure({"off": partial(step, None), "on": partial(step, "raise")}, pairs)
+    off = statistics.median(times["off"])
+    on_off = zip(times["on"], times["off"], strict=True)
     shares = statistics.quantiles((a - b) / off for a, b in on_off)
     return [round(q, 4) for q in shares]
 

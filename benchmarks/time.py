@@ -1,12 +1,13 @@
 """Time of a training step: `python -m benchmarks.time`.
 
-Contenders take turns, so that whatever else the machine does hits all alike; medians
-and the spread between quartiles are recorded. Threads are fixed; set
-MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ as the Makefile does, or the allocator
-is what is measured.
+Contenders take turns in an order that is drawn each time, so that whatever else the
+machine does hits all alike; medians and the spread between quartiles are recorded.
+Threads are fixed; set MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ as the Makefile
+does, or the allocator is what is measured.
 """
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -55,11 +56,15 @@ def seconds(action: Callable[[], None]) -> float:
 def measure(
     actions: dict[str, Callable[[], None]], repetitions: int
 ) -> dict[str, list[float]]:
-    """Time actions in turn, after one turn to warm up."""
+    """Time actions in turn, after one turn to warm up.
+
+    The order is drawn in every turn: what an action finds in the caches of the
+    processor depends on the one before.
+    """
     times: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repetitions + 1):
-        for name, action in actions.items():
-            elapsed = seconds(action)
+        for name in random.Random(turn).sample([*actions], len(actions)):
+            elapsed = seconds(actions[name])
             if turn:
                 times[name].append(elapsed)
     return times
