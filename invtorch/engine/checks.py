@@ -368,8 +368,9 @@ def check_same_branch(label: str, same: bool) -> None:
     """
     if not same:
         raise RuntimeError(
-            f"{label} was evaluated by other operations in its replay than in the "
-            f"forward pass: draw by a generator on the module, or set memory='store'"
+            f"{label} was evaluated by other operations in its replay than before: "
+            f"draw by a generator on the module, warm up functions of "
+            f"`torch.jit.script`, or set memory='store'"
         )
 
 

@@ -277,6 +277,48 @@ def test_an_inverse_that_works_in_place_on_the_output(x, guard) -> None:
         loss.backward()
 
 
+class Rectified(nn.Module):
+    """A conditioner that calls a function of `torch.jit.script`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = Conditioner(1, 1)
+        self.function = torch.jit.script(rectified)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the function to what the module inside returns."""
+        out: torch.Tensor = self.function(self.inside(x))
+        return out
+
+
+def rectified(x: torch.Tensor) -> torch.Tensor:
+    return x.relu() * x.tanh()
+
+
+def gradients_or_error(net: InvertibleSequential, x: torch.Tensor) -> object:
+    try:
+        return grad(weighed(net(x)), (x, *net.parameters()))
+    except RuntimeError as error:
+        return str(error)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.")
+@pytest.mark.parametrize("shape", [(1, 2, 3, 3), (3, 2, 8, 8)])
+def test_a_function_that_torch_jit_compiled(shape) -> None:
+    net = InvertibleSequential(*[AdditiveCoupling(Rectified()) for _ in range(3)])
+    net.double()
+    for step in range(4):  # it is compiled anew in its first calls
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        found = gradients_or_error(net, x)
+        if isinstance(found, str):
+            assert step < 2
+            assert "`torch.jit.script`" in found
+        else:
+            net.memory = "store"
+            assert_all_equal(found, gradients_or_error(net, x))
+            net.memory = "invert"
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.")
 @pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("memory", ["invert", "auto"])
