@@ -157,14 +157,14 @@ def budget() -> None:
         axis.semilogx(measured, times, "o-", color="#0b6e4f", lw=2, label="measured")
         axis.plot(predicted, times, "x", color="#b3261e", label="predicted peak")
         axis.annotate(
-            "nearly everything rebuilt", (measured[0], times[0]), (0, -20),
+            "nearly everything rebuilt", (measured[0], times[0]), (2, 9),
             textcoords="offset points",
         )  # fmt: skip
         axis.annotate(
             "everything stored", (measured[-1], times[-1]), (-12, -4),
             textcoords="offset points", ha="right",
         )  # fmt: skip
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * max(times))
         axis.set_xlabel("activations at the peak, in states")
         axis.set_ylabel("time of a step, ms")
         axis.legend(frameon=False)
