@@ -1,11 +1,14 @@
 """Memory-saving gradients are those of plain autograd, whatever the stack."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import grad, gradcheck, gradgradcheck
 
+from invtorch import InvertibleSequential
 from tests.registry import MAKERS, fitted
 from tests.stacks import alternating
 from tests.strategies import (
@@ -65,6 +68,21 @@ def test_log_det_gradients_equal_plain_autograd(example, memory, direction) -> N
         y, log_det = call(example.x, *example.context)
         loss = weighed(y) + (log_det * log_det).sum()
         return torch.autograd.grad(loss, example.inputs, allow_unused=True)
+
+    assert_as_plain(example, memory, gradients)
+
+
+@given(stacks(max_layers=3), memories, directions)
+def test_gradients_that_vanish_are_rounding_errors(example, memory, direction) -> None:
+    """Those of a network and its own inverse, one after the other."""
+    both = InvertibleSequential(example.module, example.module.inv, anchors=0)
+    several = isinstance(example.x, tuple)
+    state = tuple(t.detach() for t in example.x) if several else example.x.detach()
+    example = replace(example, module=both, x=state)
+    assume(any(p.requires_grad for p in both.parameters()))
+
+    def gradients(example, strategy):
+        return example.gradients(strategy, direction)
 
     assert_as_plain(example, memory, gradients)
 
