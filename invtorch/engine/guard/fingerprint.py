@@ -216,10 +216,10 @@ def _sums_of_rows(shape: torch.Size, dtype: torch.dtype) -> SumsOfRows | None:
     drawn_rows = _drawn((rows,), _options(dtype, rows), spread=0.25)
     weights = drawn_rows[order].repeat(blocks.number)
     projection = _drawn((sums * width, PROBES), _options(dtype, width))
-    order, offsets, weights, projection = map(
+    places, offsets, weights, projection = map(
         uncounted, (places.int(), offsets.int(), weights, projection)
     )
-    bags = order, offsets, False, SUMMED, False, weights, True
+    bags = places, offsets, False, SUMMED, False, weights, True
     results = Results(blocks.number, PROBES, dtype)
     return SumsOfRows(width, blocks.number, results, dtype, bags, projection)
 
